@@ -1,0 +1,1 @@
+"""Backends of the HGRN scan; :mod:`lt25.ops.scan` chooses between them."""

@@ -1,0 +1,142 @@
+"""The HGRN recurrence h_t = f_t * h_{t-1} + x_t as one differentiable operation.
+
+The recurrence is equation 3 of "Hierarchically Gated Recurrent Neural Network for Sequence Modeling"
+(https://arxiv.org/abs/2311.04823), with the input gate already multiplied into x. It is registered with torch.library,
+so that torch.compile, activation checkpointing and sharded training treat it as any other operator.
+"""
+
+import importlib
+
+import torch
+from torch import Tensor
+
+_BACKENDS = ("numba", "fla", "reference")
+
+
+def hgrn_scan(
+    x: Tensor,
+    log_f: Tensor,
+    initial_state: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    reverse: bool = False,
+    output_final_state: bool = False,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Scans h_t = exp(log_f_t) * h_{t-1} + x_t over time, channel by channel.
+
+    Args:
+        x: float [B, T, D].
+        log_f: float [B, T, D], logarithm of the forget gate, at most 0; 0 keeps the state, -inf clears it.
+        initial_state: float [N, D], the state before the first step (after the last, if reverse); zero if None.
+            N = B, or the number of packed sequences.
+        cu_seqlens: int32 or int64 [N + 1], boundaries 0 = c_0 <= ... <= c_N = T of sequences packed along time; then
+            B is 1. An empty sequence hands its initial state on.
+        reverse: scan from each sequence's end to its start, h_t = exp(log_f_t) * h_{t+1} + x_t.
+        output_final_state: return the last state computed as well.
+        backend: "numba" (CPU), "fla" (CUDA) or "reference" (float64 loop, anywhere); by default chosen by the device.
+
+    Returns:
+        h [B, T, D] in x's dtype, and the final state [N, D] (float32, float64 if x is) or None. The state is kept in
+        that wider dtype throughout. Gradients flow to x, log_f and initial_state from both results; results and
+        gradients are the same bits each time.
+
+    Raises:
+        ValueError: shapes that do not fit together, boundaries that do not rise from 0 to T, an unknown backend.
+    """
+    backend = backend or ("fla" if x.is_cuda else "numba")
+    _check(x, log_f, initial_state, cu_seqlens, backend)
+    if backend == "reference":
+        from lt25.ops.backends import reference
+
+        h, final_state = reference.scan(x, log_f, initial_state, cu_seqlens, reverse)
+        final_state = final_state.to(_state_dtype(x))
+    else:
+        h, final_state = _forward(x, log_f, initial_state, cu_seqlens, reverse, backend)
+    return h, final_state if output_final_state else None
+
+
+def _check(x: Tensor, log_f: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None, backend: str) -> None:
+    if backend not in _BACKENDS:
+        raise ValueError(f"hgrn_scan: unknown backend {backend!r}, choose from {', '.join(_BACKENDS)}")
+    if x.ndim != 3 or log_f.shape != x.shape:
+        raise ValueError(
+            f"hgrn_scan: x and log_f must both be [B, T, D], got {tuple(x.shape)} and {tuple(log_f.shape)}"
+        )
+    if cu_seqlens is not None and (x.shape[0] != 1 or cu_seqlens.ndim != 1 or len(cu_seqlens) < 2):
+        raise ValueError(
+            f"hgrn_scan: cu_seqlens [N + 1] needs a batch of 1, got {tuple(cu_seqlens.shape)} and B = {x.shape[0]}"
+        )
+    state = (_sequences(x, cu_seqlens), x.shape[2])
+    if initial_state is not None and tuple(initial_state.shape) != state:
+        raise ValueError(f"hgrn_scan: initial_state must be {state}, got {tuple(initial_state.shape)}")
+
+
+def _sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
+    return x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+
+
+def _state_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _module(backend: str):
+    """The backend's module, imported when first used: numba and FLA each take a second to import."""
+    return importlib.import_module(f"lt25.ops.backends.{backend}")
+
+
+@torch.library.custom_op("lt25::hgrn_scan", mutates_args=())
+def _forward(
+    x: Tensor, log_f: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None, reverse: bool, backend: str
+) -> tuple[Tensor, Tensor]:
+    return _module(backend).forward(x, log_f, initial_state, cu_seqlens, reverse)
+
+
+@_forward.register_fake
+def _(x, log_f, initial_state, cu_seqlens, reverse, backend):
+    return x.new_empty(x.shape), x.new_empty(_sequences(x, cu_seqlens), x.shape[2], dtype=_state_dtype(x))
+
+
+@torch.library.custom_op("lt25::hgrn_scan_backward", mutates_args=())
+def _backward(
+    grad_h: Tensor,
+    grad_final: Tensor,
+    log_f: Tensor,
+    h: Tensor,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    reverse: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _module(backend).backward(grad_h, grad_final, log_f, h, initial_state, cu_seqlens, reverse)
+
+
+@_backward.register_fake
+def _(grad_h, grad_final, log_f, h, initial_state, cu_seqlens, reverse, backend):
+    return (
+        h.new_empty(h.shape),
+        log_f.new_empty(log_f.shape),
+        h.new_empty(_sequences(h, cu_seqlens), h.shape[2], dtype=_state_dtype(h)),
+    )
+
+
+def _setup_context(ctx, inputs, output):
+    _, log_f, initial_state, cu_seqlens, ctx.reverse, ctx.backend = inputs
+    h, final_state = output
+    ctx.save_for_backward(log_f, h, initial_state, cu_seqlens)
+    ctx.final_shape = final_state.shape
+
+
+def _differentiate(ctx, grad_h, grad_final):
+    log_f, h, initial_state, cu_seqlens = ctx.saved_tensors
+    if grad_h is None:
+        grad_h = torch.zeros_like(h)
+    if grad_final is None:
+        grad_final = h.new_zeros(ctx.final_shape, dtype=_state_dtype(h))
+    grad_x, grad_log_f, grad_state = _backward(
+        grad_h, grad_final, log_f, h, initial_state, cu_seqlens, ctx.reverse, ctx.backend
+    )
+    grad_state = None if initial_state is None else grad_state.to(initial_state.dtype)
+    return grad_x, grad_log_f, grad_state, None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)
