@@ -1,0 +1,102 @@
+"""The model card: what a model is, how to load it, what it was trained on and how."""
+
+from typing import Any
+
+import yaml
+
+from lt25.config import Experiment
+
+_TASKS = {
+    "classification": ("time-series-classification", "a classifier of sequences"),
+    "speech_recognition": ("automatic-speech-recognition", "a speech recogniser (CTC)"),
+    "language_modeling": ("text-generation", "a causal language model"),
+}
+
+_USE = {
+    "classification": """\
+import lt25
+from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification
+
+model = AutoModelForSequenceClassification.from_pretrained("{folder}")
+extractor = AutoFeatureExtractor.from_pretrained("{folder}")
+logits = model(**extractor(series, return_tensors="pt")).logits
+print(model.config.id2label[int(logits.argmax())])""",
+    "speech_recognition": """\
+import lt25
+from transformers import pipeline
+
+recognise = pipeline("automatic-speech-recognition", "{folder}")
+print(recognise("speech.wav")["text"])""",
+    "language_modeling": """\
+import lt25
+from transformers import pipeline
+
+generate = pipeline("text-generation", "{folder}")
+print(generate("def main(", max_new_tokens=50)[0]["generated_text"])""",
+}
+
+
+def model_card(experiment: Experiment, trained: dict[str, Any], stats: dict[str, Any], step: int) -> str:
+    """Return the Markdown of a model's ``README.md``, with the metadata that the Hub reads.
+
+    Args:
+        experiment: whose model it is.
+        trained: its ``train.json``.
+        stats: its data's ``stats.json``.
+        step: the exported step.
+    """
+    tag, what = _TASKS[experiment.task]
+    dataset, training, optimizer = experiment.dataset, experiment.job["training"], experiment.job.get("optimizer", {})
+    front = {
+        "library_name": "transformers",
+        "pipeline_tag": tag,
+        "tags": ["lt25", experiment.model["model_type"]],
+        **({"datasets": [dataset.origin["hub"]]} if "hub" in dataset.origin else {}),
+    }
+    sizes = "; ".join(
+        f"{split}: {', '.join(f'{value:,.0f} {name}' for name, value in numbers.items() if isinstance(value, int | float))}"
+        for split, numbers in stats["splits"].items()
+    )
+    settings = {
+        "steps": f"{step} of {trained['steps']}",
+        "examples a step": training.get("global_batch_size") or training.get("local_batch_size"),
+        **{name: optimizer[name] for name in ("name", "lr", "weight_decay") if name in optimizer},
+        "device": f"{trained['device']}, {trained['world_size']} process(es)",
+        "fingerprint of the run": trained["fingerprint"],
+    }
+    rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
+    versions = ", ".join(f"{name} {number}" for name, number in trained["versions"].items())
+    use = _USE[experiment.task].format(folder=f"results/{experiment.name}/hf")
+    start = f" It started from the weights of the experiment `{experiment.init_from}`." if experiment.init_from else ""
+    return f"""---
+{yaml.safe_dump(front, sort_keys=False).strip()}
+---
+
+# {experiment.name}
+
+This is {what} with {trained["parameters"]:,} parameters, of the type `{experiment.model["model_type"]}`, trained by lt25.{start}
+
+## How to load it
+
+```python
+{use}
+```
+
+## What it was trained on
+
+{dataset.title} (licence: {dataset.licence}{f"; {dataset.homepage}" if dataset.homepage else ""}).
+{sizes[0].upper()}{sizes[1:]}. Neither the validation nor the test split was seen in training.
+
+## How it was trained
+
+| | |
+| --- | --- |
+{rows}
+
+Made with {versions}. The experiment file is `{experiment.path}`; `snakemake results/{experiment.name}/hf/config.json` makes
+the model again. Its measured quality stands in `results/{experiment.name}/evaluation/metrics.json`.
+
+## What it is not for
+
+It has been trained on the data named above and nothing else, and it has not been examined for bias or safety.
+"""

@@ -1,0 +1,89 @@
+"""``lt25 export``: a checkpoint becomes a Hugging Face folder that needs nothing else to be used."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForCTC, AutoModelForSequenceClassification
+
+import lt25._register
+from lt25.checkpoints.card import model_card
+from lt25.checkpoints.convert import read_weights
+from lt25.config import Experiment
+from lt25.errors import UserError
+from lt25.training.job import write_text
+from lt25.training.run import read_json
+
+AUTO_MODEL = {
+    "classification": AutoModelForSequenceClassification,
+    "speech_recognition": AutoModelForCTC,
+    "language_modeling": AutoModelForCausalLM,
+}
+
+# What the prepared data has that a user of the model needs beside the weights.
+_ASSETS = (
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+)
+
+
+def export(experiment: Experiment, step: int | None = None) -> Path:
+    """Export an experiment's checkpoint: the last one to ``hf/``, or that of a given step to ``hf/step-N/``.
+
+    The folder has safetensors, ``config.json``, the tokenizer or feature extractor, a model card, and ``export.json``, which
+    says what it was made from.
+
+    Raises:
+        UserError: if the experiment is not trained, or the step's checkpoint is not kept or is damaged.
+    """
+    trained = read_json(experiment.results_dir / "train.json", f"run `lt25 train {experiment.name}` first")
+    number = trained["steps"] if step is None else step
+    if number not in trained["checkpoints"]:
+        there = ", ".join(map(str, trained["checkpoints"])) or "none"
+        raise UserError(f"{experiment.name}: no checkpoint of step {number} is kept: there are {there}")
+    weights = read_weights(experiment.results_dir / trained["run_dir"] / "checkpoints" / f"step-{number}")
+
+    lt25._register.register()
+    config = AutoConfig.from_pretrained(experiment.results_dir / "model")
+    with torch.device("meta"):
+        model = AUTO_MODEL[experiment.task].from_config(config)
+    model.load_state_dict(weights, assign=True)
+
+    folder = experiment.results_dir / "hf"
+    folder = folder if step is None else folder / f"step-{step}"
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    model.save_pretrained(partial)
+    for name in _ASSETS:
+        if (asset := experiment.processed_dir / name).is_file():
+            shutil.copy(asset, partial / name)
+    stats = read_json(experiment.processed_dir / "stats.json", f"run `lt25 prepare {experiment.name}` first")
+    record = {
+        "experiment": experiment.name,
+        "task": experiment.task,
+        "step": number,
+        "fingerprint": f"{trained['fingerprint']}-{number}",
+        "dataset": experiment.dataset.name,
+        "data": stats["fingerprint"],
+        "parameters": trained["parameters"],
+    }
+    write_text(partial / "export.json", json.dumps(record, indent=1) + "\n")
+    write_text(partial / "README.md", model_card(experiment, trained, stats, number))
+    _replace_files(partial, folder)
+    return folder
+
+
+def _replace_files(partial: Path, folder: Path) -> None:
+    """Move a finished folder into place, keeping the exports of other steps that stand in the old one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        if old.is_file() and not (partial / old.name).exists():
+            old.unlink()
+    # config.json comes last: without it nothing takes the folder for a model.
+    for file in sorted(partial.iterdir(), key=lambda file: file.name == "config.json"):
+        file.replace(folder / file.name)
+    partial.rmdir()

@@ -1,0 +1,189 @@
+"""From a prepared split to batches.
+
+The order of the examples is a pure function of the seed and the step: nothing depends on how many processes read, and the
+whole state of a loader is the number of steps it has served.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from lt25.config import Task
+from lt25.data.prepared import PreparedSplit
+from lt25.errors import UserError
+
+IGNORE = -100
+"""Label of a position that has none; the same number as torch's and torchtitan's."""
+
+MAIN_INPUT = {
+    "classification": "input_features",
+    "speech_recognition": "input_features",
+    "language_modeling": "input_ids",
+}
+
+# Examples of like length are sought among this many global batches: less padding, and still a fresh mix every epoch.
+_SORT_AMONG = 16
+
+
+def collate(task: Task, items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Join examples into one batch, under the names of the models' arguments.
+
+    Args:
+        task: decides the shapes.
+        items: examples ``{"input": [T, ...], "label": [] or [L]}``; of a language model ``{"input": [T], "label": [T],
+            "starts": [n]}`` with the offsets at which its documents begin.
+
+    Returns:
+        classification: ``input_features`` float32 [B, T, C], ``attention_mask`` int64 [B, T] (left out when all lengths
+        are equal), ``labels`` int64 [B].
+        speech recognition: ``input_features`` float32 [B, T, F], ``attention_mask`` int64 [B, T], ``labels`` int64 [B, L]
+        padded with `IGNORE`.
+        language modelling: ``input_ids`` and ``labels`` int64 [1, N], ``cu_seqlens`` int64 [n + 1].
+    """
+    inputs = [item["input"] for item in items]
+    lengths = torch.tensor([len(sequence) for sequence in inputs])
+    if task == "language_modeling":
+        ends = lengths.cumsum(0)
+        starts = torch.cat(
+            [item["starts"] + end - length for item, end, length in zip(items, ends, lengths, strict=True)]
+        )
+        return {
+            "input_ids": torch.cat(inputs).long()[None],
+            "labels": torch.cat([item["label"] for item in items]).long()[None],
+            "cu_seqlens": torch.cat([starts, ends[-1:]]),
+        }
+    batch = {"input_features": torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True).float()}
+    if task == "speech_recognition" or lengths.min() < lengths.max():
+        batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+    labels = [item["label"] for item in items]
+    if task == "classification":
+        batch["labels"] = torch.stack(labels).long()
+    else:
+        batch["labels"] = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORE).long()
+    return batch
+
+
+class TokenWindows(Dataset):
+    """Windows of a token stream, indexed by the position of their first token.
+
+    A label is the next token, and `IGNORE` where the next token begins another document.
+    """
+
+    def __init__(self, split: PreparedSplit, seq_len: int):
+        self.seq_len = seq_len
+        self.tokens = split.shards["inputs"]
+        self.documents = split.shards["input_offsets"].numpy()
+
+    def __getitem__(self, start: int) -> dict[str, torch.Tensor]:
+        window = self.tokens[start : start + self.seq_len + 1].long()
+        first, last = np.searchsorted(self.documents, [start + 1, start + self.seq_len + 1])
+        begins = torch.from_numpy(self.documents[first:last] - start)
+        labels = window[1:].clone()
+        labels[begins - 1] = IGNORE
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), begins[begins < self.seq_len]])
+        return {"input": window[:-1], "label": labels, "starts": starts}
+
+
+class StepBatches:
+    """The training batches of one rank, as torchtitan's trainer wants them: ``({"input": ..., ...}, labels)``.
+
+    Each step takes ``local_batch_size * accumulation * world_size`` examples of the epoch's order; this rank gets its share
+    of each of the step's ``accumulation`` micro-batches. Every epoch has an order of its own; examples left over at its end
+    that fill no step are dropped.
+
+    Args:
+        split: the training split.
+        task: decides the collation.
+        seq_len: length of a language model's windows, in tokens.
+        local_batch_size: examples in a micro-batch of a rank.
+        accumulation: micro-batches in a step.
+        rank, world_size: this reader among all.
+        seed: of the order.
+        options: further arguments of `torch.utils.data.DataLoader` (``num_workers``, ``pin_memory``, ...).
+
+    Raises:
+        UserError: if a step takes more examples than the split has.
+    """
+
+    def __init__(
+        self,
+        split: PreparedSplit,
+        task: Task,
+        *,
+        seq_len: int,
+        local_batch_size: int,
+        accumulation: int,
+        rank: int,
+        world_size: int,
+        seed: int,
+        options: dict[str, Any] | None = None,
+    ):
+        self.task, self.seed = task, seed
+        self.local, self.accumulation, self.rank, self.world_size = local_batch_size, accumulation, rank, world_size
+        self.options = options or {}
+        if task == "language_modeling":
+            self.dataset: Dataset = TokenWindows(split, seq_len)
+            self.seq_len, self.count = seq_len, (len(self.dataset.tokens) - 2) // seq_len - 1
+            self.lengths = None
+        else:
+            self.dataset, self.count = split, len(split)
+            self.lengths = split.lengths if split.lengths.min() < split.lengths.max() else None
+        self.step_size = local_batch_size * accumulation * world_size
+        if self.count < self.step_size:
+            unit = "windows of training.seq_len tokens" if task == "language_modeling" else "examples"
+            raise UserError(
+                f"{split.path}: the training split has {max(self.count, 0)} {unit}, a step takes {self.step_size}: "
+                f"lower training.local_batch_size or training.global_batch_size"
+            )
+        self.served = 0
+
+    def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+        batches = DataLoader(
+            self.dataset,
+            batch_sampler=self._indices(self.served // self.accumulation),
+            collate_fn=self._collate,
+            **self.options,
+        )
+        for batch in batches:
+            self.served += 1
+            labels = batch.pop("labels")
+            batch["input"] = batch.pop(MAIN_INPUT[self.task])
+            yield batch, labels
+
+    def _collate(self, items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        return collate(self.task, items)
+
+    def _indices(self, step: int) -> Iterator[list[int]]:
+        """Yield this rank's micro-batches of examples, from a step on, for ever."""
+        steps = self.count // self.step_size
+        epoch, step = divmod(step, steps)
+        while True:
+            order = self.epoch_order(epoch)
+            for row in order[step:]:
+                for micro in row.reshape(self.accumulation, self.world_size, self.local)[:, self.rank]:
+                    yield micro.tolist()
+            epoch, step = epoch + 1, 0
+
+    def epoch_order(self, epoch: int) -> np.ndarray:
+        """Return an epoch's examples, int64 [steps, examples in a step]."""
+        rng = np.random.default_rng([self.seed, epoch])
+        steps = self.count // self.step_size
+        order = rng.permutation(self.count)[: steps * self.step_size]
+        if self.lengths is not None:
+            block = _SORT_AMONG * self.step_size
+            blocks = [order[at : at + block] for at in range(0, len(order), block)]
+            order = np.concatenate([part[np.argsort(self.lengths[part], kind="stable")] for part in blocks])
+            return rng.permutation(order.reshape(steps, self.step_size))
+        order = order.reshape(steps, self.step_size)
+        if self.task == "language_modeling":
+            return order * self.seq_len + rng.integers(self.seq_len)
+        return order
+
+    def state_dict(self) -> dict[str, int]:
+        return {"steps": self.served // self.accumulation}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.served = state["steps"] * self.accumulation

@@ -1,0 +1,192 @@
+"""Train: ``torchrun --nproc_per_node 1 -m lt25.training --job.config_file results/digits/job.toml [--section.key value ...]``.
+
+The arguments are torchtitan's. Without torchrun, ``python -m lt25.training`` trains in one process.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import sys
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lt25.errors import UserError
+
+# isort: off
+from lt25.training.device import DEVICE_TYPE, device_name  # must come before any other import of torchtitan
+
+import torch
+import torch.distributed as dist
+from torchtitan.config import ConfigManager, JobConfig
+
+from lt25.training import run as runs
+from lt25.training import spec
+from lt25.training.checkpoint import damage, kept_steps
+from lt25.training.trainer import Trainer
+# isort: on
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one rank of a job; return its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    _alone_without_torchrun()
+    rank = int(os.environ["RANK"])
+    _log_to(None)
+    try:
+        _train(arguments, rank)
+    except UserError as error:
+        if rank == 0:
+            print(f"lt25: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if rank == 0:
+            print("lt25: stopped: the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    return 0
+
+
+def _train(arguments: list[str], rank: int) -> None:
+    config, written = _read_jobs(arguments)
+    job = config.to_dict()
+    parallelism = config.parallelism
+    split = (
+        parallelism.tensor_parallel_degree * parallelism.context_parallel_degree * parallelism.pipeline_parallel_degree
+    )
+    run = runs.open_run(job, written.to_dict(), int(os.environ["WORLD_SIZE"]) // split)
+    config.job.dump_folder = str(run.directory)
+    config.checkpoint.folder = "checkpoints"
+    if config.lt25.init_from:
+        config.checkpoint.initial_load_path = config.lt25.init_from
+        config.checkpoint.initial_load_in_hf = config.checkpoint.initial_load_model_only = True
+    if os.environ.get("WANDB_PROJECT"):
+        config.metrics.enable_wandb = True
+    os.environ.setdefault("WANDB_PROJECT", "lt25")
+    os.environ.setdefault("WANDB_RUN_ID", f"{config.lt25.experiment}-{run.fingerprint}")
+    os.environ.setdefault("WANDB_RESUME", "allow")
+
+    with runs.lock(run) if rank == 0 else contextlib.nullcontext():
+        if rank == 0:
+            for line in runs.announce(run):
+                print(f"{config.lt25.experiment}: {line}", flush=True)
+            _log_to(run.directory / "trainer.log")
+            if _finished(run, config):
+                print(
+                    f"{config.lt25.experiment}: already at step {config.training.steps}: nothing to train", flush=True
+                )
+                runs.finish(run, json.loads(run.marker.read_text()))
+                return
+        spec.register()
+        trainer = Trainer(config)
+        try:
+            trainer.train()
+        finally:
+            trainer.close()
+        if rank == 0:
+            runs.finish(run, _record(config, run, trainer))
+
+
+def _finished(run: runs.Run, config: JobConfig) -> bool:
+    """Whether the run has arrived, with its record written and its last checkpoint whole."""
+    steps = config.training.steps
+    if int(os.environ["WORLD_SIZE"]) > 1 or config.checkpoint.load_step != -1 or not run.marker.is_file():
+        return False
+    return json.loads(run.marker.read_text())["steps"] == steps and damage(run.checkpoints / f"step-{steps}") is None
+
+
+def _record(config: JobConfig, run: runs.Run, trainer: Trainer) -> dict[str, Any]:
+    records = trainer.metrics_processor.records
+    if not records:
+        raise UserError(
+            f"{run.directory}: nothing was trained and there is no history: remove the directory, run again"
+        )
+    last, steady = records[-1], records[1:] or records
+
+    def mean(key: str) -> float:
+        return sum(record[key] for record in steady) / len(steady)
+
+    return {
+        "experiment": config.lt25.experiment,
+        "task": config.model.name,
+        "steps": trainer.step,
+        "loss": last["loss"],
+        "fingerprint": run.fingerprint,
+        "run_dir": os.path.relpath(run.directory, run.results_dir),
+        "checkpoints": kept_steps(run.checkpoints),
+        "parameters": sum(parameter.numel() for part in trainer.model_parts for parameter in part.parameters()),
+        "seconds": last["seconds"],
+        "samples_per_second": mean("samples_per_second"),
+        "tokens_per_second": mean("tokens_per_second"),
+        "skipped_steps": trainer.optimizers.skipped,
+        "memory_gib": max(record["memory_gib"] for record in records),
+        "device": device_name(),
+        "world_size": dist.get_world_size(),
+        "versions": {
+            name: version(name) for name in ("lt25", "torch", "torchtitan", "transformers", "flash-linear-attention")
+        },
+    }
+
+
+def _read_jobs(arguments: list[str]) -> tuple[JobConfig, JobConfig]:
+    """Return the job with its command-line overrides, and the job as its file has it.
+
+    Raises:
+        UserError: if no job file is named or it is not there.
+    """
+    files = [
+        i
+        for i, argument in enumerate(arguments)
+        if argument.split("=")[0] in ("--job.config_file", "--job.config-file")
+    ]
+    if not files:
+        raise UserError("--job.config_file: missing: name a job file, results/<experiment>/job.toml")
+    at = files[0]
+    named = arguments[at : at + (1 if "=" in arguments[at] else 2)]
+    file = Path(named[-1].split("=")[-1])
+    if not file.is_file():
+        raise UserError(f"{file}: no such job file: `lt25 configure <experiment>` writes it")
+    return ConfigManager().parse_args(arguments), ConfigManager().parse_args(named)
+
+
+def _alone_without_torchrun() -> None:
+    if "RANK" in os.environ:
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1")
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", str(port))
+
+
+def _log_to(file: Path | None) -> None:
+    """Send torchtitan's log to a file, and to the terminal only what a user should know."""
+    logger = logging.getLogger()
+    logger.setLevel(logging.INFO)
+    form = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    handler: logging.Handler = logging.FileHandler(file) if file else logging.StreamHandler(sys.stderr)
+    if file is None:
+        handler.setLevel(logging.WARNING)
+        handler.addFilter(_matters)
+        form = logging.Formatter("lt25: %(levelname)s: %(message)s")
+        warnings.filterwarnings("ignore", message=".*CPU Autocast only supports.*")
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+    handler.setFormatter(form)
+    logger.addHandler(handler)
+
+
+def _matters(record: logging.LogRecord) -> bool:
+    """Leave out torchtitan's remarks on a GPU's peak, which say nothing of a CPU, and on variables that it sets itself."""
+    noise = ("Peak flops undefined", "Error running lspci", "will be overridden")
+    return not (DEVICE_TYPE == "cpu" and any(text in record.getMessage() for text in noise))
+
+
+if __name__ == "__main__":
+    torch.set_float32_matmul_precision("high")
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Which device trains: a GPU with NCCL where there is one, otherwise the CPU with gloo.
+
+torchtitan 0.2.2 asks torch for an accelerator once, when `torchtitan.tools.utils` is imported, and calls about ten functions
+of the module it is given. Importing this module first answers "cpu" on a machine without one.
+"""
+
+import os
+import platform
+import resource
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import psutil
+import torch
+
+DEVICE_TYPE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class CpuDevice:
+    """The functions of ``torch.cuda`` that torchtitan calls, for a CPU: its memory is the process's."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch.cpu, name)
+
+    def get_device_name(self, device: Any = None) -> str:
+        return platform.processor() or platform.machine()
+
+    def get_device_properties(self, device: Any = None) -> SimpleNamespace:
+        return SimpleNamespace(total_memory=psutil.virtual_memory().total, name=self.get_device_name())
+
+    def memory_stats(self, device: Any = None) -> dict[str, int]:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {"active_bytes.all.peak": peak, "reserved_bytes.all.peak": peak, "num_alloc_retries": 0, "num_ooms": 0}
+
+    def set_device(self, device: Any) -> None: ...
+
+    def current_device(self) -> int:
+        return 0
+
+    def reset_peak_memory_stats(self, device: Any = None) -> None: ...
+
+    def empty_cache(self) -> None: ...
+
+
+def device_name() -> str:
+    """Return what the run's record should call the device: the GPU's name, or the CPU's and its thread count."""
+    if DEVICE_TYPE == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{_cpu_model()}, {torch.get_num_threads()} threads"
+
+
+def _cpu_model() -> str:
+    try:
+        with Path("/proc/cpuinfo").open() as lines:
+            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _import_torchtitan() -> None:
+    if DEVICE_TYPE == "cpu":
+        with (
+            patch("torch._utils._get_available_device_type", return_value="cpu"),
+            patch("torch._utils._get_device_module", return_value=CpuDevice()),
+        ):
+            import torchtitan.tools.utils
+    else:
+        import torchtitan.tools.utils  # noqa: F401
+
+
+os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
+_import_torchtitan()

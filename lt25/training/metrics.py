@@ -1,0 +1,157 @@
+"""What a run says while it trains: a bar or plain lines, TensorBoard, W&B, and a history file."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torchtitan.components.metrics import MetricsProcessor
+from torchtitan.config import JobConfig
+from torchtitan.distributed import ParallelDims
+
+from lt25.training.device import DEVICE_TYPE
+
+HISTORY = "metrics.jsonl"
+
+# Seconds between plain lines: a log file stays readable, and nobody wonders whether anything happens.
+_LINE_EVERY = 5.0
+
+
+class RunMetrics(MetricsProcessor):
+    """torchtitan's metrics, with units that fit sequences, a history that survives restarts, and progress to look at.
+
+    The history, ``metrics.jsonl`` in the run directory, has one JSON object for each logged step: ``step``, ``loss``, ``lr``,
+    ``grad_norm``, ``samples_per_second``, ``tokens_per_second`` (positions of the sequences that are not padding),
+    ``seconds`` (of training, over all restarts), ``skipped_steps``, ``memory_gib`` (peak).
+    """
+
+    def __init__(self, job_config: JobConfig, parallel_dims: ParallelDims, tag: str | None = None):
+        super().__init__(job_config, parallel_dims, tag)
+        self.steps = job_config.training.steps
+        self.name = job_config.lt25.experiment
+        self.history = Path(job_config.job.dump_folder) / HISTORY
+        self.records: list[dict[str, Any]] = []
+        self.seconds_before = 0.0
+        self.samples = self.tokens = 0
+        self.skipped = 0
+        self.leads = dist.get_rank() == 0
+        self.started = self.last_line = time.perf_counter()
+        self.bar: Progress | None = None
+
+    def start(self, step: int) -> None:
+        """Begin or go on at a step: forget what the history says of later ones."""
+        if self.history.is_file():
+            records = [json.loads(line) for line in self.history.read_text().splitlines() if line.endswith("}")]
+            self.records = [record for record in records if record["step"] <= step]
+        if self.records:
+            self.seconds_before = self.records[-1]["seconds"]
+        if not self.leads:
+            return
+        temporary = self.history.with_name(f".{HISTORY}")
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records))
+        temporary.replace(self.history)
+        if sys.stderr.isatty():
+            self.bar = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[shown]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self.task = self.bar.add_task(self.name, total=self.steps, completed=step, shown="")
+            self.bar.start()
+        self.started = self.last_line = self.time_last_log = time.perf_counter()
+        self.started_at = step
+
+    def count(self, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> None:
+        """Count a micro-batch: its examples, and the positions of its sequences that are not padding."""
+        mask = inputs.get("attention_mask")
+        self.samples += labels.shape[0]
+        self.tokens += int(mask.sum()) if mask is not None else inputs["input"].shape[:2].numel()
+
+    def should_log(self, step: int) -> bool:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step)
+        return super().should_log(step) or step == self.steps
+
+    def log(
+        self,
+        step: int,
+        global_avg_loss: float,
+        global_max_loss: float,
+        grad_norm: float,
+        extra_metrics: dict[str, Any] | None = None,
+    ) -> None:
+        now = time.perf_counter()
+        elapsed, ranks = (
+            now - self.time_last_log,
+            self.parallel_dims.world_size // self.parallel_dims.non_data_parallel_size,
+        )
+        record = {
+            "step": step,
+            "loss": global_avg_loss,
+            "lr": (extra_metrics or {}).get("lr"),
+            "grad_norm": grad_norm,
+            "samples_per_second": self.samples * ranks / elapsed,
+            "tokens_per_second": self.tokens * ranks / elapsed,
+            "seconds": self.seconds_before + now - self.started,
+            "skipped_steps": self.skipped,
+            "memory_gib": self.device_memory_monitor.get_peak_stats().max_reserved_gib,
+        }
+        self.samples = self.tokens = 0
+        self.ntokens_since_last_log, self.time_last_log = 0, now
+        waited = sum(self.data_loading_times) / elapsed
+        self.data_loading_times.clear()
+        self.device_memory_monitor.reset_peak_stats()
+        scalars = {**record, "max_loss": global_max_loss, "data_loading_share": waited}
+        if DEVICE_TYPE == "cuda":
+            per_second = record["tokens_per_second"] / ranks
+            scalars["mfu_percent"] = 100 * self.num_flops_per_token * per_second / self.gpu_peak_flops
+        self.logger.log({name: value for name, value in scalars.items() if name != "step"}, step)
+        if not self.leads:
+            return
+        self.records.append(record)
+        with self.history.open("a") as stream:
+            stream.write(json.dumps(record) + "\n")
+        self._show(record)
+
+    def _show(self, record: Mapping[str, Any]) -> None:
+        skipped = f"  skipped {record['skipped_steps']}" if record["skipped_steps"] else ""
+        numbers = (
+            f"loss {record['loss']:.4f}  lr {record['lr']:.2e}  {record['tokens_per_second']:,.0f} tokens/s{skipped}"
+        )
+        if self.bar is not None:
+            self.bar.update(self.task, completed=record["step"], shown=numbers)
+            return
+        now = time.perf_counter()
+        if now - self.last_line < _LINE_EVERY and record["step"] not in (self.started_at + 1, self.steps):
+            return
+        self.last_line = now
+        left = (now - self.started) / (record["step"] - self.started_at) * (self.steps - record["step"])
+        print(f"{self.name}  step {record['step']}/{self.steps}  {numbers}  {_clock(left)} left", flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+        super().close()
+
+
+def build_metrics_processor(
+    job_config: JobConfig, parallel_dims: ParallelDims, model_args: Any = None, tag: str | None = None
+) -> RunMetrics:
+    """Build the metrics of a run, as a TrainSpec wants them built."""
+    return RunMetrics(job_config, parallel_dims, tag)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,158 @@
+"""The three tasks as torchtitan knows them: a TrainSpec each.
+
+A TrainSpec names a model, how to lay it over devices, its data, its loss and its optimizer; torchtitan's trainer does the rest.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torchtitan.components.loss import IGNORE_INDEX
+from torchtitan.components.lr_scheduler import build_lr_schedulers
+from torchtitan.components.optimizer import build_optimizers
+from torchtitan.config import JobConfig
+from torchtitan.protocols import BaseModelArgs
+from torchtitan.protocols.state_dict_adapter import BaseStateDictAdapter
+from torchtitan.protocols.train_spec import TrainSpec, register_train_spec
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForCTC,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+
+import lt25._register
+from lt25.config import TASKS, Task
+from lt25.data.loader import StepBatches
+from lt25.data.prepared import PreparedSplit
+from lt25.ops import ctc_loss
+from lt25.training.metrics import build_metrics_processor
+from lt25.training.parallelize import parallelize
+
+AUTO_MODEL = {
+    "classification": AutoModelForSequenceClassification,
+    "speech_recognition": AutoModelForCTC,
+    "language_modeling": AutoModelForCausalLM,
+}
+
+PREFIX = "hf."
+"""What stands before a Hugging Face parameter name in the names of a trained model's checkpoint."""
+
+
+@dataclass
+class ModelArgs(BaseModelArgs):
+    """Which model to build; filled from the job file."""
+
+    task: Task = "classification"
+    config: str = ""
+
+    def update_from_config(self, job_config: JobConfig, **_: Any) -> None:
+        self.config = Path(job_config.lt25.model_config).read_text()
+
+    def get_nparams_and_flops(self, model: nn.Module, seq_len: int) -> tuple[int, int]:
+        """Return the number of parameters, and the floating-point operations of a token's training: 6 a parameter."""
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        return parameters, 6 * parameters
+
+
+class TaskModel(nn.Module):
+    """A Hugging Face model behind the call that torchtitan's trainer makes: ``model(inputs, **extra_inputs)``.
+
+    Returns logits, and for speech recognition ``(logits [B, T, V], logit_lengths [B])``.
+    """
+
+    def __init__(self, args: ModelArgs):
+        super().__init__()
+        fields = json.loads(args.config)
+        config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+        self.task = args.task
+        self.hf: PreTrainedModel = AUTO_MODEL[args.task].from_config(config)
+
+    def forward(self, inputs: torch.Tensor, **extra: torch.Tensor) -> Any:
+        output = self.hf(inputs, **extra)
+        return (output.logits, output.logit_lengths) if self.task == "speech_recognition" else output.logits
+
+    def init_weights(self, buffer_device: torch.device | None = None) -> None:
+        self.hf.init_weights()
+
+
+def summed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the sum of the cross entropies, in nats: logits [..., V], labels [...] with `IGNORE_INDEX` for none."""
+    return nn.functional.cross_entropy(
+        logits.flatten(0, -2).float(), labels.flatten(), reduction="sum", ignore_index=IGNORE_INDEX
+    )
+
+
+def _ctc(output: tuple[torch.Tensor, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    return ctc_loss(*output, labels)
+
+
+def _build_loss(job_config: JobConfig, **_: Any) -> Any:
+    loss = _ctc if job_config.model.name == "speech_recognition" else summed_cross_entropy
+    if job_config.compile.enable and "loss" in job_config.compile.components and loss is not _ctc:
+        loss = torch.compile(loss, backend=job_config.compile.backend)
+    return loss
+
+
+def _build_batches(dp_world_size: int, dp_rank: int, tokenizer: Any, job_config: JobConfig) -> StepBatches:
+    training = job_config.training
+    local, total = training.local_batch_size, training.global_batch_size
+    options = {key: value for key, value in vars(training.dataloader).items() if value}
+    return StepBatches(
+        PreparedSplit(Path(job_config.lt25.data), "train"),
+        job_config.model.name,
+        seq_len=training.seq_len,
+        local_batch_size=local,
+        accumulation=max(total // (local * dp_world_size), 1),
+        rank=dp_rank,
+        world_size=dp_world_size,
+        seed=job_config.debug.seed,
+        options=options,
+    )
+
+
+class HuggingFaceAdapter(BaseStateDictAdapter):
+    """The names of a `TaskModel`'s parameters, with and without `PREFIX`."""
+
+    def __init__(self, model_args: ModelArgs, hf_assets_path: str | None):
+        self.hf_assets_path, self.fqn_to_index_mapping = hf_assets_path, None
+        self.tied = json.loads(model_args.config).get("tie_word_embeddings", False)
+
+    def to_hf(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        names = {name.removeprefix(PREFIX): value for name, value in state_dict.items()}
+        if self.tied:
+            names.pop("lm_head.weight", None)
+        return names
+
+    def from_hf(self, hf_state_dict: dict[str, Any]) -> dict[str, Any]:
+        return {PREFIX + name: value for name, value in hf_state_dict.items()}
+
+    def get_hf_storage_reader(self, path: str, from_quantized: bool = False) -> HuggingFaceStorageReader:
+        return HuggingFaceStorageReader(path)
+
+
+def register() -> None:
+    """Make the three tasks known to torchtitan, and lt25's models to transformers."""
+    lt25._register.register()
+    for task in TASKS:
+        register_train_spec(
+            task,
+            TrainSpec(
+                model_cls=TaskModel,
+                model_args={"experiment": ModelArgs(task=task)},
+                parallelize_fn=parallelize,
+                pipelining_fn=None,
+                build_optimizers_fn=build_optimizers,
+                build_lr_schedulers_fn=build_lr_schedulers,
+                build_dataloader_fn=_build_batches,
+                build_tokenizer_fn=None,
+                build_loss_fn=_build_loss,
+                build_metrics_processor_fn=build_metrics_processor,
+                state_dict_adapter=HuggingFaceAdapter,
+            ),
+        )
