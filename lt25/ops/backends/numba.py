@@ -20,7 +20,7 @@ _JIT = {"fastmath": {"contract"}, "cache": True, "nogil": True}
 
 
 def _start_threads() -> None:
-    """Starts numba's threads. They are torch's too (one OpenMP library serves both), and starting resets their number."""
+    """Starts numba's threads without touching torch's: one OpenMP library serves both, and starting sets its number."""
     threads = torch.get_num_threads()
     numba.set_num_threads(1)
     torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""The scan as its definition reads: a loop over time in float64, differentiated by autograd. Slow; the tests' yardstick."""
+"""The scan as its definition reads, slowly: a loop over time in float64 that autograd differentiates. What tests trust."""
 
 import torch
 from torch import Tensor

@@ -1,0 +1,63 @@
+"""HGRN as a classifier of whole sequences."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import can_return_tuple
+
+from lt25.models.configuration import HGRNConfig
+from lt25.models.hgrn import HGRNModel, HGRNPreTrainedModel
+
+
+class HGRNForSequenceClassification(HGRNPreTrainedModel):
+    """A series (an image as its pixels, a recording, measurements) to one of num_labels classes."""
+
+    main_input_name = "input_features"
+
+    def __init__(self, config: HGRNConfig) -> None:
+        super().__init__(config)
+        if config.input_size is None:
+            raise ValueError("HGRNForSequenceClassification reads features: set input_size to their number of channels")
+        self.model = HGRNModel(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_features: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ) -> SequenceClassifierOutput:
+        """Runs the model.
+
+        Args:
+            input_features: float [B, T, input_size].
+            attention_mask: [B, T], 0 where a step is padding; all steps count if None.
+            labels: int64 [B].
+
+        Returns:
+            loss: mean cross entropy in nats, or None without labels; logits [B, num_labels]; hidden_states.
+        """
+        outputs = self.model(
+            input_features=input_features, attention_mask=attention_mask, output_hidden_states=output_hidden_states
+        )
+        mask = None if attention_mask is None else attention_mask[:, :: self.config.subsampling]
+        logits = self.classifier(_pool(outputs.last_hidden_state, mask, self.config.pooling))
+        loss = None if labels is None else F.cross_entropy(logits.float(), labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+def _pool(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
+    """[B, T, H] to [B, H]: the mean over steps that are not padding, or the last of them."""
+    if mask is None:
+        return hidden.mean(1) if pooling == "mean" else hidden[:, -1]
+    if pooling == "mean":
+        weights = mask.to(hidden.dtype)
+        return (hidden * weights[..., None]).sum(1) / weights.sum(1, keepdim=True).clamp_min(1)
+    steps = torch.arange(hidden.shape[1], device=hidden.device)
+    last = (steps * mask).amax(1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), last]

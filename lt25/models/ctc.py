@@ -1,0 +1,86 @@
+"""HGRN as a speech recogniser: an encoder with a CTC head."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput, can_return_tuple
+
+from lt25.models.configuration import HGRNConfig
+from lt25.models.hgrn import HGRNModel, HGRNPreTrainedModel
+from lt25.ops import ctc_loss
+
+# Finite, so that a log-softmax over a padded frame stays finite, in half precision too.
+_NEVER = -1e4
+
+
+@dataclass
+class CTCOutput(ModelOutput):
+    """What HGRNForCTC returns.
+
+    Attributes:
+        loss: nats per target character, or None without labels.
+        logits: float [B, T', vocab_size]; past the end of an utterance the blank has all the probability.
+        logit_lengths: int64 [B], frames of each utterance.
+        hidden_states: float [B, T', hidden_size] of each layer, if asked for.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    logit_lengths: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+class HGRNForCTC(HGRNPreTrainedModel):
+    """Log-mel frames to characters; class `pad_token_id` (0 if unset) is the blank."""
+
+    main_input_name = "input_features"
+
+    def __init__(self, config: HGRNConfig) -> None:
+        super().__init__(config)
+        if config.input_size is None:
+            raise ValueError("HGRNForCTC reads features: set input_size to their number of channels")
+        self.model = HGRNModel(config)
+        self.ctc_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_features: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ) -> CTCOutput:
+        """Runs the model.
+
+        Args:
+            input_features: float [B, T, input_size].
+            attention_mask: [B, T], 1 for frames and then 0 for padding; all frames count if None.
+            labels: int [B, L], padded with -100.
+        """
+        outputs = self.model(
+            input_features=input_features, attention_mask=attention_mask, output_hidden_states=output_hidden_states
+        )
+        logits = self.ctc_head(outputs.last_hidden_state)
+        blank = self.config.pad_token_id or 0
+        if attention_mask is None:
+            logit_lengths = logits.new_full(logits.shape[:1], logits.shape[1], dtype=torch.int64)
+        else:
+            logit_lengths = self._get_feat_extract_output_lengths(attention_mask.long().sum(1))
+            silence = logits.new_full(logits.shape[-1:], _NEVER).index_fill(0, _index(blank, logits), 0)
+            frames = torch.arange(logits.shape[1], device=logits.device)
+            logits = torch.where((frames < logit_lengths[:, None])[..., None], logits, silence)
+        loss = None
+        if labels is not None:
+            loss = ctc_loss(logits, logit_lengths, labels, blank) / (labels >= 0).sum().clamp_min(1)
+        return CTCOutput(loss=loss, logits=logits, logit_lengths=logit_lengths, hidden_states=outputs.hidden_states)
+
+    def _get_feat_extract_output_lengths(self, input_lengths: Tensor) -> Tensor:
+        """Frames of input (int, any shape) to frames of logits."""
+        return -(-input_lengths // self.config.subsampling)
+
+
+def _index(value: int, like: Tensor) -> Tensor:
+    return torch.tensor([value], device=like.device)

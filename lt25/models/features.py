@@ -1,0 +1,34 @@
+"""The input side of models that read features (pixels, log-mel frames, series) in place of tokens."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lt25.models.configuration import HGRNConfig
+
+
+class FeatureEncoder(nn.Module):
+    """Features [B, T, input_size] to hidden states [B, ceil(T / subsampling), hidden_size].
+
+    Without subsampling a linear map of each step; otherwise a convolution over three steps for each halving of the rate.
+    """
+
+    def __init__(self, config: HGRNConfig) -> None:
+        super().__init__()
+        halvings = config.subsampling.bit_length() - 1
+        self.proj = nn.Linear(config.input_size, config.hidden_size) if halvings == 0 else None
+        self.convs = nn.ModuleList(
+            nn.Conv1d(config.hidden_size if n else config.input_size, config.hidden_size, 3, stride=2, padding=1)
+            for n in range(halvings)
+        )
+
+    def forward(self, features: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Hidden states, and the attention mask [B, T'] at their rate; padding is read as zero."""
+        if self.proj is not None:
+            return self.proj(features.to(self.proj.weight.dtype)), attention_mask
+        hidden = features.to(self.convs[0].weight.dtype).transpose(1, 2)
+        for conv in self.convs:
+            if attention_mask is not None:
+                hidden = hidden * attention_mask[:, None]
+                attention_mask = attention_mask[:, ::2]
+            hidden = F.silu(conv(hidden))
+        return hidden.transpose(1, 2), attention_mask

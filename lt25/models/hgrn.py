@@ -1,0 +1,286 @@
+"""HGRN: "Hierarchically Gated Recurrent Neural Network for Sequence Modeling" (https://arxiv.org/abs/2311.04823).
+
+Parameters have the names and the meaning they have in flash-linear-attention, whose checkpoints load. Shapes: B
+sequences, T steps, H hidden_size, D recurrent channels, L layers.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.masking_utils import create_recurrent_attention_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import can_return_tuple
+
+from lt25.models.configuration import HGRNConfig
+from lt25.models.features import FeatureEncoder
+from lt25.models.short_conv import ShortConvolution
+from lt25.ops import hgrn_scan
+
+
+def gate(i: Tensor, f: Tensor, lower_bound: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The scan's input x and log forget gate from their pre-activations (equations 3 to 5 of the paper, real part).
+
+        f' = lower_bound + (1 - lower_bound) * sigmoid(f),   x = silu(i) * (1 - f')
+
+    Args:
+        i, f: float [B, T, D].
+        lower_bound: float [D] in [0, 1), or None for 0.
+        mask: bool [B, T, 1], False where a step is padding: the gate is 1 and x is 0, exactly.
+
+    Returns:
+        x [B, T, D] in i's dtype and log f' [B, T, D] in float32 (float64 for float64).
+    """
+    f = f.to(torch.promote_types(f.dtype, torch.float32))
+    if mask is not None:
+        f = f.masked_fill(~mask, torch.inf)
+    forget = torch.sigmoid(f)
+    if lower_bound is None:
+        # Not forget.log(), which is -inf with a gradient of NaN once the sigmoid underflows.
+        log_f = F.logsigmoid(f)
+    else:
+        forget = torch.addcmul(lower_bound, 1 - lower_bound, forget)
+        log_f = forget.log()
+    i = F.silu(i)
+    return torch.addcmul(i, i, forget, value=-1).to(i.dtype), log_f
+
+
+class HGRNMixer(nn.Module):
+    """Mixes over time: projections, optional short convolution, gates, scan, gated RMS norm, projection."""
+
+    def __init__(self, config: HGRNConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.layer_idx = layer_idx
+        self.bidirectional = config.bidirectional
+        self.i_proj = nn.Linear(config.hidden_size, config.channels, bias=False)
+        self.f_proj = nn.Linear(config.hidden_size, config.channels, bias=False)
+        self.g_proj = nn.Linear(config.hidden_size, config.channels, bias=False)
+        self.i_conv1d = ShortConvolution(config.channels, config.conv_size) if config.use_short_conv else None
+        self.f_conv1d = ShortConvolution(config.channels, config.conv_size) if config.use_short_conv else None
+        self.g_norm = nn.RMSNorm(config.channels, eps=config.norm_eps)
+        self.o_proj = nn.Linear(config.channels, config.hidden_size, bias=False)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        lower_bound: Tensor | None = None,
+        mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """[B, T, H] to [B, T, H]; the other arguments as in :func:`gate` and :func:`lt25.ops.hgrn_scan`.
+
+        A cache is read and brought up to date in place: the scan's state [B, D], and the last inputs of the short
+        convolutions [B, 2 D, conv_size - 1].
+        """
+        i, f, g = self.i_proj(hidden), self.f_proj(hidden), self.g_proj(hidden)
+        if self.bidirectional:
+            i, f = self._convolve_both_ways(i, f, mask, cu_seqlens)
+            bounds = (None, None) if lower_bound is None else lower_bound.chunk(2, -1)
+            halves = zip(i, f, bounds, (False, True), strict=True)
+            h = torch.cat([self._scan(*half, mask, cu_seqlens)[0] for half in halves], -1)
+        else:
+            state = None if cache is None else cache.get_recurrent_state(self.layer_idx)
+            i, f = self._convolve(i, f, mask, cu_seqlens, cache)
+            h, state = self._scan(i, f, lower_bound, False, mask, cu_seqlens, state)
+            if cache is not None:
+                cache.update_recurrent_state(state, self.layer_idx)
+        return self.o_proj(self.g_norm(h) * F.silu(g))
+
+    @staticmethod
+    def _scan(i, f, lower_bound, reverse, mask, cu_seqlens, state=None) -> tuple[Tensor, Tensor]:
+        x, log_f = gate(i, f, lower_bound, mask)
+        return hgrn_scan(x, log_f, state, cu_seqlens, reverse, output_final_state=True)
+
+    def _convolve_both_ways(self, i, f, mask, cu_seqlens) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Both halves of the channels, each convolved along the direction in which it is scanned."""
+        i, f = i.chunk(2, -1), f.chunk(2, -1)
+        if self.i_conv1d is None:
+            return i, f
+        return self.i_conv1d.both_ways(i, mask, cu_seqlens), self.f_conv1d.both_ways(f, mask, cu_seqlens)
+
+    def _convolve(self, i, f, mask, cu_seqlens, cache) -> tuple[Tensor, Tensor]:
+        if self.i_conv1d is None:
+            if cache is not None:
+                # The cache learns from its convolution state alone that it has been written to.
+                cache.update_conv_state(i.new_empty(i.shape[0], i.shape[2], 0), self.layer_idx)
+            return i, f
+        states = (None, None)
+        if cache is not None and (state := cache.get_conv_state(self.layer_idx)) is not None:
+            states = state.transpose(1, 2).chunk(2, -1)
+        i, i_state = self.i_conv1d(i, mask, cu_seqlens, states[0])
+        f, f_state = self.f_conv1d(f, mask, cu_seqlens, states[1])
+        if cache is not None:
+            cache.update_conv_state(torch.cat((i_state, f_state), -1).transpose(1, 2), self.layer_idx)
+        return i, f
+
+
+class GatedMLP(nn.Module):
+    """down(silu(gate(x)) * up(x)), step by step."""
+
+    def __init__(self, config: HGRNConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.mlp_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.mlp_size, bias=False)
+        self.down_proj = nn.Linear(config.mlp_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, H] to [B, T, H]."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class HGRNLayer(GradientCheckpointingLayer):
+    """A mixer and an MLP, each behind a norm and joined to the residual stream."""
+
+    def __init__(self, config: HGRNConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.attn_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.attn = HGRNMixer(config, layer_idx)
+        self.mlp_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp = GatedMLP(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        lower_bound: Tensor | None = None,
+        mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """[B, T, H] to [B, T, H]; see :meth:`HGRNMixer.forward`."""
+        hidden = hidden + self.dropout(self.attn(self.attn_norm(hidden), lower_bound, mask, cu_seqlens, cache))
+        return hidden + self.dropout(self.mlp(self.mlp_norm(hidden)))
+
+
+class HGRNPreTrainedModel(PreTrainedModel):
+    """What all HGRN models share: configuration, initialisation, and how transformers handles them."""
+
+    config_class = HGRNConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("HGRNLayer",)
+    _input_embed_layer = "embeddings"
+    # A state cannot be cut back to an earlier step, so no assisted generation.
+    _is_stateful = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        if isinstance(module, ShortConvolution):
+            # Of unit gain rather than small: it stands before the gates, with no norm between.
+            bound = module.weight.shape[-1] ** -0.5
+            init.uniform_(module.weight, -bound, bound)
+        elif isinstance(module, nn.Linear | nn.Conv1d):
+            init.normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=std)
+        elif isinstance(module, nn.RMSNorm):
+            init.ones_(module.weight)
+        elif isinstance(module, HGRNModel) and module.lower_bounds is not None:
+            init.zeros_(module.lower_bounds)
+
+    def init_weights(self) -> None:
+        """Initialises every parameter in place, whatever was in it.
+
+        transformers marks what it has initialised and passes over it later, which would leave a model built on the
+        meta device and then materialised with `to_empty` as the memory happened to be.
+        """
+        for module in self.modules():
+            module._is_hf_initialized = False
+        for parameter in self.parameters():
+            parameter._is_hf_initialized = False
+        super().init_weights()
+
+
+class HGRNModel(HGRNPreTrainedModel):
+    """The stack of layers: tokens or features in, hidden states out."""
+
+    def __init__(self, config: HGRNConfig) -> None:
+        super().__init__(config)
+        if config.input_size is None:
+            self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        else:
+            self.features = FeatureEncoder(config)
+            self.main_input_name = "input_features"
+        self.lower_bounds = (
+            nn.Parameter(torch.zeros(config.num_hidden_layers, config.channels)) if config.use_lower_bound else None
+        )
+        self.layers = nn.ModuleList(HGRNLayer(config, n) for n in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        input_features: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        cu_seqlens: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        """Runs the stack.
+
+        Args:
+            input_ids: int [B, T]; or inputs_embeds, float [B, T, H]; or input_features, float [B, T, input_size].
+            attention_mask: [B, T], 0 where a step is padding. Padding may stand on either side of tokens and
+                embeddings, and after features if these are subsampled. It changes nothing but its own outputs.
+            past_key_values: a cache from an earlier call on the same sequences; brought up to date in place.
+            use_cache: return a cache; by default config.use_cache when not training, never for features or packing.
+            cu_seqlens: int [N + 1], boundaries of sequences packed along time, with B = 1 and no mask.
+            output_hidden_states: return the input of each layer and the final output as well.
+
+        Returns:
+            last_hidden_state [B, T', H], T' = ceil(T / subsampling) for features and T otherwise; past_key_values;
+            hidden_states.
+
+        Raises:
+            ValueError: not exactly one kind of input, packing together with a mask or a cache, a cache for a
+                bidirectional model.
+        """
+        if sum(given is not None for given in (input_ids, inputs_embeds, input_features)) != 1:
+            raise ValueError("HGRNModel needs exactly one of input_ids, inputs_embeds and input_features")
+        if cu_seqlens is not None and (attention_mask is not None or past_key_values is not None):
+            raise ValueError("HGRNModel: packed sequences (cu_seqlens) take neither an attention mask nor a cache")
+        if past_key_values is not None and self.config.bidirectional:
+            raise ValueError("HGRNModel: a bidirectional model has no cache, it reads each sequence from both ends")
+
+        if input_features is not None:
+            hidden, attention_mask = self.features(input_features, attention_mask)
+        else:
+            hidden = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+            attention_mask = create_recurrent_attention_mask(self.config, hidden, attention_mask)
+        mask = None if attention_mask is None else attention_mask.bool()[..., None]
+        cacheable = input_features is None and cu_seqlens is None and not self.config.bidirectional
+        if use_cache is None:
+            use_cache = cacheable and self.config.use_cache and not self.training
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+
+        keep_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        all_hidden = []
+        for layer, lower_bound in zip(self.layers, self._lower_bounds(), strict=True):
+            all_hidden.append(hidden if keep_hidden else None)
+            hidden = layer(hidden, lower_bound, mask, cu_seqlens, past_key_values if use_cache else None)
+        hidden = self.norm(hidden)
+        return BaseModelOutputWithPast(
+            last_hidden_state=hidden,
+            past_key_values=past_key_values if use_cache else None,
+            hidden_states=(*all_hidden, hidden) if keep_hidden else None,
+        )
+
+    def _lower_bounds(self) -> list[Tensor | None]:
+        """For each layer the lower bound [D] of its forget gates, equation 7 of the paper; none for the first."""
+        if self.lower_bounds is None:
+            return [None] * len(self.layers)
+        dtype = torch.promote_types(self.lower_bounds.dtype, torch.float32)
+        shares = self.lower_bounds.softmax(0, dtype=dtype)
+        return [None, *(shares.cumsum(0) - shares[0])[1:]]
