@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_recurrent_attention_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
+from lt25.models.cache import HGRNCache
 from lt25.models.configuration import HGRNConfig
 from lt25.models.features import FeatureEncoder
 from lt25.models.short_conv import ShortConvolution
@@ -69,7 +69,7 @@ class HGRNMixer(nn.Module):
         lower_bound: Tensor | None = None,
         mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: HGRNCache | None = None,
     ) -> Tensor:
         """[B, T, H] to [B, T, H]; the other arguments as in :func:`gate` and :func:`lt25.ops.hgrn_scan`.
 
@@ -149,7 +149,7 @@ class HGRNLayer(GradientCheckpointingLayer):
         lower_bound: Tensor | None = None,
         mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: HGRNCache | None = None,
     ) -> Tensor:
         """[B, T, H] to [B, T, H]; see :meth:`HGRNMixer.forward`."""
         hidden = hidden + self.dropout(self.attn(self.attn_norm(hidden), lower_bound, mask, cu_seqlens, cache))
@@ -221,7 +221,7 @@ class HGRNModel(HGRNPreTrainedModel):
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         input_features: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        past_key_values: HGRNCache | None = None,
         use_cache: bool | None = None,
         cu_seqlens: Tensor | None = None,
         output_hidden_states: bool | None = None,
@@ -263,7 +263,7 @@ class HGRNModel(HGRNPreTrainedModel):
         if use_cache is None:
             use_cache = cacheable and self.config.use_cache and not self.training
         if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+            past_key_values = HGRNCache(self.config)
 
         keep_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         all_hidden = []
@@ -271,6 +271,8 @@ class HGRNModel(HGRNPreTrainedModel):
             all_hidden.append(hidden if keep_hidden else None)
             hidden = layer(hidden, lower_bound, mask, cu_seqlens, past_key_values if use_cache else None)
         hidden = self.norm(hidden)
+        if use_cache:
+            past_key_values.steps += hidden.shape[1]
         return BaseModelOutputWithPast(
             last_hidden_state=hidden,
             past_key_values=past_key_values if use_cache else None,
