@@ -1,0 +1,203 @@
+"""Perplexity and bits per byte of a causal language model, and texts that it writes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.functional import cross_entropy
+
+from lt25.data.progress import track
+from lt25.errors import UserError
+from lt25.evaluation.compression import compressors
+from lt25.evaluation.interval import bootstrap_interval
+from lt25.evaluation.options import Options
+
+TOKENS_PER_STEP = 8192
+PROMPT_CHARACTERS = 160
+
+
+def batches_of_like_length(lengths: list[int], batch_size: int) -> list[list[int]]:
+    """Cut documents, longest first, into batches in which padding stays below a quarter.
+
+    lengths: tokens of each document. A batch holds at most `batch_size` documents and none shorter than three quarters
+    of its longest, unless that is short itself. Returns lists of positions in `lengths`, together each position once.
+    """
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        longest = lengths[batches[-1][0]] if batches else 0
+        fits = batches and len(batches[-1]) < batch_size and (lengths[i] >= 0.75 * longest or longest <= 256)
+        if fits:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+@torch.inference_mode()
+def token_nats(model, documents: list[torch.Tensor], start: int, batch_size: int, what: str) -> list[np.ndarray]:
+    """-log p of each token of each document, the whole document before it in sight.
+
+    The model reads a document in pieces and hands its state (`past_key_values`) from piece to piece, so that memory
+    does not grow with the document; the first token is predicted from `start`. Documents share a batch, padded on the
+    right, where padding cannot reach back into a causal model.
+
+    documents: int tensors [T_i], T_i > 0. Returns float32 arrays [T_i], in nats, in the same order. Raises UserError if
+    the model hands on no state.
+    """
+    nats = [np.zeros(len(document), dtype=np.float32) for document in documents]
+    batches = batches_of_like_length([len(document) for document in documents], batch_size)
+    for batch in track(batches, what, len(batches)):
+        texts = [documents[i].long() for i in batch]
+        tokens = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=start)
+        tokens = torch.nn.functional.pad(tokens, (1, 0), value=start).to(model.device)
+        rows, length = tokens.shape[0], tokens.shape[1] - 1
+        piece = max(TOKENS_PER_STEP // rows, 128)
+        state = None
+        for begin in range(0, length, piece):
+            end = min(begin + piece, length)
+            output = model(input_ids=tokens[:, begin:end], past_key_values=state, use_cache=True)
+            state = output.past_key_values
+            if state is None and end < length:
+                raise UserError(f"{type(model).__name__}: no state in past_key_values: cannot evaluate long documents")
+            losses = cross_entropy(
+                output.logits.float().flatten(0, 1), tokens[:, begin + 1 : end + 1].flatten(), reduction="none"
+            )
+            losses = losses.view(rows, end - begin).cpu().numpy()
+            for row, i in enumerate(batch):
+                nats[i][begin:end] = losses[row, : max(len(nats[i]) - begin, 0)]
+    return nats
+
+
+def score(nats: list[np.ndarray], sizes: list[int]) -> dict:
+    """Perplexity and bits per byte over documents.
+
+    nats: -log p of each token of each document; sizes: bytes of each document. Sums are taken before dividing. The end
+    of a document is a token like any other: saying where a text ends costs bits too.
+    """
+    total, tokens, size = float(sum(n.sum(dtype=np.float64) for n in nats)), sum(map(len, nats)), sum(sizes)
+    bits = [float(n.sum(dtype=np.float64)) / math.log(2) for n in nats]
+    return {
+        "documents": len(nats),
+        "tokens": tokens,
+        "bytes": size,
+        "nats_per_token": total / max(tokens, 1),
+        "perplexity": math.exp(min(total / max(tokens, 1), 700)),
+        "bits_per_byte": sum(bits) / max(size, 1),
+        "interval_95": bootstrap_interval(bits, sizes),
+    }
+
+
+def by_position(nats: list[np.ndarray]) -> list[dict]:
+    """Mean bits per token by position in the document, in intervals that double: does a longer past help?
+
+    Returns [{"from", "to" (exclusive), "tokens", "bits_per_token"}], positions counted in tokens from 0.
+    """
+    rows, begin, end, longest = [], 0, 16, max((len(n) for n in nats), default=0)
+    while begin < longest:
+        part = [n[begin:end] for n in nats if len(n) > begin]
+        tokens = sum(map(len, part))
+        bits = sum(float(n.sum(dtype=np.float64)) for n in part) / math.log(2) / tokens
+        rows.append({"from": begin, "to": min(end, longest), "tokens": tokens, "bits_per_token": bits})
+        begin, end = end, 2 * end
+    return rows
+
+
+def choose_documents(split, tokenizer, max_bytes: int | None) -> tuple[list[int], list[str]]:
+    """Draw whole documents, in a fixed random order, until they hold `max_bytes` bytes; all of them for None.
+
+    Random, because neighbours in a corpus are alike; whole, because the state of a document's start belongs to it.
+    Returns the indices, ascending, and the documents' texts.
+    """
+    order = np.random.default_rng(0).permutation(len(split)) if max_bytes else range(len(split))
+    texts: dict[int, str] = {}
+    size = 0
+    for i in map(int, order):
+        texts[i] = tokenizer.decode(
+            split[i]["input"].tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        size += len(texts[i].encode())
+        if max_bytes and size >= max_bytes:
+            break
+    indices = sorted(texts)
+    return indices, [texts[i] for i in indices]
+
+
+def evaluate_split(
+    model, split, tokenizer, options: Options, what: str, write_samples: bool
+) -> tuple[dict, pd.DataFrame]:
+    """Predict every token of the documents of a prepared split.
+
+    model: a causal language model that hands on `past_key_values`; split: a `PreparedSplit` of token ids, each document
+    closed by the end token; tokenizer: its tokenizer, with an end token; write_samples: continue the prompts too.
+    Returns the metrics and one row a document, in the split's order: id, tokens, bytes, bits, bits_per_byte.
+    The compressors read the same documents, concatenated. Raises UserError if there is nothing to predict.
+    """
+    indices, texts = choose_documents(split, tokenizer, options.max_bytes)
+    sizes = [len(text.encode()) for text in texts]
+    if not sum(sizes):
+        raise UserError(f"{what}: the split holds no text to predict: prepare the data again")
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    nats = token_nats(model, [split[i]["input"] for i in indices], start, options.batch_size, what)
+    metrics = {
+        **score(nats, sizes),
+        "documents_in_split": len(split),
+        "compressors": compressors("".join(texts).encode()),
+        "by_position": by_position(nats),
+    }
+    if write_samples and options.new_tokens:
+        prompts = list(options.prompts) or first_lines_of_three(texts)
+        metrics["samples"] = samples(model, tokenizer, prompts, options.new_tokens)
+    bits = [float(n.sum(dtype=np.float64)) / math.log(2) for n in nats]
+    table = pd.DataFrame(
+        {
+            "id": split.table()["id"].to_numpy()[indices],
+            "tokens": [len(n) for n in nats],
+            "bytes": sizes,
+            "bits": bits,
+            "bits_per_byte": [b / max(size, 1) for b, size in zip(bits, sizes, strict=True)],
+        }
+    )
+    return metrics, table
+
+
+def first_lines_of_three(texts: list[str]) -> list[str]:
+    """Prompts: the first whole lines, `PROMPT_CHARACTERS` at most, of three documents spread over `texts`."""
+    texts = [text for text in texts if text.strip()]
+    heads = [texts[int(i)][:PROMPT_CHARACTERS] for i in np.linspace(0, len(texts) - 1, min(3, len(texts)))]
+    lines = [head[: head.rfind("\n") + 1] for head in heads]
+    return [line if line.strip() else head for line, head in zip(lines, heads, strict=True)]
+
+
+@torch.inference_mode()
+def samples(
+    model, tokenizer, prompts: list[str], new_tokens: int, temperature: float = 0.8, seed: int = 0
+) -> list[dict]:
+    """Continue each prompt, once by the likeliest token each time and once drawn at random.
+
+    Returns [{"prompt", "greedy", "sampled", "temperature", "seed"}]; the continuations are without the prompt and at
+    most `new_tokens` tokens long. The seed makes the drawn texts repeatable and leaves the global generator as it was.
+    """
+    written = []
+    for prompt in prompts:
+        ids = torch.tensor([tokenizer.encode(prompt, add_special_tokens=False)], device=model.device)
+        settings = {
+            "max_new_tokens": new_tokens,
+            "attention_mask": torch.ones_like(ids),
+            "pad_token_id": tokenizer.eos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        }
+        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            greedy = model.generate(ids, do_sample=False, **settings)
+            drawn = model.generate(ids, do_sample=True, temperature=temperature, top_k=0, **settings)
+        spell = [
+            tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            for out in (greedy, drawn)
+        ]
+        written.append(
+            {"prompt": prompt, "greedy": spell[0], "sampled": spell[1], "temperature": temperature, "seed": seed}
+        )
+    return written

@@ -1,0 +1,116 @@
+"""One evaluation from an exported model to its files."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+import transformers
+
+import lt25  # noqa: F401  (registers the models with the Auto classes)
+from lt25.config import Experiment
+from lt25.data.prepared import PreparedSplit
+from lt25.data.progress import say
+from lt25.errors import UserError
+from lt25.evaluation import classification, language, plots, speech, style
+from lt25.evaluation.files import write_bytes, write_text
+from lt25.evaluation.options import Options, read_options
+
+AUTO_CLASSES = {
+    "classification": "AutoModelForSequenceClassification",
+    "speech_recognition": "AutoModelForCTC",
+    "language_modeling": "AutoModelForCausalLM",
+}
+
+
+def run(experiment: Experiment, model_dir: Path, out_dir: Path) -> dict:
+    """Evaluate an exported model on the splits that the experiment names, and write what came out.
+
+    model_dir: a Hugging Face folder (with export.json, if lt25 wrote it); out_dir: receives predictions.parquet (one
+    row an example, column `split`), the plots of the headline split as SVG and, last, metrics.json: when it is there,
+    all is.
+    Returns what metrics.json holds; docs/evaluation.md defines each number.
+    Raises UserError if the model or the prepared data is missing or does not fit the task.
+    """
+    model_dir, out_dir = Path(model_dir), Path(out_dir)
+    options = read_options(experiment.evaluation, str(experiment.path))
+    started = time.perf_counter()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(experiment.task, model_dir, device)
+    splits, tables = {}, []
+    for name in options.splits:
+        if not list(experiment.processed_dir.glob(f"{name}-*.safetensors")):
+            raise UserError(
+                f"{experiment.path}: evaluation.splits: {experiment.processed_dir} has no split {name!r}: "
+                f"name a prepared split, or run `lt25 prepare {experiment.path}`"
+            )
+        split = PreparedSplit(experiment.processed_dir, name)
+        metrics, table = evaluate_split(experiment.task, model, model_dir, split, options, name)
+        say(f"{experiment.name}, {name}: {summary(experiment.task, metrics)}")
+        table.insert(0, "split", name)
+        splits[name] = metrics
+        tables.append(table)
+    headline = options.headline
+    for file, figure in plots.draw(experiment.task, splits[headline], tables[options.splits.index(headline)]).items():
+        style.save(figure, out_dir / file)
+    predictions = io.BytesIO()
+    pd.concat(tables, ignore_index=True).to_parquet(predictions, index=False)
+    write_bytes(out_dir / "predictions.parquet", predictions.getvalue())
+    export = model_dir / "export.json"
+    result = {
+        "task": experiment.task,
+        "experiment": experiment.name,
+        "step": json.loads(export.read_text()).get("step") if export.exists() else None,
+        "headline": headline,
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads",
+        "seconds": round(time.perf_counter() - started, 3),
+        "splits": splits,
+    }
+    write_text(out_dir / "metrics.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    return result
+
+
+def load_model(task: str, model_dir: Path, device: torch.device) -> torch.nn.Module:
+    """The exported model of a task, in evaluation mode on `device`: float32 on a CPU, as saved on a GPU.
+
+    Raises UserError if the folder holds no model of this task.
+    """
+    if not (model_dir / "config.json").exists():
+        raise UserError(f"{model_dir}: no config.json, so no exported model here: run `lt25 export` first")
+    try:
+        model = getattr(transformers, AUTO_CLASSES[task]).from_pretrained(
+            model_dir, dtype=torch.float32 if device.type == "cpu" else "auto", local_files_only=True
+        )
+    except (ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{model_dir}: not a model for {task}: {reason}: check the experiment's task and export it again"
+        ) from error
+    return model.to(device).eval()
+
+
+def evaluate_split(
+    task: str, model: torch.nn.Module, model_dir: Path, split: PreparedSplit, options: Options, name: str
+) -> tuple[dict, pd.DataFrame]:
+    """Hand one split to its task's module; metrics and one row an example."""
+    if task == "classification":
+        return classification.evaluate_split(model, split, options, name)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    if task == "speech_recognition":
+        return speech.evaluate_split(model, split, tokenizer, options, name)
+    return language.evaluate_split(model, split, tokenizer, options, name, name == options.headline)
+
+
+def summary(task: str, metrics: dict) -> str:
+    """The split's main number in a line for the log."""
+    if task == "classification":
+        return f"accuracy {metrics['accuracy']:.2%} of {metrics['examples']:,} examples"
+    if task == "speech_recognition":
+        return f"WER {metrics['wer']:.2%}, CER {metrics['cer']:.2%} over {metrics['utterances']:,} utterances"
+    return f"{metrics['bits_per_byte']:.3f} bits per byte over {metrics['bytes']:,} bytes"

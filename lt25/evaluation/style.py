@@ -1,0 +1,94 @@
+"""The house style of every plot: small, quiet, readable on white and on black.
+
+Plots have no background and four mid-tone colours. As files they can be looked at anywhere; the report replaces the
+four colours by its own, which follow the reader's light or dark setting. Text stays text: smaller than outlines, and it
+can be searched and selected.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lt25.evaluation.files import write_text
+
+INK = "#75797f"
+ACCENT = "#2f8f9d"
+SECOND = "#cc8a3b"
+THIRD = "#b8596e"
+
+# width and height of a small plot, in inches of 72 points; the page shows a point as about 1.2 pixels
+SMALL = (4.2, 2.7)
+SQUARE = (4.2, 3.9)
+
+RC = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "lt25",
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.labelsize": 8.5,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "axes.formatter.limits": (-4, 6),
+    "grid.color": INK,
+    "grid.alpha": 0.22,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.major.width": 0.7,
+    "xtick.major.size": 3,
+    "xtick.minor.size": 0,
+    "ytick.major.size": 0,
+    "ytick.minor.size": 0,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+    "savefig.transparent": True,
+}
+
+
+def axes(size: tuple[float, float] = SMALL, title: str = "", x: str = "", grid: str = "y") -> Axes:
+    """A new figure with one pair of axes in the house style.
+
+    size: inches; title: what the value axis shows, and its unit: it stands at the top, where it is read first, and not
+    on its side; x: name of the horizontal axis; grid: "x", "y", "both" or "none".
+    """
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=size, layout="constrained")
+        ax = figure.add_subplot()
+        ax.grid(False)
+        if grid != "none":
+            ax.grid(True, axis=grid)
+        ax.set_title(title)
+        ax.set_xlabel(x)
+    return ax
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an SVG document, the same bytes for the same figure."""
+    with matplotlib.rc_context(RC):
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return buffer.getvalue()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure to `path` as SVG."""
+    write_text(path, svg(figure))

@@ -1,0 +1,55 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
+
+from lt25.evaluation.classification import evaluate_split, score
+from lt25.evaluation.options import Options
+
+from .fakes import FakeSplit
+
+
+def test_score_agrees_with_scikit_learn():
+    generator = np.random.default_rng(3)
+    labels = generator.integers(0, 4, 300)
+    predictions = np.where(generator.random(300) < 0.7, labels, generator.integers(0, 4, 300))
+    metrics = score(labels, predictions, list("abcd"))
+    assert metrics["confusion"] == confusion_matrix(labels, predictions).tolist()
+    assert metrics["macro_f1"] == pytest.approx(f1_score(labels, predictions, average="macro"))
+    columns = np.array(precision_recall_fscore_support(labels, predictions)).T
+    ours = [[c["precision"], c["recall"], c["f1"], c["support"]] for c in metrics["per_class"].values()]
+    np.testing.assert_allclose(ours, columns)
+    low, high = metrics["interval_95"]
+    assert low < metrics["accuracy"] < high
+
+
+def test_a_class_never_seen_nor_predicted_leaves_macro_f1_alone():
+    metrics = score(np.array([0, 1, 1]), np.array([0, 1, 0]), ["a", "b", "never"])
+    assert metrics["macro_f1"] == pytest.approx(2 / 3)
+    assert metrics["per_class"]["never"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+
+
+class LengthModel(torch.nn.Module):
+    """Says "long" for sequences of more than three steps; reads the lengths off the mask."""
+
+    device = torch.device("cpu")
+    config = SimpleNamespace(num_labels=2, id2label={0: "short", 1: "long"})
+
+    def forward(self, input_features, attention_mask=None):
+        batch, steps, _ = input_features.shape
+        lengths = attention_mask.sum(1) if attention_mask is not None else torch.full((batch,), steps)
+        return SimpleNamespace(logits=torch.stack([torch.zeros(batch), lengths - 3.5], 1))
+
+
+def test_predictions_stay_in_the_splits_order_though_batches_are_sorted():
+    lengths = [2, 9, 3, 4, 1, 8, 5]
+    split = FakeSplit([np.ones((n, 2), np.float16) for n in lengths], [int(n > 3) for n in lengths])
+    split.labels[1] = 0
+    metrics, table = evaluate_split(LengthModel(), split, Options(batch_size=3), "test")
+    assert table["id"].tolist() == [f"example-{i}" for i in range(7)]
+    assert table["prediction"].tolist() == ["long" if n > 3 else "short" for n in lengths]
+    assert metrics["correct"] == 6
+    assert table["correct"].tolist() == [True, False, True, True, True, True, True]
+    assert table["reference_probability"][1] == pytest.approx(1 - table["probability"][1], abs=1e-6)

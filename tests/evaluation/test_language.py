@@ -1,0 +1,120 @@
+import gzip
+import lzma
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lt25.errors import UserError
+from lt25.evaluation import language
+from lt25.evaluation.compression import compressors
+from lt25.evaluation.options import Options
+
+from .fakes import ByteTokenizer, FakeSplit, SumModel
+
+
+def by_hand(model, document, start):
+    """-log p of each token, one document at a time, in one piece."""
+    tokens = torch.cat([torch.tensor([start]), document])
+    p = model.table[tokens.cumsum(0) % 64].log_softmax(-1)
+    return -p[torch.arange(len(document)), document].numpy()
+
+
+def documents_of(*lengths):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(0, 9, (n,), generator=generator) for n in lengths]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_state_is_carried_through_a_document_and_not_into_the_next(monkeypatch, batch_size):
+    monkeypatch.setattr(language, "TOKENS_PER_STEP", 128)
+    documents = documents_of(5, 700, 1, 650, 129, 600)
+    model = SumModel(9)
+    nats = language.token_nats(model, documents, 7, batch_size, "test")
+    for document, measured in zip(documents, nats, strict=True):
+        np.testing.assert_allclose(measured, by_hand(model, document, 7), rtol=1e-5)
+    assert model.longest == 128
+
+
+def test_a_model_without_a_state_is_refused_where_it_would_matter():
+    class Forgetful(SumModel):
+        def forward(self, *args, **kwargs):
+            output = super().forward(*args, **kwargs)
+            output.past_key_values = None
+            return output
+
+    language.token_nats(Forgetful(9), documents_of(100), 7, 1, "test")
+    with pytest.raises(UserError, match="no state"):
+        language.token_nats(Forgetful(9), documents_of(language.TOKENS_PER_STEP + 1), 7, 1, "test")
+
+
+def test_batches_hold_each_document_once_and_waste_little():
+    lengths = [int(n) for n in np.random.default_rng(0).integers(1, 20_000, 200)]
+    batches = language.batches_of_like_length(lengths, 16)
+    assert sorted(i for batch in batches for i in batch) == list(range(200))
+    padded = sum(len(batch) * lengths[batch[0]] for batch in batches)
+    assert padded < 1.2 * sum(lengths)
+    assert max(map(len, batches)) <= 16
+
+
+def test_a_uniform_model_has_the_perplexity_of_its_vocabulary():
+    nats = [np.full(10, math.log(32)), np.full(6, math.log(32))]
+    metrics = language.score(nats, [20, 12])
+    assert metrics["perplexity"] == pytest.approx(32)
+    assert metrics["nats_per_token"] == pytest.approx(math.log(32))
+    # 16 tokens of 5 bits over 32 bytes
+    assert metrics["bits_per_byte"] == pytest.approx(16 * 5 / 32)
+    assert (metrics["tokens"], metrics["bytes"], metrics["documents"]) == (16, 32, 2)
+
+
+def test_bits_by_position_average_over_the_documents_that_reach_it():
+    nats = [np.full(20, math.log(2)), np.concatenate([np.full(16, 3 * math.log(2)), np.full(24, math.log(4))])]
+    rows = language.by_position(nats)
+    assert [(row["from"], row["to"], row["tokens"]) for row in rows] == [(0, 16, 32), (16, 32, 20), (32, 40, 8)]
+    assert [row["bits_per_token"] for row in rows] == pytest.approx([2.0, (4 * 1 + 16 * 2) / 20, 2.0])
+
+
+def test_compressors_are_those_of_the_command_line():
+    data = b"the same words, the same words, the same words\n" * 50
+    sizes = compressors(data)
+    assert sizes["gzip -9"] == pytest.approx(8 * len(gzip.compress(data, 9)) / len(data))
+    assert sizes["xz -9"] == pytest.approx(8 * len(lzma.compress(data, preset=9)) / len(data))
+    assert compressors(b"") == {}
+
+
+def texts_split(*texts):
+    return FakeSplit([[*text.encode(), 256] for text in texts])
+
+
+def test_the_cap_takes_whole_documents_and_is_reported():
+    texts = ["ä" * n for n in (50, 300, 70, 20, 90)]
+    split = texts_split(*texts)
+    indices, chosen = language.choose_documents(split, ByteTokenizer(), 200)
+    assert indices == sorted(indices)
+    assert chosen == [texts[i] for i in indices]
+    assert sum(len(text.encode()) for text in chosen) >= 200
+    assert len(indices) < 5
+    assert language.choose_documents(split, ByteTokenizer(), 200)[0] == indices
+    assert language.choose_documents(split, ByteTokenizer(), None)[1] == texts
+
+
+def test_bytes_not_characters_are_counted_and_the_end_of_a_text_is_predicted():
+    split = texts_split("aé", "b")
+    metrics, table = language.evaluate_split(SumModel(257), split, ByteTokenizer(), Options(), "test", False)
+    assert (metrics["bytes"], metrics["tokens"]) == (4, 6)
+    expected = by_hand(SumModel(257), torch.tensor([*"aé".encode(), 256]), 256)
+    assert table["bits"][0] == pytest.approx(expected.sum() / math.log(2), rel=1e-5)
+    assert metrics["bits_per_byte"] == pytest.approx(table["bits"].sum() / 4)
+    assert "samples" not in metrics
+
+
+def test_an_empty_split_says_so():
+    with pytest.raises(UserError, match="no text"):
+        language.evaluate_split(SumModel(257), texts_split("", ""), ByteTokenizer(), Options(), "test", False)
+
+
+def test_prompts_are_whole_lines():
+    texts = ["one\ntwo\n" + "x" * 300, "\n" + "y" * 300, "   \n", "short"]
+    assert language.first_lines_of_three(texts) == ["one\ntwo\n", "\n" + "y" * 159, "short"]
+    assert language.first_lines_of_three([" "]) == []

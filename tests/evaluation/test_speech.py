@@ -1,0 +1,64 @@
+from types import SimpleNamespace
+
+import jiwer
+import numpy as np
+import pytest
+import torch
+
+from lt25.evaluation.options import Options
+from lt25.evaluation.speech import align, evaluate_split, score
+
+from .fakes import FakeSplit, LetterTokenizer
+
+
+def test_errors_are_summed_before_they_are_divided():
+    metrics, table = score(["one two three four", "five"], ["one too three", "five six"])
+    assert (metrics["substitutions"], metrics["deletions"], metrics["insertions"], metrics["hits"]) == (1, 1, 1, 3)
+    assert metrics["wer"] == pytest.approx(3 / 5)
+    assert table["errors"].tolist() == [2, 1]
+    references, hypotheses = table["reference"].tolist(), table["prediction"].tolist()
+    assert metrics["wer"] == pytest.approx(jiwer.wer(references, hypotheses))
+    assert metrics["cer"] == pytest.approx(jiwer.cer(references, hypotheses))
+
+
+def test_silence_and_an_empty_transcript():
+    metrics, table = score(["", "one"], ["two two", ""])
+    assert (metrics["insertions"], metrics["deletions"], metrics["reference_words"]) == (2, 1, 1)
+    assert metrics["wer"] == 3.0
+    assert table["words"].tolist() == [0, 1]
+
+
+def test_alignment_names_each_word_once():
+    assert align("one two three", "one too three four") == [
+        ("equal", "one", "one"),
+        ("substitute", "two", "too"),
+        ("equal", "three", "three"),
+        ("insert", "", "four"),
+    ]
+    assert align("one two", "two") == [("delete", "one", ""), ("equal", "two", "two")]
+
+
+class EchoModel(torch.nn.Module):
+    """Reads the symbol off each frame: the features are the answer."""
+
+    device = torch.device("cpu")
+
+    def forward(self, input_features, attention_mask):
+        symbols = input_features[..., 0].round().long()
+        logits = torch.nn.functional.one_hot(symbols, 6).float()
+        return SimpleNamespace(logits=logits, logit_lengths=attention_mask.sum(1))
+
+
+def test_every_utterance_meets_its_own_reference():
+    frames = [[2, 2, 1, 3], [4], [2, 0, 2, 1, 5, 5, 3], [3, 3, 3]]
+    said = [[2, 1, 3], [4], [2, 2, 1, 5, 3], [3, 3]]
+    split = FakeSplit(
+        [np.array(f, np.float16)[:, None] for f in frames], said, seconds=[1.0, 0.5, 2.0, 0.5], speaker=list("wxyz")
+    )
+    metrics, table = evaluate_split(EchoModel(), split, LetterTokenizer(), Options(batch_size=2), "test")
+    assert table["prediction"].tolist() == ["a b", "c", "aa db", "b"]
+    assert table["reference"].tolist() == ["a b", "c", "aa db", "bb"]
+    assert (metrics["substitutions"], metrics["hits"], metrics["utterances_without_error"]) == (1, 5, 3)
+    assert metrics["seconds_of_audio"] == 4.0
+    assert metrics["real_time_factor"] > 0
+    assert table["speaker"].tolist() == list("wxyz")
