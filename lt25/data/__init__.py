@@ -1,0 +1,1 @@
+"""Data: acquiring what is published, preparing what a model eats, reading it back."""

@@ -1,0 +1,89 @@
+"""Preparing a dataset for training: from the files as published to packed tensors.
+
+    lt25 prepare config/experiments/digits.yaml
+
+The folder is written beside its place and moved there when it is whole. The same files and options give the same bytes.
+"""
+
+import hashlib
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lt25.config import Experiment
+from lt25.data import acquire, files, recipes
+from lt25.data.examples import SPLITS, Examples
+from lt25.data.progress import say
+from lt25.data.shards import SplitWriter
+from lt25.errors import UserError
+
+_MODULES = {"classification": "classification", "speech_recognition": "speech", "language_modeling": "language"}
+_COLUMNS = {
+    "classification": ("input", "label"),
+    "speech_recognition": ("audio", "text"),
+    "language_modeling": ("text",),
+}
+
+
+def prepare(experiment: Experiment) -> None:
+    """Prepare ``experiment.dataset`` as its recipe says, from ``raw_dir`` into ``processed_dir``.
+
+    Raises:
+        UserError: if the dataset is not there or damaged, does not suit the task, or holds something unusable.
+    """
+    dataset, folder = experiment.dataset, experiment.processed_dir
+    config = f"config/datasets/{dataset.name}.yaml"
+    recipe = recipes.resolve(experiment)
+    if experiment.task not in dataset.options["tasks"]:
+        raise UserError(f"{experiment.path}: task: {dataset.name} is for {', '.join(dataset.options['tasks'])}")
+    for role in _COLUMNS[experiment.task]:
+        if role not in dataset.columns:
+            raise UserError(f"{config}: columns.{role}: missing: {experiment.task} needs it")
+    acquire.verify(dataset, experiment.raw_dir)
+    examples = Examples(dataset, acquire.data_root(dataset, experiment.raw_dir))
+    module = import_module(f"lt25.data.{_MODULES[experiment.task]}")
+
+    with files.whole_folder(folder) as partial:
+        writers = {split: SplitWriter(partial, split) for split in SPLITS}
+        facts = module.write(dataset, examples, recipe, writers, partial)
+        for split, writer in writers.items():
+            if not len(writer):
+                raise UserError(
+                    f"{config}: splits.{split}: no examples: name another split, or hold out a larger fraction"
+                )
+            writer.close()
+        stats = {
+            "task": experiment.task,
+            "dataset": dataset.name,
+            "recipe": folder.name,
+            "options": recipe,
+            "title": dataset.title,
+            "licence": dataset.licence,
+            "fingerprint": _fingerprint(partial),
+            "splits": {
+                split: {"examples": len(writer), **facts["splits"][split], "lengths": _histogram(writer.lengths)}
+                for split, writer in writers.items()
+            },
+            "model": facts["model"],
+        }
+        files.write_json(partial / "stats.json", stats)
+    counts = ", ".join(f"{split} {len(writer)}" for split, writer in writers.items())
+    say(f"{dataset.name}: {folder.name} holds {counts} examples")
+
+
+def _histogram(lengths: list[int]) -> dict[str, Any]:
+    """Return how many inputs are how long, in at most twenty bins of whole numbers."""
+    least, most = min(lengths), max(lengths)
+    edges = np.unique(np.linspace(least, most + 1, min(most + 1 - least, 20) + 1).round().astype(np.int64))
+    counts, _ = np.histogram(lengths, edges)
+    return {"edges": edges.tolist(), "counts": counts.tolist()}
+
+
+def _fingerprint(folder: Path) -> str:
+    """Return 16 hex digits that stand for the content of every file."""
+    content = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        content.update(f"{path.name} {files.sha256(path)}\n".encode())
+    return content.hexdigest()[:16]

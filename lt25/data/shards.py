@@ -1,0 +1,109 @@
+"""Prepared splits on disk: packed tensors in a safetensors file, and a Parquet table with one row an example.
+
+A split is one safetensors file (https://huggingface.co/docs/safetensors) of any size: it is written as examples come and
+read through a memory map, so neither side holds it in memory.
+"""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_NAMES = {"int64": "I64", "int32": "I32", "float32": "F32", "float16": "F16", "uint16": "U16"}
+
+
+def shard_path(folder: Path, split: str) -> Path:
+    """Return the path of a split's tensors."""
+    return folder / f"{split}-00000-of-00001.safetensors"
+
+
+class SplitWriter:
+    """Writes one split, example by example; `close` finishes the files.
+
+    An array given to `add` under a name is packed along dimension 0; ``inputs`` gets offsets ``input_offsets``, ``labels``
+    of at least one dimension ``label_offsets``, both int64 [n + 1]. Labels of no dimension become int64 [n].
+    """
+
+    def __init__(self, folder: Path, split: str) -> None:
+        self.split, self.lengths, self.rows = split, [], []
+        self._folder = folder
+        self._parts: dict[str, _Part] = {}
+        self._numbers: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def add(self, row: dict[str, Any], inputs: np.ndarray, labels: np.ndarray | int | None = None) -> None:
+        """Add an example: its ``row`` of the table, ``inputs`` [T, ...] and ``labels`` (a number, [L] or none)."""
+        self.rows.append(row)
+        self.lengths.append(len(inputs))
+        self._pack("inputs", inputs)
+        if isinstance(labels, np.ndarray):
+            self._pack("labels", labels)
+        elif labels is not None:
+            self._numbers.append(labels)
+
+    def _pack(self, name: str, array: np.ndarray) -> None:
+        if name not in self._parts:
+            self._parts[name] = _Part(self._folder / f".{self.split}.{name}", array)
+        self._parts[name].add(array)
+
+    def close(self) -> None:
+        """Write the split's files."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        small: dict[str, np.ndarray] = {}
+        for name, part in self._parts.items():
+            small[f"{name.removesuffix('s')}_offsets"] = np.cumsum([0, *part.lengths], dtype=np.int64)
+        if self._numbers:
+            small["labels"] = np.asarray(self._numbers, dtype=np.int64)
+        _write_safetensors(shard_path(self._folder, self.split), small, self._parts)
+        pq.write_table(pa.Table.from_pylist(self.rows), self._folder / f"{self.split}.parquet")
+
+
+class _Part:
+    """A tensor that grows in a file of raw bytes."""
+
+    def __init__(self, path: Path, first: np.ndarray) -> None:
+        self.path, self.dtype, self.trailing = path, first.dtype, first.shape[1:]
+        self.lengths: list[int] = []
+        self.file = path.open("wb")
+
+    def add(self, array: np.ndarray) -> None:
+        assert array.dtype == self.dtype and array.shape[1:] == self.trailing, (array.dtype, array.shape)
+        self.lengths.append(len(array))
+        self.file.write(np.ascontiguousarray(array).data)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (sum(self.lengths), *self.trailing)
+
+
+def _write_safetensors(path: Path, small: dict[str, np.ndarray], parts: dict[str, _Part]) -> None:
+    """Write int64 arrays, then the grown tensors by falling size of their numbers, so that each is aligned."""
+    import shutil
+
+    grown = sorted(parts, key=lambda name: -parts[name].dtype.itemsize)
+    header, offset = {}, 0
+    for name, tensor in [*small.items(), *((name, parts[name]) for name in grown)]:
+        size = int(np.prod(tensor.shape)) * tensor.dtype.itemsize
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype.name],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        for array in small.values():
+            file.write(array.data)
+        for name in grown:
+            parts[name].file.close()
+            with parts[name].path.open("rb") as raw:
+                shutil.copyfileobj(raw, file, 1 << 20)
+            parts[name].path.unlink()
