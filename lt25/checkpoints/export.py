@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForCTC, AutoModelForSequenceClassification
 
-import lt25._register
 from lt25.checkpoints.card import model_card
 from lt25.checkpoints.convert import read_weights
 from lt25.config import Experiment
@@ -48,7 +47,6 @@ def export(experiment: Experiment, step: int | None = None) -> Path:
         raise UserError(f"{experiment.name}: no checkpoint of step {number} is kept: there are {there}")
     weights = read_weights(experiment.results_dir / trained["run_dir"] / "checkpoints" / f"step-{number}")
 
-    lt25._register.register()
     config = AutoConfig.from_pretrained(experiment.results_dir / "model")
     with torch.device("meta"):
         model = AUTO_MODEL[experiment.task].from_config(config)

@@ -26,7 +26,6 @@ from transformers import (
     PreTrainedModel,
 )
 
-import lt25._register
 from lt25.config import TASKS, Task
 from lt25.data.loader import StepBatches
 from lt25.data.prepared import PreparedSplit
@@ -137,8 +136,7 @@ class HuggingFaceAdapter(BaseStateDictAdapter):
 
 
 def register() -> None:
-    """Make the three tasks known to torchtitan, and lt25's models to transformers."""
-    lt25._register.register()
+    """Make the three tasks known to torchtitan."""
     for task in TASKS:
         register_train_spec(
             task,

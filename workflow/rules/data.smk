@@ -1,0 +1,39 @@
+rule download_dataset:
+    input:
+        "config/datasets/{dataset}.yaml",
+    output:
+        "data/raw/{dataset}/SOURCE.json",
+    log:
+        "results/logs/download/{dataset}.log",
+    benchmark:
+        "results/benchmarks/download/{dataset}.tsv"
+    retries: 2
+    threads: 2
+    resources:
+        mem_mb=2000,
+        runtime="6h",
+    message:
+        "fetching the dataset {wildcards.dataset}"
+    shell:
+        "lt25 download {wildcards.dataset} 2>&1 | tee {log}"
+
+
+rule prepare_data:
+    input:
+        "data/raw/{dataset}/SOURCE.json",
+    output:
+        "data/processed/{dataset}/{recipe}/stats.json",
+    log:
+        "results/logs/prepare/{dataset}-{recipe}.log",
+    benchmark:
+        "results/benchmarks/prepare/{dataset}-{recipe}.tsv"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime="6h",
+    params:
+        experiment=lambda wildcards: preparing(wildcards).path,
+    message:
+        "preparing {wildcards.dataset} ({wildcards.recipe})"
+    shell:
+        "lt25 prepare {params.experiment} 2>&1 | tee {log}"

@@ -1,0 +1,30 @@
+def curve(experiment):
+    """The metrics of the kept steps before the last, which with the final ones make the learning curve."""
+    if not SETTINGS.get("learning_curves", False):
+        return []
+    return [f"results/{experiment.name}/evaluation/step-{step}/metrics.json" for step in experiment.kept_steps[:-1]]
+
+
+rule write_report:
+    input:
+        metrics=[f"results/{experiment.name}/evaluation/metrics.json" for experiment in SHOWN],
+        steps=[file for experiment in SHOWN for file in curve(experiment)],
+    output:
+        report(
+            "results/report.html",
+            caption="../report/report.rst",
+            category="Report",
+        ),
+    log:
+        "results/logs/report.log",
+    benchmark:
+        "results/benchmarks/report.tsv"
+    resources:
+        mem_mb=1000,
+        runtime="30m",
+    params:
+        experiments=[experiment.name for experiment in SHOWN],
+    message:
+        "writing the report, {output}"
+    shell:
+        "lt25 report --output {output} {params.experiments} 2>&1 | tee {log}"

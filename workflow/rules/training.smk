@@ -1,0 +1,48 @@
+rule configure_job:
+    input:
+        experiment="config/experiments/{experiment}.yaml",
+        stats=lambda wildcards: stats_file(EXPERIMENTS[wildcards.experiment]),
+    output:
+        job="results/{experiment}/job.toml",
+        model="results/{experiment}/model/config.json",
+    log:
+        "results/logs/configure/{experiment}.log",
+    benchmark:
+        "results/benchmarks/configure/{experiment}.tsv"
+    resources:
+        mem_mb=500,
+        runtime="10m",
+    params:
+        # A change of the base file in config/models/, or of a default, is a change of the job.
+        model=lambda wildcards: EXPERIMENTS[wildcards.experiment].model,
+        sections=lambda wildcards: EXPERIMENTS[wildcards.experiment].job,
+    message:
+        "writing the job file of {wildcards.experiment}"
+    shell:
+        "lt25 configure {input.experiment} 2>&1 | tee {log}"
+
+
+# The checkpoints are a param: as an output they would be deleted when a job is killed, and nothing could be resumed.
+rule train_model:
+    input:
+        job="results/{experiment}/job.toml",
+        model="results/{experiment}/model/config.json",
+        stats=lambda wildcards: stats_file(EXPERIMENTS[wildcards.experiment]),
+        start=starting_model,
+    output:
+        "results/{experiment}/train.json",
+    log:
+        "results/logs/train/{experiment}.log",
+    benchmark:
+        "results/benchmarks/train/{experiment}.tsv"
+    threads: workflow.cores
+    resources:
+        gpu=1,
+        mem_mb=4000,
+        runtime="2d",
+    params:
+        checkpoints="results/{experiment}/checkpoints",
+    message:
+        "training {wildcards.experiment}; checkpoints in {params.checkpoints}"
+    shell:
+        "lt25 train {wildcards.experiment} 2>&1 | tee {log}"
