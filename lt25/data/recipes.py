@@ -64,15 +64,9 @@ def _complaint(key: str, value: Any) -> str | None:
     if key == "vocab_size" and not whole(value, 257):
         return "a whole number, at least 257"
     if key == "size" and value is not None:
-        if not (isinstance(value, list) and len(value) == 2 and all(whole(side, 1) for side in value)):
-            return "[height, width] in pixels"
+        fits = isinstance(value, list) and len(value) == 2 and all(whole(side, 1) for side in value)
+        return None if fits else "[height, width] in pixels"
     if key == "alphabet":
-        if (
-            not isinstance(value, str)
-            or not value
-            or len(set(value)) < len(value)
-            or value != value.lower()
-            or {" ", "|"} & set(value)
-        ):
-            return "different characters in lower case, without the space and |"
+        fits = isinstance(value, str) and value == value.lower() and 0 < len(value) == len(set(value) - {" ", "|"})
+        return None if fits else "different characters in lower case, without the space and |"
     return None
