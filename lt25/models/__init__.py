@@ -1,9 +1,18 @@
-"""HGRN and its models, each a transformers `PreTrainedModel`."""
+"""HGRN and its models, each a transformers `PreTrainedModel`. Imported on first use, since torch takes a second."""
 
-from lt25.models.causal_lm import HGRNForCausalLM
-from lt25.models.classifier import HGRNForSequenceClassification
-from lt25.models.configuration import HGRNConfig
-from lt25.models.ctc import HGRNForCTC
-from lt25.models.hgrn import HGRNModel
+import importlib
 
-__all__ = ["HGRNConfig", "HGRNForCTC", "HGRNForCausalLM", "HGRNForSequenceClassification", "HGRNModel"]
+_MODULES = {
+    "HGRNConfig": "configuration",
+    "HGRNForCTC": "ctc",
+    "HGRNForCausalLM": "causal_lm",
+    "HGRNForSequenceClassification": "classifier",
+    "HGRNModel": "hgrn",
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
