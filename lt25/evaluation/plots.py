@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
-from lt25.evaluation.style import ACCENT, INK, SECOND, SMALL, SQUARE, THIRD, axes
+from lt25.evaluation.style import ACCENT, SECOND, SMALL, SQUARE, TEXT, THIRD, axes, ticks
 
 CLASSES_WITH_NUMBERS = 20
 CLASSES_SHOWN = 30
@@ -40,10 +40,10 @@ def confusion(counts: list[list[int]], names: list[str]) -> Figure:
     ax = axes(SQUARE, "Which class was taken for which", "taken for", grid="none")
     for i, j in zip(*np.nonzero(counts), strict=True):
         # a mistake in a hundred must not vanish beside the diagonal: opacity starts well above nothing
-        colour, opacity = (ACCENT, 0.15 + 0.65 * share[i, j]) if i == j else (THIRD, 0.18 + 0.62 * share[i, j])
+        colour, opacity = (ACCENT, 0.1 + 0.35 * share[i, j]) if i == j else (THIRD, 0.2 + 0.4 * share[i, j])
         ax.add_patch(Rectangle((j - 0.47, i - 0.47), 0.94, 0.94, facecolor=colour, alpha=opacity, linewidth=0))
         if k <= CLASSES_WITH_NUMBERS:
-            ax.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=8 if k <= 12 else 6, color=INK)
+            ax.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=8 if k <= 12 else 6, color=TEXT)
     ax.set(xlim=(-0.5, k - 0.5), ylim=(k - 0.5, -0.5), aspect="equal", ylabel="true class")
     ax.set_ylabel("true class", fontsize=8.5)
     ax.spines[:].set_visible(False)
@@ -64,6 +64,7 @@ def class_f1(per_class: dict[str, dict]) -> Figure:
     ax.hlines(range(len(rows)), left, f1, color=ACCENT, alpha=0.35, linewidth=1.4)
     ax.plot(f1, range(len(rows)), "o", color=ACCENT)
     ax.set_yticks(range(len(rows)), names)
+    ax.xaxis.set_major_locator(ticks(4))
     ax.set(ylim=(len(rows) - 0.4, -0.6), xlim=(left, 1 + 0.03 * (1 - left)))
     ax.spines["bottom"].set_visible(False)
     return ax.figure
@@ -83,7 +84,7 @@ def wer_by_length(table: pd.DataFrame) -> Figure:
     ax = axes(SMALL, "Word error rate by length, %", "words in the utterance")
     ax.bar(range(len(groups)), rates, width=0.66, color=ACCENT, alpha=0.85)
     for x, rate in enumerate(rates):
-        ax.annotate(f"{rate:.1f}", (x, rate), (0, 3), textcoords="offset points", ha="center", fontsize=7.5, color=INK)
+        ax.annotate(f"{rate:.1f}", (x, rate), (0, 3), textcoords="offset points", ha="center", fontsize=7.5, color=TEXT)
     ax.set_xticks(range(len(groups)), [label for label, _ in groups], rotation=0 if len(groups) <= 9 else 45)
     ax.set_ylim(0, max([*rates, 1]) * 1.15)
     return ax.figure
@@ -98,7 +99,13 @@ def error_kinds(metrics: dict) -> Figure:
     for y, count in enumerate(counts):
         share = 100 * count / max(metrics["reference_words"], 1)
         ax.annotate(
-            f"{count:,}  ({share:.2f} %)", (count, y), (5, 0), textcoords="offset points", va="center", fontsize=8
+            f"{count:,}  ({share:.2f} %)",
+            (count, y),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=TEXT,
         )
     ax.set_yticks(range(3), [kind for kind, _ in kinds])
     ax.set(ylim=(2.6, -0.6), xlim=(0, max([*counts, 1]) * 1.45), xticks=[])
@@ -153,7 +160,7 @@ def bits_by_position(rows: list[dict]) -> Figure:
     ax.plot(middle, [row["bits_per_token"] for row in rows], "o-", color=ACCENT)
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{int(x):,}" if x >= 1 else ""))
-    ax.yaxis.set_major_locator(MaxNLocator(5))
+    ax.yaxis.set_major_locator(ticks(5))
     return ax.figure
 
 

@@ -43,11 +43,6 @@ def run(experiment: Experiment, model_dir: Path, out_dir: Path) -> dict:
     model = load_model(experiment.task, model_dir, device)
     splits, tables = {}, []
     for name in options.splits:
-        if not list(experiment.processed_dir.glob(f"{name}-*.safetensors")):
-            raise UserError(
-                f"{experiment.path}: evaluation.splits: {experiment.processed_dir} has no split {name!r}: "
-                f"name a prepared split, or run `lt25 prepare {experiment.path}`"
-            )
         split = PreparedSplit(experiment.processed_dir, name)
         metrics, table = evaluate_split(experiment.task, model, model_dir, split, options, name)
         say(f"{experiment.name}, {name}: {summary(experiment.task, metrics)}")

@@ -1,7 +1,7 @@
 """The house style of every plot: small, quiet, readable on white and on black.
 
-Plots have no background and four mid-tone colours. As files they can be looked at anywhere; the report replaces the
-four colours by its own, which follow the reader's light or dark setting. Text stays text: smaller than outlines, and it
+Plots have no background and five mid-tone colours. As files they can be looked at anywhere; the report replaces the
+five colours by its own, which follow the reader's light or dark setting. Text stays text: smaller than outlines, and it
 can be searched and selected.
 """
 
@@ -13,29 +13,27 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lt25.evaluation.files import write_text
 
 INK = "#75797f"
+TEXT = "#71757b"
 ACCENT = "#2f8f9d"
 SECOND = "#cc8a3b"
 THIRD = "#b8596e"
 
-# width and height of a small plot, in inches of 72 points; the page shows a point as about 1.2 pixels
-SMALL = (4.2, 2.7)
-SQUARE = (4.2, 3.9)
+# width and height of a small plot, in inches of 72 points; the page shows a point as about 1.25 pixels
+SMALL = (3.4, 2.4)
+SQUARE = (3.4, 3.3)
 
 RC = {
     "svg.fonttype": "none",
     "svg.hashsalt": "lt25",
     "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 10,
     "axes.labelsize": 8.5,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
     "axes.linewidth": 0.7,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -76,9 +74,15 @@ def axes(size: tuple[float, float] = SMALL, title: str = "", x: str = "", grid: 
         ax.grid(False)
         if grid != "none":
             ax.grid(True, axis=grid)
-        ax.set_title(title)
+        if title:
+            figure.suptitle(title, x=0, ha="left", fontsize=9.5, color=TEXT)
         ax.set_xlabel(x)
     return ax
+
+
+def ticks(n: int, whole: bool = False) -> MaxNLocator:
+    """About `n` ticks at numbers that a person would choose; `whole` allows whole numbers only."""
+    return MaxNLocator(n, integer=whole, steps=[1, 2, 2.5, 5, 10])
 
 
 def svg(figure: Figure) -> str:

@@ -1,0 +1,41 @@
+"""What the results look like to a reader: one self-contained page, and the table of the README."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lt25.config import Experiment
+
+__all__ = ["build", "renew_table", "table"]
+
+
+def build(experiments: Sequence[Experiment], out: Path) -> None:
+    """Write one HTML page with everything inside it that shows the experiments side by side; see `lt25.report.page`.
+
+    Raises UserError if an experiment has not been evaluated.
+    """
+    # matplotlib and jinja2 take a second to import: the command line must not wait for them
+    from lt25.evaluation.files import write_text
+    from lt25.report.page import render
+
+    write_text(Path(out), render(experiments))
+
+
+def table(experiments: Sequence[Experiment]) -> str:
+    """The results as a Markdown table; see `lt25.report.table`. Raises UserError as `build`."""
+    from lt25.report.markdown import results_table
+
+    return results_table(experiments)
+
+
+def renew_table(experiments: Sequence[Experiment], path: Path) -> None:
+    """Put the table between the two `<!-- results -->` lines of a Markdown file.
+
+    Raises UserError if the file has no such place, or as `build`.
+    """
+    from lt25.report.markdown import renew
+
+    renew(experiments, Path(path))

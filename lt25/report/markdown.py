@@ -1,0 +1,52 @@
+"""The results table of the README."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lt25.config import Experiment
+from lt25.errors import UserError
+from lt25.evaluation.files import write_text
+from lt25.report.collect import read_json, read_metrics
+from lt25.report.headline import count, duration, headline
+
+MARK = "<!-- results -->"
+
+
+def results_table(experiments: Sequence[Experiment]) -> str:
+    """A Markdown table, a row an experiment: the number, what it was measured on, the model, the time to train it."""
+    lines = [
+        "| experiment | result | 95 % interval | measured on | parameters | training |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for experiment in experiments:
+        metrics = read_metrics(experiment)
+        train = read_json(experiment.results_dir / "train.json")
+        said = headline(experiment.task, metrics["splits"][metrics["headline"]], metrics["headline"])
+        beside = [f"{name} {value}" for name, value in said.also.items() if name.startswith(("gzip", "xz"))]
+        result = f"{said.name.lower()} **{said.value}{' ' + said.unit if said.unit else ''}**"
+        cells = [
+            f"`{experiment.name}`",
+            result + (f" ({', '.join(beside)})" if beside else ""),
+            said.interval or "–",
+            said.on,
+            count(train["parameters"]) if train else "–",
+            f"{train['steps']:,} steps, {duration(train['seconds'])} on {train['device']}" if train else "–",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def renew(experiments: Sequence[Experiment], path: Path) -> None:
+    """Replace what stands between the two marks in a Markdown file; the file is left alone if nothing changes."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file: name the Markdown file that holds the table") from None
+    parts = text.split(MARK)
+    if len(parts) != 3:
+        raise UserError(f"{path}: expected two lines {MARK} around the table, found {len(parts) - 1}: add them")
+    new = f"{parts[0]}{MARK}\n{results_table(experiments)}{MARK}{parts[2]}"
+    if new != text:
+        write_text(path, new)

@@ -1,0 +1,121 @@
+"""The report's own plots: what training did, what the data looks like, how the model grew."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from lt25.evaluation.style import ACCENT, INK, SECOND, SMALL, axes, ticks
+
+LOSS_NAMES = {
+    "classification": "Training loss, nats per example",
+    "speech_recognition": "Training loss, nats per character",
+    "language_modeling": "Training loss, nats per token",
+}
+# an example is a sequence, or a window of a token stream
+RATES = [
+    ("tokens_per_second", "Throughput, positions per second"),
+    ("samples_per_second", "Throughput, examples per second"),
+]
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Average over a window of a twentieth of the run, to both sides: unlike a running mean it does not lag behind.
+
+    values: [n] finite floats. Near the ends the window is what there is of it.
+    """
+    window = np.hanning(max(3, len(values) // 20) + 2)
+    weights = np.convolve(np.ones(len(values)), window, mode="full")
+    total = np.convolve(values, window, mode="full")
+    cut = (len(window) - 1) // 2
+    return (total / np.maximum(weights, 1e-12))[cut : cut + len(values)]
+
+
+def series(history: list[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and finite values of one key of metrics.jsonl."""
+    rows = [(row["step"], row[key]) for row in history if row.get(key) is not None and np.isfinite(row[key])]
+    return np.array([r[0] for r in rows]), np.array([r[1] for r in rows], dtype=float)
+
+
+def training(history: list[dict], task: str) -> dict[str, Figure]:
+    """Loss, learning rate and throughput over the steps: name -> figure. What was not recorded is left out."""
+    figures = {}
+    steps, values = series(history, "loss")
+    if len(steps) > 1:
+        ax = axes(SMALL, LOSS_NAMES[task], "step")
+        ax.plot(steps, values, color=ACCENT, alpha=0.3, linewidth=1)
+        ax.plot(steps, smooth(values), color=ACCENT)
+        if values.min() > 0 and values.max() / values.min() > 30:
+            ax.set_yscale("log")
+        else:
+            ax.set_ylim(bottom=0)
+        figures["loss"] = finish(ax)
+    steps, values = series(history, "lr")
+    if len(steps) > 1:
+        ax = axes(SMALL, "Learning rate", "step")
+        ax.plot(steps, values, color=SECOND)
+        ax.set_ylim(bottom=0)
+        figures["lr"] = finish(ax)
+    for key, title in RATES:
+        steps, values = series(history, key)
+        if len(steps) > 1 and "rate" not in figures:
+            ax = axes(SMALL, title, "step")
+            ax.plot(steps, values, color=INK, linewidth=1.2)
+            ax.set_ylim(0, np.quantile(values, 0.98) * 1.25)
+            figures["rate"] = finish(ax)
+    return figures
+
+
+def learning_curve(steps: list[int], values: dict[str, list[float]], title: str) -> Figure:
+    """A metric over the evaluated checkpoints, a line a split: the last split in the accent colour."""
+    ax = axes(SMALL, title, "training step")
+    colours = [SECOND, ACCENT][-len(values) :] if len(values) <= 2 else [INK] * (len(values) - 1) + [ACCENT]
+    for (split, line), colour in zip(values.items(), colours, strict=True):
+        ax.plot(steps, line, "o-", color=colour, label=split)
+    if len(values) > 1:
+        ax.legend(frameon=False, fontsize=8, labelcolor="linecolor")
+    return finish(ax)
+
+
+def histogram(edges: list[float], counts: list[int], x: str) -> Figure:
+    """Bars of a histogram that was counted when the data was prepared. edges: [n + 1]; counts: [n]."""
+    ax = axes(SMALL, "Training examples by length", x)
+    ax.bar(edges[:-1], counts, width=np.diff(edges) * 0.94, align="edge", color=ACCENT, alpha=0.8)
+    return finish(ax)
+
+
+def label_counts(counts: dict[str, int]) -> Figure:
+    """How many training examples each class has."""
+    ax = axes(SMALL, "Training examples by class", "")
+    ax.bar(range(len(counts)), counts.values(), width=0.7, color=ACCENT, alpha=0.8)
+    ax.yaxis.set_major_locator(ticks(5, whole=True))
+    if len(counts) <= 30:
+        longest = max(map(len, counts))
+        ax.set_xticks(range(len(counts)), counts, rotation=0 if longest <= 2 or len(counts) <= 4 else 45)
+    return ax.figure
+
+
+def sparkline(history: list[dict]) -> Figure | None:
+    """The loss, as small as a word."""
+    steps, values = series(history, "loss")
+    if len(steps) < 2:
+        return None
+    ax = axes((2.6, 0.5), grid="none")
+    ax.plot(steps, smooth(values), color=ACCENT, linewidth=1.4)
+    ax.set_axis_off()
+    ax.margins(0.005, 0.1)
+    ax.figure.set_layout_engine("none")
+    ax.set_position((0, 0, 1, 1))
+    return ax.figure
+
+
+def finish(ax) -> Figure:
+    """Few, whole-numbered ticks."""
+    ax.xaxis.set_major_locator(ticks(5, whole=True))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    if ax.get_yscale() == "linear":
+        ax.yaxis.set_major_locator(ticks(5))
+        if ax.get_ylim()[1] >= 1000:
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
+    return ax.figure
