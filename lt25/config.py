@@ -31,7 +31,7 @@ RECIPES = {"classification": "series", "speech_recognition": "speech", "language
 # What lt25 decides differently from torchtitan 0.2.2; an experiment file overrides it key by key.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "checkpoint": {"enable": True, "folder": "checkpoints", "last_save_model_only": False},
-    "metrics": {"enable_tensorboard": True},
+    "metrics": {"enable_tensorboard": True, "disable_color_printing": True},
     "activation_checkpoint": {"mode": "none"},
     "debug": {"seed": 0},
 }

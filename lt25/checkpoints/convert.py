@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from lt25.checkpoints.whole import damage, partial_name, publish
 from lt25.errors import UserError
-from lt25.training.checkpoint import damage, partial_name, publish
 
 PREFIX = "hf."
 """What stands before a Hugging Face parameter name in the names of a checkpoint; optimizer state has other names."""

@@ -1,6 +1,5 @@
 """``lt25 export``: a checkpoint becomes a Hugging Face folder that needs nothing else to be used."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -12,8 +11,7 @@ from lt25.checkpoints.card import model_card
 from lt25.checkpoints.convert import read_weights
 from lt25.config import Experiment
 from lt25.errors import UserError
-from lt25.training.job import write_text
-from lt25.training.run import read_json
+from lt25.files import read_json, write_json, write_text
 
 AUTO_MODEL = {
     "classification": AutoModelForSequenceClassification,
@@ -69,7 +67,7 @@ def export(experiment: Experiment, step: int | None = None) -> Path:
         "data": stats["fingerprint"],
         "parameters": trained["parameters"],
     }
-    write_text(partial / "export.json", json.dumps(record, indent=1) + "\n")
+    write_json(partial / "export.json", record)
     write_text(partial / "README.md", model_card(experiment, trained, stats, number))
     _replace_files(partial, folder)
     return folder

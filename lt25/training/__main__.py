@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from lt25.checkpoints.whole import damage, kept_steps
 from lt25.errors import UserError
 
 # isort: off
@@ -25,7 +26,6 @@ from torchtitan.config import ConfigManager, JobConfig
 
 from lt25.training import run as runs
 from lt25.training import spec
-from lt25.training.checkpoint import damage, kept_steps
 from lt25.training.trainer import Trainer
 # isort: on
 
@@ -175,7 +175,7 @@ def _log_to(file: Path | None) -> None:
         handler.setLevel(logging.WARNING)
         handler.addFilter(_matters)
         form = logging.Formatter("lt25: %(levelname)s: %(message)s")
-        warnings.filterwarnings("ignore", message=".*CPU Autocast only supports.*")
+        warnings.filterwarnings("ignore", message="In CPU autocast, but the target dtype")
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
     handler.setFormatter(form)
     logger.addHandler(handler)

@@ -12,6 +12,7 @@ import tomli_w
 
 from lt25.config import Experiment
 from lt25.errors import UserError
+from lt25.files import write_text
 
 
 def write_job(experiment: Experiment) -> Path:
@@ -68,11 +69,3 @@ def _drop_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _drop_none(item) for key, item in value.items() if item is not None}
     return value
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it, making the directory if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -15,10 +15,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lt25.checkpoints.whole import kept_steps
 from lt25.config import digest
 from lt25.errors import UserError
-from lt25.training.checkpoint import kept_steps
-from lt25.training.job import write_text
+from lt25.files import read_json, write_json
 
 # Keys of the shaping sections that change the speed, the layout or the record of a run, and not where it arrives.
 _SHAPELESS = {
@@ -120,7 +120,7 @@ def lock(run: Run) -> FileLock:
             f"{run.directory}: another trainer is writing here (process {who.get('pid')} on {who.get('host')}): "
             f"wait until it ends, or stop it"
         ) from None
-    write_text(holder, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+    write_json(holder, {"pid": os.getpid(), "host": socket.gethostname()})
     return taken
 
 
@@ -129,7 +129,7 @@ def announce(run: Run) -> list[str]:
     link, said = run.results_dir / "checkpoints", []
     former = link.resolve().parent if link.is_symlink() else None
     fresh = not (run.directory / "run.json").is_file()
-    write_text(run.directory / "run.json", json.dumps(run.shape, indent=1, sort_keys=True))
+    write_json(run.directory / "run.json", run.shape)
     if not run.own:
         said.append(f"overridden by hand: training in {run.directory}, apart from the experiment's own run")
         return said
@@ -144,10 +144,9 @@ def announce(run: Run) -> list[str]:
 
 def finish(run: Run, record: Mapping[str, Any]) -> None:
     """Write the run's ``train.json``, and the experiment's if the run is its own."""
-    text = json.dumps(record, indent=1) + "\n"
-    write_text(run.marker, text)
+    write_json(run.marker, record)
     if run.own:
-        write_text(run.results_dir / "train.json", text)
+        write_json(run.results_dir / "train.json", record)
 
 
 def _difference(former: Path, run: Run) -> str:
@@ -169,15 +168,3 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {
         name: item for key, part in value.items() for name, item in _flat(part, f"{prefix}.{key}".strip(".")).items()
     }
-
-
-def read_json(path: Path, hint: str) -> dict[str, Any]:
-    """Read a JSON file of an earlier stage.
-
-    Raises:
-        UserError: if it is not there, with the hint.
-    """
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path}: not there: {hint}") from None

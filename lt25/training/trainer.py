@@ -1,6 +1,5 @@
 """torchtitan's trainer with what it lacks: whole checkpoints, finite steps, randomness that survives a restart."""
 
-import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 from unittest.mock import patch
@@ -30,9 +29,8 @@ class Trainer(torchtitan.train.Trainer):
         self.lr_schedulers = FiniteSchedulers(self.lr_schedulers, self.optimizers)
 
     def batch_generator(self, data_iterable: Iterable[Batch]) -> Iterator[Batch]:
-        # torchtitan asks for batches after it has loaded a checkpoint and before the first step.
-        self.first_step = self.step + 1
-        self.metrics_processor.start(self.step)
+        # torchtitan asks for the first batch when it has loaded a checkpoint and counted the step that the batch is for.
+        self.metrics_processor.start(self.step - 1)
         for inputs, labels in super().batch_generator(data_iterable):
             self.metrics_processor.count(inputs, labels)
             yield inputs, labels
@@ -54,8 +52,3 @@ class Trainer(torchtitan.train.Trainer):
         # torchtitan ends with two seconds of sleep for other ranks; a barrier is exact.
         with patch("torchtitan.train.time.sleep", lambda _: dist.barrier()):
             super().train()
-
-
-def seconds() -> float:
-    """Return a clock for durations, in seconds."""
-    return time.perf_counter()
