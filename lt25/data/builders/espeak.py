@@ -1,11 +1,12 @@
 """Spoken digits: utterances of one to seven English digits by espeak-ng, in many voices, accents, speeds and pitches.
 
-Writes ``<split>/<number>.flac`` (mono, 22.05 kHz, 16 bits) and ``<split>/metadata.csv`` with the columns ``file_name``,
+Writes ``<split>/<number>.flac`` (mono, 16 kHz, 16 bits) and ``<split>/metadata.csv`` with the columns ``file_name``,
 ``text``, ``speaker``, ``accent``, ``rate`` (words a minute) and ``pitch`` (0 to 99). A speaker is one of espeak-ng's voice
 variants; every speaker belongs to one split, so that test and validation are spoken by voices unheard in training.
 """
 
 import csv
+import math
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -30,18 +31,18 @@ SPEAKERS = {
     "test": ("Michael", "aunty", "david", "linda", "paul", "robert", "travis", "zac", "croak"),
 }
 UTTERANCES = {"train": 4000, "validation": 300, "test": 400}
-PARTS = 4  # fixed, whatever the machine: the samples depend on what the same process spoke before
+SAMPLE_RATE = 16_000
+PARTS = 2  # fixed, whatever the machine: the samples depend on what the same process spoke before
 
 
 def build(folder: Path, options: dict) -> str:
     """Write the dataset into ``folder``; ``options`` may set ``utterances``: {split: count}. Returns the revision."""
     utterances = {**UTTERANCES, **options.get("utterances", {})}
-    tasks = [(folder, split, _script(split, count)) for split, count in utterances.items()]
-    tasks = [(folder, split, script[part::PARTS]) for folder, split, script in tasks for part in range(PARTS)]
-    for folder, split, _ in tasks:
-        (folder / split).mkdir(exist_ok=True)
-    with ProcessPoolExecutor(mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        list(pool.map(_speak, *zip(*tasks, strict=True)))
+    lines = [(folder / split, line) for split, count in utterances.items() for line in _script(split, count)]
+    for split in utterances:
+        (folder / split).mkdir()
+    with ProcessPoolExecutor(PARTS, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        list(pool.map(_speak, [lines[part::PARTS] for part in range(PARTS)]))
     for split, count in utterances.items():
         with (folder / split / "metadata.csv").open("w", newline="") as file:
             writer = csv.DictWriter(
@@ -75,13 +76,25 @@ def _script(split: str, count: int) -> list[dict]:
     return script
 
 
-def _speak(folder: Path, split: str, script: list[dict]) -> None:
-    """Speak one part in a process of its own (espeak-ng keeps global state)."""
+def _speak(lines: list[tuple[Path, dict]]) -> None:
+    """Speak one part of all lines, (folder, line), in a process of its own: espeak-ng keeps global state."""
     import soundfile
 
     from lt25.data.espeak import Espeak
 
     espeak = Espeak()
-    for line in script:
+    for folder, line in lines:
         samples = espeak.say(line["spoken"], f"{line['accent']}+{line['speaker']}", line["rate"], line["pitch"])
-        soundfile.write(folder / split / line["file_name"], samples, espeak.sample_rate, subtype="PCM_16")
+        samples = _resample(samples, espeak.sample_rate)
+        soundfile.write(folder / line["file_name"], samples, SAMPLE_RATE, subtype="PCM_16")
+
+
+def _resample(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Bring int16 samples [n] from ``rate`` to `SAMPLE_RATE` by cutting off their spectrum; utterances begin and end in
+    silence, so that its periodicity does not matter."""
+    common = math.gcd(rate, SAMPLE_RATE)
+    blocks = math.ceil(len(samples) / (rate // common))
+    spectrum = np.fft.rfft(samples, blocks * (rate // common))
+    length = blocks * (SAMPLE_RATE // common)
+    resampled = np.fft.irfft(spectrum[: length // 2 + 1], length) * (SAMPLE_RATE / rate)
+    return np.clip(np.round(resampled), -32768, 32767).astype(np.int16)
