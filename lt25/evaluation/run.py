@@ -78,6 +78,7 @@ def load_model(task: str, model_dir: Path, device: torch.device) -> torch.nn.Mod
     """
     if not (model_dir / "config.json").exists():
         raise UserError(f"{model_dir}: no config.json, so no exported model here: run `lt25 export` first")
+    transformers.utils.logging.disable_progress_bar()
     try:
         model = getattr(transformers, AUTO_CLASSES[task]).from_pretrained(
             model_dir, dtype=torch.float32 if device.type == "cpu" else "auto", local_files_only=True

@@ -30,6 +30,7 @@ SQUARE = (3.4, 3.3)
 RC = {
     "svg.fonttype": "none",
     "svg.hashsalt": "lt25",
+    "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
     "axes.labelsize": 8.5,
     "axes.edgecolor": INK,

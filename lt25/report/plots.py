@@ -25,11 +25,10 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
     values: [n] finite floats. Near the ends the window is what there is of it.
     """
-    window = np.hanning(max(3, len(values) // 20) + 2)
-    weights = np.convolve(np.ones(len(values)), window, mode="full")
-    total = np.convolve(values, window, mode="full")
-    cut = (len(window) - 1) // 2
-    return (total / np.maximum(weights, 1e-12))[cut : cut + len(values)]
+    half = max(1, len(values) // 40)
+    window = np.hanning(2 * half + 3)
+    total, weight = (np.convolve(v, window)[half + 1 : half + 1 + len(values)] for v in (values, np.ones(len(values))))
+    return total / weight
 
 
 def series(history: list[dict], key: str) -> tuple[np.ndarray, np.ndarray]:

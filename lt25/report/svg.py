@@ -26,7 +26,7 @@ def inline(svg: str, name: str, description: str) -> Markup:
     used = set(re.findall(r'(?:href="#|url\(#)([\w.-]+)', body))
     body = re.sub(r' id="([\w.-]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", body)
     body = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", body)
-    body = re.sub(r"font: ?(?:\w+ )*([\d.]+px) [^;\"]*", r"font-size: \1", body)
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
     for colour, variable in COLOURS.items():
         body = body.replace(colour, f"var({variable})")
     body = re.sub(r">\s+<", "><", body)

@@ -206,11 +206,14 @@ def source(experiment: Experiment) -> None:
             ),
         )
         stats[split] = {"examples": n + 10, "tokens": 331_000, "bytes": 1_030_000}
-    prompt = 'def read(path):\n    """Read <all> lines.\n'
-    scored["test"][0]["samples"] = [
-        {"prompt": prompt, "greedy": "    return path\n" * 9, "sampled": '    """\n    for line in path:\n        yield line\n' * 4,
-         "temperature": 0.8, "seed": 0}
-    ] * 2  # fmt: skip
+    sample = {
+        "prompt": 'def read(path):\n    """Read <all> lines.\n',
+        "greedy": "    return path\n" * 9,
+        "sampled": '    """\n    for line in path:\n        yield line\n' * 4,
+        "temperature": 0.8,
+        "seed": 0,
+    }
+    scored["test"][0]["samples"] = [sample, sample]
     stats["train"] = {
         "examples": 560,
         "tokens": 3_300_000,

@@ -1,0 +1,155 @@
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import pytest
+import soundfile
+
+from lt25 import report
+from lt25.errors import UserError
+from lt25.report.collect import collect
+from lt25.report.page import highlight, mistakes, story, utterances
+
+from .trees import make
+
+VOID = {"meta", "img", "br"}
+
+
+class Structure(HTMLParser):
+    """Checks that tags close in order; collects ids, links and outside references."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.references = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attributes:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href", "action", "srcset"):
+                self.references.append(value)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def structure(page):
+    parser = Structure()
+    parser.feed(page)
+    assert parser.open == []
+    return parser
+
+
+def test_the_page_is_whole_and_needs_nothing_from_outside(page):
+    parsed = structure(page)
+    assert all(reference.startswith(("#", "data:")) for reference in parsed.references)
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+    assert "<script" not in page
+    assert len(page) < 5_000_000
+
+
+def test_ids_are_unique_and_every_link_has_its_target(page):
+    parsed = structure(page)
+    assert len(parsed.ids) == len(set(parsed.ids))
+    targets = {reference[1:] for reference in parsed.references if reference.startswith("#")}
+    targets |= set(re.findall(r"url\(#([^)]+)\)", page))
+    assert targets <= set(parsed.ids)
+
+
+def test_each_experiment_shows_its_number_and_what_it_was_measured_on(page, experiments):
+    for experiment in experiments:
+        shown = story(collect(experiment))["headline"]
+        assert page.count(f">{shown.value}<") >= 2
+        assert shown.on in page
+        assert f'<section class="experiment" id="{experiment.name}">' in page
+    assert "gzip -9" in page
+    assert "2.11.0" in page
+
+
+def test_text_of_users_cannot_become_markup(page):
+    assert "Read &lt;all&gt; lines" in page
+    assert "<all>" not in page
+
+
+def test_plots_follow_light_and_dark(page):
+    for colour in ("#2f8f9d", "#75797f", "#cc8a3b", "#b8596e", "#71757b"):
+        assert colour not in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_mistakes_show_the_example_they_speak_of(experiments):
+    results = collect(experiments[0])
+    shown = mistakes(results)
+    table = results.predictions
+    wrong = table[(table["split"] == "test") & ~table["correct"]]
+    assert len(shown) == min(len(wrong), 18)
+    top = wrong.sort_values("probability").iloc[-1]
+    assert (shown[0]["reference"], shown[0]["prediction"]) == (top["reference"], top["prediction"])
+
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    image = Image.open(io.BytesIO(base64.b64decode(shown[0]["picture"].split(",")[1])))
+    number = int(top["id"].split("-")[1])
+    # the test split of the tree is examples 180 to 360
+    original = load_digits().images[180 + number]
+    assert image.size == (8, 8)
+    alpha = [image.getpixel((x, y))[3] for y in range(8) for x in range(8)]
+    assert alpha == [int(255 * v / original.max()) for v in original.ravel()]
+
+
+def test_the_hardest_utterances_come_first_and_can_be_heard(experiments):
+    shown = utterances(collect(experiments[1]))
+    assert [u["errors"] for u in shown] == sorted((u["errors"] for u in shown), reverse=True)
+    for u in shown:
+        assert sum(kind != "equal" for kind, *_ in u["pairs"]) == u["errors"]
+    assert shown[0]["sound"].startswith("data:audio/mpeg;base64,")
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(shown[0]["sound"].split(",")[1])))
+    assert rate == 16_000
+    assert 0.9 < len(samples) / rate < 1.2
+
+
+def test_the_learning_curve_has_the_kept_steps_and_the_last(experiments):
+    assert [metrics["step"] for metrics in collect(experiments[0]).steps] == [200, 400, 600]
+
+
+def test_a_cut_off_line_of_the_history_is_left_out(experiments):
+    assert collect(experiments[0]).history[-1]["step"] == 596
+
+
+def test_only_the_evaluation_is_needed(tmp_path):
+    experiment = make(tmp_path, "speech_recognition", "bare")
+    folder = experiment.results_dir
+    for path in (folder / "train.json", folder / "model" / "config.json", experiment.processed_dir / "stats.json"):
+        path.unlink()
+    (experiment.processed_dir / "test.parquet").unlink()
+    report.build([experiment], tmp_path / "page.html")
+    structure((tmp_path / "page.html").read_text())
+
+
+def test_an_experiment_without_an_evaluation_says_what_to_do(tmp_path):
+    experiment = make(tmp_path, "language_modeling", "new")
+    path = experiment.results_dir / "evaluation" / "metrics.json"
+    path.write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        report.build([experiment], tmp_path / "page.html")
+    path.unlink()
+    with pytest.raises(UserError, match="run `lt25 evaluate"):
+        report.build([experiment], tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_configuration_is_marked_and_escaped():
+    marked = highlight("# top\nlr: 1.0e-3  # half of <it>\nname: 'a # b'\n- {lr: 2}")
+    assert marked == (
+        "<i># top</i>\n<b>lr</b>: 1.0e-3  <i># half of &lt;it&gt;</i>\n<b>name</b>: &#39;a # b&#39;\n- {<b>lr</b>: 2}"
+    )
