@@ -87,8 +87,6 @@ class HGRNConfig(PreTrainedConfig):
         """Part of the validation on construction; raises ValueError."""
         if self.bidirectional and self.channels % 2:
             raise ValueError(f"bidirectional needs an even number of recurrent channels, got {self.channels}")
-        if self.subsampling != 1 and self.input_size is None:
-            raise ValueError("subsampling needs feature input: set input_size")
 
     @property
     def channels(self) -> int:

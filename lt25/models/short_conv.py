@@ -27,11 +27,13 @@ class ShortConvolution(nn.Module):
             state: float [B, K - 1, D], the inputs before the first; zero if None.
 
         Returns:
-            y [B, T, D], and the last K - 1 inputs that are not padding [B, K - 1, D].
+            y [B, T, D], and the last K - 1 inputs that are not padding [B, K - 1, D] (of no use if packed).
         """
         if mask is not None:
             x = x * mask
         history = self.weight.shape[-1] - 1
+        if cu_seqlens is not None:
+            return _convolve_packed(x, self.weight, cu_seqlens, reverse=False), x[:, -history:]
         padded = F.pad(x, (0, 0, history, 0)) if state is None else torch.cat((state.to(x.dtype), x), 1)
         if mask is None:
             state = padded[:, x.shape[1] :]
@@ -40,43 +42,41 @@ class ShortConvolution(nn.Module):
             end = (torch.arange(1, x.shape[1] + 1, device=x.device) * mask[..., 0]).amax(1)
             window = end[:, None] + torch.arange(history, device=x.device)
             state = padded.gather(1, window[..., None].expand(-1, -1, x.shape[2]))
-        return _convolve(padded, self.weight, cu_seqlens, reverse=False), state
+        return _convolve(padded, self.weight), state
 
     def both_ways(
         self, halves: tuple[Tensor, Tensor], mask: Tensor | None, cu_seqlens: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Two halves of the channels [B, T, D / 2], the first convolved forward in time and the second backward."""
-        if mask is not None:
-            halves = tuple(half * mask for half in halves)
-        history = self.weight.shape[-1] - 1
-        forward, backward = self.weight.chunk(2)
-        return (
-            _convolve(F.pad(halves[0], (0, 0, history, 0)), forward, cu_seqlens, reverse=False),
-            _convolve(F.pad(halves[1], (0, 0, 0, history)), backward, cu_seqlens, reverse=True),
-        )
+        results = []
+        for x, weight, reverse in zip(halves, self.weight.chunk(2), (False, True), strict=True):
+            if mask is not None:
+                x = x * mask
+            if cu_seqlens is not None:
+                results.append(_convolve_packed(x, weight, cu_seqlens, reverse))
+                continue
+            history = weight.shape[-1] - 1
+            padded = F.pad(x, (0, 0, 0, history) if reverse else (0, 0, history, 0))
+            results.append(_convolve(padded, weight.flip(-1) if reverse else weight))
+        return tuple(results)
 
 
-def _convolve(padded: Tensor, weight: Tensor, cu_seqlens: Tensor | None, reverse: bool) -> Tensor:
-    """The sum over lags; `padded` [B, K - 1 + T, D] has its extra steps before the first, or after the last if reverse.
+def _convolve(padded: Tensor, weight: Tensor) -> Tensor:
+    """y_t = sum over k of weight[:, 0, k] * padded_{t+k}, from [B, T + K - 1, D] to [B, T, D].
 
-    A sum of shifted products, because a packed sequence may drop a lag at some steps and not at others.
+    In two dimensions, of which one is idle, because a 2-d convolution takes the channels-last layout as it comes: on a
+    CPU that is three times as fast as a 1-d convolution, or a sum of shifted products, forward and backward.
     """
-    size = weight.shape[-1]
-    time = padded.shape[1] - size + 1
-    room = None if cu_seqlens is None else _steps_to_boundary(cu_seqlens, time, reverse)
-    y = None
-    for lag in range(size):
-        start = lag if reverse else size - 1 - lag
-        tap = weight[:, 0, size - 1 - lag]
-        if room is not None and lag > 0:
-            tap = tap * (room >= lag)[:, None]
-        shifted = padded[:, start : start + time]
-        y = shifted * tap if y is None else torch.addcmul(y, shifted, tap)
-    return y
+    image = padded.transpose(1, 2).unsqueeze(2)
+    return F.conv2d(image, weight.unsqueeze(2), groups=weight.shape[0]).squeeze(2).transpose(1, 2)
 
 
-def _steps_to_boundary(cu_seqlens: Tensor, time: int, reverse: bool) -> Tensor:
-    """int [T]: how many steps of its own sequence a step has before it (after it, if reverse)."""
-    step = torch.arange(time, device=cu_seqlens.device)
-    sequence = torch.searchsorted(cu_seqlens, step, right=True)
-    return cu_seqlens[sequence] - 1 - step if reverse else step - cu_seqlens[sequence - 1]
+def _convolve_packed(x: Tensor, weight: Tensor, cu_seqlens: Tensor, reverse: bool) -> Tensor:
+    """Convolves packed sequences [1, T, D], spread out so that each has K - 1 zeros before and after it."""
+    history = weight.shape[-1] - 1
+    step = torch.arange(x.shape[1], device=x.device)
+    row = step + history * torch.searchsorted(cu_seqlens.to(step.dtype), step, right=True)
+    spread = x.new_zeros(1, x.shape[1] + history * cu_seqlens.shape[0], x.shape[2]).index_copy(1, row, x)
+    if reverse:
+        return _convolve(spread, weight.flip(-1)).index_select(1, row)
+    return _convolve(spread, weight).index_select(1, row - history)
