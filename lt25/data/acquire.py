@@ -8,12 +8,15 @@ dataset's folder of ``data/raw``; those of a dataset given by path stay where th
 
 import datetime
 import json
+import shutil
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from lt25 import files
 from lt25.config import Dataset
-from lt25.data import files, hub
+from lt25.data import hub
+from lt25.data.folder import whole_folder
 from lt25.data.progress import say, track
 from lt25.errors import UserError
 
@@ -32,6 +35,8 @@ def acquire(dataset: Dataset, raw_dir: Path, mirror: Path | None = None) -> None
     """
     known = _manifest(raw_dir)
     if known is None or known["origin"] != dataset.origin:
+        if known is not None:
+            shutil.rmtree(raw_dir)
         _write_manifest(dataset, raw_dir, _fetch(dataset, raw_dir, mirror, None))
         return
     root = data_root(dataset, raw_dir)
@@ -68,7 +73,7 @@ def verify(dataset: Dataset, raw_dir: Path) -> dict[str, Any]:
     if known is None or known["origin"] != dataset.origin:
         raise UserError(f"{raw_dir}: the dataset {dataset.name} is not there: run `lt25 download {dataset.name}`")
     if wrong := damaged(data_root(dataset, raw_dir), known):
-        raise UserError(f"{raw_dir}: {_some(wrong)} missing or damaged: run `lt25 download {dataset.name}`")
+        raise UserError(f"{raw_dir}: {_some(wrong)} missing, damaged or changed: run `lt25 download {dataset.name}`")
     return known
 
 
@@ -89,7 +94,7 @@ def _fetch(
     origin = dataset.origin
     if "builder" in origin:
         say(f"{dataset.name}: building")
-        with files.whole_folder(raw_dir) as folder:
+        with whole_folder(raw_dir) as folder:
             return import_module(f"lt25.data.builders.{BUILDERS[origin['builder']]}").build(folder, origin)
     if "hub" in origin:
         raw_dir.mkdir(parents=True, exist_ok=True)
@@ -102,14 +107,18 @@ def _fetch(
 
 
 def _write_manifest(dataset: Dataset, raw_dir: Path, revision: str | None) -> None:
-    root = data_root(dataset, raw_dir)
-    found = sorted(path for path in root.rglob("*") if path.is_file() and not _ours(path.relative_to(root)))
-    if not found:
-        raise UserError(f"dataset {dataset.name}: {root} holds no files")
+    root, found = data_root(dataset, raw_dir), set()
+    for pattern in hub.patterns(dataset.origin):
+        matching = {path for path in root.glob(pattern) if path.is_file() and not _ours(path.relative_to(root))}
+        if not matching:
+            raise UserError(
+                f"config/datasets/{dataset.name}.yaml: origin.files: no file of the dataset matches {pattern}"
+            )
+        found |= matching
     raw_dir.mkdir(parents=True, exist_ok=True)
     facts = {
         path.relative_to(root).as_posix(): {"sha256": files.sha256(path), "bytes": path.stat().st_size}
-        for path in track(found, f"{dataset.name}: files hashed", len(found))
+        for path in track(sorted(found), f"{dataset.name}: files hashed", len(found))
     }
     files.write_json(
         raw_dir / MANIFEST,
@@ -130,9 +139,10 @@ def _ours(path: Path) -> bool:
 
 def _manifest(raw_dir: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((raw_dir / MANIFEST).read_text(encoding="utf-8"))
+        known = json.loads((raw_dir / MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
+    return known if {"origin", "revision", "files"} <= set(known) else None
 
 
 def _some(names: list[str]) -> str:

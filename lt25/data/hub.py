@@ -1,9 +1,10 @@
 """Files of a dataset on the Hugging Face Hub, or in a local mirror laid out like it."""
 
+import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from lt25.data import files
 from lt25.data.progress import say, track
 from lt25.errors import UserError
 
@@ -37,39 +38,50 @@ def _from_mirror(name: str, origin: dict[str, Any], folder: Path, copied: Path, 
     if only is not None:
         found = {path for path in found if path.relative_to(copied).as_posix() in only}
     if not found:
-        raise UserError(
-            f"dataset {name}: no file of the mirror's {copied} matches {', '.join(only or patterns(origin))}"
-        )
-    files.need_space(folder, sum(path.stat().st_size for path in found), f"dataset {name}")
+        wanted = ", ".join(only or patterns(origin))
+        raise UserError(f"dataset {name}: no file of the mirror's {copied} matches {wanted}: complete the mirror")
+    _need_space(name, folder, sum(path.stat().st_size for path in found))
     say(f"{name}: copying {len(found)} files from the mirror's {origin['hub']}")
     for path in track(sorted(found), f"{name}: files copied", len(found)):
-        files.copy(path, folder / path.relative_to(copied))
+        target = folder / path.relative_to(copied)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(target.name + ".partial")
+        shutil.copyfile(path, partial)
+        partial.replace(target)
     return MIRROR
 
 
 def _from_hub(name: str, origin: dict[str, Any], folder: Path, mirror: Path | None, only: list[str] | None) -> str:
-    import shutil
-
     import httpx
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     hub = origin["hub"]
-    missing = f"dataset {name}: {hub} is not in the mirror {mirror} and" if mirror else f"dataset {name}: {hub}:"
-    mend = (
-        "connect to the network, or name a folder that has it in LT25_HUB_MIRROR or as hub_mirror in config/config.yaml"
-    )
+    place = f"dataset {name}: {hub} is not in the mirror {mirror} and" if mirror else f"dataset {name}: {hub}:"
+    instead = "name a folder that has it in LT25_HUB_MIRROR or as hub_mirror in config/config.yaml"
+    wanted = only or (patterns(origin) if "files" in origin else ["*"])
     try:
-        revision = HfApi().dataset_info(hub, revision=origin.get("revision")).sha
-        say(f"{name}: downloading {hub} at {revision[:12]} from the Hub")
-        snapshot_download(
-            hub, repo_type="dataset", revision=revision, allow_patterns=only or patterns(origin), local_dir=folder
-        )
+        info = HfApi().dataset_info(hub, revision=origin.get("revision"), files_metadata=True)
+        there = [file for file in info.siblings if any(fnmatch(file.rfilename, pattern) for pattern in wanted)]
+        _need_space(name, folder, sum(file.size or 0 for file in there))
+        say(f"{name}: downloading {len(there)} files of {hub} at {info.sha[:12]} from the Hub")
+        snapshot_download(hub, repo_type="dataset", revision=info.sha, allow_patterns=wanted, local_dir=folder)
+    except GatedRepoError:
+        raise UserError(
+            f"{place} the Hub gives it to those with permission only: log in with `hf auth login`"
+        ) from None
     except (RepositoryNotFoundError, RevisionNotFoundError):
         at = f" at revision {origin['revision']}" if "revision" in origin else ""
-        raise UserError(f"{missing} the Hub has no such dataset{at}: mend origin.hub, or {mend}") from None
+        raise UserError(f"{place} the Hub has no such dataset{at}: mend origin, or {instead}") from None
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{missing} the Hub cannot be reached ({reason}): {mend}") from None
-    shutil.rmtree(folder / ".cache", ignore_errors=True)
-    return revision
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{place} the Hub cannot be reached ({reason}): connect to the network, or {instead}") from None
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes; SOURCE.json says more
+    return info.sha
+
+
+def _need_space(name: str, folder: Path, wanted: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
+        needs = f"needs {wanted / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free"
+        raise UserError(f"dataset {name}: {needs}: make room there")

@@ -14,10 +14,10 @@ import numpy as np
 
 from lt25.config import Dataset
 from lt25.data.examples import Example, Examples
-from lt25.data.files import write_json
 from lt25.data.progress import track
 from lt25.data.shards import SplitWriter
 from lt25.errors import UserError
+from lt25.files import write_json
 
 END = "<|endoftext|>"
 """Ends every document, and stands before its first token when text is scored or generated."""

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from lt25 import files
 from lt25.config import Experiment
-from lt25.data import acquire, files, recipes
+from lt25.data import acquire, recipes
 from lt25.data.examples import SPLITS, Examples
+from lt25.data.folder import whole_folder
 from lt25.data.progress import say
 from lt25.data.shards import SplitWriter
 from lt25.errors import UserError
@@ -45,7 +47,7 @@ def prepare(experiment: Experiment) -> None:
     examples = Examples(dataset, acquire.data_root(dataset, experiment.raw_dir))
     module = import_module(f"lt25.data.{_MODULES[experiment.task]}")
 
-    with files.whole_folder(folder) as partial:
+    with whole_folder(folder) as partial:
         writers = {split: SplitWriter(partial, split) for split in SPLITS}
         facts = module.write(dataset, examples, recipe, writers, partial)
         for split, writer in writers.items():
