@@ -12,7 +12,9 @@ def register_config() -> None:
 
 def register() -> None:
     """Registers everything; calling it again changes nothing."""
+    from lt25.data import features
     from lt25.models import auto
 
     register_config()
     auto.register()
+    features.register()
