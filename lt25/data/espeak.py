@@ -42,7 +42,7 @@ class Espeak:
         """Speak ``text`` and return int16 samples [n] at ``sample_rate``.
 
         ``voice`` is an accent and a variant, as in "en-us+f3"; ``rate`` in words a minute (80 to 450); ``pitch`` from 0
-        to 99. Raises ValueError for a voice that the library does not have or a text that it says nothing for.
+        to 99. Raises ValueError for a voice that the library does not have.
         """
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise ValueError(f"espeak-ng has no voice {voice!r}")
@@ -51,6 +51,4 @@ class Espeak:
         self._chunks.clear()
         encoded = text.encode() + b"\0"
         self._library.espeak_Synth(encoded, len(encoded), 0, 1, 0, _UTF8, None, None)
-        if not self._chunks:
-            raise ValueError(f"espeak-ng said nothing for {text!r}")
         return np.concatenate(self._chunks)

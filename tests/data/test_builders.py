@@ -1,0 +1,111 @@
+import csv
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from lt25.data.builders import digits, espeak, stdlib
+from lt25.data.espeak import Espeak
+from lt25.data.series import decode_image
+
+
+def test_digits_are_scikit_learns_and_the_split_is_stratified(tmp_path):
+    from sklearn.datasets import load_digits
+
+    assert digits.build(tmp_path, {}).startswith("scikit-learn ")
+    original, seen = load_digits(), set()
+    for split, share in (("train", 0.8), ("test", 0.2)):
+        rows = pq.read_table(tmp_path / f"{split}.parquet").to_pylist()
+        counts = Counter(row["label"] for row in rows)
+        for label in range(10):
+            assert counts[label] == pytest.approx(share * (original.target == label).sum(), abs=1)
+        for row in rows[::10]:
+            number = int(row["id"].removeprefix("digit-"))
+            assert original.target[number] == row["label"]
+            pixels = decode_image(row["image"]["bytes"])[:, :, 0]
+            assert np.array_equal(np.round(pixels * (16 / 255)), original.images[number])
+        seen |= {row["id"] for row in rows}
+    assert len(seen) == 1797
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory):
+    folders = [tmp_path_factory.mktemp("spoken") for _ in range(2)]
+    for folder in folders:
+        espeak.build(folder, {"utterances": {"train": 40, "validation": 8, "test": 8}})
+    return folders
+
+
+def lines(folder, split):
+    with (folder / split / "metadata.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_spoken_digits_say_one_to_seven_digits(spoken):
+    for split, count in (("train", 40), ("validation", 8), ("test", 8)):
+        rows = lines(spoken[0], split)
+        assert len(rows) == count == len(list((spoken[0] / split).glob("*.flac")))
+        for row in rows:
+            words = row["text"].split()
+            assert 1 <= len(words) <= 7 and set(words) <= set(espeak.WORDS)
+            samples, rate = soundfile.read(spoken[0] / split / row["file_name"])
+            assert rate == 16000 and 0.15 * len(words) < len(samples) / rate < 1.5 * len(words) + 0.5
+            assert 0.01 < np.abs(samples).max() < 1
+
+
+def test_spoken_digits_are_the_same_at_every_build(spoken):
+    for path in spoken[0].rglob("*.*"):
+        assert path.read_bytes() == (spoken[1] / path.relative_to(spoken[0])).read_bytes(), path
+
+
+def test_no_voice_is_heard_in_two_splits():
+    speakers = [set(names) for names in espeak.SPEAKERS.values()]
+    assert sum(map(len, speakers)) == len(set.union(*speakers))
+    for split, names in espeak.SPEAKERS.items():
+        script = espeak._script(split, espeak.UTTERANCES[split])
+        assert {line["speaker"] for line in script} == set(names)
+
+
+def test_every_voice_and_accent_speaks():
+    synthesizer = Espeak()
+    assert synthesizer.sample_rate == 22050
+    said = {}
+    for accent in espeak.ACCENTS:
+        for speaker in [name for names in espeak.SPEAKERS.values() for name in names]:
+            said[speaker] = synthesizer.say("three", f"{accent}+{speaker}").tobytes()
+    assert len(set(said.values())) == len(said)
+
+
+def test_rate_and_pitch_are_heard():
+    synthesizer = Espeak()
+    slow, fast = (synthesizer.say("nine nine nine", "en-us+m1", rate=rate) for rate in (120, 240))
+    assert len(slow) > 1.4 * len(fast)
+    low, high = (synthesizer.say("nine nine nine", "en-us+m1", pitch=pitch).astype(float) for pitch in (10, 90))
+
+    def fundamental(samples):
+        spectrum = np.abs(np.fft.rfft(samples))
+        hertz = np.fft.rfftfreq(len(samples), 1 / synthesizer.sample_rate)
+        voice = (hertz > 50) & (hertz < 300)
+        return (spectrum * hertz)[voice].sum() / spectrum[voice].sum()
+
+    assert fundamental(low) < fundamental(high) - 10
+
+
+def test_a_voice_that_espeak_does_not_have():
+    with pytest.raises(ValueError, match="no voice 'xx'"):
+        Espeak().say("one", "xx")
+
+
+def test_the_standard_library_without_tests_and_packages(tmp_path):
+    import json
+    import platform
+
+    assert stdlib.build(tmp_path, {}) == f"{platform.python_implementation()} {platform.python_version()}"
+    names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"json/decoder.py", "argparse.py"} <= names and len(names) > 400
+    assert all(name.endswith(".py") for name in names)
+    assert not any({"test", "tests", "site-packages", "idle_test"} & set(name.split("/")) for name in names)
+    assert (tmp_path / "json/decoder.py").read_text() == Path(json.decoder.__file__).read_text()

@@ -1,0 +1,169 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lt25.data.prepared import PreparedSplit
+from lt25.errors import UserError
+from tests.data import make
+
+
+def images(root, labels=("cat", "dog"), shape=(4, 5)):
+    rng = np.random.default_rng(3)
+    for split, count in (("train", 40), ("test", 8)):
+        rows = [
+            {"image": {"bytes": make.random_png(rng, shape), "path": None}, "label": labels[n % 2]}
+            for n in range(count)
+        ]
+        make.parquet(root / f"{split}.parquet", rows)
+    return make.dataset("classification", {"path": str(root)}, splits={"train": "train", "test": "test"})
+
+
+def stats(folder):
+    return json.loads((folder / "stats.json").read_text())
+
+
+def everything(folder, name="inputs"):
+    return torch.cat([PreparedSplit(folder, split).shards[name] for split in ("train", "validation")]).float()
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "steps", "channels"),
+    [("pixels", (4, 5), 20, 1), ("rows", (4, 5), 4, 5), ("pixels", (4, 5, 3), 20, 3), ("rows", (4, 5, 3), 4, 15)],
+)
+def test_an_image_becomes_a_series_of_pixels_or_rows(tmp_path, layout, shape, steps, channels):
+    data = images(tmp_path / "raw", shape=shape)
+    folder = make.prepared(tmp_path, "classification", data, layout=layout)
+    train = PreparedSplit(folder, "train")
+    assert train[0]["input"].shape == (steps, channels) and train[0]["input"].dtype == torch.float16
+    assert train[0]["label"].shape == () and train[0]["label"].dtype == torch.int64
+    assert set(train.lengths) == {steps}
+    assert stats(folder)["model"]["input_size"] == channels
+    assert everything(folder).mean().abs() < 0.1 and (everything(folder).std() - 1).abs() < 0.1
+
+
+def test_pixels_keep_their_order_and_level(tmp_path):
+    data = images(tmp_path / "raw")
+    folder = make.prepared(tmp_path, "classification", data, layout="rows")
+    test = PreparedSplit(folder, "test")
+    config = json.loads((folder / "preprocessor_config.json").read_text())
+    from lt25.data.series import decode_image
+
+    for number, row in test.table().iterrows():
+        levels = (test[number]["input"].float() * config["std"][0] + config["mean"][0]) * 255
+        assert torch.allclose(levels, torch.tensor(decode_image(row.image)[:, :, 0]).float(), atol=0.3)
+
+
+def test_stats_tables_and_labels_agree(tmp_path):
+    folder = make.prepared(tmp_path, "classification", images(tmp_path / "raw"))
+    facts = stats(folder)
+    assert facts["model"]["id2label"] == {"0": "cat", "1": "dog"} and facts["model"]["label2id"] == {"cat": 0, "dog": 1}
+    for split in ("train", "validation", "test"):
+        prepared = PreparedSplit(folder, split)
+        table = prepared.table()
+        assert facts["splits"][split]["examples"] == len(prepared) == len(table) > 0
+        assert [facts["model"]["label2id"][name] for name in table.label] == prepared.shards["labels"].tolist()
+        assert facts["splits"][split]["labels"] == table.label.value_counts().to_dict()
+        assert sum(facts["splits"][split]["lengths"]["counts"]) == len(prepared)
+        assert ("image" in table) == (split == "test")
+    assert facts["splits"]["train"]["examples"] + facts["splits"]["validation"]["examples"] == 40
+
+
+def test_numbers_as_labels_take_the_names_given(tmp_path):
+    data = images(tmp_path / "raw", labels=(0, 2))
+    assert stats(make.prepared(tmp_path / "a", "classification", data))["model"]["num_labels"] == 3
+    named = make.dataset("classification", data.origin, splits=data.splits, labels=["a", "b", "c"])
+    assert stats(make.prepared(tmp_path / "b", "classification", named))["model"]["id2label"]["2"] == "c"
+
+
+def test_the_same_files_give_the_same_bytes(tmp_path):
+    data = images(tmp_path / "raw")
+    folders = [make.prepared(tmp_path / name, "classification", data) for name in ("a", "b")]
+    names = {path.name for path in folders[0].iterdir()}
+    assert names == {path.name for path in folders[1].iterdir()}
+    assert names == {
+        *(f"{split}.parquet" for split in ("train", "validation", "test")),
+        *(f"{split}-00000-of-00001.safetensors" for split in ("train", "validation", "test")),
+        "preprocessor_config.json",
+        "stats.json",
+    }
+    for name in names:
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
+
+
+def test_class_folders_by_path(tmp_path):
+    make.image_folder(tmp_path / "mine")
+    folder = make.prepared(tmp_path, "classification", make.dataset("classification", {"path": "mine"}))
+    table = PreparedSplit(folder, "train").table()
+    assert all(path.split("/")[0] == label for path, label in zip(table.path, table.label, strict=True))
+
+
+def test_series_of_numbers_from_json_lines(tmp_path):
+    rng = np.random.default_rng(4)
+    series = [{"image": (5 + 2 * rng.standard_normal((3 + n % 4, 2))).tolist(), "label": "up"} for n in range(30)]
+    make.write(tmp_path / "mine/all.jsonl", "\n".join(map(json.dumps, series)))
+    folder = make.prepared(
+        tmp_path, "classification", make.dataset("classification", {"path": "mine"}), layout="series"
+    )
+    train = PreparedSplit(folder, "train")
+    assert train[0]["input"].dtype == torch.float32 and set(train.lengths) == {3, 4, 5, 6}
+    assert train.shards["inputs"].mean().abs() < 1e-5
+
+
+@pytest.mark.parametrize("size", [None, [6, 3]])
+def test_images_of_two_sizes_need_one_size(tmp_path, size):
+    make.image_folder(tmp_path / "mine")
+    make.image_folder(tmp_path / "mine/large", shape=(9, 9))
+    data = make.dataset("classification", {"path": "mine"})
+    if size:
+        folder = make.prepared(tmp_path, "classification", data, layout="rows", size=size)
+        assert PreparedSplit(folder, "train")[0]["input"].shape == (6, 3)
+    else:
+        with pytest.raises(
+            UserError, match=r"large/cat/\d+.png: 9 by 9 pixels, the first image 4 by 5: set prepare.size"
+        ):
+            make.prepared(tmp_path, "classification", data)
+
+
+def test_a_corrupt_image_is_named_and_nothing_is_left(tmp_path):
+    make.image_folder(tmp_path / "mine")
+    bad = tmp_path / "mine/dog/3.png"
+    bad.write_bytes(bad.read_bytes()[:40])
+    with pytest.raises(UserError, match=r"dog/3.png: no readable image"):
+        make.prepared(tmp_path, "classification", make.dataset("classification", {"path": "mine"}))
+    assert not list((tmp_path / "data/processed/tiny").iterdir())
+
+
+def test_a_label_that_train_does_not_have_is_named(tmp_path):
+    data = images(tmp_path / "raw")
+    rng = np.random.default_rng(5)
+    make.parquet(
+        tmp_path / "raw/test.parquet", [{"image": {"bytes": make.random_png(rng), "path": ""}, "label": "cow"}]
+    )
+    with pytest.raises(
+        UserError, match=r"test.parquet, row 0: the label 'cow' is none of the training split's: cat, dog"
+    ):
+        make.prepared(tmp_path, "classification", data)
+
+
+def test_labels_beyond_the_names_given(tmp_path):
+    data = images(tmp_path / "raw", labels=(0, 7))
+    data.options["labels"] = ["a", "b"]
+    with pytest.raises(UserError, match=r"labels: labels go from 0 to 7, 2 names are given"):
+        make.prepared(tmp_path, "classification", data)
+
+
+def test_an_empty_split_is_named(tmp_path):
+    data = images(tmp_path / "raw")
+    tiny = make.dataset(
+        "classification", data.origin, splits={**data.splits, "validation": {"from": "train", "fraction": 1e-9}}
+    )
+    with pytest.raises(UserError, match=r"config/datasets/tiny.yaml: splits.validation: no examples"):
+        make.prepared(tmp_path, "classification", tiny)
+
+
+def test_layout_and_input_must_agree(tmp_path):
+    data = images(tmp_path / "raw")
+    with pytest.raises(UserError, match=r"the input is an image and prepare.layout is series: use pixels or rows"):
+        make.prepared(tmp_path, "classification", data, layout="series")

@@ -1,0 +1,129 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lt25.data.prepared import PreparedSplit
+from lt25.errors import UserError
+from tests.data import make
+
+TEXTS = [f"{word} {other}" for word in ("one", "two", "three", "don't") for other in ("four", "five", "six", "seven")]
+
+
+def speech(root, texts=TEXTS, **columns):
+    make.audio_folder(root, texts)
+    return make.dataset("speech_recognition", {"path": str(root)}, {"audio": "audio", "text": "text", **columns})
+
+
+def stats(folder):
+    return json.loads((folder / "stats.json").read_text())
+
+
+def test_frames_labels_and_table(tmp_path):
+    folder = make.prepared(tmp_path, "speech_recognition", speech(tmp_path / "mine"), n_mels=40)
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    assert vocabulary["<pad>"] == 0 and vocabulary["|"] == 1 and len(vocabulary) == 30
+    facts = stats(folder)
+    assert facts["model"] == {"vocab_size": 30, "pad_token_id": 0, "input_size": 40}
+    letters = {number: token for token, number in vocabulary.items()}
+    for split in ("train", "validation", "test"):
+        prepared = PreparedSplit(folder, split)
+        table = prepared.table()
+        for number, row in table.iterrows():
+            item = prepared[number]
+            assert item["input"].shape == (round(row.seconds * 100), 40) and item["input"].dtype == torch.float16
+            assert item["label"].dtype == torch.int32
+            assert "".join(letters[label] for label in item["label"].tolist()).replace("|", " ") == row.text
+        assert facts["splits"][split]["frames"] == prepared.lengths.sum()
+        assert facts["splits"][split]["characters"] == table.text.str.len().sum()
+        assert facts["splits"][split]["seconds"] == pytest.approx(table.seconds.sum())
+        assert ("audio" in table) == (split == "test")
+    features = PreparedSplit(folder, "train").shards["inputs"].float()
+    assert features.mean(0).abs().max() < 0.02 and (features.std(0) - 1).abs().max() < 0.02
+
+
+def test_the_same_files_give_the_same_bytes(tmp_path):
+    data = speech(tmp_path / "mine")
+    one, other = (make.prepared(tmp_path / name, "speech_recognition", data) for name in ("a", "b"))
+    assert stats(one) == stats(other)
+    for path in one.iterdir():
+        assert path.read_bytes() == (other / path.name).read_bytes(), path.name
+
+
+def test_speakers_are_disjoint_and_counted(tmp_path):
+    make.audio_folder(
+        tmp_path / "mine", [f"{text},s{n % 16}" for n, text in enumerate(2 * TEXTS)], "file_name,text,speaker"
+    )
+    columns = {"audio": "audio", "text": "text", "group": "speaker"}
+    data = make.dataset("speech_recognition", {"path": "mine"}, columns)
+    facts = stats(make.prepared(tmp_path, "speech_recognition", data))["splits"]
+    speakers = [set(facts[split]["speakers"]) for split in facts]
+    assert sum(map(len, speakers)) == len(set.union(*speakers)) == 16
+
+
+def test_transcripts_are_learnt_in_lower_case_with_single_spaces(tmp_path):
+    folder = make.prepared(tmp_path, "speech_recognition", speech(tmp_path / "mine", [" ONE  Two "] * 1 + TEXTS))
+    tables = [PreparedSplit(folder, split).table() for split in ("train", "validation", "test")]
+    assert "one two" in {text for table in tables for text in table.text}
+
+
+def test_audio_at_another_rate_and_in_stereo_is_brought_to_the_recipes(tmp_path):
+    import io
+
+    import soundfile
+
+    data = speech(tmp_path / "mine")
+    time = np.arange(8000) / 8000
+    buffer = io.BytesIO()
+    soundfile.write(buffer, 0.1 * np.stack([np.sin(880 * np.pi * time)] * 2, axis=1), 8000, format="WAV")
+    (tmp_path / "mine/0.wav").write_bytes(buffer.getvalue())
+    folder = make.prepared(tmp_path, "speech_recognition", data)
+    tables = [PreparedSplit(folder, split).table() for split in ("train", "validation", "test")]
+    assert [row.seconds for table in tables for row in table.itertuples() if row.id == "0.wav"] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no audio at all", r"3.wav: no readable audio \(.*\): mend it, or set prepare.faulty to exclude"),
+        (make.empty_wav(), r"3.wav: the audio holds no samples: mend it"),
+    ],
+)
+def test_a_corrupt_audio_file_is_named_or_left_out_and_counted(tmp_path, content, message, capsys):
+    data = speech(tmp_path / "mine")
+    (tmp_path / "mine/3.wav").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        make.prepared(tmp_path, "speech_recognition", data)
+    assert not list((tmp_path / "data/processed/tiny").iterdir())
+    facts = stats(make.prepared(tmp_path, "speech_recognition", data, faulty="exclude"))["splits"]
+    assert sum(fact["examples"] for fact in facts.values()) == len(TEXTS) - 1
+    assert sum(sum(fact["excluded"].values()) for fact in facts.values()) == 1
+    assert "left out: 1 times audio that cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "message"), [("naïve 2", "outside the alphabet: 2 ï"), ("  ", "an empty transcript")])
+def test_a_transcript_outside_the_alphabet_is_named_or_left_out(tmp_path, text, message):
+    data = speech(tmp_path / "mine", [*TEXTS, text])
+    with pytest.raises(UserError, match=rf"16.wav: column text: .*{message}"):
+        make.prepared(tmp_path, "speech_recognition", data)
+    facts = stats(make.prepared(tmp_path, "speech_recognition", data, faulty="exclude"))["splits"]
+    assert sum(fact["examples"] for fact in facts.values()) == len(TEXTS)
+
+
+def test_an_alphabet_of_ones_own(tmp_path):
+    data = speech(tmp_path / "mine", [*TEXTS, "naïve 2"])
+    folder = make.prepared(tmp_path, "speech_recognition", data, alphabet="abcdefghijklmnopqrstuvwxyz'ï2")
+    assert stats(folder)["model"]["vocab_size"] == 32
+
+
+def test_a_missing_column_is_named(tmp_path):
+    data = speech(tmp_path / "mine", text="transcript")
+    with pytest.raises(UserError, match=r"metadata.csv: no column transcript: it has file_name, text"):
+        make.prepared(tmp_path, "speech_recognition", data)
+
+
+def test_an_audio_column_without_audio_is_named(tmp_path):
+    make.parquet(tmp_path / "mine/all.parquet", [{"audio": "a.wav", "text": "one"}, {"audio": "b.wav", "text": "two"}])
+    with pytest.raises(UserError, match=r"all.parquet, row 0: column audio holds no bytes of an audio file"):
+        make.prepared(tmp_path, "speech_recognition", make.dataset("speech_recognition", {"path": "mine"}))
