@@ -145,6 +145,8 @@ class StepBatches:
             self.dataset,
             batch_sampler=self._indices(self.served // self.accumulation),
             collate_fn=self._collate,
+            # A generator of its own: otherwise a new iterator draws from the one that dropout draws from.
+            generator=torch.Generator(),
             **self.options,
         )
         for batch in batches:

@@ -1,0 +1,161 @@
+"""A project in a temporary directory with tiny prepared data of each task: what the tests of later stages stand on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from lt25.checkpoints.convert import read_weights
+from lt25.config import Experiment, load_experiment
+from lt25.files import write_json
+from lt25.training.job import write_job
+
+REPOSITORY = Path(__file__).parents[1]
+
+MODEL = {
+    "model_type": "lt25_hgrn",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "intermediate_size": 32,
+    "dropout": 0.1,
+}
+DECIDED = {
+    "classification": {"input_size": 2, "num_labels": 3},
+    "speech_recognition": {"input_size": 4, "vocab_size": 5, "pad_token_id": 0},
+    "language_modeling": {"vocab_size": 11, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0},
+}
+DATASETS = {"classification": "digits", "speech_recognition": "spoken-digits", "language_modeling": "stdlib"}
+
+
+def make_project(root: Path) -> Path:
+    """Make ``root`` a project: the repository's datasets and schemas, and an empty experiments directory."""
+    for name in ("config/datasets", "config/models", "workflow/schemas"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).symlink_to(REPOSITORY / name)
+    (root / "config" / "experiments").mkdir()
+    (root / "config" / "config.yaml").write_text("experiments: [tiny]\n")
+    return root
+
+
+def write_experiment(root: Path, task: str, name: str = "tiny", **sections) -> Experiment:
+    """Write and load an experiment of 12 steps of 4 examples; keyword arguments update its sections."""
+    experiment = {
+        "task": task,
+        "dataset": DATASETS[task],
+        "model": MODEL,
+        "training": {"steps": 12, "local_batch_size": 4, "seq_len": 16, "mixed_precision_param": "float32"},
+        "optimizer": {"lr": 1e-2},
+        "lr_scheduler": {"warmup_steps": 2},
+        "checkpoint": {"interval": 4},
+        "metrics": {"log_freq": 1},
+        "debug": {"deterministic": True},
+    }
+    for section, values in sections.items():
+        experiment[section] = {**experiment.get(section, {}), **values} if isinstance(values, dict) else values
+    path = root / "config" / "experiments" / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(experiment))
+    return load_experiment(path)
+
+
+def prepare(experiment: Experiment, examples: int = 24, seed: int = 0) -> None:
+    """Write random prepared data, in the layout of `lt25 prepare`, with sequences of different lengths."""
+    rng = np.random.default_rng(seed)
+    folder, task = experiment.processed_dir, experiment.task
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "validation", "test"):
+        lengths = rng.integers(8, 20, examples)
+        tensors = {"input_offsets": torch.from_numpy(np.concatenate([[0], lengths.cumsum()]))}
+        total = int(lengths.sum())
+        if task == "language_modeling":
+            tensors["inputs"] = torch.from_numpy(rng.integers(1, 11, total).astype(np.int32))
+        else:
+            tensors["inputs"] = torch.from_numpy(
+                rng.normal(size=(total, DECIDED[task]["input_size"])).astype(np.float32)
+            )
+        if task == "classification":
+            tensors["labels"] = torch.from_numpy(rng.integers(0, 3, examples))
+        elif task == "speech_recognition":
+            counts = rng.integers(1, 4, examples)
+            tensors["label_offsets"] = torch.from_numpy(np.concatenate([[0], counts.cumsum()]))
+            tensors["labels"] = torch.from_numpy(rng.integers(1, 5, counts.sum()).astype(np.int32))
+        save_file(tensors, folder / f"{split}-00000-of-00001.safetensors")
+    stats = {
+        "task": task,
+        "fingerprint": f"{task}-{seed}",
+        "model": DECIDED[task],
+        "splits": {"train": {"examples": examples}},
+    }
+    write_json(folder / "stats.json", stats)
+
+
+def tiny(root: Path, task: str, name: str = "tiny", **sections) -> Experiment:
+    """Make everything that training needs: experiment, prepared data, job file."""
+    experiment = write_experiment(root, task, name, **sections)
+    prepare(experiment)
+    write_job(experiment)
+    return experiment
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Return the environment of a test's trainer: one thread, no accelerator, nothing sent anywhere."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
+    return {**kept, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY), **extra}
+
+
+def train(experiment: Experiment, *overrides: str, processes: int = 1, **extra: str) -> subprocess.CompletedProcess:
+    """Run the trainer to its end, by torchrun where there are several processes."""
+    start = [sys.executable, "-m", "lt25.training"]
+    if processes > 1:
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
+        start.append("lt25.training")
+    job = str(experiment.results_dir / "job.toml")
+    return subprocess.run(
+        [*start, "--job.config_file", job, *overrides],
+        cwd=experiment.root,
+        env=environment(**extra),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def history(experiment: Experiment, run: str | None = None) -> list[dict]:
+    """Return the records of an experiment's current run."""
+    folder = experiment.results_dir / "runs" / run if run else (experiment.results_dir / "checkpoints").resolve().parent
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def kill_at(experiment: Experiment, seen) -> None:
+    """Start the trainer and kill it, as the system would, as soon as ``seen()`` is true."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lt25.training", "--job.config_file", str(experiment.results_dir / "job.toml")],
+        cwd=experiment.root,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not seen():
+        assert process.poll() is None, "the trainer ended before it could be killed"
+        assert time.monotonic() < deadline, "the trainer never came to the point where it is killed"
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def weights(experiment: Experiment, step: int) -> dict[str, torch.Tensor]:
+    """Return the weights of a checkpoint of an experiment's current run."""
+    return read_weights(experiment.results_dir / "checkpoints" / f"step-{step}")
+
+
+def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether two sets of weights are the same bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

@@ -1,0 +1,171 @@
+"""Stopping, going on and starting afresh: what a run directory is for."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from lt25.training.job import write_job
+from tests import tiny
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny.make_project(tmp_path))
+    return tmp_path
+
+
+KILLED_WHILE_SAVING = """
+import os, signal, sys
+import lt25.training.device
+from lt25.training import checkpoint
+whole = checkpoint.publish
+def publish(partial, final):
+    if final.name == "step-8":
+        next(partial.glob("*.distcp")).write_bytes(b"torn")
+        os.kill(os.getpid(), signal.SIGKILL)
+    whole(partial, final)
+checkpoint.publish = publish
+from lt25.training.__main__ import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("task", ["speech_recognition", "language_modeling"])
+def test_a_trainer_killed_at_three_moments_arrives_where_an_undisturbed_one_does(root, task):
+    undisturbed = tiny.tiny(root, task, "undisturbed")
+    assert tiny.train(undisturbed).returncode == 0
+
+    killed = tiny.tiny(root, task, "killed")
+    checkpoints = killed.results_dir / "checkpoints"
+    tiny.kill_at(killed, lambda: checkpoints.is_symlink())
+    assert not checkpoints.is_dir() or not any(checkpoints.iterdir())
+    tiny.kill_at(killed, lambda: (checkpoints / "step-4").is_dir())
+    torn = subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_SAVING, "--job.config_file", str(killed.results_dir / "job.toml")],
+        cwd=root,
+        env=tiny.environment(),
+        capture_output=True,
+    )
+    assert torn.returncode == -9, torn.stderr
+    assert (checkpoints / "partial-8").is_dir()
+
+    done = tiny.train(killed)
+    assert done.returncode == 0, done.stderr
+    assert tiny.same_weights(tiny.weights(killed, 12), tiny.weights(undisturbed, 12))
+    assert [record["loss"] for record in tiny.history(killed)] == [
+        record["loss"] for record in tiny.history(undisturbed)
+    ]
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-12", "step-4", "step-8"]
+
+
+def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_used(root):
+    experiment = tiny.tiny(root, "classification")
+    assert tiny.train(experiment).returncode == 0
+    before = tiny.weights(experiment, 12)
+    newest = experiment.results_dir / "checkpoints" / "step-12"
+    data = next(newest.glob("*.distcp"))
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+
+    done = tiny.train(experiment)
+    assert done.returncode == 0, done.stderr
+    assert "step-12 is damaged" in done.stderr
+    assert "set aside" in done.stderr
+    assert (newest.resolve().parents[1] / "damaged-step-12").is_dir()
+    assert tiny.same_weights(tiny.weights(experiment, 12), before)
+
+
+def test_more_steps_continue_and_anything_else_starts_afresh_and_says_so(root):
+    first = tiny.tiny(root, "classification")
+    assert tiny.train(first).returncode == 0
+    run = json.loads((first.results_dir / "train.json").read_text())["run_dir"]
+
+    longer = tiny.tiny(root, "classification", training={"steps": 16})
+    done = tiny.train(longer)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((first.results_dir / "train.json").read_text())["run_dir"] == run
+    assert [record["step"] for record in tiny.history(longer)] == list(range(1, 17))
+
+    other = tiny.tiny(root, "classification", training={"steps": 16}, optimizer={"lr": 5e-3})
+    done = tiny.train(other)
+    assert "optimizer.lr changed from 0.01 to 0.005: starting afresh in" in done.stdout
+    marker = json.loads((first.results_dir / "train.json").read_text())
+    assert marker["run_dir"] != run
+    assert (first.results_dir / "checkpoints").resolve() == first.results_dir / marker["run_dir"] / "checkpoints"
+    assert (first.results_dir / run / "checkpoints" / "step-16").is_dir()
+
+    shorter = tiny.tiny(root, "classification", training={"steps": 6})
+    done = tiny.train(shorter)
+    assert done.returncode == 0, done.stderr
+    marker = json.loads((first.results_dir / "train.json").read_text())
+    assert (marker["steps"], marker["checkpoints"]) == (6, [4, 6])
+    assert len(tiny.history(shorter)) == 6
+
+
+def test_an_override_by_hand_trains_apart_from_the_experiments_run(root):
+    experiment = tiny.tiny(root, "classification")
+    done = tiny.train(experiment, "--training.steps", "4", processes=1)
+    assert done.returncode == 0, done.stderr
+    assert "overridden by hand: training in results/tiny/runs/" in done.stdout
+    assert not (experiment.results_dir / "train.json").exists()
+    assert not (experiment.results_dir / "checkpoints").exists()
+    runs = list((experiment.results_dir / "runs").iterdir())
+    assert [json.loads((run / "train.json").read_text())["steps"] for run in runs] == [4]
+
+
+def test_a_given_step_is_loaded_and_gone_on_from(root):
+    experiment = tiny.tiny(root, "classification")
+    assert tiny.train(experiment).returncode == 0
+    before = tiny.weights(experiment, 12)
+    experiment = tiny.tiny(root, "classification", checkpoint={"load_step": 4})
+    done = tiny.train(experiment)
+    assert done.returncode == 0, done.stderr
+    assert tiny.same_weights(tiny.weights(experiment, 12), before)
+    missing = tiny.tiny(root, "classification", checkpoint={"load_step": 5})
+    done = tiny.train(missing)
+    assert done.returncode == 2
+    assert "checkpoint.load_step: no checkpoint of step 5: there are 4, 8, 12" in done.stderr
+
+
+def test_two_trainers_never_write_one_run_directory(root):
+    from filelock import FileLock
+
+    experiment = tiny.tiny(root, "classification", training={"steps": 2})
+    assert tiny.train(experiment).returncode == 0
+    run = (experiment.results_dir / "checkpoints").resolve().parent
+    with FileLock(run / "lock"):
+        done = tiny.train(experiment)
+    assert done.returncode == 2
+    assert "another trainer is writing here" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_training_starts_from_an_exported_model_even_after_an_early_kill(root):
+    from lt25.checkpoints.export import export
+
+    first = tiny.tiny(root, "classification", "first")
+    assert tiny.train(first).returncode == 0
+    export(first)
+
+    second = tiny.tiny(root, "classification", "second", init_from="first", optimizer={"lr": 1e-12})
+    run_before = second.results_dir / "checkpoints"
+    tiny.kill_at(second, lambda: run_before.is_symlink())
+    (second.results_dir / "checkpoints").resolve().mkdir(parents=True, exist_ok=True)
+    done = tiny.train(second)
+    assert done.returncode == 0, done.stderr
+    for name, tensor in tiny.weights(first, 12).items():
+        assert (tiny.weights(second, 12)[name] - tensor).abs().max() < 1e-6, name
+
+
+def test_a_change_of_the_data_is_another_run(root):
+    experiment = tiny.tiny(root, "classification", training={"steps": 2})
+    assert tiny.train(experiment).returncode == 0
+    shutil.rmtree(experiment.processed_dir)
+    tiny.prepare(experiment, seed=1)
+    write_job(experiment)
+    done = tiny.train(experiment)
+    assert "data changed from classification-0 to classification-1: starting afresh" in done.stdout

@@ -1,0 +1,126 @@
+"""Training of every task, in one process and in two, and the settings that must not change where it arrives."""
+
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+
+from lt25.config import TASKS
+from tests import tiny
+
+PLAIN = {"model": {"dropout": 0.0}}
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny.make_project(tmp_path))
+    return tmp_path
+
+
+def losses(experiment):
+    return [record["loss"] for record in tiny.history(experiment)]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_two_processes_give_the_losses_of_one(root, task):
+    one = tiny.tiny(root, task, "one", **PLAIN)
+    done = tiny.train(one)
+    assert done.returncode == 0, done.stderr
+    marker = json.loads((one.results_dir / "train.json").read_text())
+    assert marker["steps"] == 12
+    assert marker["checkpoints"] == [4, 8, 12]
+    assert marker["loss"] == losses(one)[-1]
+    assert [record["step"] for record in tiny.history(one)] == list(range(1, 13))
+    assert list((one.results_dir / marker["run_dir"] / "tb").rglob("events.*"))
+
+    two = tiny.tiny(root, task, "two", training={"local_batch_size": 2, "global_batch_size": 4}, **PLAIN)
+    done = tiny.train(two, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+    assert json.loads((two.results_dir / "train.json").read_text())["world_size"] == 2
+    for name, tensor in tiny.weights(one, 12).items():
+        torch.testing.assert_close(tiny.weights(two, 12)[name], tensor, atol=1e-3, rtol=1e-3)
+
+
+def test_replicas_sum_their_gradients(root):
+    one = tiny.tiny(root, "classification", "one", **PLAIN)
+    assert tiny.train(one).returncode == 0
+    two = tiny.tiny(
+        root,
+        "classification",
+        "two",
+        training={"local_batch_size": 2, "global_batch_size": 4},
+        parallelism={"data_parallel_replicate_degree": 2, "data_parallel_shard_degree": 1},
+        **PLAIN,
+    )
+    done = tiny.train(two, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"training": {"local_batch_size": 2, "global_batch_size": 4}},
+        {"activation_checkpoint": {"mode": "full"}},
+        {"checkpoint": {"async_mode": "async"}},
+    ],
+    ids=["accumulation", "activation checkpointing", "asynchronous checkpoints"],
+)
+def test_settings_of_speed_and_memory_do_not_change_the_result(root, sections):
+    plain = tiny.tiny(root, "speech_recognition", "plain", **PLAIN)
+    assert tiny.train(plain).returncode == 0
+    other = tiny.tiny(root, "speech_recognition", "other", **sections, **PLAIN)
+    done = tiny.train(other)
+    assert done.returncode == 0, done.stderr
+    assert losses(other) == pytest.approx(losses(plain), abs=1e-5)
+    assert (other.results_dir / "checkpoints" / "step-12" / "manifest.json").is_file()
+
+
+@pytest.mark.slow
+def test_compiled_layers_give_the_same_losses(root):
+    plain = tiny.tiny(root, "language_modeling", "plain", **PLAIN)
+    assert tiny.train(plain).returncode == 0
+    other = tiny.tiny(
+        root, "language_modeling", "other", compile={"enable": True}, debug={"deterministic": False}, **PLAIN
+    )
+    done = tiny.train(other)
+    assert done.returncode == 0, done.stderr
+    assert losses(other) == pytest.approx(losses(plain), abs=1e-4)
+
+
+def test_a_step_with_a_nan_gradient_is_skipped_counted_and_leaves_the_schedule_standing(root):
+    experiment = tiny.tiny(root, "classification", lr_scheduler={"warmup_steps": 12})
+    shard = next(experiment.processed_dir.glob("train-*.safetensors"))
+    tensors = tiny.load_file(shard)
+    tensors["inputs"][0] = float("nan")
+    tiny.save_file(tensors, shard)
+    done = tiny.train(experiment)
+    assert done.returncode == 0, done.stderr
+    records = tiny.history(experiment)
+    skipped = json.loads((experiment.results_dir / "train.json").read_text())["skipped_steps"]
+    assert skipped == sum(record["loss"] != record["loss"] for record in records) == 2
+    after_nan = [b["lr"] == a["lr"] for a, b in pairwise(records)]
+    assert after_nan == [record["loss"] != record["loss"] for record in records[:-1]]
+    assert all(tensor.isfinite().all() for tensor in tiny.weights(experiment, 12).values())
+    assert "skipped" in done.stdout
+
+
+def test_wandb_runs_offline_under_one_id_when_a_project_is_named(root):
+    experiment = tiny.tiny(root, "classification", training={"steps": 4})
+    offline = {"WANDB_PROJECT": "trial", "WANDB_MODE": "offline"}
+    done = tiny.train(experiment, **offline)
+    assert done.returncode == 0, done.stderr
+    experiment = tiny.tiny(root, "classification", training={"steps": 8})
+    assert tiny.train(experiment, **offline).returncode == 0
+    runs = sorted(path.name for path in experiment.results_dir.rglob("offline-run-*"))
+    fingerprint = json.loads((experiment.results_dir / "train.json").read_text())["fingerprint"]
+    assert len(runs) == 2
+    assert all(name.endswith(f"tiny-{fingerprint}") for name in runs)
+
+
+def test_without_a_project_nothing_of_wandb_is_written(root):
+    experiment = tiny.tiny(root, "classification", training={"steps": 2})
+    assert tiny.train(experiment).returncode == 0
+    assert not list(root.rglob("wandb"))
