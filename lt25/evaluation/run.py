@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import time
 from pathlib import Path
@@ -17,8 +16,8 @@ from lt25.data.prepared import PreparedSplit
 from lt25.data.progress import say
 from lt25.errors import UserError
 from lt25.evaluation import classification, language, plots, speech, style
-from lt25.evaluation.files import write_bytes, write_text
 from lt25.evaluation.options import Options, read_options
+from lt25.files import write_json
 
 AUTO_CLASSES = {
     "classification": "AutoModelForSequenceClassification",
@@ -52,9 +51,9 @@ def run(experiment: Experiment, model_dir: Path, out_dir: Path) -> dict:
     headline = options.headline
     for file, figure in plots.draw(experiment.task, splits[headline], tables[options.splits.index(headline)]).items():
         style.save(figure, out_dir / file)
-    predictions = io.BytesIO()
-    pd.concat(tables, ignore_index=True).to_parquet(predictions, index=False)
-    write_bytes(out_dir / "predictions.parquet", predictions.getvalue())
+    temporary = out_dir / ".predictions.parquet"
+    pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
+    temporary.replace(out_dir / "predictions.parquet")
     export = model_dir / "export.json"
     result = {
         "task": experiment.task,
@@ -67,7 +66,7 @@ def run(experiment: Experiment, model_dir: Path, out_dir: Path) -> dict:
         "seconds": round(time.perf_counter() - started, 3),
         "splits": splits,
     }
-    write_text(out_dir / "metrics.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    write_json(out_dir / "metrics.json", result)
     return result
 
 

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lt25.evaluation.files import write_text
+from lt25.files import write_text
 
 INK = "#75797f"
 TEXT = "#71757b"

@@ -18,7 +18,7 @@ def build(experiments: Sequence[Experiment], out: Path) -> None:
     Raises UserError if an experiment has not been evaluated.
     """
     # matplotlib and jinja2 take a second to import: the command line must not wait for them
-    from lt25.evaluation.files import write_text
+    from lt25.files import write_text
     from lt25.report.page import render
 
     write_text(Path(out), render(experiments))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lt25.config import Experiment
 from lt25.errors import UserError
-from lt25.evaluation.files import write_text
+from lt25.files import write_text
 from lt25.report.collect import read_json, read_metrics
 from lt25.report.headline import count, duration, headline
 
