@@ -1,0 +1,59 @@
+"""The sequence classifier."""
+
+import pytest
+import torch
+
+from tests.models import tiny
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("subsampling", [1, 2])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_padding_changes_nothing(pooling, subsampling, bidirectional):
+    model = tiny.classifier(pooling=pooling, subsampling=subsampling, bidirectional=bidirectional)
+    lengths = (11, 6, 1)
+    features = torch.full((3, 11, 2), 50.0)
+    mask = (torch.arange(11) < torch.tensor(lengths)[:, None]).long()
+    for n, length in enumerate(lengths):
+        features[n, :length] = torch.randn(length, 2)
+    logits = model(features, mask).logits
+    assert logits.shape == (3, 5)
+    for n, length in enumerate(lengths):
+        alone = model(features[n : n + 1, :length]).logits
+        torch.testing.assert_close(logits[n : n + 1], alone, atol=1e-4, rtol=1e-4)
+    full = torch.ones_like(mask)
+    torch.testing.assert_close(model(features, full).logits, model(features).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_left_padding_counts_as_little():
+    model = tiny.classifier(pooling="last")
+    series = torch.randn(1, 6, 2)
+    padded = torch.cat((torch.full((1, 3, 2), 50.0), series), 1)
+    found = model(padded, torch.tensor([[0] * 3 + [1] * 6])).logits
+    torch.testing.assert_close(found, model(series).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_loss_is_the_cross_entropy():
+    model = tiny.classifier()
+    series, labels = torch.randn(3, 6, 2), torch.tensor([0, 4, 2])
+    output = model(series, labels=labels)
+    expected = -output.logits.log_softmax(-1)[torch.arange(3), labels].mean()
+    torch.testing.assert_close(output.loss, expected)
+
+
+def test_learns_a_rule_that_needs_memory():
+    """Which of two channels spiked first: the answer lies far from the end of the series."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    model = tiny.classifier(use_short_conv=True, pooling="last").train()
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(80):
+        first = torch.randint(0, 2, (32,), generator=generator)
+        series = torch.zeros(32, 18, 2)
+        series[torch.arange(32), torch.randint(0, 6, (32,), generator=generator), first] = 1
+        series[torch.arange(32), torch.randint(6, 12, (32,), generator=generator), 1 - first] = 1
+        output = model(series, labels=first)
+        output.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert (output.logits.argmax(-1) == first).float().mean() > 0.95

@@ -1,0 +1,64 @@
+"""The speech recogniser."""
+
+import pytest
+import torch
+
+from lt25.ops import ctc_loss
+from tests.models import tiny
+
+
+@pytest.mark.parametrize("subsampling", [1, 2, 4])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_padding_changes_nothing(subsampling, bidirectional):
+    model = tiny.ctc(subsampling=subsampling, bidirectional=bidirectional, use_short_conv=True)
+    lengths = (23, 14, 1)
+    features = torch.full((3, 23, 8), 50.0)
+    mask = (torch.arange(23) < torch.tensor(lengths)[:, None]).long()
+    for n, length in enumerate(lengths):
+        features[n, :length] = torch.randn(length, 8)
+    output = model(features, mask)
+    for n, length in enumerate(lengths):
+        alone = model(features[n : n + 1, :length])
+        frames = -(-length // subsampling)
+        assert output.logit_lengths[n] == alone.logit_lengths[0] == alone.logits.shape[1] == frames
+        torch.testing.assert_close(output.logits[n, :frames], alone.logits[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("blank", [None, 3])
+def test_silence_after_the_end(blank):
+    model = tiny.ctc(subsampling=2, pad_token_id=blank)
+    features = torch.randn(2, 12, 8)
+    mask = torch.tensor([[1] * 12, [1] * 5 + [0] * 7])
+    logits = model(features, mask).logits
+    assert logits.isfinite().all()
+    assert (logits[1, 3:].argmax(-1) == (blank or 0)).all()
+    assert (logits[1, 3:].softmax(-1).amax(-1) == 1).all()
+    assert not (logits[0].softmax(-1).amax(-1) == 1).any()
+
+
+def test_loss_is_nats_per_character():
+    model = tiny.ctc(subsampling=2)
+    features, mask = torch.randn(2, 12, 8), torch.tensor([[1] * 12, [1] * 9 + [0] * 3])
+    labels = torch.tensor([[1, 2, 3], [4, -100, -100]])
+    output = model(features, mask, labels)
+    torch.testing.assert_close(output.loss, ctc_loss(output.logits, torch.tensor([6, 5]), labels) / 4)
+    output.loss.backward()
+    assert model.model.features.convs[0].weight.grad.any()
+
+
+def test_lengths_of_outputs():
+    model = tiny.ctc(subsampling=4)
+    lengths = torch.arange(1, 20)
+    found = model._get_feat_extract_output_lengths(lengths)
+    assert found.tolist() == [model(torch.zeros(1, int(n), 8)).logits.shape[1] for n in lengths]
+
+
+def test_half_precision_features_are_taken_as_they_come():
+    model = tiny.ctc(subsampling=2)
+    features = torch.randn(1, 9, 8).half()
+    assert torch.equal(model(features).logits, model(features.float()).logits)
+
+
+def test_needs_features():
+    with pytest.raises(ValueError, match="input_size"):
+        tiny.ctc(input_size=None)

@@ -1,0 +1,229 @@
+"""What all HGRN models share: gates, padding, packing, initialisation, and how training handles them."""
+
+import copy
+
+import pytest
+import torch
+
+from lt25.models import HGRNConfig, HGRNForCausalLM, HGRNModel
+from lt25.models.hgrn import gate
+from lt25.models.short_conv import ShortConvolution
+from tests.models import tiny
+from tests.models.restatement import causal_convolution
+
+OPTIONS = {
+    "plain": {},
+    "convolved": {"use_short_conv": True},
+    "two-way": {"bidirectional": True},
+    "two-way-convolved": {"bidirectional": True, "use_short_conv": True},
+    "no-bounds": {"use_lower_bound": False, "expand_ratio": 2},
+}
+every_kind = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+
+
+def encoder(**options) -> HGRNModel:
+    torch.manual_seed(0)
+    return tiny.randomised(HGRNModel(HGRNConfig(**{**tiny.SIZES, "vocab_size": 50, **options})))
+
+
+def hidden(model, embeds, **options):
+    return model(inputs_embeds=embeds, use_cache=False, **options).last_hidden_state
+
+
+@pytest.mark.parametrize("bound", [None, 0.3])
+def test_gates_at_their_limits(bound):
+    f = torch.tensor([[[-200.0, 0.0, 200.0]]], requires_grad=True)
+    i = torch.full_like(f, 2.0)
+    lower_bound = None if bound is None else torch.full((3,), bound)
+    x, log_f = gate(i, f, lower_bound, None)
+    forget = (bound or 0) + (1 - (bound or 0)) * torch.tensor([0.0, 0.5, 1.0])
+    torch.testing.assert_close(log_f.exp().flatten(), forget)
+    torch.testing.assert_close(x.flatten(), torch.nn.functional.silu(i).flatten() * (1 - forget))
+    (x.sum() + log_f.exp().sum()).backward()
+    assert f.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("bound", [None, 0.3])
+def test_a_masked_step_keeps_the_state_exactly(bound):
+    lower_bound = None if bound is None else torch.rand(7)
+    x, log_f = gate(torch.randn(1, 9, 7), torch.randn(1, 9, 7), lower_bound, torch.zeros(1, 9, 1, dtype=torch.bool))
+    assert (x == 0).all() and (log_f.exp() == 1).all()
+
+
+@every_kind
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing(options, side):
+    model = encoder(**options)
+    lengths = (9, 5, 1)
+    alone = [torch.randn(1, length, 24) for length in lengths]
+    # What stands in the padding must not matter, so it is made conspicuous.
+    embeds, mask = torch.full((3, 9, 24), 1e3), torch.zeros(3, 9, dtype=torch.int64)
+    place = [slice(9 - n, 9) if side == "left" else slice(0, n) for n in lengths]
+    for n, where in enumerate(place):
+        embeds[n, where], mask[n, where] = alone[n][0], 1
+    embeds.requires_grad_()
+    found = hidden(model, embeds, attention_mask=mask)
+    for n, where in enumerate(place):
+        torch.testing.assert_close(found[n, where], hidden(model, alone[n])[0], atol=2e-5, rtol=1e-4)
+    (found * mask[..., None]).sum().backward()
+    assert not embeds.grad[mask == 0].any(), "a gradient reaches the padding"
+
+
+@every_kind
+def test_packed_sequences_do_not_meet(options):
+    model = encoder(**options)
+    lengths = [4, 1, 9, 2]
+    alone = [torch.randn(1, length, 24) for length in lengths]
+    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0)
+    for dtype in (torch.int64, torch.int32):
+        packed = hidden(model, torch.cat(alone, 1), cu_seqlens=cu_seqlens.to(dtype))
+        expected = torch.cat([hidden(model, embeds) for embeds in alone], 1)
+        torch.testing.assert_close(packed, expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["one-way", "two-way"])
+def test_which_way_information_flows(both):
+    model = encoder(bidirectional=both, use_short_conv=True)
+    embeds = torch.randn(1, 9, 24)
+    changed = embeds.clone()
+    changed[:, 4] += 1
+    moved = (hidden(model, changed) - hidden(model, embeds)).abs().amax(-1)[0] > 1e-6
+    assert moved[4:].all()
+    assert moved[:4].all() if both else not moved[:4].any()
+
+
+def test_short_convolution_is_a_depthwise_convolution():
+    conv = ShortConvolution(6, 4)
+    torch.nn.init.normal_(conv.weight)
+    x = torch.randn(2, 9, 6)
+    torch.testing.assert_close(conv(x, None, None)[0], causal_convolution(x, conv.weight))
+    halves = conv.both_ways(x.chunk(2, -1), None, None)
+    forward, backward = conv.weight.chunk(2)
+    torch.testing.assert_close(halves[0], causal_convolution(x[..., :3], forward))
+    torch.testing.assert_close(halves[1], causal_convolution(x[..., 3:].flip(1), backward).flip(1))
+
+
+def test_short_convolution_hands_on_its_last_inputs():
+    conv = ShortConvolution(6, 4)
+    torch.nn.init.normal_(conv.weight)
+    x = torch.randn(2, 9, 6)
+    whole = conv(x, None, None)[0]
+    for cut in (1, 2, 5):
+        first, state = conv(x[:, :cut], None, None)
+        second, _ = conv(x[:, cut:], None, None, state)
+        torch.testing.assert_close(torch.cat((first, second), 1), whole)
+    # Padded on the right, the last inputs are those before the padding.
+    mask = (torch.arange(9) < torch.tensor([[9], [5]]))[..., None]
+    state = conv(x, mask, None)[1]
+    torch.testing.assert_close(state, torch.stack((x[0, 6:], x[1, 2:5])))
+
+
+@pytest.mark.parametrize("make", [tiny.causal_lm, tiny.ctc, tiny.classifier], ids=["lm", "ctc", "classifier"])
+def test_init_weights_writes_everything(make):
+    """A model built on the meta device and materialised holds whatever the memory held: NaN, to be sure to see it."""
+    options = {"use_short_conv": True}
+    ordinary = make(**options)
+    torch.manual_seed(0)
+    ordinary.init_weights()
+    with torch.device("meta"):
+        model = type(ordinary)(ordinary.config)
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.fill_(float("nan"))
+        torch.manual_seed(0)
+        model.init_weights()
+    expected = ordinary.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+    assert all(parameter.ndim > 0 for parameter in model.parameters()), "a scalar cannot be sharded"
+
+
+def test_initial_weights_have_the_scale_that_the_config_asks_for():
+    torch.manual_seed(0)
+    model = HGRNForCausalLM(HGRNConfig(hidden_size=128, num_hidden_layers=2, vocab_size=500, use_short_conv=True))
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            assert (parameter == 1).all()
+        elif "lower_bounds" in name:
+            assert (parameter == 0).all()
+        elif "conv1d" in name:
+            assert 0.45 < parameter.abs().max() <= 0.5
+        else:
+            assert parameter.std().item() == pytest.approx(0.02, rel=0.05), name
+
+
+def test_lower_bounds_rise_from_none_to_less_than_one():
+    model = encoder()
+    bounds = model._lower_bounds()
+    assert bounds[0] is None
+    stack = torch.stack([torch.zeros(24), *bounds[1:]])
+    assert (stack.diff(dim=0) > 0).all() and (stack < 1).all()
+
+
+@every_kind
+def test_gradients_reach_every_parameter(options):
+    model = encoder(**options)
+    hidden(model, torch.randn(2, 9, 24)).square().sum().backward()
+    without = {
+        name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    }
+    assert without == {"embeddings.weight"}, "embeddings were given, all else must learn"
+
+
+@every_kind
+def test_a_layer_compiles_into_one_graph(options):
+    model = encoder(**options)
+    torch.compiler.reset()
+    layer, embeds = model.layers[1], torch.randn(2, 9, 24)
+    bound = model._lower_bounds()[1]
+    compiled = torch.compile(copy.deepcopy(layer), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(embeds, bound), layer(embeds, bound), atol=1e-5, rtol=1e-5)
+    cu_seqlens = torch.tensor([0, 4, 9])
+    packed = compiled(embeds[:1], bound, cu_seqlens=cu_seqlens)
+    torch.testing.assert_close(packed, layer(embeds[:1], bound, cu_seqlens=cu_seqlens), atol=1e-5, rtol=1e-5)
+
+
+def test_layers_compiled_one_by_one_share_their_graphs():
+    """Ten compilations would hit torch's limit of eight, and fall back to eager layers, were they not shared."""
+    torch.compiler.reset()
+    model = encoder(num_hidden_layers=10)
+    embeds = torch.randn(2, 9, 24)
+    expected = hidden(model, embeds)
+    for n, layer in enumerate(model.layers):
+        model.layers[n] = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(hidden(model, embeds), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_activation_checkpointing_gives_the_same_gradients():
+    model = encoder(use_short_conv=True, dropout=0.2).train()
+    embeds = torch.randn(2, 9, 24)
+
+    def gradients():
+        model.zero_grad()
+        torch.manual_seed(0)
+        hidden(model, embeds).square().sum().backward()
+        return [parameter.grad.clone() for parameter in model.layers.parameters()]
+
+    expected = gradients()
+    model.activation_checkpointing_enable()
+    for found, grad in zip(gradients(), expected, strict=True):
+        torch.testing.assert_close(found, grad)
+
+
+def test_dropout_only_while_training():
+    model = encoder(dropout=0.5)
+    embeds = torch.randn(1, 5, 24)
+    assert torch.equal(hidden(model, embeds), hidden(model, embeds))
+    model.train()
+    assert not torch.equal(hidden(model, embeds), hidden(model, embeds))
+
+
+def test_wrong_calls_are_named():
+    model, ids = encoder(), torch.zeros(1, 3, dtype=torch.int64)
+    with pytest.raises(ValueError, match="exactly one of"):
+        model(input_ids=ids, inputs_embeds=torch.zeros(1, 3, 24))
+    with pytest.raises(ValueError, match="neither an attention mask nor a cache"):
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), cu_seqlens=torch.tensor([0, 3]))
+    with pytest.raises(ValueError, match="has no cache"):
+        encoder(bidirectional=True)(input_ids=ids, past_key_values=model(input_ids=ids).past_key_values)
