@@ -89,7 +89,7 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 90:
         return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{round(seconds / 60)} min"
-    hours, rest = divmod(minutes, 60)
+    hours, rest = divmod(round(seconds / 60), 60)
     return f"{hours} h {rest} min" if rest else f"{hours} h"
 
 

@@ -27,6 +27,7 @@ from lt25.report.svg import inline
 HERE = Path(__file__).parent
 WORST_UTTERANCES = 8
 MISTAKES = 18
+REASONS = 3
 
 # evaluation's plots in reading order, with the sentence that stands under each
 CAPTIONS = {
@@ -49,13 +50,12 @@ def render(experiments: Sequence[Experiment]) -> str:
     for experiment in experiments:
         say(f"report: {experiment.name}")
         stories.append(story(collect(experiment)))
-    html = environment.get_template("page.html").render(
+    return environment.get_template("page.html").render(
         stories=stories,
         style=Markup((HERE / "page.css").read_text()),
         date=datetime.date.today().strftime("%-d %B %Y"),
         versions=versions(stories),
     )
-    return re.sub(r"\n\s*\n+", "\n", html)
 
 
 def story(results: Results) -> dict:
@@ -157,7 +157,7 @@ def learning_curve(results: Results) -> Markup | str:
 
 
 def data_rows(results: Results) -> dict:
-    """The prepared splits as a table: {"columns": [...], "rows": [(split, [cells])]}."""
+    """The prepared splits as a table: {"columns", "rows": [(split, cells)], "excluded": [(split, reason, how many)]}."""
     splits = results.stats.get("splits", {})
     known = {
         "examples": count,
@@ -166,14 +166,22 @@ def data_rows(results: Results) -> dict:
         "tokens": count,
         "bytes": size,
         "frames": count,
-        "speakers": count,
+        "speakers": lambda speakers: count(len(speakers) if isinstance(speakers, dict) else speakers),
     }
-    columns = [c for c in known if any(isinstance(split.get(c), int | float) for split in splits.values())]
+    columns = [name for name in known if any(name in split for split in splits.values())]
     rows = [
-        (name, [known[c](split[c]) if isinstance(split.get(c), int | float) else "–" for c in columns])
+        (name, [known[column](split[column]) if column in split else "–" for column in columns])
         for name, split in splits.items()
     ]
-    return {"columns": ["audio" if c == "seconds" else c for c in columns], "rows": rows}
+    return {
+        "columns": ["audio" if column == "seconds" else column for column in columns],
+        "rows": rows,
+        "excluded": [
+            (name, why, n)
+            for name, split in splits.items()
+            for why, n in sorted(split.get("excluded", {}).items(), key=lambda reason: -reason[1])[:REASONS]
+        ],
+    }
 
 
 def data_figures(results: Results) -> list[Markup]:

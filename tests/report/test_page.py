@@ -9,7 +9,7 @@ import soundfile
 from lt25 import report
 from lt25.errors import UserError
 from lt25.report.collect import collect
-from lt25.report.page import highlight, mistakes, story, utterances
+from lt25.report.page import data_rows, highlight, mistakes, story, utterances
 
 from .trees import make
 
@@ -78,6 +78,17 @@ def test_each_experiment_shows_its_number_and_what_it_was_measured_on(page, expe
 def test_text_of_users_cannot_become_markup(page):
     assert "Read &lt;all&gt; lines" in page
     assert "<all>" not in page
+
+
+def test_blank_lines_of_samples_stay(page):
+    assert "lines.\n\n\n    Blank lines stay.\n" in page
+
+
+def test_what_was_left_out_of_the_data_is_said(page, experiments):
+    rows = data_rows(collect(experiments[1]))
+    assert rows["columns"] == ["examples", "audio", "characters", "speakers"]
+    assert rows["rows"][0] == ("train", ["4,000", "2 h 32 min", "71,000", "60"])
+    assert "Left out of train while preparing: 3, longer than 30 s." in page
 
 
 def test_plots_follow_light_and_dark(page):

@@ -153,7 +153,18 @@ def spoken(experiment: Experiment) -> None:
     import soundfile
 
     generator = np.random.default_rng(0)
-    scored, stats = {}, {"train": {"examples": 4000, "seconds": 9100.0, "characters": 71_000, "speakers": 60}}
+    scored, stats = (
+        {},
+        {
+            "train": {
+                "examples": 4000,
+                "seconds": 9100.0,
+                "characters": 71_000,
+                "speakers": {f"voice {i}": 60 for i in range(60)},
+            }
+        },
+    )
+    stats["train"]["excluded"] = {"longer than 30 s": 3}
     stats["train"]["lengths"] = {"edges": [30, 90, 150, 210, 270, 330], "counts": [400, 1200, 1400, 800, 200]}
     for split, n in (("validation", 60), ("test", 80)):
         said = [[WORDS[k] for k in generator.integers(0, 10, generator.integers(1, 8))] for _ in range(n)]
@@ -167,7 +178,12 @@ def spoken(experiment: Experiment) -> None:
         table["speaker"], table["seconds"] = "en-gb-scotland+f2", 0.55 * table["words"]
         metrics |= {"seconds_of_audio": float(table["seconds"].sum()), "real_time_factor": 0.0043}
         scored[split] = (metrics, table)
-        stats[split] = {"examples": n, "seconds": metrics["seconds_of_audio"], "characters": 900, "speakers": 8}
+        stats[split] = {
+            "examples": n,
+            "seconds": metrics["seconds_of_audio"],
+            "characters": 900,
+            "speakers": {"one": 30, "two": 30},
+        }
     clip = io.BytesIO()
     tone = 0.2 * np.sin(2 * np.pi * 220 * np.arange(16_000) / 16_000)
     soundfile.write(clip, tone, 16_000, format="FLAC")
@@ -207,7 +223,7 @@ def source(experiment: Experiment) -> None:
         )
         stats[split] = {"examples": n + 10, "tokens": 331_000, "bytes": 1_030_000}
     sample = {
-        "prompt": 'def read(path):\n    """Read <all> lines.\n',
+        "prompt": 'def read(path):\n    """Read <all> lines.\n\n\n    Blank lines stay.\n',
         "greedy": "    return path\n" * 9,
         "sampled": '    """\n    for line in path:\n        yield line\n' * 4,
         "temperature": 0.8,
