@@ -1,6 +1,9 @@
 """Between torch's distributed checkpoints (DCP) and Hugging Face folders, both ways, weights only."""
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -39,7 +42,8 @@ def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     }
     if not weights:
         raise UserError(f"{checkpoint}: holds no weights whose names begin with {PREFIX}: not a checkpoint of lt25")
-    dcp.load(weights, storage_reader=FileSystemReader(checkpoint), no_dist=True)
+    with _one_process():
+        dcp.load(weights, storage_reader=FileSystemReader(checkpoint), no_dist=True)
     return {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
 
 
@@ -60,5 +64,14 @@ def import_model(folder: Path, checkpoint: Path) -> None:
     partial = partial_name(checkpoint)
     if partial == checkpoint:
         raise UserError(f"{checkpoint}: expected a folder called step-N: call it step-0 to start a run from it")
-    dcp.save(weights, storage_writer=FileSystemWriter(partial), no_dist=True)
+    with _one_process():
+        dcp.save(weights, storage_writer=FileSystemWriter(partial), no_dist=True)
     publish(partial, checkpoint)
+
+
+@contextmanager
+def _one_process() -> Iterator[None]:
+    """Keep torch from warning that it is not distributed, which is what ``no_dist`` says."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield

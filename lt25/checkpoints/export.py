@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForCTC, AutoModelForSequenceClassification
+from transformers.utils.logging import disable_progress_bar
 
 from lt25.checkpoints.card import model_card
 from lt25.checkpoints.convert import read_weights
@@ -53,6 +54,7 @@ def export(experiment: Experiment, step: int | None = None) -> Path:
     folder = experiment.results_dir / "hf"
     folder = folder if step is None else folder / f"step-{step}"
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    disable_progress_bar()
     model.save_pretrained(partial)
     for name in _ASSETS:
         if (asset := experiment.processed_dir / name).is_file():

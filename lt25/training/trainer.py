@@ -1,6 +1,8 @@
 """torchtitan's trainer with what it lacks: whole checkpoints, finite steps, randomness that survives a restart."""
 
+import time
 from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -49,6 +51,7 @@ class Trainer(torchtitan.train.Trainer):
         self.optimizers.skipped = state_dict["skipped_steps"]
 
     def train(self) -> None:
-        # torchtitan ends with two seconds of sleep for other ranks; a barrier is exact.
-        with patch("torchtitan.train.time.sleep", lambda _: dist.barrier()):
+        # torchtitan ends with two seconds of sleep, for the other ranks to arrive; a barrier is exact.
+        with patch("torchtitan.train.time", SimpleNamespace(perf_counter=time.perf_counter, sleep=lambda _: None)):
             super().train()
+        dist.barrier()

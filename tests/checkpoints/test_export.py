@@ -1,0 +1,106 @@
+"""From a checkpoint to a Hugging Face folder and back."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForCTC, AutoModelForSequenceClassification
+
+from lt25.checkpoints import convert
+from lt25.checkpoints.export import export
+from lt25.config import TASKS
+from lt25.errors import UserError
+from tests import tiny
+
+AUTO = {
+    "classification": AutoModelForSequenceClassification,
+    "speech_recognition": AutoModelForCTC,
+    "language_modeling": AutoModelForCausalLM,
+}
+SECTIONS = {"language_modeling": {"model": {"tie_word_embeddings": True}}}
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def trained(request, tmp_path_factory):
+    """A tiny experiment of each task, trained by two processes, so that its checkpoints are in two parts."""
+    root = tiny.make_project(tmp_path_factory.mktemp(request.param))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        experiment = tiny.tiny(root, request.param, **SECTIONS.get(request.param, {}))
+        done = tiny.train(experiment, processes=2)
+        assert done.returncode == 0, done.stderr
+        yield experiment
+
+
+def inputs(experiment):
+    torch.manual_seed(0)
+    if experiment.task == "language_modeling":
+        return {"input_ids": torch.randint(1, 11, (2, 9))}
+    size = tiny.DECIDED[experiment.task]["input_size"]
+    return {"input_features": torch.randn(2, 9, size), "attention_mask": torch.tensor([[1] * 9, [1] * 5 + [0] * 4])}
+
+
+def test_logits_are_equal_before_and_after_and_a_step_has_its_own_folder(trained):
+    config = AutoConfig.from_pretrained(trained.results_dir / "model")
+    for step, folder in ((None, "hf"), (4, "hf/step-4")):
+        before = AUTO[trained.task].from_config(config).eval()
+        weights = tiny.weights(trained, step or 12)
+        before.load_state_dict(weights)
+        export(trained, step)
+        after = AUTO[trained.task].from_pretrained(trained.results_dir / folder).eval()
+        with torch.no_grad():
+            assert torch.equal(before(**inputs(trained)).logits, after(**inputs(trained)).logits)
+        record = json.loads((trained.results_dir / folder / "export.json").read_text())
+        assert record["step"] == (step or 12)
+    export(trained)
+    assert (trained.results_dir / "hf" / "step-4" / "config.json").is_file()
+    assert not list(trained.results_dir.glob(".hf*"))
+
+
+def test_a_folder_goes_back_to_a_checkpoint_with_the_same_weights(trained, tmp_path):
+    export(trained)
+    convert.import_model(trained.results_dir / "hf", tmp_path / "step-0")
+    back = convert.read_weights(tmp_path / "step-0")
+    assert tiny.same_weights(back, tiny.weights(trained, 12))
+    with pytest.raises(UserError, match="is there already"):
+        convert.import_model(trained.results_dir / "hf", tmp_path / "step-0")
+    with pytest.raises(UserError, match="expected a Hugging Face folder"):
+        convert.import_model(tmp_path, tmp_path / "step-1")
+
+
+def test_the_model_card_says_what_is_true(trained):
+    export(trained)
+    card = (trained.results_dir / "hf" / "README.md").read_text()
+    _, front, text = card.split("---\n", 2)
+    assert yaml.safe_load(front)["library_name"] == "transformers"
+    marker = json.loads((trained.results_dir / "train.json").read_text())
+    for fact in (f"{marker['parameters']:,} parameters", marker["fingerprint"], "12 of 12", marker["device"]):
+        assert fact in text
+    assert f'"results/{trained.name}/hf"' in text
+
+
+@pytest.mark.parametrize("trained", ["classification"], indirect=True)
+def test_only_the_weights_are_read(trained, monkeypatch):
+    asked, load = [], convert.dcp.load
+    monkeypatch.setattr(convert.dcp, "load", lambda states, **options: asked.extend(states) or load(states, **options))
+    weights = convert.read_weights(trained.results_dir / "checkpoints" / "step-12")
+    stored = (
+        convert.FileSystemReader(trained.results_dir / "checkpoints" / "step-12").read_metadata().state_dict_metadata
+    )
+    assert len(asked) == len(weights)
+    assert all(name.startswith("hf.") for name in asked)
+    assert any("exp_avg" in name for name in stored)
+
+
+@pytest.mark.parametrize("trained", ["classification"], indirect=True)
+def test_what_cannot_be_exported_is_one_line(trained):
+    with pytest.raises(UserError, match=r"no checkpoint of step 5 is kept: there are 4, 8, 12"):
+        export(trained, 5)
+    data = next((trained.results_dir / "checkpoints" / "step-8").glob("*.distcp"))
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"step-8: damaged \(.* bytes instead of"):
+        export(trained, 8)
+    untrained = tiny.write_experiment(trained.root, "classification", "untrained")
+    with pytest.raises(UserError, match="run `lt25 train untrained` first"):
+        export(untrained)
