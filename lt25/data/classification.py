@@ -28,6 +28,7 @@ def write(
         UserError: for an unreadable image, one of another size than the first, or a label that train does not have.
     """
     names, numbers, mean, std, first = _survey(dataset, examples, recipe)
+    counts = {split: Counter() for split in writers}
     for example in track(examples.of(*writers), f"{dataset.name}: examples prepared"):
         values = _values(example, recipe, first)
         if recipe["layout"] == "series":
@@ -43,6 +44,7 @@ def write(
         if example.split == "test" and recipe["layout"] != "series":
             row["image"] = example.roles["input"]["bytes"]
         writers[example.split].add(row, inputs, numbers[label])
+        counts[example.split][row["label"]] += 1
 
     write_json(
         folder / "preprocessor_config.json",
@@ -56,10 +58,7 @@ def write(
         },
     )
     return {
-        "splits": {
-            split: {"labels": dict(sorted(Counter(row["label"] for row in writer.rows).items()))}
-            for split, writer in writers.items()
-        },
+        "splits": {split: {"labels": dict(sorted(count.items()))} for split, count in counts.items()},
         "model": {
             "num_labels": len(names),
             "id2label": {str(number): name for number, name in enumerate(names)},

@@ -13,6 +13,9 @@ import numpy as np
 
 _NAMES = {"int64": "I64", "int32": "I32", "float32": "F32", "float16": "F16", "uint16": "U16"}
 
+# The table is written in groups of so many rows, or of so many bytes of images and audio: none is held whole.
+_ROWS, _HEAVY = 50_000, 64 << 20
+
 
 def shard_path(folder: Path, split: str) -> Path:
     """Return the path of a split's tensors."""
@@ -27,17 +30,24 @@ class SplitWriter:
     """
 
     def __init__(self, folder: Path, split: str) -> None:
-        self.split, self.lengths, self.rows = split, [], []
+        self.split = split
+        self.lengths: list[int] = []
         self._folder = folder
+        self._rows: list[dict[str, Any]] = []
+        self._heavy = 0
+        self._table = None
         self._parts: dict[str, _Part] = {}
         self._numbers: list[int] = []
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.lengths)
 
     def add(self, row: dict[str, Any], inputs: np.ndarray, labels: np.ndarray | int | None = None) -> None:
         """Add an example: its ``row`` of the table, ``inputs`` [T, ...] and ``labels`` (a number, [L] or none)."""
-        self.rows.append(row)
+        self._rows.append(row)
+        self._heavy += sum(len(value) for value in row.values() if isinstance(value, bytes))
+        if len(self._rows) >= _ROWS or self._heavy >= _HEAVY:
+            self._write_rows()
         self.lengths.append(len(inputs))
         self._pack("inputs", inputs)
         if isinstance(labels, np.ndarray):
@@ -50,18 +60,29 @@ class SplitWriter:
             self._parts[name] = _Part(self._folder / f".{self.split}.{name}", array)
         self._parts[name].add(array)
 
-    def close(self) -> None:
-        """Write the split's files."""
+    def _write_rows(self) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        table = pa.Table.from_pylist(self._rows, None if self._table is None else self._table.schema)
+        if self._table is None:
+            self._table = pq.ParquetWriter(self._folder / f"{self.split}.parquet", table.schema)
+        self._table.write_table(table)
+        self._rows, self._heavy = [], 0
+
+    def close(self) -> None:
+        """Finish the split's files. A split without examples has none."""
+        if not self.lengths:
+            return
+        if self._rows:
+            self._write_rows()
+        self._table.close()
         small: dict[str, np.ndarray] = {}
         for name, part in self._parts.items():
             small[f"{name.removesuffix('s')}_offsets"] = np.cumsum([0, *part.lengths], dtype=np.int64)
         if self._numbers:
             small["labels"] = np.asarray(self._numbers, dtype=np.int64)
         _write_safetensors(shard_path(self._folder, self.split), small, self._parts)
-        pq.write_table(pa.Table.from_pylist(self.rows), self._folder / f"{self.split}.parquet")
 
 
 class _Part:

@@ -35,6 +35,17 @@ def test_what_is_written_is_read_back(tmp_path, dtype):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train-00000-of-00001.safetensors", "train.parquet"]
 
 
+def test_a_table_in_several_groups_of_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr("lt25.data.shards._ROWS", 10)
+    monkeypatch.setattr("lt25.data.shards._HEAVY", 40)
+    writer = SplitWriter(tmp_path, "test")
+    for number in range(35):
+        writer.add({"id": number, "audio": bytes([number]) * (30 if number == 5 else 1)}, np.zeros((1, 1), np.float32))
+    writer.close()
+    table = PreparedSplit(tmp_path, "test").table()
+    assert table.id.tolist() == list(range(35)) and [data[0] for data in table.audio] == list(range(35))
+
+
 def test_the_file_is_safetensors_as_others_read_it(tmp_path):
     examples = write(tmp_path)
     tensors = load_file(shard_path(tmp_path, "train"))
