@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from lt25.errors import UserError
 
 
@@ -14,9 +16,15 @@ from lt25.errors import UserError
 def whole_folder(target: Path) -> Iterator[Path]:
     """Give an empty folder beside ``target``; when the block succeeds it takes the place of ``target``, else it goes.
 
+    What a killed process left behind goes too.
+
     Raises:
         UserError: if the disk is full.
     """
+    for left in target.parent.glob(f".{target.name}.partial-*"):
+        pid = int(left.name.rpartition("-")[2])
+        if pid == os.getpid() or not psutil.pid_exists(pid):
+            shutil.rmtree(left, ignore_errors=True)
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     try:

@@ -27,8 +27,8 @@ MEASURED = 500
 """Means and deviations of the bands are those of so many utterances of train, its first."""
 
 
-class Faulty(Exception):
-    """An utterance that cannot be used, and why."""
+class Faulty(str):
+    """Why an utterance cannot be used, in its place."""
 
 
 def write(
@@ -50,7 +50,7 @@ def write(
         for example, utterance in track(work, f"{dataset.name}: utterances prepared"):
             fact = facts[example.split]
             if isinstance(utterance, Faulty):
-                fact["excluded"][str(utterance)] += 1
+                fact["excluded"][utterance] += 1
                 continue
             frames, labels, text = utterance
             seconds = round(len(frames) * 0.01, 2)
