@@ -79,14 +79,20 @@ def load_model(task: str, model_dir: Path, device: torch.device) -> torch.nn.Mod
         raise UserError(f"{model_dir}: no config.json, so no exported model here: run `lt25 export` first")
     transformers.utils.logging.disable_progress_bar()
     try:
-        model = getattr(transformers, AUTO_CLASSES[task]).from_pretrained(
-            model_dir, dtype=torch.float32 if device.type == "cpu" else "auto", local_files_only=True
+        model, loaded = getattr(transformers, AUTO_CLASSES[task]).from_pretrained(
+            model_dir,
+            dtype=torch.float32 if device.type == "cpu" else "auto",
+            local_files_only=True,
+            output_loading_info=True,
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, UserError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"{model_dir}: not a model for {task}: {reason}: check the experiment's task and export it again"
         ) from error
+    # transformers fills what is missing with random numbers and only warns
+    if missing := sorted(loaded["missing_keys"]):
+        raise UserError(f"{model_dir}: {len(missing)} weights are missing, {missing[0]} first: export it again")
     return model.to(device).eval()
 
 
