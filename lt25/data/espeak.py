@@ -29,13 +29,13 @@ class Espeak:
             raise OSError("espeak-ng cannot read its voices: install espeakng-loader again")
         self._library.espeak_Info.restype = ctypes.c_char_p
         self.version = self._library.espeak_Info(None).decode()
-        self._chunks: list[np.ndarray] = []
+        self._chunks: list[bytes] = []
         self._callback = _Callback(self._collect)  # kept: the library holds only its address
         self._library.espeak_SetSynthCallback(self._callback)
 
     def _collect(self, samples, count: int, _events) -> int:
         if samples and count:
-            self._chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
+            self._chunks.append(ctypes.string_at(samples, 2 * count))
         return 0
 
     def say(self, text: str, voice: str, rate: int = 175, pitch: int = 50) -> np.ndarray:
@@ -51,4 +51,4 @@ class Espeak:
         self._chunks.clear()
         encoded = text.encode() + b"\0"
         self._library.espeak_Synth(encoded, len(encoded), 0, 1, 0, _UTF8, None, None)
-        return np.concatenate(self._chunks)
+        return np.frombuffer(b"".join(self._chunks), np.int16)

@@ -94,8 +94,8 @@ def _resample(samples: np.ndarray, rate: int) -> np.ndarray:
     """Bring int16 samples [n] from ``rate`` to `SAMPLE_RATE` by cutting off their spectrum; utterances begin and end in
     silence, so that its periodicity does not matter."""
     common = math.gcd(rate, SAMPLE_RATE)
-    blocks = math.ceil(len(samples) / (rate // common))
-    spectrum = np.fft.rfft(samples, blocks * (rate // common))
-    length = blocks * (SAMPLE_RATE // common)
-    resampled = np.fft.irfft(spectrum[: length // 2 + 1], length) * (SAMPLE_RATE / rate)
-    return np.round(HEADROOM * resampled).astype(np.int16)
+    before, after = rate // common, SAMPLE_RATE // common
+    blocks = math.ceil(len(samples) / before)
+    spectrum = np.fft.rfft(samples, blocks * before)
+    resampled = np.fft.irfft(spectrum[: blocks * after // 2 + 1], blocks * after) * (HEADROOM * after / before)
+    return np.round(resampled[: len(samples) * after // before]).astype(np.int16)
