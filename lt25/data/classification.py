@@ -68,7 +68,9 @@ def write(
     }
 
 
-def _survey(dataset: Dataset, examples: Examples, recipe: dict[str, Any]):
+def _survey(
+    dataset: Dataset, examples: Examples, recipe: dict[str, Any]
+) -> tuple[list[str], dict[Any, int], list[float], list[float], np.ndarray]:
     """Return the names of the classes, label -> number, mean [C] and standard deviation [C], and the first input.
 
     All of train is looked through for its labels, its first `MEASURED` examples for their values.
