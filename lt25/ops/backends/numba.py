@@ -70,20 +70,25 @@ def _exp_vectorised(v):
     return exp
 
 
+# The loops over channels run from 0 over slices of rows: numba lets an index be negative, and where it cannot see that one
+# is not, the check keeps the loop from becoming vector instructions.
+
+
 @njit(parallel=True, **_JIT)
-def _forward(x, log_f, offsets, reverse, blocks, h, state):
-    sequences, channels = state.shape
+def _forward(x, log_f, offsets, reverse, blocks, h, final_state):
+    sequences, channels = final_state.shape
     width = (channels + blocks - 1) // blocks
     for item in prange(sequences * blocks):
         n, block = item % sequences, item // sequences
-        low, high = block * width, min(channels, (block + 1) * width)
-        start, length = offsets[n], offsets[n + 1] - offsets[n]
-        for k in range(length):
-            t = start + length - 1 - k if reverse else start + k
-            for d in range(low, high):
-                value = _exp(log_f[t, d]) * state[n, d] + x[t, d]
-                state[n, d] = value
-                h[t, d] = value
+        part = slice(block * width, min(channels, (block + 1) * width))
+        state = final_state[n, part]
+        for k in range(offsets[n + 1] - offsets[n]):
+            t = offsets[n + 1] - 1 - k if reverse else offsets[n] + k
+            x_t, log_f_t, h_t = x[t, part], log_f[t, part], h[t, part]
+            for d in range(len(state)):
+                value = _exp(log_f_t[d]) * state[d] + x_t[d]
+                state[d] = value
+                h_t[d] = value
 
 
 @njit(parallel=True, **_JIT)
@@ -92,25 +97,23 @@ def _backward(grad_h, log_f, h, initial_state, offsets, reverse, blocks, grad_x,
     width = (channels + blocks - 1) // blocks
     for item in prange(sequences * blocks):
         n, block = item % sequences, item // sequences
-        low, high = block * width, min(channels, (block + 1) * width)
-        start, length = offsets[n], offsets[n + 1] - offsets[n]
-        step = -1 if reverse else 1
-        for k in range(length - 1, 0, -1):
-            t = start + length - 1 - k if reverse else start + k
-            for d in range(low, high):
-                grad = grad_state[n, d] + grad_h[t, d]
-                grad_x[t, d] = grad
-                grad = grad * _exp(log_f[t, d])
-                grad_log_f[t, d] = grad * h[t - step, d]
-                grad_state[n, d] = grad
-        if length > 0:
-            t = start + length - 1 if reverse else start
-            for d in range(low, high):
-                grad = grad_state[n, d] + grad_h[t, d]
-                grad_x[t, d] = grad
-                grad = grad * _exp(log_f[t, d])
-                grad_log_f[t, d] = grad * initial_state[n, d]
-                grad_state[n, d] = grad
+        part = slice(block * width, min(channels, (block + 1) * width))
+        state = grad_state[n, part]
+        for k in range(offsets[n + 1] - offsets[n] - 1, -1, -1):
+            t = offsets[n + 1] - 1 - k if reverse else offsets[n] + k
+            before = initial_state[n, part] if k == 0 else h[t + 1 if reverse else t - 1, part]
+            grad_h_t, log_f_t, grad_x_t, grad_log_f_t = (
+                grad_h[t, part],
+                log_f[t, part],
+                grad_x[t, part],
+                grad_log_f[t, part],
+            )
+            for d in range(len(state)):
+                grad = state[d] + grad_h_t[d]
+                grad_x_t[d] = grad
+                grad = grad * _exp(log_f_t[d])
+                grad_log_f_t[d] = grad * before[d]
+                state[d] = grad
 
 
 def forward(
