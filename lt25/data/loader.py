@@ -34,7 +34,7 @@ def collate(task: Task, items: list[dict[str, torch.Tensor]]) -> dict[str, torch
     Args:
         task: decides the shapes.
         items: examples ``{"input": [T, ...], "label": [] or [L]}``; of a language model ``{"input": [T], "label": [T],
-            "starts": [n]}`` with the offsets at which its documents begin.
+            "starts": [n]}`` with the offsets at which its sequences begin.
 
     Returns:
         classification: ``input_features`` float32 [B, T, C], ``attention_mask`` int64 [B, T] (left out when all lengths
@@ -67,24 +67,26 @@ def collate(task: Task, items: list[dict[str, torch.Tensor]]) -> dict[str, torch
 
 
 class TokenWindows(Dataset):
-    """Windows of a token stream, indexed by the position of their first token.
+    """Windows of a token stream, indexed by the position of their first token; a label is the next token.
 
-    A label is the next token, and `IGNORE` where the next token begins another document.
+    Every document ends in the end token, and the end token before a document is what the document is predicted from. So a
+    document's sequence begins one place before its first token, and nothing is predicted from another document's tokens.
     """
 
     def __init__(self, split: PreparedSplit, seq_len: int):
         self.seq_len = seq_len
         self.tokens = split.shards["inputs"]
-        self.documents = split.shards["input_offsets"].numpy()
+        self.begins = split.shards["input_offsets"].numpy()[1:-1] - 1
 
     def __getitem__(self, start: int) -> dict[str, torch.Tensor]:
         window = self.tokens[start : start + self.seq_len + 1].long()
-        first, last = np.searchsorted(self.documents, [start + 1, start + self.seq_len + 1])
-        begins = torch.from_numpy(self.documents[first:last] - start)
-        labels = window[1:].clone()
-        labels[begins - 1] = IGNORE
-        starts = torch.cat([torch.zeros(1, dtype=torch.int64), begins[begins < self.seq_len]])
-        return {"input": window[:-1], "label": labels, "starts": starts}
+        first, last = np.searchsorted(self.begins, [start + 1, start + self.seq_len])
+        begins = torch.from_numpy(self.begins[first:last] - start)
+        return {
+            "input": window[:-1],
+            "label": window[1:],
+            "starts": torch.cat([torch.zeros(1, dtype=torch.int64), begins]),
+        }
 
 
 class StepBatches:
@@ -126,7 +128,7 @@ class StepBatches:
         self.options = options or {}
         if task == "language_modeling":
             self.dataset: Dataset = TokenWindows(split, seq_len)
-            self.seq_len, self.count = seq_len, (len(self.dataset.tokens) - 2) // seq_len - 1
+            self.seq_len, self.count = seq_len, (len(self.dataset.tokens) - 1) // seq_len - 1
             self.lengths = None
         else:
             self.dataset, self.count = split, len(split)

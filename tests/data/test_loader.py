@@ -91,17 +91,24 @@ def test_a_step_larger_than_the_split_is_refused(split):
 
 
 @pytest.mark.parametrize("split", ["language_modeling"], indirect=True)
-def test_windows_predict_the_next_token_and_never_across_a_document(split):
-    windows, tokens = TokenWindows(split, 8), split.shards["inputs"]
-    begins = set(split.shards["input_offsets"].tolist())
-    for start in range(0, len(tokens) - 9, 5):
+def test_windows_predict_the_next_token_and_begin_anew_at_the_end_token_before_each_document(split):
+    windows, tokens = TokenWindows(split, 8), split.shards["inputs"].tolist()
+    ends = set((split.shards["input_offsets"][1:-1] - 1).tolist())
+    for start in range(len(tokens) - 9):
         window = windows[start]
-        assert window["input"].tolist() == tokens[start : start + 8].tolist()
-        for at, label in enumerate(window["label"].tolist()):
-            assert label == (IGNORE if start + at + 1 in begins else tokens[start + at + 1])
-        assert [start + at for at in window["starts"].tolist()] == [
-            at for at in range(start, start + 8) if at == start or at in begins
-        ]
+        assert window["input"].tolist() == tokens[start : start + 8]
+        assert window["label"].tolist() == tokens[start + 1 : start + 9]
+        begins = [at for at in range(8) if at == 0 or start + at in ends]
+        assert window["starts"].tolist() == begins
+
+
+@pytest.mark.parametrize("split", ["language_modeling"], indirect=True)
+def test_every_window_of_every_epoch_lies_within_the_stream(split):
+    stream = batches(split, "language_modeling", seq_len=16)
+    for epoch in range(20):
+        order = stream.epoch_order(epoch)
+        assert order.min() >= 0
+        assert order.max() + 16 < len(split.shards["inputs"])
 
 
 def test_language_batches_are_packed_with_every_document_in_cu_seqlens():
