@@ -14,7 +14,7 @@ def forward(
     from fla.ops.hgrn.fused_recurrent import fused_recurrent_hgrn_fwd
 
     packed = cu_seqlens is not None
-    with torch.cuda.device(x.device):
+    with torch.cuda.device_of(x):
         h, final_state = fused_recurrent_hgrn_fwd(
             # float32 in, because the kernel writes the final state in x's dtype.
             _time(x.float(), reverse),
@@ -41,7 +41,7 @@ def backward(
     packed = cu_seqlens is not None
     if initial_state is None:
         initial_state = torch.zeros_like(grad_final)
-    with torch.cuda.device(h.device):
+    with torch.cuda.device_of(h):
         grad_x, grad_log_f, grad_state = fused_recurrent_hgrn_bwd(
             g=_time(log_f, reverse),
             o=_time(h, reverse),
