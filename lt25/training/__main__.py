@@ -175,8 +175,12 @@ def _log_to(file: Path | None) -> None:
         handler.setLevel(logging.WARNING)
         handler.addFilter(_matters)
         form = logging.Formatter("lt25: %(levelname)s: %(message)s")
-        warnings.filterwarnings("ignore", message="In CPU autocast, but the target dtype")
-        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+        for remark in (
+            "In CPU autocast, but",
+            "DTensor .* may not have complete support on cpu",
+            "Set timeout is now only",
+        ):
+            warnings.filterwarnings("ignore", message=remark)
     handler.setFormatter(form)
     logger.addHandler(handler)
 

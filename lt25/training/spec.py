@@ -4,13 +4,17 @@ A TrainSpec names a model, how to lay it over devices, its data, its loss and it
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torchtitan.components.loss import IGNORE_INDEX
 from torchtitan.components.lr_scheduler import build_lr_schedulers
 from torchtitan.components.optimizer import build_optimizers
@@ -77,7 +81,32 @@ class TaskModel(nn.Module):
         return (output.logits, output.logit_lengths) if self.task == "speech_recognition" else output.logits
 
     def init_weights(self, buffer_device: torch.device | None = None) -> None:
-        self.hf.init_weights()
+        with _whole_parameters(self.hf):
+            self.hf.init_weights()
+
+
+@contextmanager
+def _whole_parameters(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model initialise each sharded parameter as a whole, of which every rank keeps its part.
+
+    So initial weights are the same however many ranks there are; and on a CPU, where DTensor has no generator of its own,
+    ranks would otherwise draw the same numbers for different parts.
+    """
+    owner = next(cls for cls in type(model).__mro__ if "_init_weights" in vars(cls))
+    init = owner._init_weights
+
+    def init_whole(self: PreTrainedModel, module: nn.Module) -> None:
+        parts = {name: part for name, part in module._parameters.items() if isinstance(part, DTensor)}
+        for name, part in parts.items():
+            module._parameters[name] = nn.Parameter(torch.empty(part.shape, dtype=part.dtype, device=part.device))
+        init(self, module)
+        for name, part in parts.items():
+            whole = module._parameters[name].detach()
+            part.copy_(distribute_tensor(whole, part.device_mesh, part.placements, src_data_rank=None))
+            module._parameters[name] = part
+
+    with patch.object(owner, "_init_weights", init_whole):
+        yield
 
 
 def summed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,88 @@
+"""A project with the repository's rules and tiny data of its own, under the names of the demonstration's experiments."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from tests import tiny
+from tests.data import make
+
+EXPERIMENTS = {"digits": "classification", "spoken-digits": "speech_recognition", "stdlib-lm": "language_modeling"}
+WORDS = ("one", "two", "three", "four")
+
+
+def project(root: Path) -> Path:
+    """Make ``root`` a project whose three experiments take seconds."""
+    for name in ("Snakefile", "dvc.yaml", ".dvcignore"):
+        shutil.copy(tiny.REPOSITORY / name, root / name)
+    shutil.copytree(tiny.REPOSITORY / "workflow", root / "workflow")
+    (root / "config" / "experiments").mkdir(parents=True)
+    (root / "config" / "datasets").mkdir()
+    (root / "config" / "config.yaml").write_text(yaml.safe_dump({"experiments": list(EXPERIMENTS)}))
+
+    rng = np.random.default_rng(0)
+    make.image_folder(root / "images", 60)
+    texts = [" ".join(rng.choice(WORDS, 2)) for _ in range(40)]
+    make.audio_folder(root / "audio", texts)
+    for number in range(40):
+        text = "".join(f"def {rng.choice(WORDS)}({rng.choice(WORDS)}): return {rng.integers(9)}\n" for _ in range(20))
+        make.write(root / "text" / f"module{number}.py", text)
+    for name, task, folder in (
+        ("digits", "classification", "images"),
+        ("spoken-digits", "speech_recognition", "audio"),
+        ("stdlib", "language_modeling", "text"),
+    ):
+        dataset = {
+            "title": f"Tiny {name}",
+            "licence": "none",
+            "tasks": [task],
+            "origin": {"path": folder},
+            "columns": make.ROLES[task],
+            "splits": make.HELD_OUT,
+        }
+        (root / "config" / "datasets" / f"{name}.yaml").write_text(yaml.safe_dump(dataset))
+    for name, task in EXPERIMENTS.items():
+        write_experiment(root, name, task)
+    return root
+
+
+def write_experiment(root: Path, name: str, task: str, **changes) -> None:
+    """Write an experiment file of 6 steps with a checkpoint every 2; keyword arguments update its sections."""
+    experiment = {
+        "task": task,
+        "dataset": tiny.DATASETS[task],
+        "prepare": {"language_modeling": {"vocab_size": 300}, "speech_recognition": {"n_mels": 40}}.get(task, {}),
+        "model": {**tiny.MODEL, **({"subsampling": 2} if task == "speech_recognition" else {})},
+        "training": {"steps": 6, "local_batch_size": 4, "seq_len": 16, "mixed_precision_param": "float32"},
+        "optimizer": {"lr": 1e-2},
+        "lr_scheduler": {"warmup_steps": 2},
+        "checkpoint": {"interval": 2},
+        "evaluation": {"new_tokens": 4} if task == "language_modeling" else {},
+    }
+    for section, values in changes.items():
+        experiment[section] = {**experiment[section], **values} if isinstance(values, dict) else values
+    (root / "config" / "experiments" / f"{name}.yaml").write_text(yaml.safe_dump(experiment))
+
+
+def run(root: Path, *command: str, **extra: str) -> subprocess.CompletedProcess:
+    """Run a command of the environment that runs the tests, in the project; its output is in ``stdout``."""
+    tool = Path(sys.executable).parent / command[0]
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    return subprocess.run(
+        [str(tool) if tool.exists() else command[0], *command[1:]],
+        cwd=root,
+        env=tiny.environment(PATH=path, **extra),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+
+
+def snakemake(root: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess:
+    """Run snakemake on two cores."""
+    return run(root, "snakemake", "--cores", "2", *arguments, **extra)

@@ -1,0 +1,170 @@
+"""The whole chain on tiny data: by DVC, by Snakemake, a second time, and by hand."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from tests.workflow import chain
+
+NOTHING = "Nothing to be done"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A project that `dvc repro` has built, in a git repository, as DVC wants it."""
+    root = chain.project(tmp_path_factory.mktemp("built"))
+    (root / ".gitignore").write_text("/data\n/results\n/images\n/audio\n/text\n.snakemake\n")
+    chain.run(root, "git", "init", "--quiet")
+    assert chain.run(root, "dvc", "init", "--quiet").returncode == 0
+    done = chain.run(root, "dvc", "repro")
+    assert done.returncode == 0, done.stdout
+    return root
+
+
+def test_every_stage_has_left_what_its_contract_says(built):
+    for name, task in chain.EXPERIMENTS.items():
+        results = built / "results" / name
+        marker = json.loads((results / "train.json").read_text())
+        assert (marker["task"], marker["steps"]) == (task, 6)
+        for file in (
+            "job.toml",
+            "checkpoints/step-6/manifest.json",
+            "hf/config.json",
+            "hf/model.safetensors",
+            "hf/README.md",
+            "evaluation/metrics.json",
+            "evaluation/predictions.parquet",
+        ):
+            assert (results / file).is_file(), file
+        metrics = json.loads((results / "evaluation" / "metrics.json").read_text())
+        assert metrics["step"] == 6
+        assert set(metrics["splits"]) == {"validation", "test"}
+    page = (built / "results" / "report.html").read_text()
+    for name in chain.EXPERIMENTS:
+        assert name in page
+    assert 'src="http' not in page
+    assert "@import" not in page
+    assert list((built / "results" / "logs").rglob("*.log"))
+    assert list((built / "results" / "benchmarks").rglob("*.tsv"))
+
+
+def test_after_dvc_repro_neither_dvc_nor_snakemake_has_anything_to_do(built):
+    again = chain.run(built, "dvc", "repro")
+    assert "up to date" in again.stdout, again.stdout
+    dry = chain.snakemake(built, "--dry-run")
+    assert NOTHING in dry.stdout, dry.stdout
+    shown = chain.run(built, "dvc", "metrics", "show", "--json")
+    assert "results/digits/evaluation/metrics.json" in shown.stdout
+    tracked = (built / "dvc.lock").read_text()
+    for path in ("data/processed/digits", "results/digits/hf", "data/processed/stdlib"):
+        assert f"path: {path}\n" in tracked
+
+
+def test_an_intermediate_checkpoint_is_exported_and_evaluated_on_request(built):
+    target = "results/digits/evaluation/step-2/metrics.json"
+    done = chain.snakemake(built, target)
+    assert done.returncode == 0, done.stdout
+    assert json.loads((built / target).read_text())["step"] == 2
+    assert (built / "results" / "digits" / "hf" / "step-2" / "config.json").is_file()
+    assert "up to date" in chain.run(built, "dvc", "repro").stdout
+    refused = chain.snakemake(built, "results/digits/evaluation/step-3/metrics.json")
+    assert refused.returncode != 0
+    assert "no checkpoint of step 3 is kept: there are 2, 4, 6" in refused.stdout
+
+
+def test_snakemakes_own_report_can_be_made(built):
+    done = chain.snakemake(built, "--report", "snakemake-report.zip")
+    assert done.returncode == 0, done.stdout
+    assert (built / "snakemake-report.zip").stat().st_size > 10_000
+
+
+def test_the_exports_work_in_transformers_after_import_lt25(built):
+    script = """
+import lt25, numpy, torch
+from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification, pipeline
+heard = pipeline("automatic-speech-recognition", "results/spoken-digits/hf")(numpy.zeros(16000, dtype=numpy.float32))
+said = pipeline("text-generation", "results/stdlib-lm/hf")("def ", max_new_tokens=4)
+model = AutoModelForSequenceClassification.from_pretrained("results/digits/hf")
+extractor = AutoFeatureExtractor.from_pretrained("results/digits/hf")
+seen = model(**extractor(numpy.zeros((4, 5), dtype=numpy.uint8), return_tensors="pt")).logits
+print("heard", type(heard["text"]).__name__, "said", said[0]["generated_text"].startswith("def "), "seen", *seen.shape)
+"""
+    done = chain.run(built, "python", "-c", script)
+    assert "heard str said True seen 1" in done.stdout, done.stdout
+
+
+def test_a_changed_experiment_is_trained_again_and_an_untouched_one_is_not(built):
+    chain.write_experiment(built, "digits", "classification", optimizer={"lr": 2e-2})
+    dry = chain.snakemake(built, "--dry-run", "--quiet", "progress")
+    chain.write_experiment(built, "digits", "classification")
+    assert "training digits" in dry.stdout
+    assert "training spoken-digits" not in dry.stdout
+    assert "preparing" not in dry.stdout
+
+
+def test_a_killed_snakemake_goes_on_where_its_trainer_was(tmp_path):
+    root = chain.project(tmp_path)
+    chain.write_experiment(root, "digits", "classification", training={"steps": 400}, checkpoint={"interval": 20})
+    target = "results/digits/train.json"
+    tool = Path(sys.executable).parent / "snakemake"
+    process = subprocess.Popen(
+        [str(tool), "--cores", "2", target],
+        cwd=root,
+        env=tiny.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    checkpoints, deadline = root / "results" / "digits" / "checkpoints", time.monotonic() + 240
+    while not (checkpoints / "step-20").is_dir():
+        assert process.poll() is None, "snakemake ended before it could be killed"
+        assert time.monotonic() < deadline, "no checkpoint was written"
+        time.sleep(0.01)
+    import os
+
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (root / target).exists()
+
+    done = chain.snakemake(root, "--unlock")
+    assert done.returncode == 0, done.stdout
+    done = chain.snakemake(root, target)
+    assert done.returncode == 0, done.stdout
+    assert "step 1/400" not in done.stdout
+    assert json.loads((root / target).read_text())["steps"] == 400
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"training": {"stepz": 3}},
+            "config/experiments/digits.yaml: training.stepz: unknown key: did you mean steps?",
+        ),
+        ({"dataset": "digitz"}, "config/datasets/digitz.yaml: no such dataset file: did you mean digits?"),
+        ({"prepare": {"layouts": "rows"}}, "prepare.layouts"),
+    ],
+)
+def test_a_wrong_experiment_is_one_message_before_anything_runs(tmp_path, change, message):
+    root = chain.project(tmp_path)
+    chain.write_experiment(root, "digits", "classification", **change)
+    done = chain.snakemake(root, "results/digits/job.toml")
+    assert done.returncode != 0
+    assert message in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_a_broken_audio_file_stops_the_chain_and_is_named(tmp_path):
+    root = chain.project(tmp_path)
+    broken = sorted((root / "audio").glob("*.wav"))[3]
+    broken.write_bytes(broken.read_bytes()[:100])
+    done = chain.snakemake(root, "results/spoken-digits/job.toml")
+    assert done.returncode != 0
+    assert broken.name in done.stdout
+    assert "Traceback" not in done.stdout
