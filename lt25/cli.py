@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("evaluate", _evaluate, "measure an exported model, in results/<experiment>/evaluation/")
     sub.add_argument("experiment", **experiment)
-    sub.add_argument("--step", type=int, help="the exported step; default: the final model")
+    sub.add_argument("--step", type=int, help="an exported step, on held-out training data; default: the final model")
 
     sub = command("report", _report, "write one page that shows experiments side by side")
     sub.add_argument("experiments", nargs="+", **experiment)
@@ -154,8 +154,11 @@ def _evaluate(options: argparse.Namespace) -> None:
     from lt25.config import load_experiment
     from lt25.evaluation import evaluate
 
-    experiment, part = load_experiment(options.experiment), f"step-{options.step}" if options.step is not None else ""
-    evaluate(experiment, experiment.results_dir / "hf" / part, experiment.results_dir / "evaluation" / part)
+    experiment, step = load_experiment(options.experiment), options.step
+    part = "" if step is None else f"step-{step}"
+    evaluate(
+        experiment, experiment.results_dir / "hf" / part, experiment.results_dir / "evaluation" / part, step is not None
+    )
 
 
 def _report(options: argparse.Namespace) -> None:

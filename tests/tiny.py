@@ -1,12 +1,13 @@
 """A project in a temporary directory with tiny prepared data of each task: what the tests of later stages stand on."""
 
 import json
+import multiprocessing
 import os
-import signal
-import subprocess
+import socket
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -110,45 +111,72 @@ def environment(**extra: str) -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY), **extra}
 
 
-def train(experiment: Experiment, *overrides: str, processes: int = 1, **extra: str) -> subprocess.CompletedProcess:
-    """Run the trainer to its end, by torchrun where there are several processes."""
-    start = [sys.executable, "-m", "lt25.training"]
+# Every test trains in processes of its own, which are forked from one that has imported everything: a second instead of ten.
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(["lt25.training.__main__"])
+
+
+def _rank(root: Path, arguments: list[str], settings: dict[str, str], output: Path, before: str) -> None:
+    """Be one rank of a job, in a forked process; ``before`` is code to run first."""
+    os.environ.clear()
+    os.environ.update(settings)
+    os.chdir(root)
+    for stream, descriptor in (("stdout", 1), ("stderr", 2)):
+        os.dup2(os.open(output.with_suffix(f".{stream}"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    exec(before, {})
+    from lt25.training.__main__ import main
+
+    sys.exit(main(arguments))
+
+
+def start(experiment: Experiment, *overrides: str, processes: int = 1, before: str = "", **extra: str) -> list:
+    """Start a trainer of one or several ranks; what they print goes to files beside the project."""
+    arguments = ["--job.config_file", str(experiment.results_dir / "job.toml"), *overrides]
+    ranks = []
+    settings = environment(**extra)
     if processes > 1:
-        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
-        start.append("lt25.training")
-    job = str(experiment.results_dir / "job.toml")
-    return subprocess.run(
-        [*start, "--job.config_file", job, *overrides],
-        cwd=experiment.root,
-        env=environment(**extra),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            settings |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    for rank in range(processes):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)} if processes > 1 else {}
+        output = experiment.root / f"{experiment.name}-{rank}"
+        process = _forks.Process(target=_rank, args=(experiment.root, arguments, settings | own, output, before))
+        process.start()
+        ranks.append(process)
+    return ranks
+
+
+def train(experiment: Experiment, *overrides: str, **options) -> SimpleNamespace:
+    """Run the trainer to its end; return its ``returncode``, and the ``stdout`` and ``stderr`` of its ranks."""
+    for old in experiment.root.glob(f"{experiment.name}-*.std*"):
+        old.unlink()
+    ranks = start(experiment, *overrides, **options)
+    for process in ranks:
+        process.join(timeout=240)
+    done = SimpleNamespace(returncode=max((process.exitcode for process in ranks), key=abs))
+    for stream in ("stdout", "stderr"):
+        files = sorted(experiment.root.glob(f"{experiment.name}-*.{stream}"))
+        setattr(done, stream, "".join(file.read_text() for file in files))
+    return done
+
+
+def kill_at(experiment: Experiment, seen) -> None:
+    """Start the trainer and kill it, as the system would, as soon as ``seen()`` is true."""
+    (process,) = start(experiment)
+    deadline = time.monotonic() + 120
+    while not seen():
+        assert process.is_alive(), "the trainer ended before it could be killed"
+        assert time.monotonic() < deadline, "the trainer never came to the point where it is killed"
+        time.sleep(0.001)
+    process.kill()
+    process.join()
 
 
 def history(experiment: Experiment, run: str | None = None) -> list[dict]:
     """Return the records of an experiment's current run."""
     folder = experiment.results_dir / "runs" / run if run else (experiment.results_dir / "checkpoints").resolve().parent
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def kill_at(experiment: Experiment, seen) -> None:
-    """Start the trainer and kill it, as the system would, as soon as ``seen()`` is true."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lt25.training", "--job.config_file", str(experiment.results_dir / "job.toml")],
-        cwd=experiment.root,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
-    while not seen():
-        assert process.poll() is None, "the trainer ended before it could be killed"
-        assert time.monotonic() < deadline, "the trainer never came to the point where it is killed"
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
 
 
 def weights(experiment: Experiment, step: int) -> dict[str, torch.Tensor]:

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 
-def evaluate(experiment: Experiment, model_dir: Path, out_dir: Path) -> dict:
+def evaluate(experiment: Experiment, model_dir: Path, out_dir: Path, intermediate: bool = False) -> dict:
     """Evaluate the exported model in `model_dir` on the experiment's prepared data; see `lt25.evaluation.run.run`."""
     # torch and transformers take seconds to import: `lt25 --help` must not wait for them
     from lt25.evaluation.run import run
 
-    return run(experiment, model_dir, out_dir)
+    return run(experiment, model_dir, out_dir, intermediate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -26,8 +27,11 @@ AUTO_CLASSES = {
 }
 
 
-def run(experiment: Experiment, model_dir: Path, out_dir: Path) -> dict:
+def run(experiment: Experiment, model_dir: Path, out_dir: Path, intermediate: bool = False) -> dict:
     """Evaluate an exported model on the splits that the experiment names, and write what came out.
+
+    intermediate: whether it is a checkpoint on the way. Such a one may be chosen by its numbers, so it is not shown the
+    test split; and it is neither drawn nor sampled from.
 
     model_dir: a Hugging Face folder (with export.json, if lt25 wrote it); out_dir: receives predictions.parquet (one
     row an example, column `split`), the plots of the headline split as SVG and, last, metrics.json: when it is there,
@@ -37,6 +41,9 @@ def run(experiment: Experiment, model_dir: Path, out_dir: Path) -> dict:
     """
     model_dir, out_dir = Path(model_dir), Path(out_dir)
     options = read_options(experiment.evaluation, str(experiment.path))
+    if intermediate:
+        held_out = tuple(name for name in options.splits if name != "test") or ("validation",)
+        options = dataclasses.replace(options, splits=held_out, new_tokens=0)
     started = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(experiment.task, model_dir, device)
@@ -49,8 +56,10 @@ def run(experiment: Experiment, model_dir: Path, out_dir: Path) -> dict:
         splits[name] = metrics
         tables.append(table)
     headline = options.headline
-    for file, figure in plots.draw(experiment.task, splits[headline], tables[options.splits.index(headline)]).items():
+    drawn = {} if intermediate else plots.draw(experiment.task, splits[headline], tables[options.splits.index(headline)])
+    for file, figure in drawn.items():
         style.save(figure, out_dir / file)
+    out_dir.mkdir(parents=True, exist_ok=True)
     temporary = out_dir / ".predictions.parquet"
     pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
     temporary.replace(out_dir / "predictions.parquet")

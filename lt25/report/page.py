@@ -144,11 +144,11 @@ def evaluation_figures(results: Results) -> list[tuple[Markup, str]]:
 
 
 def learning_curve(results: Results) -> Markup | str:
-    """The headline metric over the evaluated checkpoints; "" if there are fewer than two."""
-    if len(results.steps) < 2:
+    """The headline metric over the evaluated checkpoints, on the splits they share; "" if there are fewer than two."""
+    task, steps = results.experiment.task, results.steps
+    names = [name for name in results.metrics["splits"] if all(name in metrics["splits"] for metrics in steps)]
+    if len(steps) < 2 or not names:
         return ""
-    task, names = results.experiment.task, list(results.metrics["splits"])
-    steps = [metrics for metrics in results.steps if set(names) <= set(metrics["splits"])]
     values = {name: [headline(task, m["splits"][name], name).measured for m in steps] for name in names}
     said = headline(task, results.headline_split, results.metrics["headline"])
     title = said.name + (f", {said.unit}" if said.unit else "") + " by training step"

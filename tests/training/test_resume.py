@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -18,8 +16,7 @@ def root(tmp_path, monkeypatch):
 
 
 KILLED_WHILE_SAVING = """
-import os, signal, sys
-import lt25.training.device
+import os, signal
 from lt25.training import checkpoint
 whole = checkpoint.publish
 def publish(partial, final):
@@ -28,8 +25,6 @@ def publish(partial, final):
         os.kill(os.getpid(), signal.SIGKILL)
     whole(partial, final)
 checkpoint.publish = publish
-from lt25.training.__main__ import main
-main(sys.argv[1:])
 """
 
 
@@ -43,13 +38,7 @@ def test_a_trainer_killed_at_three_moments_arrives_where_an_undisturbed_one_does
     tiny.kill_at(killed, lambda: checkpoints.is_symlink())
     assert not checkpoints.is_dir() or not any(checkpoints.iterdir())
     tiny.kill_at(killed, lambda: (checkpoints / "step-4").is_dir())
-    torn = subprocess.run(
-        [sys.executable, "-c", KILLED_WHILE_SAVING, "--job.config_file", str(killed.results_dir / "job.toml")],
-        cwd=root,
-        env=tiny.environment(),
-        capture_output=True,
-    )
-    assert torn.returncode == -9, torn.stderr
+    assert tiny.train(killed, before=KILLED_WHILE_SAVING).returncode == -9
     assert (checkpoints / "partial-8").is_dir()
 
     done = tiny.train(killed)
@@ -108,7 +97,7 @@ def test_more_steps_continue_and_anything_else_starts_afresh_and_says_so(root):
 
 def test_an_override_by_hand_trains_apart_from_the_experiments_run(root):
     experiment = tiny.tiny(root, "classification")
-    done = tiny.train(experiment, "--training.steps", "4", processes=1)
+    done = tiny.train(experiment, "--training.steps", "4")
     assert done.returncode == 0, done.stderr
     assert "overridden by hand: training in results/tiny/runs/" in done.stdout
     assert not (experiment.results_dir / "train.json").exists()

@@ -1,7 +1,7 @@
 """Spoken digits: utterances of one to seven English digits by espeak-ng, in many voices, accents, speeds and pitches.
 
 Writes ``<split>/<number>.flac`` (mono, 16 kHz, 16 bits) and ``<split>/metadata.csv`` with the columns ``file_name``,
-``text``, ``speaker``, ``accent``, ``rate`` (words a minute) and ``pitch`` (0 to 99). A speaker is one of espeak-ng's voice
+``text``, ``speaker``, ``accent``, ``rate`` (words a minute), ``pitch`` (0 to 99) and ``playback``. A speaker is one of espeak-ng's voice
 variants; every speaker belongs to one split, so that test and validation are spoken by voices unheard in training.
 """
 
@@ -30,6 +30,8 @@ SPEAKERS = {
     "validation": ("Andy", "caleb", "grandpa", "miguel", "shelby", "Tweaky", "belinda"),
     "test": ("Michael", "aunty", "david", "linda", "paul", "robert", "travis", "zac", "croak"),
 }
+# Training speech is played back slower or faster, which moves the formants: more throats than espeak-ng has voices.
+PLAYBACK = {"train": (0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15), "validation": (1.0,), "test": (1.0,)}
 UTTERANCES = {"train": 4000, "validation": 300, "test": 400}
 SAMPLE_RATE = 16_000
 HEADROOM = 0.7  # some voices use all of the 16 bits, and a signal without its upper band can go beyond
@@ -47,7 +49,7 @@ def build(folder: Path, options: dict) -> str:
     for split, count in utterances.items():
         with (folder / split / "metadata.csv").open("w", newline="") as file:
             writer = csv.DictWriter(
-                file, ["file_name", "text", "speaker", "accent", "rate", "pitch"], extrasaction="ignore"
+                file, ["file_name", "text", "speaker", "accent", "rate", "pitch", "playback"], extrasaction="ignore"
             )
             writer.writeheader()
             writer.writerows(_script(split, count))
@@ -72,6 +74,7 @@ def _script(split: str, count: int) -> list[dict]:
                 "accent": ACCENTS[random.integers(len(ACCENTS))],
                 "rate": int(random.integers(120, 231)),
                 "pitch": int(random.integers(25, 76)),
+                "playback": float(random.choice(PLAYBACK[split])),
             }
         )
     return script
@@ -86,7 +89,7 @@ def _speak(lines: list[tuple[Path, dict]]) -> None:
     espeak = Espeak()
     for folder, line in lines:
         samples = espeak.say(line["spoken"], f"{line['accent']}+{line['speaker']}", line["rate"], line["pitch"])
-        samples = _resample(samples, espeak.sample_rate)
+        samples = _resample(samples, round(espeak.sample_rate * line["playback"]))
         soundfile.write(folder / line["file_name"], samples, SAMPLE_RATE, subtype="PCM_16")
 
 
