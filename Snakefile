@@ -4,6 +4,9 @@
 # one `lt25` command, which does the same by hand.
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/training.smk"

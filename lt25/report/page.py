@@ -151,7 +151,7 @@ def learning_curve(results: Results) -> Markup | str:
         return ""
     values = {name: [headline(task, m["splits"][name], name).measured for m in steps] for name in names}
     said = headline(task, results.headline_split, results.metrics["headline"])
-    title = said.name + (f", {said.unit}" if said.unit else "") + " by training step"
+    title = f"{said.name}{f', {said.unit}' if said.unit else ''}{f', {names[0]}' if len(names) == 1 else ''}"
     figure = plots.learning_curve([m["step"] for m in steps], values, title)
     return draw(figure, f"{results.experiment.name}-curve", title)
 

@@ -163,7 +163,7 @@ def test_a_wrong_experiment_is_one_message_before_anything_runs(tmp_path, change
 def test_a_broken_audio_file_stops_the_chain_and_is_named(tmp_path):
     root = chain.project(tmp_path)
     broken = sorted((root / "audio").glob("*.wav"))[3]
-    broken.write_bytes(broken.read_bytes()[:100])
+    broken.write_bytes(b"no audio")
     done = chain.snakemake(root, "results/spoken-digits/job.toml")
     assert done.returncode != 0
     assert broken.name in done.stdout

@@ -10,7 +10,7 @@ from lt25.config import Experiment, load_config, load_experiment
 from lt25.errors import UserError
 
 # `.venv/bin/snakemake` works without an activated environment.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]))
 
 
 def load(loader, *arguments):
@@ -53,3 +53,10 @@ def starting_model(wildcards):
     """The exported model that an experiment starts from, if it names one."""
     start = EXPERIMENTS[wildcards.experiment].init_from
     return [f"results/{start}/hf/config.json"] if start else []
+
+
+def curve(experiment):
+    """The metrics of the kept steps before the last, which with the final ones make the learning curve."""
+    if not SETTINGS.get("learning_curves", False):
+        return []
+    return [f"results/{experiment.name}/evaluation/step-{step}/metrics.json" for step in experiment.kept_steps[:-1]]

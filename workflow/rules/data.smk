@@ -8,7 +8,7 @@ rule download_dataset:
     benchmark:
         "results/benchmarks/download/{dataset}.tsv"
     retries: 2
-    threads: 2
+    threads: 1
     resources:
         mem_mb=2000,
         runtime="6h",
@@ -27,7 +27,7 @@ rule prepare_data:
         "results/logs/prepare/{dataset}-{recipe}.log",
     benchmark:
         "results/benchmarks/prepare/{dataset}-{recipe}.tsv"
-    threads: 2
+    threads: 1
     resources:
         mem_mb=4000,
         runtime="6h",

@@ -1,10 +1,3 @@
-def curve(experiment):
-    """The metrics of the kept steps before the last, which with the final ones make the learning curve."""
-    if not SETTINGS.get("learning_curves", False):
-        return []
-    return [f"results/{experiment.name}/evaluation/step-{step}/metrics.json" for step in experiment.kept_steps[:-1]]
-
-
 rule write_report:
     input:
         metrics=[f"results/{experiment.name}/evaluation/metrics.json" for experiment in SHOWN],
