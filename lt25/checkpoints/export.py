@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForCTC, AutoModelForSequenceClassification
+from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
 from lt25.checkpoints.card import model_card
@@ -13,12 +13,7 @@ from lt25.checkpoints.convert import read_weights
 from lt25.config import Experiment
 from lt25.errors import UserError
 from lt25.files import read_json, write_json, write_text
-
-AUTO_MODEL = {
-    "classification": AutoModelForSequenceClassification,
-    "speech_recognition": AutoModelForCTC,
-    "language_modeling": AutoModelForCausalLM,
-}
+from lt25.models.tasks import AUTO_MODEL
 
 # What the prepared data has that a user of the model needs beside the weights.
 _ASSETS = (

@@ -19,12 +19,7 @@ from lt25.errors import UserError
 from lt25.evaluation import classification, language, plots, speech, style
 from lt25.evaluation.options import Options, read_options
 from lt25.files import write_json
-
-AUTO_CLASSES = {
-    "classification": "AutoModelForSequenceClassification",
-    "speech_recognition": "AutoModelForCTC",
-    "language_modeling": "AutoModelForCausalLM",
-}
+from lt25.models.tasks import AUTO_MODEL
 
 
 def run(experiment: Experiment, model_dir: Path, out_dir: Path, intermediate: bool = False) -> dict:
@@ -56,7 +51,9 @@ def run(experiment: Experiment, model_dir: Path, out_dir: Path, intermediate: bo
         splits[name] = metrics
         tables.append(table)
     headline = options.headline
-    drawn = {} if intermediate else plots.draw(experiment.task, splits[headline], tables[options.splits.index(headline)])
+    drawn = (
+        {} if intermediate else plots.draw(experiment.task, splits[headline], tables[options.splits.index(headline)])
+    )
     for file, figure in drawn.items():
         style.save(figure, out_dir / file)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -88,7 +85,7 @@ def load_model(task: str, model_dir: Path, device: torch.device) -> torch.nn.Mod
         raise UserError(f"{model_dir}: no config.json, so no exported model here: run `lt25 export` first")
     transformers.utils.logging.disable_progress_bar()
     try:
-        model, loaded = getattr(transformers, AUTO_CLASSES[task]).from_pretrained(
+        model, loaded = AUTO_MODEL[task].from_pretrained(
             model_dir,
             dtype=torch.float32 if device.type == "cpu" else "auto",
             local_files_only=True,

@@ -22,29 +22,16 @@ from torchtitan.config import JobConfig
 from torchtitan.protocols import BaseModelArgs
 from torchtitan.protocols.state_dict_adapter import BaseStateDictAdapter
 from torchtitan.protocols.train_spec import TrainSpec, register_train_spec
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForCTC,
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, PreTrainedModel
 
+from lt25.checkpoints.convert import PREFIX
 from lt25.config import TASKS, Task
 from lt25.data.loader import StepBatches
 from lt25.data.prepared import PreparedSplit
+from lt25.models.tasks import AUTO_MODEL
 from lt25.ops import ctc_loss
 from lt25.training.metrics import build_metrics_processor
 from lt25.training.parallelize import parallelize
-
-AUTO_MODEL = {
-    "classification": AutoModelForSequenceClassification,
-    "speech_recognition": AutoModelForCTC,
-    "language_modeling": AutoModelForCausalLM,
-}
-
-PREFIX = "hf."
-"""What stands before a Hugging Face parameter name in the names of a trained model's checkpoint."""
 
 
 @dataclass

@@ -5,19 +5,15 @@ import json
 import pytest
 import torch
 import yaml
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForCTC, AutoModelForSequenceClassification
+from transformers import AutoConfig
 
 from lt25.checkpoints import convert
 from lt25.checkpoints.export import export
 from lt25.config import TASKS
 from lt25.errors import UserError
+from lt25.models.tasks import AUTO_MODEL
 from tests import tiny
 
-AUTO = {
-    "classification": AutoModelForSequenceClassification,
-    "speech_recognition": AutoModelForCTC,
-    "language_modeling": AutoModelForCausalLM,
-}
 SECTIONS = {"language_modeling": {"model": {"tie_word_embeddings": True}}}
 
 
@@ -44,11 +40,11 @@ def inputs(experiment):
 def test_logits_are_equal_before_and_after_and_a_step_has_its_own_folder(trained):
     config = AutoConfig.from_pretrained(trained.results_dir / "model")
     for step, folder in ((None, "hf"), (4, "hf/step-4")):
-        before = AUTO[trained.task].from_config(config).eval()
+        before = AUTO_MODEL[trained.task].from_config(config).eval()
         weights = tiny.weights(trained, step or 12)
         before.load_state_dict(weights)
         export(trained, step)
-        after = AUTO[trained.task].from_pretrained(trained.results_dir / folder).eval()
+        after = AUTO_MODEL[trained.task].from_pretrained(trained.results_dir / folder).eval()
         with torch.no_grad():
             assert torch.equal(before(**inputs(trained)).logits, after(**inputs(trained)).logits)
         record = json.loads((trained.results_dir / folder / "export.json").read_text())

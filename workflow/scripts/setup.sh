@@ -16,8 +16,8 @@ for candidate in ${PYTHON:-python3.12 python3.11 python3 python}; do
     fi
 done
 if [ -z "$python" ]; then
-    found=$(python3 --version 2>/dev/null || echo "no python3")
-    fail "Python 3.11 or 3.12 is needed, found ${PYTHON:+$PYTHON: }$found: install one, or name it: make PYTHON=/path/to/python3.11"
+    found=$("${PYTHON:-python3}" --version 2>&1) || found="${PYTHON:-python3} that does not run"
+    fail "Python 3.11 or 3.12 is needed, found $found: install one, or name it: make PYTHON=/path/to/python3.11"
 fi
 
 need_gib=9

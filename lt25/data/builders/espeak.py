@@ -1,8 +1,9 @@
 """Spoken digits: utterances of one to seven English digits by espeak-ng, in many voices, accents, speeds and pitches.
 
 Writes ``<split>/<number>.flac`` (mono, 16 kHz, 16 bits) and ``<split>/metadata.csv`` with the columns ``file_name``,
-``text``, ``speaker``, ``accent``, ``rate`` (words a minute), ``pitch`` (0 to 99) and ``playback``. A speaker is one of espeak-ng's voice
-variants; every speaker belongs to one split, so that test and validation are spoken by voices unheard in training.
+``text``, ``speaker``, ``accent``, ``rate`` (words a minute), ``pitch`` (0 to 99) and ``playback``. A speaker is one of
+espeak-ng's voice variants; every speaker belongs to one split, so that test and validation are spoken by voices unheard in
+training.
 """
 
 import csv
