@@ -103,9 +103,7 @@ def _train(options: argparse.Namespace) -> None:
     from lt25.training.job import write_job
 
     experiment = load_experiment(options.experiment)
-    job = experiment.results_dir / "job.toml"
-    if not job.is_file():
-        write_job(experiment)
+    job = write_job(experiment)
     os.chdir(experiment.root)
     command = [*_launcher(), "-m", "lt25.training", "--job.config_file", os.path.relpath(job)]
     sys.stdout.flush()

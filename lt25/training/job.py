@@ -32,10 +32,15 @@ def write_job(experiment: Experiment) -> Path:
         key = clash[0]
         raise UserError(f"{experiment.path}: model.{key}: the data decides it ({decided[key]}): remove the key")
 
-    config = experiment.results_dir / "model" / "config.json"
-    write_text(config, json.dumps({**experiment.model, **decided}, indent=2, sort_keys=True) + "\n")
-    job = experiment.results_dir / "job.toml"
-    write_text(job, tomli_w.dumps(_drop_none(_job(experiment, config))))
+    config, job = experiment.results_dir / "model" / "config.json", experiment.results_dir / "job.toml"
+    texts = {
+        config: json.dumps({**experiment.model, **decided}, indent=2, sort_keys=True) + "\n",
+        job: tomli_w.dumps(_drop_none(_job(experiment, config))),
+    }
+    for path, text in texts.items():
+        # A file that says the same keeps its date, by which Snakemake tells whether anything must be done again.
+        if not path.is_file() or path.read_text() != text:
+            write_text(path, text)
     return job
 
 

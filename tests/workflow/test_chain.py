@@ -1,6 +1,7 @@
 """The whole chain on tiny data: by DVC, by Snakemake, a second time, and by hand."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -99,6 +100,15 @@ print("heard", type(heard["text"]).__name__, "said", said[0]["generated_text"].s
     assert "heard str said True seen 1" in done.stdout, done.stdout
 
 
+def test_torchrun_works_by_hand_with_two_processes(built):
+    job = ["--job.config_file", "results/digits/job.toml", "--training.steps", "3"]
+    done = chain.run(built, "torchrun", "--standalone", "--nproc_per_node", "2", "-m", "lt25.training", *job)
+    assert done.returncode == 0, done.stdout
+    assert "overridden by hand" in done.stdout
+    markers = [json.loads(file.read_text()) for file in (built / "results" / "digits" / "runs").glob("*/train.json")]
+    assert sorted((marker["world_size"], marker["steps"]) for marker in markers) == [(1, 6), (2, 3)]
+
+
 def test_a_changed_experiment_is_trained_again_and_an_untouched_one_is_not(built):
     chain.write_experiment(built, "digits", "classification", optimizer={"lr": 2e-2})
     dry = chain.snakemake(built, "--dry-run", "--quiet", "progress")
@@ -126,8 +136,6 @@ def test_a_killed_snakemake_goes_on_where_its_trainer_was(tmp_path):
         assert process.poll() is None, "snakemake ended before it could be killed"
         assert time.monotonic() < deadline, "no checkpoint was written"
         time.sleep(0.01)
-    import os
-
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (root / target).exists()

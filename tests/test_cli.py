@@ -1,0 +1,88 @@
+"""The command line: quick, and one line for each mistake."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lt25 import cli
+from tests import tiny
+
+LT25 = Path(sys.executable).parent / "lt25"
+
+
+def test_help_answers_within_a_second_and_imports_neither_torch_nor_transformers():
+    subprocess.run([LT25, "--help"], check=True, capture_output=True)
+    started = time.perf_counter()
+    shown = subprocess.run([LT25, "--help"], check=True, capture_output=True, text=True).stdout
+    assert time.perf_counter() - started < 1
+    for command in ("download", "prepare", "configure", "train", "export", "evaluate", "report"):
+        assert command in shown
+    script = "import sys, lt25.cli, lt25.config; print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("environment", "command"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": ""}, [sys.executable]),
+        ({"CUDA_VISIBLE_DEVICES": "0"}, [sys.executable]),
+        ({"CUDA_VISIBLE_DEVICES": "0,3"}, ["--standalone", "--nproc_per_node", "2"]),
+        ({"CUDA_VISIBLE_DEVICES": "0,3", "NGPU": "1"}, [sys.executable]),
+        ({"NGPU": "4"}, ["--standalone", "--nproc_per_node", "4"]),
+        ({"NGPU": "1", "NNODE": "2", "MASTER_ADDR": "there", "MASTER_PORT": "123"}, ["--rdzv_endpoint", "there:123"]),
+    ],
+)
+def test_the_environment_decides_on_how_much_is_trained(monkeypatch, environment, command):
+    for name in ("NGPU", "NNODE", "MASTER_ADDR", "MASTER_PORT", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    launcher = cli._launcher()
+    at = launcher.index(command[0])
+    assert launcher[at : at + len(command)] == command
+    assert (len(launcher) == 1) == (command == [sys.executable])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["prepare", "nothing"], "config/experiments/nothing.yaml: no such experiment file"),
+        (["download", "digit"], "config/datasets/digit.yaml: no such dataset file: did you mean digits?"),
+        (["configure", "tiny"], "run `lt25 prepare config/experiments/tiny.yaml` first"),
+        (["train", "tiny"], "run `lt25 prepare config/experiments/tiny.yaml` first"),
+        (["export", "tiny"], "run `lt25 train tiny` first"),
+        (["export"], "expected an experiment, or --to-dcp"),
+        (["evaluate", "tiny"], "run `lt25 export` first"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tiny.make_project(tmp_path))
+    tiny.write_experiment(tmp_path, "classification")
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("lt25: error: ")
+    assert error.count("\n") == 1
+
+
+def test_a_job_file_that_says_the_same_keeps_its_date(tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny.make_project(tmp_path))
+    experiment = tiny.tiny(tmp_path, "classification")
+    job = experiment.results_dir / "job.toml"
+    before = job.stat().st_mtime_ns
+    assert cli.main(["configure", "tiny"]) == 0
+    assert job.stat().st_mtime_ns == before
+    tiny.write_experiment(tmp_path, "classification", training={"steps": 13})
+    assert cli.main(["configure", "tiny"]) == 0
+    assert "steps = 13" in job.read_text()
+
+
+def test_the_data_decides_its_part_of_the_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tiny.make_project(tmp_path))
+    experiment = tiny.write_experiment(tmp_path, "classification", model={"num_labels": 7})
+    tiny.prepare(experiment)
+    assert cli.main(["configure", "tiny"]) == 2
+    assert "model.num_labels: the data decides it (3): remove the key" in capsys.readouterr().err
