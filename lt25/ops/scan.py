@@ -5,12 +5,10 @@ The recurrence is equation 3 of "Hierarchically Gated Recurrent Neural Network f
 so that torch.compile, activation checkpointing and sharded training treat it as any other operator.
 """
 
-import importlib
-
 import torch
 from torch import Tensor
 
-_BACKENDS = ("numba", "fla", "reference")
+from lt25.ops.backends import choose, kernels, reference, state_dtype
 
 
 def hgrn_scan(
@@ -33,7 +31,7 @@ def hgrn_scan(
             B is 1. An empty sequence hands its initial state on.
         reverse: scan from each sequence's end to its start, h_t = exp(log_f_t) * h_{t+1} + x_t.
         output_final_state: return the last state computed as well.
-        backend: "numba" (CPU), "fla" (CUDA) or "reference" (float64 loop, anywhere); by default chosen by the device.
+        backend: "numba" (CPU), "triton" (CUDA) or "reference" (float64 loop, anywhere); by default chosen by the device.
 
     Returns:
         h [B, T, D] in x's dtype, and the final state [N, D] (float32, float64 if x is) or None. The state is kept in
@@ -43,57 +41,48 @@ def hgrn_scan(
     Raises:
         ValueError: shapes that do not fit together, boundaries that do not rise from 0 to T, an unknown backend.
     """
-    backend = backend or ("fla" if x.is_cuda else "numba")
-    _check(x, log_f, initial_state, cu_seqlens, backend)
+    backend = choose("hgrn_scan", x, backend)
+    if x.ndim != 3 or log_f.shape != x.shape:
+        raise ValueError(
+            f"hgrn_scan: x and log_f must both be [B, T, D], got {tuple(x.shape)} and {tuple(log_f.shape)}"
+        )
+    check_sequences("hgrn_scan", x, x.shape[2], initial_state, cu_seqlens)
     if backend == "reference":
-        from lt25.ops.backends import reference
-
         h, final_state = reference.scan(x, log_f, initial_state, cu_seqlens, reverse)
-        final_state = final_state.to(_state_dtype(x))
+        final_state = final_state.to(state_dtype(x))
     else:
         h, final_state = _forward(x, log_f, initial_state, cu_seqlens, reverse, backend)
     return h, final_state if output_final_state else None
 
 
-def _check(x: Tensor, log_f: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None, backend: str) -> None:
-    if backend not in _BACKENDS:
-        raise ValueError(f"hgrn_scan: unknown backend {backend!r}, choose from {', '.join(_BACKENDS)}")
-    if x.ndim != 3 or log_f.shape != x.shape:
-        raise ValueError(
-            f"hgrn_scan: x and log_f must both be [B, T, D], got {tuple(x.shape)} and {tuple(log_f.shape)}"
-        )
+def check_sequences(
+    operator: str, x: Tensor, channels: int, initial_state: Tensor | None, cu_seqlens: Tensor | None
+) -> None:
+    """Raises ValueError unless the initial state and the boundaries of packed sequences fit x, [B, T, ...]."""
     if cu_seqlens is not None and (x.shape[0] != 1 or cu_seqlens.ndim != 1 or len(cu_seqlens) < 2):
         raise ValueError(
-            f"hgrn_scan: cu_seqlens [N + 1] needs a batch of 1, got {tuple(cu_seqlens.shape)} and B = {x.shape[0]}"
+            f"{operator}: cu_seqlens [N + 1] needs a batch of 1, got {tuple(cu_seqlens.shape)} and B = {x.shape[0]}"
         )
-    state = (_sequences(x, cu_seqlens), x.shape[2])
+    state = (count_sequences(x, cu_seqlens), channels)
     if initial_state is not None and tuple(initial_state.shape) != state:
-        raise ValueError(f"hgrn_scan: initial_state must be {state}, got {tuple(initial_state.shape)}")
+        raise ValueError(f"{operator}: initial_state must be {state}, got {tuple(initial_state.shape)}")
 
 
-def _sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
+def count_sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
+    """N, the sequences in x [B, T, ...]."""
     return x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-
-
-def _state_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _module(backend: str):
-    """The backend's module, imported when first used: numba and FLA each take a second to import."""
-    return importlib.import_module(f"lt25.ops.backends.{backend}")
 
 
 @torch.library.custom_op("lt25::hgrn_scan", mutates_args=())
 def _forward(
     x: Tensor, log_f: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None, reverse: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
-    return _module(backend).forward(x, log_f, initial_state, cu_seqlens, reverse)
+    return kernels(backend, "scan").forward(x, log_f, initial_state, cu_seqlens, reverse)
 
 
 @_forward.register_fake
 def _(x, log_f, initial_state, cu_seqlens, reverse, backend):
-    return x.new_empty(x.shape), x.new_empty(_sequences(x, cu_seqlens), x.shape[2], dtype=_state_dtype(x))
+    return x.new_empty(x.shape), x.new_empty(count_sequences(x, cu_seqlens), x.shape[2], dtype=state_dtype(x))
 
 
 @torch.library.custom_op("lt25::hgrn_scan_backward", mutates_args=())
@@ -107,7 +96,7 @@ def _backward(
     reverse: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _module(backend).backward(grad_h, grad_final, log_f, h, initial_state, cu_seqlens, reverse)
+    return kernels(backend, "scan").backward(grad_h, grad_final, log_f, h, initial_state, cu_seqlens, reverse)
 
 
 @_backward.register_fake
@@ -115,7 +104,7 @@ def _(grad_h, grad_final, log_f, h, initial_state, cu_seqlens, reverse, backend)
     return (
         h.new_empty(h.shape),
         log_f.new_empty(log_f.shape),
-        h.new_empty(_sequences(h, cu_seqlens), h.shape[2], dtype=_state_dtype(h)),
+        h.new_empty(count_sequences(h, cu_seqlens), h.shape[2], dtype=state_dtype(h)),
     )
 
 
@@ -124,6 +113,8 @@ def _setup_context(ctx, inputs, output):
     h, final_state = output
     ctx.save_for_backward(log_f, h, initial_state, cu_seqlens)
     ctx.final_shape = final_state.shape
+    # An output that nothing used has a gradient of None, not one of zeros that costs a pass over memory.
+    ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx, grad_h, grad_final):
@@ -131,7 +122,7 @@ def _differentiate(ctx, grad_h, grad_final):
     if grad_h is None:
         grad_h = torch.zeros_like(h)
     if grad_final is None:
-        grad_final = h.new_zeros(ctx.final_shape, dtype=_state_dtype(h))
+        grad_final = h.new_zeros(ctx.final_shape, dtype=state_dtype(h))
     grad_x, grad_log_f, grad_state = _backward(
         grad_h, grad_final, log_f, h, initial_state, cu_seqlens, ctx.reverse, ctx.backend
     )

@@ -221,38 +221,3 @@ def test_wrong_arguments_are_named(arguments, message):
 def test_boundaries_must_rise_from_0_to_T(offsets):
     with pytest.raises(ValueError, match="must rise from 0 to T = 3"):
         hgrn_scan(torch.zeros(1, 3, 4), torch.zeros(1, 3, 4), cu_seqlens=torch.tensor(offsets))
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("cu_seqlens", [None, PACKING], ids=["batch", "packed"])
-def test_flas_forward_scan_serves_both_directions(monkeypatch, cu_seqlens, reverse):
-    """FLA's kernels, which only scan forward and need a GPU, are stood in for by numba's scanning forward."""
-    from fla.ops.hgrn import fused_recurrent
-
-    from lt25.ops.backends import numba
-
-    def forward(x, g, initial_state, output_final_state, cu_seqlens):
-        assert output_final_state and x.is_contiguous() and g.is_contiguous()
-        return numba.forward(x, g, initial_state, cu_seqlens, False)
-
-    def backward(g, o, do, dht, initial_state, cu_seqlens):
-        assert all(tensor.is_contiguous() for tensor in (g, o, do, dht, initial_state))
-        return numba.backward(do, dht, g, o, initial_state, cu_seqlens, False)
-
-    monkeypatch.setattr(fused_recurrent, "fused_recurrent_hgrn_fwd", forward)
-    monkeypatch.setattr(fused_recurrent, "fused_recurrent_hgrn_bwd", backward)
-    inputs = make_inputs(dtype=torch.float32, cu_seqlens=cu_seqlens)
-    options = {"cu_seqlens": cu_seqlens, "reverse": reverse}
-    assert_close(outcome(inputs, "fla", **options), outcome(inputs, "numba", **options), 1e-6)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("cu_seqlens", [None, PACKING], ids=["batch", "packed"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_fla_equals_the_reference(dtype, cu_seqlens, reverse):
-    cu_seqlens = None if cu_seqlens is None else cu_seqlens.cuda()
-    inputs = make_inputs(dtype=dtype, cu_seqlens=cu_seqlens, device="cuda")
-    options = {"cu_seqlens": cu_seqlens, "reverse": reverse}
-    assert_close(outcome(inputs, **options), outcome(inputs, "reference", **options), TOLERANCE[dtype])

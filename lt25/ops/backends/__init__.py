@@ -1,1 +1,37 @@
-"""Backends of the HGRN scan; :mod:`lt25.ops.scan` chooses between them."""
+"""Backends of the operators, one module for each operator and backend, and the choice between them.
+
+numba runs on CPUs, Triton on CUDA devices; the reference runs anywhere, in float64 and slowly, and is what tests trust.
+"""
+
+import importlib
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("numba", "triton", "reference")
+
+
+def choose(operator: str, x: Tensor, backend: str | None) -> str:
+    """The backend asked for or, if none was, the one for x's device: for float64 on CUDA, which has no kernels, the reference.
+
+    Raises:
+        ValueError: an unknown backend.
+    """
+    if backend is None:
+        if not x.is_cuda:
+            return "numba"
+        return "reference" if x.dtype == torch.float64 else "triton"
+    if backend not in BACKENDS:
+        raise ValueError(f"{operator}: unknown backend {backend!r}, choose from {', '.join(BACKENDS)}")
+    return backend
+
+
+def kernels(backend: str, operator: str) -> ModuleType:
+    """The module of one operator's kernels, imported when first used: numba and Triton each take a second to import."""
+    return importlib.import_module(f"lt25.ops.backends.{backend}_{operator}")
+
+
+def state_dtype(x: Tensor) -> torch.dtype:
+    """In which a recurrent state is kept beside x: float32, or float64 for float64."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -1,6 +1,7 @@
-"""The scan as its definition reads, slowly: a loop over time in float64 that autograd differentiates. What tests trust."""
+"""The operators as their definitions read, slowly: plain torch in float64 that autograd differentiates. What tests trust."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -8,20 +9,73 @@ def scan(
     x: Tensor, log_f: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None, reverse: bool
 ) -> tuple[Tensor, Tensor]:
     """Arguments and results of :func:`lt25.ops.hgrn_scan`; the final state comes in float64, h in x's dtype."""
+    h, final_state = _recur(x.double(), log_f.double().exp(), initial_state, cu_seqlens, reverse)
+    return h.to(x.dtype), final_state
+
+
+def mix(
+    ifg: Tensor,
+    weight: Tensor,
+    eps: float,
+    lower_bound: Tensor | None,
+    mask: Tensor | None,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    bidirectional: bool,
+) -> tuple[Tensor, Tensor]:
+    """Arguments and results of :func:`lt25.ops.hgrn_mix`; the final state comes in float64, y in ifg's dtype."""
+    i, f, g = ifg.double().chunk(3, -1)
+    bound = f.new_zeros(f.shape[-1]) if lower_bound is None else lower_bound.double()
+    forget = bound + (1 - bound) * f.sigmoid()
+    x = F.silu(i) * (1 - bound) * (-f).sigmoid()
+    if mask is not None:
+        forget = torch.where(mask[..., None], forget, 1.0)
+        x = torch.where(mask[..., None], x, 0.0)
+    if bidirectional:
+        states = (None, None) if initial_state is None else initial_state.chunk(2, -1)
+        halves = zip(x.chunk(2, -1), forget.chunk(2, -1), states, (False, True), strict=True)
+        scanned = [_recur(x, forget, state, cu_seqlens, reverse) for x, forget, state, reverse in halves]
+        h, final_state = (torch.cat(both, -1) for both in zip(*scanned, strict=True))
+    else:
+        h, final_state = _recur(x, forget, initial_state, cu_seqlens, False)
+    y = _rms_norm(h, eps) * weight.double() * F.silu(g)
+    return y.to(ifg.dtype), final_state
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """Argument and result of :func:`lt25.ops.swiglu`."""
+    gate, up = gate_up.double().chunk(2, -1)
+    return (F.silu(gate) * up).to(gate_up.dtype)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Arguments and results of :func:`lt25.ops.add_rms_norm`."""
+    total = x if residual is None else x + residual
+    return (_rms_norm(total.double(), eps) * weight.double()).to(x.dtype), total
+
+
+def _recur(
+    x: Tensor, f: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    """h_t = f_t h_{t-1} + x_t, a loop over time; all float64."""
     if cu_seqlens is None:
-        sequences = list(zip(x.double(), log_f.double(), strict=True))
+        sequences = list(zip(x, f, strict=True))
     else:
         lengths = cu_seqlens.diff().tolist()
-        sequences = list(zip(x[0].double().split(lengths), log_f[0].double().split(lengths), strict=True))
+        sequences = list(zip(x[0].split(lengths), f[0].split(lengths), strict=True))
 
     outputs, finals = [], []
-    for n, (x_n, log_f_n) in enumerate(sequences):
+    for n, (x_n, f_n) in enumerate(sequences):
         state = x_n.new_zeros(x.shape[-1]) if initial_state is None else initial_state[n].double()
         rows: list[Tensor] = [state] * len(x_n)
         for t in reversed(range(len(x_n))) if reverse else range(len(x_n)):
-            state = log_f_n[t].exp() * state + x_n[t]
+            state = f_n[t] * state + x_n[t]
             rows[t] = state
         outputs.append(torch.stack(rows) if rows else x_n)
         finals.append(state)
     h = torch.stack(outputs) if cu_seqlens is None else torch.cat(outputs)[None]
-    return h.to(x.dtype), torch.stack(finals)
+    return h, torch.stack(finals)
+
+
+def _rms_norm(x: Tensor, eps: float) -> Tensor:
+    return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt()

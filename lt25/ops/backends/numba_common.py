@@ -1,0 +1,123 @@
+"""What the operators' numba kernels share: compiler options, exp and sigmoid that vectorise, tensors as rows, threads."""
+
+import math
+
+import numba
+import numpy as np
+import torch
+from numba import njit, types
+from numba.extending import overload
+from torch import Tensor
+
+# Contraction lets a*b+c be one instruction and nothing else: re-association would break `exp`, and NaN must survive.
+JIT = {"fastmath": {"contract"}, "cache": True, "nogil": True}
+# For sums over a row, which become vector instructions only if their order is free. It is the same in each call.
+JIT_SUM = {**JIT, "fastmath": {"contract", "reassoc"}}
+
+
+def _start_threads() -> None:
+    """Starts numba's threads without touching torch's: one OpenMP library serves both, and starting sets its number."""
+    threads = torch.get_num_threads()
+    numba.set_num_threads(1)
+    torch.set_num_threads(threads)
+
+
+_start_threads()
+
+
+def exp(v):
+    """exp(v), for float32 without a call, so that the loop around it becomes vector instructions; for use in kernels.
+
+    Cephes' expf: v = n log 2 + r, |r| <= log(2) / 2, a polynomial in r, times 2**n put together from its bits. Relative
+    error below 1e-7; 0 below -87, where float32 loses its last normal numbers; no more than exp(87) above, the reciprocal
+    of which is a normal number too.
+    """
+    return math.exp(v)
+
+
+@overload(exp)
+def _exp_vectorised(v):
+    if v != types.float32:
+        return lambda v: math.exp(v)
+    f = np.float32
+    lowest, highest, log2_e = f(-87.0), f(87.0), f(1.44269504)
+    # Adding 1.5 * 2**23 rounds to an integer and leaves that integer in the low bits of the sum.
+    round_to_int = f(12582912.0)
+    log_2_head, log_2_tail = f(0.693359375), f(-2.12194440e-4)
+    c0, c1, c2, c3 = f(1.9875691500e-4), f(1.3981999507e-3), f(8.3334519073e-3), f(4.1665795894e-2)
+    c4, c5, one, zero = f(1.6666665459e-1), f(5.0000001201e-1), f(1.0), f(0.0)
+    bias, mantissa_bits = np.int32(127), np.int32(23)
+
+    def exp(v):
+        # The comparisons are written so that NaN passes both of them and reaches the result.
+        u = highest if v > highest else v
+        shifted = u * log2_e + round_to_int
+        n = shifted - round_to_int
+        r = u - n * log_2_head
+        r = r - n * log_2_tail
+        p = c0 * r + c1
+        p = p * r + c2
+        p = p * r + c3
+        p = p * r + c4
+        p = p * r + c5
+        p = p * (r * r) + r + one
+        power = np.int32((np.float32(shifted).view(np.int32) + bias) << mantissa_bits).view(np.float32)
+        return zero if u < lowest else p * power
+
+    return exp
+
+
+@njit(**JIT)
+def sigmoid(v):
+    """1 / (1 + exp(-v)), in v's precision."""
+    one = type(v)(1)
+    return one / (one + exp(-v))
+
+
+@njit(**JIT_SUM)
+def dot(a, b):
+    """The sum over a * b, in their precision."""
+    total = a[0] * b[0]
+    for d in range(1, len(a)):
+        total += a[d] * b[d]
+    return total
+
+
+def rows(tensor: Tensor, dtype: torch.dtype | None = None) -> np.ndarray:
+    """[..., D] as numpy rows [-1, D], copied only if the dtype or the layout asks for it."""
+    tensor = tensor.detach().to(dtype).contiguous()
+    return tensor.numpy().reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])
+
+
+def initial(initial_state: Tensor | None, sequences: int, channels: int, dtype: torch.dtype) -> Tensor:
+    """A fresh state [N, D] that the kernel may write on."""
+    if initial_state is None:
+        return torch.zeros(sequences, channels, dtype=dtype)
+    return initial_state.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def offsets_of(x: Tensor, cu_seqlens: Tensor | None) -> np.ndarray:
+    """Row offsets int64 [N + 1] of the sequences in x [B, T, ...]."""
+    batch, time = x.shape[:2]
+    if cu_seqlens is None:
+        return np.arange(batch + 1, dtype=np.int64) * time
+    offsets = cu_seqlens.numpy().astype(np.int64)
+    if offsets[0] != 0 or offsets[-1] != time or (np.diff(offsets) < 0).any():
+        raise ValueError(f"cu_seqlens must rise from 0 to T = {time}, got {offsets.tolist()}")
+    return offsets
+
+
+def use_threads() -> int:
+    """Lets numba use the threads that torch may use: a process of several on one machine is given its share that way."""
+    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    numba.set_num_threads(threads)
+    return threads
+
+
+def channel_blocks(batch: int, channels: int, cu_seqlens: Tensor | None) -> int:
+    """Blocks of channels: one if there are sequences enough of equal length, otherwise one for each thread."""
+    threads = use_threads()
+    if cu_seqlens is None and (batch % threads == 0 or batch >= 4 * threads):
+        return 1
+    # 16 float32 channels are one cache line; narrower blocks would have two threads write the same one.
+    return max(1, min(threads, channels // 16))

@@ -1,0 +1,205 @@
+"""Gates, scan and gated norm on a CPU, compiled by numba: one pass for the scan, split over sequences and channels, and one
+for the norm, split over rows.
+
+Both are laid out like the scan by itself, see :mod:`lt25.ops.backends.numba_scan`: the number of threads does not change a
+bit of the result.
+"""
+
+import numpy as np
+import torch
+from numba import njit, prange
+from torch import Tensor
+
+from lt25.ops.backends import state_dtype
+from lt25.ops.backends.numba_common import JIT, channel_blocks, dot, exp, initial, offsets_of, rows, sigmoid
+from lt25.ops.backends.numba_rows import ROWS
+
+
+@njit(**JIT)
+def _part(item, sequences, blocks, halves, channels):
+    """Sequence, first and last channel and direction of a work item; halves is 2 if half the channels run backward."""
+    n, block, half = item % sequences, (item // sequences) % blocks, item // (sequences * blocks)
+    span = channels // halves
+    width = (span + blocks - 1) // blocks
+    return n, half * span + min(span, block * width), half * span + min(span, (block + 1) * width), half == 1
+
+
+@njit(parallel=True, **JIT)
+def _scan(ifg, lower_bound, mask, offsets, halves, blocks, h, final_state):
+    sequences, channels = final_state.shape
+    one = lower_bound.dtype.type(1)
+    for item in prange(sequences * blocks * halves):
+        n, start, stop, reverse = _part(item, sequences, blocks, halves, channels)
+        state, bound = final_state[n, start:stop], lower_bound[start:stop]
+        for k in range(offsets[n + 1] - offsets[n]):
+            t = offsets[n + 1] - 1 - k if reverse else offsets[n] + k
+            h_t = h[t, start:stop]
+            if len(mask) and not mask[t]:
+                h_t[:] = state
+                continue
+            i, f = ifg[t, start:stop], ifg[t, channels + start : channels + stop]
+            for d in range(len(state)):
+                e = exp(-f[d])
+                s = one / (one + e)
+                free = one - bound[d]
+                # 1 - f' as (1 - bound) * sigmoid(-f), which does not cancel.
+                value = (bound[d] + free * s) * state[d] + free * (e * s) * i[d] * sigmoid(i[d])
+                state[d] = value
+                h_t[d] = value
+
+
+@njit(parallel=True, **JIT)
+def _norm(h, ifg, weight, eps, y):
+    count, channels = h.shape
+    one = weight.dtype.type(1)
+    for item in prange((count + ROWS - 1) // ROWS):
+        for t in range(item * ROWS, min(count, (item + 1) * ROWS)):
+            h_t, g, y_t = h[t], ifg[t, 2 * channels :], y[t]
+            scale = one / np.sqrt(dot(h_t, h_t) / type(one)(channels) + eps)
+            for d in range(channels):
+                y_t[d] = h_t[d] * scale * weight[d] * (g[d] * sigmoid(g[d]))
+
+
+@njit(parallel=True, **JIT)
+def _norm_backward(grad_y, h, ifg, weight, eps, grad_ifg, grad_weights):
+    """Writes the gradient of g into its place in grad_ifg, and the gradient of h into the place of i's."""
+    count, channels = h.shape
+    one = weight.dtype.type(1)
+    for item in prange((count + ROWS - 1) // ROWS):
+        grad_weight = grad_weights[item]
+        for t in range(item * ROWS, min(count, (item + 1) * ROWS)):
+            grad_y_t, h_t, g = grad_y[t], h[t], ifg[t, 2 * channels :]
+            grad_h, grad_g = grad_ifg[t, :channels], grad_ifg[t, 2 * channels :]
+            scale = one / np.sqrt(dot(h_t, h_t) / type(one)(channels) + eps)
+            for d in range(channels):
+                s = sigmoid(g[d])
+                silu = g[d] * s
+                normed = h_t[d] * scale
+                grad_weight[d] += grad_y_t[d] * silu * normed
+                grad_h[d] = grad_y_t[d] * silu * weight[d]
+                grad_g[d] = grad_y_t[d] * normed * weight[d] * (s + silu - silu * s)
+            # With n = h * scale and u the gradient of n: grad = scale * (u - n * mean(u * n)).
+            pull = dot(grad_h, h_t) * scale * scale / type(one)(channels)
+            for d in range(channels):
+                grad_h[d] = scale * (grad_h[d] - h_t[d] * pull)
+
+
+@njit(parallel=True, **JIT)
+def _scan_backward(
+    ifg, h, lower_bound, mask, initial_state, offsets, halves, blocks, grad_ifg, grad_state, grad_bounds
+):
+    """Reads the gradient of h from the place of i's, see :func:`_norm_backward`, and writes those of i and f."""
+    sequences, channels = grad_state.shape
+    one = lower_bound.dtype.type(1)
+    for item in prange(sequences * blocks * halves):
+        n, start, stop, reverse = _part(item, sequences, blocks, halves, channels)
+        state, bound, grad_bound = grad_state[n, start:stop], lower_bound[start:stop], grad_bounds[n, start:stop]
+        for k in range(offsets[n + 1] - offsets[n] - 1, -1, -1):
+            t = offsets[n + 1] - 1 - k if reverse else offsets[n] + k
+            grad_i, grad_f = grad_ifg[t, start:stop], grad_ifg[t, channels + start : channels + stop]
+            if len(mask) and not mask[t]:
+                for d in range(len(state)):
+                    state[d] += grad_i[d]
+                grad_i[:] = 0
+                grad_f[:] = 0
+                continue
+            before = initial_state[n, start:stop] if k == 0 else h[t + 1 if reverse else t - 1, start:stop]
+            i, f = ifg[t, start:stop], ifg[t, channels + start : channels + stop]
+            for d in range(len(state)):
+                e = exp(-f[d])
+                s = one / (one + e)
+                q = e * s
+                free = one - bound[d]
+                s_i = sigmoid(i[d])
+                silu = i[d] * s_i
+                grad = state[d] + grad_i[d]
+                grad_i[d] = grad * free * q * (s_i + silu - silu * s_i)
+                grad_gate = grad * (before[d] - silu)
+                grad_f[d] = grad_gate * free * s * q
+                grad_bound[d] += grad_gate * q
+                state[d] = grad * (bound[d] + free * s)
+
+
+def forward(
+    ifg: Tensor,
+    weight: Tensor,
+    eps: float,
+    lower_bound: Tensor | None,
+    mask: Tensor | None,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    bidirectional: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y and h [B, T, D] in ifg's dtype, and the final state [N, D] in float32 (float64 if ifg is float64)."""
+    dtype, channels = state_dtype(ifg), weight.shape[0]
+    offsets = offsets_of(ifg, cu_seqlens)
+    ifg_rows = rows(ifg, dtype)
+    h = torch.empty(*ifg.shape[:2], channels, dtype=dtype)
+    y = torch.empty_like(h)
+    state = initial(initial_state, len(offsets) - 1, channels, dtype)
+    _scan(
+        ifg_rows,
+        bound_of(lower_bound, channels, dtype),
+        _mask(mask),
+        offsets,
+        1 + bidirectional,
+        channel_blocks(ifg.shape[0], channels, cu_seqlens),
+        rows(h),
+        state.numpy(),
+    )
+    weight = weight.detach().to(dtype).numpy()
+    _norm(rows(h), ifg_rows, weight, weight.dtype.type(eps), rows(y))
+    return y.to(ifg.dtype), h.to(ifg.dtype), state
+
+
+def backward(
+    grad_y: Tensor,
+    grad_final: Tensor,
+    ifg: Tensor,
+    h: Tensor,
+    weight: Tensor,
+    eps: float,
+    lower_bound: Tensor | None,
+    mask: Tensor | None,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    bidirectional: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of ifg, in its dtype, and of weight [D], lower_bound [D] and the initial state [N, D], in the state's."""
+    dtype, channels = state_dtype(ifg), weight.shape[0]
+    offsets = offsets_of(ifg, cu_seqlens)
+    ifg_rows, h_rows = rows(ifg, dtype), rows(h, dtype)
+    grad_ifg = torch.empty(ifg.shape, dtype=dtype)
+    grad_state = grad_final.to(dtype, copy=True, memory_format=torch.contiguous_format)
+    grad_weights = torch.zeros(-(-len(h_rows) // ROWS), channels, dtype=dtype)
+    grad_bounds = torch.zeros(len(offsets) - 1, channels, dtype=dtype)
+    blocks = channel_blocks(ifg.shape[0], channels, cu_seqlens)
+    weight = weight.detach().to(dtype).numpy()
+    _norm_backward(
+        rows(grad_y, dtype), h_rows, ifg_rows, weight, weight.dtype.type(eps), rows(grad_ifg), grad_weights.numpy()
+    )
+    _scan_backward(
+        ifg_rows,
+        h_rows,
+        bound_of(lower_bound, channels, dtype),
+        _mask(mask),
+        initial(initial_state, len(offsets) - 1, channels, dtype).numpy(),
+        offsets,
+        1 + bidirectional,
+        blocks,
+        rows(grad_ifg),
+        grad_state.numpy(),
+        grad_bounds.numpy(),
+    )
+    return grad_ifg.to(ifg.dtype), grad_weights.sum(0), grad_bounds.sum(0), grad_state
+
+
+def bound_of(lower_bound: Tensor | None, channels: int, dtype: torch.dtype) -> np.ndarray:
+    """The lower bound [D] in the precision of the kernels, 0 if there is none."""
+    bound = torch.zeros(channels) if lower_bound is None else lower_bound.detach()
+    return bound.to(dtype).contiguous().numpy()
+
+
+def _mask(mask: Tensor | None) -> np.ndarray:
+    """One flag for each row; none at all without a mask."""
+    return np.empty(0, np.bool_) if mask is None else mask.contiguous().numpy().reshape(-1)

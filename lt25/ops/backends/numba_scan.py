@@ -1,0 +1,109 @@
+"""The scan on a CPU: one pass over the data forward, one backward, compiled by numba.
+
+A sequence is a run of rows of D contiguous channels; the loop over channels is the inner one and vectorises, the loop
+over time carries the state in a row that stays in the first-level cache. Work is split over sequences and, where those
+are few or of unequal length, over blocks of channels. Each channel is computed by the same operations in the same order
+whatever the split, so the number of threads does not change a bit of the result.
+"""
+
+import torch
+from numba import njit, prange
+from torch import Tensor
+
+from lt25.ops.backends import state_dtype
+from lt25.ops.backends.numba_common import JIT, channel_blocks, exp, initial, offsets_of, rows
+
+# The loops over channels run from 0 over slices of rows: numba lets an index be negative, and where it cannot see that one
+# is not, the check keeps the loop from becoming vector instructions.
+
+
+@njit(parallel=True, **JIT)
+def _forward(x, log_f, offsets, reverse, blocks, h, final_state):
+    sequences, channels = final_state.shape
+    width = (channels + blocks - 1) // blocks
+    for item in prange(sequences * blocks):
+        n, block = item % sequences, item // sequences
+        part = slice(block * width, min(channels, (block + 1) * width))
+        state = final_state[n, part]
+        for k in range(offsets[n + 1] - offsets[n]):
+            t = offsets[n + 1] - 1 - k if reverse else offsets[n] + k
+            x_t, log_f_t, h_t = x[t, part], log_f[t, part], h[t, part]
+            for d in range(len(state)):
+                value = exp(log_f_t[d]) * state[d] + x_t[d]
+                state[d] = value
+                h_t[d] = value
+
+
+@njit(parallel=True, **JIT)
+def _backward(grad_h, log_f, h, initial_state, offsets, reverse, blocks, grad_x, grad_log_f, grad_state):
+    sequences, channels = grad_state.shape
+    width = (channels + blocks - 1) // blocks
+    for item in prange(sequences * blocks):
+        n, block = item % sequences, item // sequences
+        part = slice(block * width, min(channels, (block + 1) * width))
+        state = grad_state[n, part]
+        for k in range(offsets[n + 1] - offsets[n] - 1, -1, -1):
+            t = offsets[n + 1] - 1 - k if reverse else offsets[n] + k
+            before = initial_state[n, part] if k == 0 else h[t + 1 if reverse else t - 1, part]
+            grad_h_t, log_f_t, grad_x_t, grad_log_f_t = (
+                grad_h[t, part],
+                log_f[t, part],
+                grad_x[t, part],
+                grad_log_f[t, part],
+            )
+            for d in range(len(state)):
+                grad = state[d] + grad_h_t[d]
+                grad_x_t[d] = grad
+                grad = grad * exp(log_f_t[d])
+                grad_log_f_t[d] = grad * before[d]
+                state[d] = grad
+
+
+def forward(
+    x: Tensor, log_f: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    """h [B, T, D] in x's dtype and the final state [N, D] in float32 (float64 if x is float64)."""
+    dtype = state_dtype(x)
+    offsets = offsets_of(x, cu_seqlens)
+    h = torch.empty(x.shape, dtype=dtype)
+    state = initial(initial_state, len(offsets) - 1, x.shape[-1], dtype)
+    _forward(
+        rows(x, dtype),
+        rows(log_f, dtype),
+        offsets,
+        reverse,
+        channel_blocks(x.shape[0], x.shape[2], cu_seqlens),
+        rows(h),
+        state.numpy(),
+    )
+    return h.to(x.dtype), state
+
+
+def backward(
+    grad_h: Tensor,
+    grad_final: Tensor,
+    log_f: Tensor,
+    h: Tensor,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, log_f (each in its own dtype) and the initial state, from those of h and the final state."""
+    dtype = state_dtype(h)
+    offsets = offsets_of(h, cu_seqlens)
+    grad_x, grad_log_f = torch.empty(h.shape, dtype=dtype), torch.empty(h.shape, dtype=dtype)
+    start = initial(initial_state, len(offsets) - 1, h.shape[-1], dtype)
+    grad_state = grad_final.to(dtype, copy=True, memory_format=torch.contiguous_format)
+    _backward(
+        rows(grad_h, dtype),
+        rows(log_f, dtype),
+        rows(h, dtype),
+        start.numpy(),
+        offsets,
+        reverse,
+        channel_blocks(h.shape[0], h.shape[2], cu_seqlens),
+        rows(grad_x),
+        rows(grad_log_f),
+        grad_state.numpy(),
+    )
+    return grad_x.to(h.dtype), grad_log_f.to(log_f.dtype), grad_state

@@ -1,0 +1,179 @@
+"""The heart of an HGRN layer as one differentiable operation: gates, the scan over time, and the gated RMS norm after it.
+
+Equations 3 to 5 of "Hierarchically Gated Recurrent Neural Network for Sequence Modeling" (https://arxiv.org/abs/2311.04823),
+real part, with the gated norm of flash-linear-attention. Done in one operation, little goes through memory: the
+pre-activations and the states are kept for the way back, and all between them is computed again.
+"""
+
+import torch
+from torch import Tensor
+
+from lt25.ops.backends import choose, kernels, reference, state_dtype
+from lt25.ops.scan import check_sequences, count_sequences
+
+
+def hgrn_mix(
+    ifg: Tensor,
+    weight: Tensor,
+    eps: float,
+    lower_bound: Tensor | None = None,
+    mask: Tensor | None = None,
+    initial_state: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    bidirectional: bool = False,
+    output_final_state: bool = False,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Mixes over time, channel by channel, then across the channels of each step.
+
+        f'_t = lower_bound + (1 - lower_bound) * sigmoid(f_t)
+        h_t = f'_t * h_{t-1} + (1 - f'_t) * silu(i_t)
+        y_t = h_t / sqrt(mean over channels(h_t^2) + eps) * weight * silu(g_t)
+
+    Args:
+        ifg: float [B, T, 3 D], the pre-activations i | f | g along the last axis.
+        weight: float [D], of the norm.
+        eps: of the norm.
+        lower_bound: float [D] in [0, 1), or None for 0.
+        mask: bool [B, T], False where a step is padding, which the state passes unchanged: gate 1, input 0, exactly.
+        initial_state: float [N, D], the state before the first step; zero if None. N = B, or the number of packed
+            sequences.
+        cu_seqlens: int32 or int64 [N + 1], boundaries 0 = c_0 <= ... <= c_N = T of sequences packed along time; then
+            B is 1. An empty sequence hands its initial state on.
+        bidirectional: the second half of the channels is scanned from each sequence's end to its start; their initial
+            state stands after the last step, and their final state is that of the first.
+        output_final_state: return the last state computed as well.
+        backend: "numba" (CPU), "triton" (CUDA) or "reference" (float64 loop, anywhere); by default chosen by the device.
+
+    Returns:
+        y [B, T, D] in ifg's dtype, and the final state [N, D] (float32, float64 if ifg is) or None. The state is kept
+        in that wider dtype throughout; what is saved of it for the way back has ifg's dtype. Gradients flow to ifg,
+        weight, lower_bound and initial_state from both results; results and gradients are the same bits each time.
+
+    Raises:
+        ValueError: shapes that do not fit together, boundaries that do not rise from 0 to T, an unknown backend.
+    """
+    backend = choose("hgrn_mix", ifg, backend)
+    channels = weight.shape[0]
+    if weight.ndim != 1 or ifg.ndim != 3 or ifg.shape[2] != 3 * channels:
+        raise ValueError(
+            f"hgrn_mix: ifg must be [B, T, 3 D] and weight [D], got {tuple(ifg.shape)} and {tuple(weight.shape)}"
+        )
+    if lower_bound is not None and lower_bound.shape != weight.shape:
+        raise ValueError(f"hgrn_mix: lower_bound must be {tuple(weight.shape)}, got {tuple(lower_bound.shape)}")
+    if mask is not None and (mask.shape != ifg.shape[:2] or mask.dtype != torch.bool):
+        raise ValueError(f"hgrn_mix: mask must be bool {tuple(ifg.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}")
+    if bidirectional and channels % 2:
+        raise ValueError(f"hgrn_mix: bidirectional needs an even number of channels, got {channels}")
+    check_sequences("hgrn_mix", ifg, channels, initial_state, cu_seqlens)
+    arguments = (ifg, weight, eps, lower_bound, mask, initial_state, cu_seqlens, bidirectional)
+    if backend == "reference":
+        y, final_state = reference.mix(*arguments)
+        final_state = final_state.to(state_dtype(ifg))
+    else:
+        y, _, final_state = _forward(*arguments, backend)
+    return y, final_state if output_final_state else None
+
+
+@torch.library.custom_op("lt25::hgrn_mix", mutates_args=())
+def _forward(
+    ifg: Tensor,
+    weight: Tensor,
+    eps: float,
+    lower_bound: Tensor | None,
+    mask: Tensor | None,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    bidirectional: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return kernels(backend, "mix").forward(
+        ifg, weight, eps, lower_bound, mask, initial_state, cu_seqlens, bidirectional
+    )
+
+
+@_forward.register_fake
+def _(ifg, weight, eps, lower_bound, mask, initial_state, cu_seqlens, bidirectional, backend):
+    batch, time, _ = ifg.shape
+    channels = weight.shape[0]
+    return (
+        ifg.new_empty(batch, time, channels),
+        ifg.new_empty(batch, time, channels),
+        ifg.new_empty(count_sequences(ifg, cu_seqlens), channels, dtype=state_dtype(ifg)),
+    )
+
+
+@torch.library.custom_op("lt25::hgrn_mix_backward", mutates_args=())
+def _backward(
+    grad_y: Tensor,
+    grad_final: Tensor,
+    ifg: Tensor,
+    h: Tensor,
+    weight: Tensor,
+    eps: float,
+    lower_bound: Tensor | None,
+    mask: Tensor | None,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    bidirectional: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return kernels(backend, "mix").backward(
+        grad_y, grad_final, ifg, h, weight, eps, lower_bound, mask, initial_state, cu_seqlens, bidirectional
+    )
+
+
+@_backward.register_fake
+def _(grad_y, grad_final, ifg, h, weight, eps, lower_bound, mask, initial_state, cu_seqlens, bidirectional, backend):
+    dtype = state_dtype(ifg)
+    return (
+        ifg.new_empty(ifg.shape),
+        weight.new_empty(weight.shape, dtype=dtype),
+        weight.new_empty(weight.shape, dtype=dtype),
+        ifg.new_empty(grad_final.shape, dtype=dtype),
+    )
+
+
+def _setup_context(ctx, inputs, output):
+    ifg, weight, ctx.eps, lower_bound, mask, initial_state, cu_seqlens, ctx.bidirectional, ctx.backend = inputs
+    _, h, final_state = output
+    ctx.mark_non_differentiable(h)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(ifg, h, weight, lower_bound, mask, initial_state, cu_seqlens)
+    ctx.final_shape = final_state.shape
+
+
+def _differentiate(ctx, grad_y, _, grad_final):
+    ifg, h, weight, lower_bound, mask, initial_state, cu_seqlens = ctx.saved_tensors
+    if grad_y is None:
+        grad_y = torch.zeros_like(h)
+    if grad_final is None:
+        grad_final = ifg.new_zeros(ctx.final_shape, dtype=state_dtype(ifg))
+    grad_ifg, grad_weight, grad_bound, grad_state = _backward(
+        grad_y,
+        grad_final,
+        ifg,
+        h,
+        weight,
+        ctx.eps,
+        lower_bound,
+        mask,
+        initial_state,
+        cu_seqlens,
+        ctx.bidirectional,
+        ctx.backend,
+    )
+    return (
+        grad_ifg,
+        grad_weight.to(weight.dtype),
+        None,
+        None if lower_bound is None else grad_bound.to(lower_bound.dtype),
+        None,
+        None if initial_state is None else grad_state.to(initial_state.dtype),
+        None,
+        None,
+        None,
+    )
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)

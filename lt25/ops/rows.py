@@ -1,0 +1,155 @@
+"""What an HGRN layer does to each row by itself between its matrix products: SwiGLU, and RMS norm with the residual sum.
+
+SwiGLU is from "GLU Variants Improve Transformer" (https://arxiv.org/abs/2002.05202), the norm from "Root Mean Square Layer
+Normalization" (https://arxiv.org/abs/1910.07467). One pass over the data each, forward and backward.
+"""
+
+import torch
+from torch import Tensor
+
+from lt25.ops.backends import choose, kernels, reference
+
+
+def swiglu(gate_up: Tensor, backend: str | None = None) -> Tensor:
+    """silu(gate) * up.
+
+    Args:
+        gate_up: float [..., 2 I], gate | up along the last axis.
+        backend: "numba" (CPU), "triton" (CUDA) or "reference" (anywhere); by default chosen by the device.
+
+    Returns:
+        [..., I] in the same dtype.
+
+    Raises:
+        ValueError: a last axis that cannot be halved, an unknown backend.
+    """
+    backend = choose("swiglu", gate_up, backend)
+    if gate_up.shape[-1] % 2:
+        raise ValueError(f"swiglu: gate_up must be [..., 2 I], got {tuple(gate_up.shape)}")
+    return reference.swiglu(gate_up) if backend == "reference" else _swiglu(gate_up, backend)
+
+
+@torch.library.custom_op("lt25::swiglu", mutates_args=())
+def _swiglu(gate_up: Tensor, backend: str) -> Tensor:
+    return kernels(backend, "rows").swiglu_forward(gate_up)
+
+
+@_swiglu.register_fake
+def _(gate_up, backend):
+    return gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
+
+
+@torch.library.custom_op("lt25::swiglu_backward", mutates_args=())
+def _swiglu_backward(grad_y: Tensor, gate_up: Tensor, backend: str) -> Tensor:
+    return kernels(backend, "rows").swiglu_backward(grad_y, gate_up)
+
+
+@_swiglu_backward.register_fake
+def _(grad_y, gate_up, backend):
+    return gate_up.new_empty(gate_up.shape)
+
+
+def _swiglu_setup_context(ctx, inputs, output):
+    gate_up, ctx.backend = inputs
+    ctx.save_for_backward(gate_up)
+
+
+def _swiglu_differentiate(ctx, grad_y):
+    return _swiglu_backward(grad_y, *ctx.saved_tensors, ctx.backend), None
+
+
+_swiglu.register_autograd(_swiglu_differentiate, setup_context=_swiglu_setup_context)
+
+
+def add_rms_norm(
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, backend: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """The sum of a branch and the residual stream, and its RMS norm: sum / sqrt(mean(sum^2) + eps) * weight.
+
+    Args:
+        x: float [..., H].
+        residual: float [..., H], or None for 0.
+        weight: float [H].
+        eps: added to the mean square.
+        backend: "numba" (CPU), "triton" (CUDA) or "reference" (float64, anywhere); by default chosen by the device.
+
+    Returns:
+        normed [..., H] in x's dtype; sum [..., H] in the wider dtype of x and residual, or x itself without a residual.
+
+    Raises:
+        ValueError: shapes that do not fit together, an unknown backend.
+    """
+    backend = choose("add_rms_norm", x, backend)
+    if weight.shape != x.shape[-1:] or (residual is not None and residual.shape != x.shape):
+        raise ValueError(
+            f"add_rms_norm: x and residual must be [..., H] and weight [H], got {tuple(x.shape)}, "
+            f"{None if residual is None else tuple(residual.shape)} and {tuple(weight.shape)}"
+        )
+    if backend == "reference":
+        return reference.add_rms_norm(x, residual, weight, eps)
+    if residual is None:
+        return _norm(x, weight, eps, backend), x
+    return _add_norm(x, residual, weight, eps, backend)
+
+
+# Two operators, because one may not return its argument, which the sum is without a residual.
+
+
+@torch.library.custom_op("lt25::rms_norm", mutates_args=())
+def _norm(x: Tensor, weight: Tensor, eps: float, backend: str) -> Tensor:
+    return kernels(backend, "rows").add_rms_norm_forward(x, None, weight, eps)[0]
+
+
+@_norm.register_fake
+def _(x, weight, eps, backend):
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("lt25::add_rms_norm", mutates_args=())
+def _add_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, backend: str) -> tuple[Tensor, Tensor]:
+    return kernels(backend, "rows").add_rms_norm_forward(x, residual, weight, eps)
+
+
+@_add_norm.register_fake
+def _(x, residual, weight, eps, backend):
+    return x.new_empty(x.shape), x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, residual.dtype))
+
+
+@torch.library.custom_op("lt25::add_rms_norm_backward", mutates_args=())
+def _norm_backward(
+    grad_normed: Tensor, grad_sum: Tensor | None, total: Tensor, weight: Tensor, eps: float, backend: str
+) -> tuple[Tensor, Tensor]:
+    return kernels(backend, "rows").add_rms_norm_backward(grad_normed, grad_sum, total, weight, eps)
+
+
+@_norm_backward.register_fake
+def _(grad_normed, grad_sum, total, weight, eps, backend):
+    return total.new_empty(total.shape), weight.new_empty(weight.shape)
+
+
+def _norm_setup_context(ctx, inputs, output):
+    x, weight, ctx.eps, ctx.backend = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _norm_differentiate(ctx, grad_normed):
+    return *_norm_backward(grad_normed, None, *ctx.saved_tensors, ctx.eps, ctx.backend), None, None
+
+
+def _add_norm_setup_context(ctx, inputs, output):
+    x, residual, weight, ctx.eps, ctx.backend = inputs
+    ctx.save_for_backward(output[1], weight)
+    ctx.dtypes = x.dtype, residual.dtype
+    ctx.set_materialize_grads(False)
+
+
+def _add_norm_differentiate(ctx, grad_normed, grad_sum):
+    total, weight = ctx.saved_tensors
+    if grad_normed is None:
+        grad_normed = total.new_zeros(total.shape, dtype=ctx.dtypes[0])
+    grad, grad_weight = _norm_backward(grad_normed, grad_sum, total, weight, ctx.eps, ctx.backend)
+    return *(grad.to(dtype) for dtype in ctx.dtypes), grad_weight, None, None
+
+
+_norm.register_autograd(_norm_differentiate, setup_context=_norm_setup_context)
+_add_norm.register_autograd(_add_norm_differentiate, setup_context=_add_norm_setup_context)
