@@ -18,34 +18,12 @@ from lt25.models.cache import HGRNCache
 from lt25.models.configuration import HGRNConfig
 from lt25.models.features import FeatureEncoder
 from lt25.models.short_conv import ShortConvolution
-from lt25.ops import hgrn_scan
+from lt25.ops import add_rms_norm, hgrn_mix, hgrn_step, swiglu
 
 
-def gate(i: Tensor, f: Tensor, lower_bound: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The scan's input x and log forget gate from their pre-activations (equations 3 to 5 of the paper, real part).
-
-        f' = lower_bound + (1 - lower_bound) * sigmoid(f),   x = silu(i) * (1 - f')
-
-    Args:
-        i, f: float [B, T, D].
-        lower_bound: float [D] in [0, 1), or None for 0.
-        mask: bool [B, T, 1], False where a step is padding: the gate is 1 and x is 0, exactly.
-
-    Returns:
-        x [B, T, D] in i's dtype and log f' [B, T, D] in float32 (float64 for float64).
-    """
-    f = f.to(torch.promote_types(f.dtype, torch.float32))
-    if mask is not None:
-        f = f.masked_fill(~mask, torch.inf)
-    forget = torch.sigmoid(f)
-    if lower_bound is None:
-        # Not forget.log(), which is -inf with a gradient of NaN once the sigmoid underflows.
-        log_f = F.logsigmoid(f)
-    else:
-        forget = torch.addcmul(lower_bound, 1 - lower_bound, forget)
-        log_f = forget.log()
-    i = F.silu(i)
-    return torch.addcmul(i, i, forget, value=-1).to(i.dtype), log_f
+def _project_jointly(x: Tensor, *projections: nn.Linear) -> Tensor:
+    """[..., in] to [..., sum of outs]: the results of several projections without bias, side by side, by one product."""
+    return F.linear(x, torch.cat([projection.weight for projection in projections]))
 
 
 class HGRNMixer(nn.Module):
@@ -71,43 +49,47 @@ class HGRNMixer(nn.Module):
         cu_seqlens: Tensor | None = None,
         cache: HGRNCache | None = None,
     ) -> Tensor:
-        """[B, T, H] to [B, T, H]; the other arguments as in :func:`gate` and :func:`lt25.ops.hgrn_scan`.
+        """[B, T, H] to [B, T, H]; the other arguments as in :func:`lt25.ops.hgrn_mix`.
 
         A cache is read and brought up to date in place: the scan's state [B, D], and the last inputs of the short
         convolutions [B, 2 D, conv_size - 1].
         """
-        i, f, g = self.i_proj(hidden), self.f_proj(hidden), self.g_proj(hidden)
-        if self.bidirectional:
-            i, f = self._convolve_both_ways(i, f, mask, cu_seqlens)
-            bounds = (None, None) if lower_bound is None else lower_bound.chunk(2, -1)
-            halves = zip(i, f, bounds, (False, True), strict=True)
-            h = torch.cat([self._scan(*half, mask, cu_seqlens)[0] for half in halves], -1)
+        ifg = _project_jointly(hidden, self.i_proj, self.f_proj, self.g_proj)
+        if self.i_conv1d is not None:
+            ifg = self._convolve(ifg, mask, cu_seqlens, cache)
+        elif cache is not None:
+            # The cache learns from its convolution state alone that it has been written to.
+            cache.update_conv_state(ifg.new_empty(ifg.shape[0], ifg.shape[2], 0), self.layer_idx)
+
+        norm = (self.g_norm.weight, self.g_norm.eps)
+        state = None if cache is None else cache.get_recurrent_state(self.layer_idx)
+        # A single step has no gradient.
+        if state is not None and ifg.shape[1] == 1 and mask is None and not ifg.requires_grad:
+            y, state = hgrn_step(ifg[:, 0], *norm, state, lower_bound)
+            y = y[:, None]
         else:
-            state = None if cache is None else cache.get_recurrent_state(self.layer_idx)
-            i, f = self._convolve(i, f, mask, cu_seqlens, cache)
-            h, state = self._scan(i, f, lower_bound, False, mask, cu_seqlens, state)
-            if cache is not None:
-                cache.update_recurrent_state(state, self.layer_idx)
-        return self.o_proj(self.g_norm(h) * F.silu(g))
+            y, state = hgrn_mix(
+                ifg,
+                *norm,
+                lower_bound,
+                mask,
+                state,
+                cu_seqlens,
+                self.bidirectional,
+                output_final_state=cache is not None,
+            )
+        if cache is not None:
+            cache.update_recurrent_state(state, self.layer_idx)
+        return self.o_proj(y)
 
-    @staticmethod
-    def _scan(i, f, lower_bound, reverse, mask, cu_seqlens, state=None) -> tuple[Tensor, Tensor]:
-        x, log_f = gate(i, f, lower_bound, mask)
-        return hgrn_scan(x, log_f, state, cu_seqlens, reverse, output_final_state=True)
-
-    def _convolve_both_ways(self, i, f, mask, cu_seqlens) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Both halves of the channels, each convolved along the direction in which it is scanned."""
-        i, f = i.chunk(2, -1), f.chunk(2, -1)
-        if self.i_conv1d is None:
-            return i, f
-        return self.i_conv1d.both_ways(i, mask, cu_seqlens), self.f_conv1d.both_ways(f, mask, cu_seqlens)
-
-    def _convolve(self, i, f, mask, cu_seqlens, cache) -> tuple[Tensor, Tensor]:
-        if self.i_conv1d is None:
-            if cache is not None:
-                # The cache learns from its convolution state alone that it has been written to.
-                cache.update_conv_state(i.new_empty(i.shape[0], i.shape[2], 0), self.layer_idx)
-            return i, f
+    def _convolve(self, ifg, mask, cu_seqlens, cache) -> Tensor:
+        i, f, g = ifg.chunk(3, -1)
+        mask = None if mask is None else mask[..., None]
+        if self.bidirectional:
+            # Each half of the channels along the direction in which it is scanned.
+            i = self.i_conv1d.both_ways(i.chunk(2, -1), mask, cu_seqlens)
+            f = self.f_conv1d.both_ways(f.chunk(2, -1), mask, cu_seqlens)
+            return torch.cat((*i, *f, g), -1)
         states = (None, None)
         if cache is not None and (state := cache.get_conv_state(self.layer_idx)) is not None:
             states = state.transpose(1, 2).chunk(2, -1)
@@ -115,7 +97,7 @@ class HGRNMixer(nn.Module):
         f, f_state = self.f_conv1d(f, mask, cu_seqlens, states[1])
         if cache is not None:
             cache.update_conv_state(torch.cat((i_state, f_state), -1).transpose(1, 2), self.layer_idx)
-        return i, f
+        return torch.cat((i, f, g), -1)
 
 
 class GatedMLP(nn.Module):
@@ -129,7 +111,7 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, H] to [B, T, H]."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(swiglu(_project_jointly(x, self.gate_proj, self.up_proj)))
 
 
 class HGRNLayer(GradientCheckpointingLayer):
@@ -145,15 +127,26 @@ class HGRNLayer(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden: Tensor,
+        branch: Tensor,
+        residual: Tensor | None,
         lower_bound: Tensor | None = None,
         mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         cache: HGRNCache | None = None,
-    ) -> Tensor:
-        """[B, T, H] to [B, T, H]; see :meth:`HGRNMixer.forward`."""
-        hidden = hidden + self.dropout(self.attn(self.attn_norm(hidden), lower_bound, mask, cu_seqlens, cache))
-        return hidden + self.dropout(self.mlp(self.mlp_norm(hidden)))
+    ) -> tuple[Tensor, Tensor]:
+        """What the last MLP added and the residual stream before it, both [B, T, H], to the same one layer on.
+
+        They are handed on unadded, so that each sum is formed together with the norm after it. The other arguments are
+        those of :meth:`HGRNMixer.forward`.
+        """
+        normed, residual = _add_norm(branch, residual, self.attn_norm)
+        branch = self.dropout(self.attn(normed, lower_bound, mask, cu_seqlens, cache))
+        normed, residual = _add_norm(branch, residual, self.mlp_norm)
+        return self.dropout(self.mlp(normed)), residual
+
+
+def _add_norm(branch: Tensor, residual: Tensor | None, norm: nn.RMSNorm) -> tuple[Tensor, Tensor]:
+    return add_rms_norm(branch, residual, norm.weight, norm.eps)
 
 
 class HGRNPreTrainedModel(PreTrainedModel):
@@ -258,7 +251,7 @@ class HGRNModel(HGRNPreTrainedModel):
         else:
             hidden = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
             attention_mask = create_recurrent_attention_mask(self.config, hidden, attention_mask)
-        mask = None if attention_mask is None else attention_mask.bool()[..., None]
+        mask = None if attention_mask is None else attention_mask.bool()
         cacheable = input_features is None and cu_seqlens is None and not self.config.bidirectional
         if use_cache is None:
             use_cache = cacheable and self.config.use_cache and not self.training
@@ -266,11 +259,13 @@ class HGRNModel(HGRNPreTrainedModel):
             past_key_values = HGRNCache(self.config)
 
         keep_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        all_hidden = []
+        all_hidden, residual = [], None
         for layer, lower_bound in zip(self.layers, self._lower_bounds(), strict=True):
-            all_hidden.append(hidden if keep_hidden else None)
-            hidden = layer(hidden, lower_bound, mask, cu_seqlens, past_key_values if use_cache else None)
-        hidden = self.norm(hidden)
+            if keep_hidden:
+                all_hidden.append(hidden if residual is None else hidden + residual)
+            cache = past_key_values if use_cache else None
+            hidden, residual = layer(hidden, residual, lower_bound, mask, cu_seqlens, cache)
+        hidden, _ = _add_norm(hidden, residual, self.norm)
         if use_cache:
             past_key_values.steps += hidden.shape[1]
         return BaseModelOutputWithPast(

@@ -66,10 +66,13 @@ def hgrn_mix(
     if bidirectional and channels % 2:
         raise ValueError(f"hgrn_mix: bidirectional needs an even number of channels, got {channels}")
     check_sequences("hgrn_mix", ifg, channels, initial_state, cu_seqlens)
+    dtype = state_dtype(ifg)
+    lower_bound = None if lower_bound is None else lower_bound.to(dtype)
+    initial_state = None if initial_state is None else initial_state.to(dtype)
     arguments = (ifg, weight, eps, lower_bound, mask, initial_state, cu_seqlens, bidirectional)
     if backend == "reference":
         y, final_state = reference.mix(*arguments)
-        final_state = final_state.to(state_dtype(ifg))
+        final_state = final_state.to(dtype)
     else:
         y, _, final_state = _forward(*arguments, backend)
     return y, final_state if output_final_state else None
@@ -167,9 +170,9 @@ def _differentiate(ctx, grad_y, _, grad_final):
         grad_ifg,
         grad_weight.to(weight.dtype),
         None,
-        None if lower_bound is None else grad_bound.to(lower_bound.dtype),
+        None if lower_bound is None else grad_bound,
         None,
-        None if initial_state is None else grad_state.to(initial_state.dtype),
+        None if initial_state is None else grad_state,
         None,
         None,
         None,
