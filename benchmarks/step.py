@@ -1,0 +1,417 @@
+"""A whole training step: this package's model beside the same network of flash-linear-attention's modules.
+
+    python benchmarks/step.py [--json FILE] [--profile] [--only asr] [--networks lt25,fla] [--seconds 240]
+    python benchmarks/step.py --device cpu --small
+
+Two networks are trained on synthetic data that is on the device already: a speech recogniser (log-mel frames, CTC) and a
+classifier of images read pixel by pixel. A step is forward and backward in bfloat16 autocast, clipping of the gradients and
+AdamW. For each, in a process of its own: median milliseconds of a step, timed by CUDA events over many steps, as plain calls
+("eager"), replayed as a CUDA graph ("graph") and through torch.compile ("compile"); peak memory; with ``--profile`` the
+kernels that take longest. Then the trainer itself, started as a user starts it with empty and with full kernel caches:
+seconds from the start of the process to the end of the first step, and milliseconds of a step later on, data loading included.
+Whatever does not fit into ``--seconds`` is left out and named.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and its batch; labels 0 means one class a sequence, otherwise characters to each."""
+
+    hidden: int
+    layers: int
+    batch: int
+    steps: int
+    channels: int
+    classes: int
+    labels: int = 0
+
+
+CASES = {
+    "asr": Case(hidden=256, layers=6, batch=32, steps=1500, channels=80, classes=39, labels=150),
+    "mnist": Case(hidden=64, layers=4, batch=128, steps=784, channels=1, classes=10),
+}
+SMALL = {
+    "asr": Case(hidden=32, layers=2, batch=4, steps=60, channels=8, classes=9, labels=5),
+    "mnist": Case(hidden=16, layers=2, batch=8, steps=49, channels=1, classes=10),
+}
+MODES = ("eager", "graph", "compile")
+CLIP, WARMUP, MEASURED = 1.0, 12, 100
+
+
+def build_lt25(case: Case) -> Any:
+    """The package's model: batch -> loss."""
+    from torch import nn
+
+    from lt25.models import HGRNConfig, HGRNForCTC, HGRNForSequenceClassification
+    from lt25.ops import ctc_loss
+
+    size = {"hidden_size": case.hidden, "num_hidden_layers": case.layers, "input_size": case.channels}
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hf = (
+                HGRNForCTC(HGRNConfig(**size, vocab_size=case.classes, pad_token_id=0))
+                if case.labels
+                else HGRNForSequenceClassification(HGRNConfig(**size, num_labels=case.classes))
+            )
+
+        def forward(self, features, mask, labels):
+            if case.labels:
+                output = self.hf(features, attention_mask=mask)
+                return ctc_loss(output.logits, output.logit_lengths, labels) / labels.numel()
+            return nn.functional.cross_entropy(self.hf(features).logits.float(), labels)
+
+    return Network()
+
+
+def build_fla(case: Case) -> Any:
+    """The same network of flash-linear-attention's blocks with torch's CTC: batch -> loss. Reads no mask."""
+    from fla.models import HGRNConfig, HGRNModel
+    from torch import nn
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inputs = nn.Linear(case.channels, case.hidden)
+            self.model = HGRNModel(
+                HGRNConfig(hidden_size=case.hidden, num_hidden_layers=case.layers, vocab_size=1, use_cache=False)
+            )
+            self.head = nn.Linear(case.hidden, case.classes)
+
+        def forward(self, features, mask, labels):
+            hidden = self.model(inputs_embeds=self.inputs(features), use_cache=False).last_hidden_state
+            if not case.labels:
+                return nn.functional.cross_entropy(self.head(hidden.mean(1)).float(), labels)
+            log_probs = self.head(hidden).float().log_softmax(-1).transpose(0, 1)
+            frames = labels.new_full((case.batch,), case.steps)
+            return (
+                nn.functional.ctc_loss(
+                    log_probs, labels, frames, labels.new_full((case.batch,), case.labels), reduction="sum"
+                )
+                / labels.numel()
+            )
+
+    return Network()
+
+
+NETWORKS = {"lt25": build_lt25, "fla": build_fla}
+
+
+class Step:
+    """One training step of a network on one batch that stays on the device."""
+
+    def __init__(self, case: Case, network: str, device: str, mode: str) -> None:
+        import torch
+
+        torch.manual_seed(0)
+        torch.set_float32_matmul_precision("high")
+        self.torch, self.device = torch, device
+        self.model = NETWORKS[network](case).to(device).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True, capturable=device == "cuda")
+        features = torch.randn(case.batch, case.steps, case.channels, device=device)
+        mask = torch.ones(case.batch, case.steps, dtype=torch.int64, device=device) if case.labels else None
+        shape = (case.batch, case.labels) if case.labels else (case.batch,)
+        labels = torch.randint(1, case.classes, shape, device=device)
+        self.batch = (features, mask, labels)
+        self.forward = torch.compile(self.model) if mode == "compile" else self.model
+        self.run: Callable[[], Any] = self.once
+        if mode == "graph":
+            self.capture()
+
+    def once(self) -> Any:
+        torch = self.torch
+        with torch.autocast(self.device, torch.bfloat16):
+            loss = self.forward(*self.batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.detach()
+
+    def capture(self) -> None:
+        torch = self.torch
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self.once()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.loss = self.once()
+
+        def replay() -> Any:
+            graph.replay()
+            return self.loss
+
+        self.run = replay
+
+
+def measure(step: Step, count: int) -> tuple[float, float]:
+    """Median and mean milliseconds of a step: the median of each step's own time, the mean of all of them in a row."""
+    torch = step.torch
+    if step.device == "cpu":
+        times = []
+        for _ in range(count):
+            before = time.perf_counter()
+            step.run()
+            times.append((time.perf_counter() - before) * 1e3)
+        return statistics.median(times), statistics.mean(times)
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+    torch.cuda.synchronize()
+    marks[0].record()
+    for mark in marks[1:]:
+        step.run()
+        mark.record()
+    torch.cuda.synchronize()
+    times = [a.elapsed_time(b) for a, b in itertools.pairwise(marks)]
+    return statistics.median(times), marks[0].elapsed_time(marks[-1]) / count
+
+
+def profile(step: Step, count: int = 5) -> list[dict[str, Any]]:
+    """The 15 kernels (operators on a CPU) that take longest: name, milliseconds and launches a step."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as record
+
+    kinds = [ProfilerActivity.CUDA, ProfilerActivity.CPU] if step.device == "cuda" else [ProfilerActivity.CPU]
+    with record(activities=kinds) as seen:
+        for _ in range(count):
+            step.run()
+        if step.device == "cuda":
+            step.torch.cuda.synchronize()
+    kernels: dict[str, list[float]] = {}
+    for event in seen.key_averages():
+        spent = event.self_device_time_total if step.device == "cuda" else event.self_cpu_time_total
+        on_device = step.device == "cpu" or str(event.device_type).endswith("CUDA")
+        if spent > 0 and on_device:
+            entry = kernels.setdefault(event.key, [0.0, 0])
+            entry[0] += spent
+            entry[1] += event.count
+    total = sum(spent for spent, _ in kernels.values())
+    top = sorted(kernels.items(), key=lambda item: -item[1][0])[:15]
+    rows = [{"name": name, "ms": spent / count / 1e3, "launches": n / count} for name, (spent, n) in top]
+    launches = sum(n for _, n in kernels.values()) / count
+    return [{"name": "all", "ms": total / count / 1e3, "launches": launches}, *rows]
+
+
+def one_process(case: Case, network: str, device: str, modes: list[str], profiled: bool, out: Path) -> None:
+    """Measure a network in each mode, writing a line of JSON to `out` for each; what fails says why in its line."""
+    import torch
+
+    count = MEASURED if device == "cuda" else 5
+    for mode in modes:
+        row: dict[str, Any] = {"network": network, "mode": mode}
+        try:
+            started = time.perf_counter()
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            step = Step(case, network, device, mode)
+            for _ in range(WARMUP if device == "cuda" else 2):
+                loss = step.run()
+            row["loss"] = loss.item()
+            row["ready_s"] = time.perf_counter() - started
+            row["median_ms"], row["mean_ms"] = measure(step, count)
+            if device == "cuda":
+                row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+            if profiled and mode != "compile":
+                row["kernels"] = profile(step)
+        except Exception as error:
+            row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}" if str(error) else repr(error)
+        with out.open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+        step = loss = None
+        if device == "cuda":
+            torch.cuda.empty_cache()
+
+
+def write_project(folder: Path, case: Case, steps: int, small: bool, settings: dict[str, dict]) -> Path:
+    """Write prepared data and a job file of a network; return the path of the job file."""
+    import tomli_w
+    import torch
+    from safetensors.torch import save_file
+
+    examples = 2 * case.batch
+    data, task = folder / "data", "speech_recognition" if case.labels else "classification"
+    data.mkdir(parents=True)
+    tensors = {
+        "inputs": torch.randn(examples * case.steps, case.channels),
+        "input_offsets": torch.arange(examples + 1) * case.steps,
+        "labels": torch.randint(1, case.classes, (examples * max(case.labels, 1),), dtype=torch.int64),
+    }
+    if case.labels:
+        tensors["labels"] = tensors["labels"].int()
+        tensors["label_offsets"] = torch.arange(examples + 1) * case.labels
+    save_file(tensors, data / "train-00000-of-00001.safetensors")
+    (data / "stats.json").write_text(json.dumps({"task": task, "fingerprint": "synthetic", "splits": {}}))
+    size = {"hidden_size": case.hidden, "num_hidden_layers": case.layers, "input_size": case.channels}
+    decided = {"vocab_size": case.classes, "pad_token_id": 0} if case.labels else {"num_labels": case.classes}
+    (folder / "config.json").write_text(json.dumps({"model_type": "lt25_hgrn", **size, **decided}))
+    job: dict[str, dict] = {
+        "job": {"dump_folder": "results", "custom_config_module": "lt25.training.job_config"},
+        "model": {"name": task, "flavor": "experiment", "hf_assets_path": "data"},
+        "lt25": {"experiment": "step", "model_config": "config.json", "data": "data"},
+        "training": {
+            "steps": steps,
+            "local_batch_size": case.batch,
+            "mixed_precision_param": "bfloat16" if not small else "float32",
+        },
+        "lr_scheduler": {"warmup_steps": 10},
+        "checkpoint": {"enable": False},
+        "debug": {"seed": 0},
+        "metrics": {"log_freq": max(steps // 3, 1)},
+    }
+    for section, values in settings.items():
+        job.setdefault(section, {}).update(values)
+    (folder / "job.toml").write_text(tomli_w.dumps(job))
+    return folder / "job.toml"
+
+
+def start_trainer(case: Case, caches: Path, device: str, small: bool, settings: dict, limit: float) -> dict[str, Any]:
+    """Train in a fresh process with the kernel caches of a directory.
+
+    Returns:
+        first_step_s: seconds from the start of the process to its report of the first step; step_ms: milliseconds of a step
+        in the last third of the run, waiting for data and all else included; or error.
+    """
+    steps = 9 if small else 300
+    with tempfile.TemporaryDirectory() as folder:
+        job = write_project(Path(folder), case, steps, small, settings)
+        environment = {
+            **os.environ,
+            "TRITON_CACHE_DIR": str(caches / "triton"),
+            "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        }
+        if device == "cpu":
+            environment["CUDA_VISIBLE_DEVICES"] = ""
+        command = [sys.executable, "-m", "lt25.training", "--job.config_file", job.name]
+        log = (Path(folder) / "stderr").open("w+")
+        started = time.perf_counter()
+        trainer = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1
+        )
+        row: dict[str, Any] = {}
+        os.set_blocking(trainer.stdout.fileno(), False)
+        while trainer.poll() is None and time.perf_counter() - started < limit:
+            line = trainer.stdout.readline()
+            if f"step 1/{steps}" in line:
+                row["first_step_s"] = time.perf_counter() - started
+            if not line:
+                time.sleep(0.005)
+        if trainer.poll() is None:
+            trainer.kill()
+            row["error"] = f"stopped after {limit:.0f} s"
+        elif trainer.returncode:
+            log.seek(0)
+            row["error"] = (log.read().strip().splitlines() or ["no message"])[-1][:300]
+        else:
+            history = next(Path(folder).rglob("metrics.jsonl")).read_text().splitlines()
+            row["step_ms"] = case.batch / json.loads(history[-1])["samples_per_second"] * 1e3
+        trainer.wait()
+        return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--small", action="store_true", help="miniature networks")
+    parser.add_argument("--only", choices=list(CASES), help="one of the two")
+    parser.add_argument("--networks", default="lt25,fla")
+    parser.add_argument("--modes", default=",".join(MODES))
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--no-trainer", action="store_true", help="leave out the trainer's start and steps")
+    parser.add_argument("--seconds", type=float, default=230, help="time for everything")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--one", nargs=2, metavar=("NETWORK", "OUT"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    cases, modes = SMALL if options.small else CASES, options.modes.split(",")
+    if options.device == "cpu":
+        modes = [mode for mode in modes if mode == "eager"]
+    names = [options.only] if options.only else list(cases)
+    if options.one:
+        one_process(cases[names[0]], options.one[0], options.device, modes, options.profile, Path(options.one[1]))
+        return
+
+    deadline = time.perf_counter() + options.seconds
+    report: dict[str, Any] = {"cases": {name: asdict(cases[name]) for name in names}, "steps": [], "trainer": []}
+
+    def save() -> None:
+        if options.json:
+            options.json.write_text(json.dumps(report, indent=1) + "\n")
+
+    def left() -> float:
+        return deadline - time.perf_counter()
+
+    def steps_of(network: str) -> None:
+        for name in names:
+            if left() < 10:
+                print(f"{name:6} {network:5} left out: no time left", flush=True)
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                out = Path(folder) / "rows"
+                command = [sys.executable, __file__, "--one", network, str(out), "--device", options.device]
+                command += ["--only", name, "--modes", ",".join(modes), *(["--small"] if options.small else [])]
+                command += ["--profile"] if options.profile else []
+                path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+                # Without --profile the kernels' own autotuning is kept on disk, as a user would keep it.
+                kept = {"TRITON_CACHE_AUTOTUNING": "1", **os.environ, "PYTHONPATH": path}
+                try:
+                    done = subprocess.run(command, timeout=left(), capture_output=True, text=True, env=kept)
+                    tail = done.stderr.strip().splitlines()[-1:] if done.returncode else []
+                except subprocess.TimeoutExpired:
+                    tail = ["out of time"]
+                rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+            for row in rows:
+                report["steps"].append({"case": name, **row})
+                if "error" in row:
+                    print(f"{name:6} {network:5} {row['mode']:8} {row['error']}", flush=True)
+                    continue
+                memory = f"  peak {row['peak_gib']:6.2f} GiB" if "peak_gib" in row else ""
+                print(
+                    f"{name:6} {network:5} {row['mode']:8} median {row['median_ms']:8.3f} ms  mean {row['mean_ms']:8.3f} ms"
+                    f"{memory}  ready after {row['ready_s']:5.1f} s  loss {row['loss']:.4f}",
+                    flush=True,
+                )
+                for kernel in row.get("kernels", []):
+                    print(f"    {kernel['ms']:9.4f} ms {kernel['launches']:7.1f} x  {kernel['name'][:110]}")
+            for line in tail:
+                print(f"{name:6} {network:5} {line}", flush=True)
+            save()
+
+    wanted = options.networks.split(",")
+    if "lt25" in wanted:
+        steps_of("lt25")
+    for name in names if "lt25" in wanted and not options.no_trainer else []:
+        with tempfile.TemporaryDirectory() as folder:
+            for caches in ("empty", "full"):
+                if left() < 10:
+                    print(f"{name:6} trainer, {caches} caches: left out: no time left", flush=True)
+                    continue
+                row = start_trainer(cases[name], Path(folder), options.device, options.small, {}, left())
+                report["trainer"].append({"case": name, "caches": caches, **row})
+                save()
+                said = "  ".join(f"{key} {value:.3f}" if key != "error" else value for key, value in row.items())
+                print(f"{name:6} trainer, {caches} caches: {said}", flush=True)
+    if "fla" in wanted:
+        steps_of("fla")
+
+
+if __name__ == "__main__":
+    main()
