@@ -89,6 +89,11 @@ def rows(tensor: Tensor, dtype: torch.dtype | None = None) -> np.ndarray:
     return tensor.numpy().reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])
 
 
+def vector(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
+    """A parameter [D] as a numpy copy: a tensor seen by numpy can never be resized again, which sharded training does."""
+    return tensor.detach().to(dtype, copy=True).numpy()
+
+
 def initial(initial_state: Tensor | None, sequences: int, channels: int, dtype: torch.dtype) -> Tensor:
     """A fresh state [N, D] that the kernel may write on."""
     if initial_state is None:

@@ -11,7 +11,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from lt25.ops.backends import state_dtype
-from lt25.ops.backends.numba_common import JIT, channel_blocks, dot, exp, initial, offsets_of, rows, sigmoid
+from lt25.ops.backends.numba_common import JIT, channel_blocks, dot, exp, initial, offsets_of, rows, sigmoid, vector
 from lt25.ops.backends.numba_rows import ROWS
 
 
@@ -147,7 +147,7 @@ def forward(
         rows(h),
         state.numpy(),
     )
-    weight = weight.detach().to(dtype).numpy()
+    weight = vector(weight, dtype)
     _norm(rows(h), ifg_rows, weight, weight.dtype.type(eps), rows(y))
     return y.to(ifg.dtype), h.to(ifg.dtype), state
 
@@ -174,7 +174,7 @@ def backward(
     grad_weights = torch.zeros(-(-len(h_rows) // ROWS), channels, dtype=dtype)
     grad_bounds = torch.zeros(len(offsets) - 1, channels, dtype=dtype)
     blocks = channel_blocks(ifg.shape[0], channels, cu_seqlens)
-    weight = weight.detach().to(dtype).numpy()
+    weight = vector(weight, dtype)
     _norm_backward(
         rows(grad_y, dtype), h_rows, ifg_rows, weight, weight.dtype.type(eps), rows(grad_ifg), grad_weights.numpy()
     )
@@ -196,8 +196,7 @@ def backward(
 
 def bound_of(lower_bound: Tensor | None, channels: int, dtype: torch.dtype) -> np.ndarray:
     """The lower bound [D] in the precision of the kernels, 0 if there is none."""
-    bound = torch.zeros(channels) if lower_bound is None else lower_bound.detach()
-    return bound.to(dtype).contiguous().numpy()
+    return vector(torch.zeros(channels) if lower_bound is None else lower_bound, dtype)
 
 
 def _mask(mask: Tensor | None) -> np.ndarray:

@@ -6,7 +6,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from lt25.ops.backends import state_dtype
-from lt25.ops.backends.numba_common import JIT, dot, rows, sigmoid, use_threads
+from lt25.ops.backends.numba_common import JIT, dot, rows, sigmoid, use_threads, vector
 
 # Rows of one work item. Fixed, because a gradient summed over rows is summed item by item: the result depends on how the
 # rows are cut, and may not depend on the number of threads.
@@ -108,7 +108,7 @@ def add_rms_norm_forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps
     _norm(
         rows(x, dtype),
         absent if residual is None else rows(residual, dtype),
-        weight.detach().to(dtype).numpy(),
+        vector(weight, dtype),
         _numpy(dtype).type(eps),
         rows(normed),
         absent if residual is None else rows(total),
@@ -130,7 +130,7 @@ def add_rms_norm_backward(
         rows(grad_normed, dtype),
         absent if grad_total is None else rows(grad_total, dtype),
         total_rows,
-        weight.detach().to(dtype).numpy(),
+        vector(weight, dtype),
         _numpy(dtype).type(eps),
         rows(grad),
         grad_weights.numpy(),

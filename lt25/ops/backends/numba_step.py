@@ -6,7 +6,7 @@ from numba import njit
 from torch import Tensor
 
 from lt25.ops.backends import state_dtype
-from lt25.ops.backends.numba_common import JIT, dot, exp, rows, sigmoid
+from lt25.ops.backends.numba_common import JIT, dot, exp, rows, sigmoid, vector
 from lt25.ops.backends.numba_mix import bound_of
 
 
@@ -33,7 +33,7 @@ def forward(
     """y [B, D] in ifg's dtype and the new state [B, D] in the state's."""
     dtype = state_dtype(ifg)
     y, new_state = torch.empty(state.shape, dtype=dtype), torch.empty(state.shape, dtype=dtype)
-    weight = weight.detach().to(dtype).numpy()
+    weight = vector(weight, dtype)
     _step(
         rows(ifg, dtype),
         weight,
