@@ -1,0 +1,68 @@
+"""The fused mixer on a GPU: the scan with its gates, then the gated norm; the way back in the opposite order.
+
+In elements of two bytes, per channel and step: forward the scan reads i and f and writes h, the norm reads h and g and
+writes y; backward the norm reads dy, h and g and writes dh and dg, the scan reads dh, i, f and h and writes di and df.
+34 bytes in all.
+"""
+
+import torch
+from torch import Tensor
+
+from lt25.ops.backends.triton_rows import norm_backward, norm_forward
+from lt25.ops.backends.triton_scan import launch_backward, launch_forward
+
+
+def forward(
+    ifg: Tensor,
+    weight: Tensor,
+    eps: float,
+    lower_bound: Tensor | None,
+    mask: Tensor | None,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    bidirectional: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y and h [B, T, D] in ifg's dtype, and the final state [N, D] in float32."""
+    ifg, lower_bound, mask, initial_state, cu_seqlens = _contiguous(ifg, lower_bound, mask, initial_state, cu_seqlens)
+    i, f, g = ifg.chunk(3, -1)
+    channels = _forward_channels(weight, bidirectional)
+    h, final_state = launch_forward(i, f, lower_bound, mask, initial_state, cu_seqlens, channels, True)
+    return norm_forward(h, None, g, weight, eps)[0], h, final_state
+
+
+def backward(
+    grad_y: Tensor,
+    grad_final: Tensor,
+    ifg: Tensor,
+    h: Tensor,
+    weight: Tensor,
+    eps: float,
+    lower_bound: Tensor | None,
+    mask: Tensor | None,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    bidirectional: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of ifg in its dtype, and in float32 of weight and lower_bound [D] and the initial state [N, D]."""
+    grad_y, grad_final, ifg, h, lower_bound, mask, initial_state, cu_seqlens = _contiguous(
+        grad_y, grad_final, ifg, h, lower_bound, mask, initial_state, cu_seqlens
+    )
+    i, f, g = ifg.chunk(3, -1)
+    grad_ifg = torch.empty_like(ifg)
+    grad_i, grad_f, grad_g = grad_ifg.chunk(3, -1)
+    grad_h, grad_weight = norm_backward(grad_y, None, h, g, grad_g, weight, eps)
+    channels = _forward_channels(weight, bidirectional)
+    grad_bound, grad_state = launch_backward(
+        grad_h, grad_final, i, f, h, lower_bound, mask, initial_state, cu_seqlens, channels, True, grad_i, grad_f
+    )
+    if grad_bound is None:
+        grad_bound = torch.zeros_like(grad_weight)
+    return grad_ifg, grad_weight, grad_bound, grad_state
+
+
+def _forward_channels(weight: Tensor, bidirectional: bool) -> int:
+    return weight.shape[0] // 2 if bidirectional else weight.shape[0]
+
+
+def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]

@@ -1,0 +1,191 @@
+"""What a layer does to each row by itself, on a GPU: RMS norm with the residual sum or the output gate, and SwiGLU.
+
+Each pass reads and writes every element once. The gradient of a norm's weight is summed by each program over the rows that it
+walks, and then over programs, always in the same order.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lt25.ops.backends.triton_math import sigmoid
+
+# Elements that a program holds at once; its rows are as many as fit.
+_ELEMENTS = 4096
+# Programs of the backward pass, which each sum a gradient of the weight: enough for four on every multiprocessor.
+_PROGRAMS = 528
+
+
+@triton.jit
+def _norm_forward(
+    x, residual, gate, weight, normed, total, rows, gate_stride, eps,
+    D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr,
+):  # fmt: skip
+    """normed = rms_norm(x + residual) * weight * silu(gate)."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, BLOCK)
+    mask = (row < rows)[:, None] & (column < D)[None, :]
+    at = row[:, None] * D + column[None, :]
+    value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+    if RESIDUAL:
+        value += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
+        # What the way back will read is what the norm is taken of.
+        value = value.to(total.dtype.element_ty)
+        tl.store(total + at, value, mask=mask)
+        value = value.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(value * value, 1) / D + eps)
+    value = value * scale[:, None] * tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32)[None, :]
+    if GATED:
+        g = tl.load(gate + row[:, None] * gate_stride + column[None, :], mask=mask, other=0.0).to(tl.float32)
+        value *= g * sigmoid(g)
+    tl.store(normed + at, value.to(normed.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _norm_backward(
+    grad_normed, grad_total, total, gate, weight, grad_x, grad_gate, grad_weight, rows, gate_stride, eps,
+    D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr,
+):  # fmt: skip
+    """With n = x / rms(x): dx = (dn - n mean(dn n)) / rms(x), dn = d_normed * weight * silu(gate)."""
+    column = tl.arange(0, BLOCK)
+    scale = tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32)[None, :]
+    grad_scale = tl.zeros([ROWS, BLOCK], tl.float32)
+    for first in range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS):
+        row = (first + tl.arange(0, ROWS)).to(tl.int64)
+        mask = (row < rows)[:, None] & (column < D)[None, :]
+        at = row[:, None] * D + column[None, :]
+        grad = tl.load(grad_normed + at, mask=mask, other=0.0).to(tl.float32)
+        n = tl.load(total + at, mask=mask, other=0.0).to(tl.float32)
+        inverse = tl.rsqrt(tl.sum(n * n, 1) / D + eps)[:, None]
+        n *= inverse
+        if GATED:
+            gate_at = row[:, None] * gate_stride + column[None, :]
+            g = tl.load(gate + gate_at, mask=mask, other=0.0).to(tl.float32)
+            open_g = sigmoid(g)
+            slope = open_g * (1.0 + g * (1.0 - open_g))
+            tl.store(grad_gate + gate_at, (grad * n * scale * slope).to(grad_gate.dtype.element_ty), mask=mask)
+            grad *= g * open_g
+        grad_scale += grad * n
+        grad *= scale
+        grad = inverse * (grad - n * (tl.sum(grad * n, 1) / D)[:, None])
+        if RESIDUAL:
+            grad += tl.load(grad_total + at, mask=mask, other=0.0).to(tl.float32)
+        tl.store(grad_x + at, grad.to(grad_x.dtype.element_ty), mask=mask)
+    tl.store(grad_weight + tl.program_id(0) * D + column, tl.sum(grad_scale, 0), mask=column < D)
+
+
+@triton.jit
+def _swiglu_forward(gate_up, y, size, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    source = at // WIDTH * (2 * WIDTH) + at % WIDTH
+    gate = tl.load(gate_up + source, mask=at < size).to(tl.float32)
+    up = tl.load(gate_up + source + WIDTH, mask=at < size).to(tl.float32)
+    tl.store(y + at, (gate * sigmoid(gate) * up).to(y.dtype.element_ty), mask=at < size)
+
+
+@triton.jit
+def _swiglu_backward(grad_y, gate_up, grad_gate_up, size, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    source = at // WIDTH * (2 * WIDTH) + at % WIDTH
+    grad = tl.load(grad_y + at, mask=at < size).to(tl.float32)
+    gate = tl.load(gate_up + source, mask=at < size).to(tl.float32)
+    up = tl.load(gate_up + source + WIDTH, mask=at < size).to(tl.float32)
+    opened = sigmoid(gate)
+    dtype = grad_gate_up.dtype.element_ty
+    grad_gate = grad * up * opened * (1.0 + gate * (1.0 - opened))
+    tl.store(grad_gate_up + source, grad_gate.to(dtype), mask=at < size)
+    tl.store(grad_gate_up + source + WIDTH, (grad * gate * opened).to(dtype), mask=at < size)
+
+
+def _cut(channels: int) -> dict[str, int]:
+    block = triton.next_power_of_2(channels)
+    return {"D": channels, "BLOCK": block, "ROWS": max(1, _ELEMENTS // block), "num_warps": 4 if block <= 4096 else 16}
+
+
+def norm_forward(
+    x: Tensor, residual: Tensor | None, gate: Tensor | None, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """rms_norm(x + residual) * weight * silu(gate), and x + residual.
+
+    x and residual are [..., D] and contiguous, gate [..., D] has rows `gate.stride(-2)` apart. Without a residual the
+    sum is x itself.
+    """
+    cut = _cut(x.shape[-1])
+    rows = x.numel() // max(cut["D"], 1)
+    normed = torch.empty_like(x)
+    total = x
+    if residual is not None:
+        total = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, residual.dtype), device=x.device)
+    if rows:
+        with torch.cuda.device_of(x):
+            _norm_forward[(triton.cdiv(rows, cut["ROWS"]),)](
+                x, x if residual is None else residual, x if gate is None else gate, weight, normed, total,
+                rows, 0 if gate is None else gate.stride(-2), eps,
+                RESIDUAL=residual is not None, GATED=gate is not None, **cut,
+            )  # fmt: skip
+    return normed, total
+
+
+def norm_backward(
+    grad_normed: Tensor,
+    grad_total: Tensor | None,
+    total: Tensor,
+    gate: Tensor | None,
+    grad_gate: Tensor | None,
+    weight: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the sum, in its dtype, and of the weight, float32 [D]; grad_gate, strided like gate, is written."""
+    cut = _cut(total.shape[-1])
+    cut["ROWS"] = max(1, cut["ROWS"] // 2)
+    rows = total.numel() // max(cut["D"], 1)
+    grad_x = torch.empty_like(total)
+    programs = min(_PROGRAMS, triton.cdiv(rows, cut["ROWS"]))
+    grad_weight = torch.empty(programs, cut["D"], dtype=torch.float32, device=total.device)
+    if rows:
+        with torch.cuda.device_of(total):
+            _norm_backward[(programs,)](
+                grad_normed, total if grad_total is None else grad_total, total, total if gate is None else gate, weight,
+                grad_x, grad_x if grad_gate is None else grad_gate, grad_weight,
+                rows, 0 if gate is None else gate.stride(-2), eps,
+                RESIDUAL=grad_total is not None, GATED=gate is not None, **cut,
+            )  # fmt: skip
+    return grad_x, grad_weight.sum(0)
+
+
+def add_rms_norm_forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """As `norm_forward` without a gate."""
+    return norm_forward(x.contiguous(), None if residual is None else residual.contiguous(), None, weight, eps)
+
+
+def add_rms_norm_backward(
+    grad_normed: Tensor, grad_sum: Tensor | None, total: Tensor, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x (and of the residual, alike) and of the weight, in the dtypes of the sum and of the weight."""
+    grad_sum = None if grad_sum is None else grad_sum.contiguous()
+    grad_x, grad_weight = norm_backward(grad_normed.contiguous(), grad_sum, total.contiguous(), None, None, weight, eps)
+    return grad_x, grad_weight.to(weight.dtype)
+
+
+def swiglu_forward(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up [..., I], from gate | up [..., 2 I]."""
+    gate_up = gate_up.contiguous()
+    width = gate_up.shape[-1] // 2
+    y = torch.empty(*gate_up.shape[:-1], width, dtype=gate_up.dtype, device=gate_up.device)
+    if y.numel():
+        with torch.cuda.device_of(y):
+            _swiglu_forward[(triton.cdiv(y.numel(), 2048),)](gate_up, y, y.numel(), WIDTH=width, BLOCK=2048)
+    return y
+
+
+def swiglu_backward(grad_y: Tensor, gate_up: Tensor) -> Tensor:
+    """The gradient of gate | up [..., 2 I]."""
+    grad_y, gate_up = grad_y.contiguous(), gate_up.contiguous()
+    grad = torch.empty_like(gate_up)
+    if grad_y.numel():
+        with torch.cuda.device_of(grad):
+            _swiglu_backward[(triton.cdiv(grad_y.numel(), 2048),)](
+                grad_y, gate_up, grad, grad_y.numel(), WIDTH=gate_up.shape[-1] // 2, BLOCK=2048
+            )
+    return grad

@@ -1,0 +1,760 @@
+"""The scan on a GPU: one pass over the data forward, one backward.
+
+A program owns 64 neighbouring channels of one sequence and walks through time tile by tile. In a tile, each of its W warps
+holds R consecutive steps in registers, two channels to a lane. The warp reduces them to one affine map of the state,
+state -> F * state + H; the W maps are scanned across warps; then every warp knows the state that enters it and goes
+through its R steps once more, out of registers. Meanwhile the next tile is on its way from memory.
+
+Where channels and sequences are too few to fill the GPU, time is cut into segments that are walked at once, each from a
+state of zero. A second kernel repairs them: it folds the maps of the segments before its own to the state that really
+enters, and walks again until that state and the one that started from zero have become equal, bit for bit; from there on
+everything is as it was. Gates that forget bring this about after a few tiles; gates that keep everything for a whole
+segment cost a second pass, not a wrong result.
+
+The same kernels serve `hgrn_scan`, which is given x and log f, and `hgrn_mix`, which is given the pre-activations i and f of
+the gates (GATED): the gates are computed in registers and never stored.
+"""
+
+import functools
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lt25.ops.backends.triton_math import LOG2_E, exp2, reciprocal, sigmoid
+
+CHANNELS = 64
+
+
+@triton.jit
+def _then_exclusive(f_a, h_a, f_ax, h_ax, f_b, h_b, f_bx, h_bx):
+    """The affine map a and then b, and beside it the same without the last element of each."""
+    return f_b * f_a, f_b * h_a + h_b, f_bx * f_a, f_bx * h_a + h_bx
+
+
+@triton.jit
+def _load(
+    pointer,
+    row,
+    length,
+    channel_mask,
+    whole,
+    other: tl.constexpr,
+    step: tl.constexpr,
+    EVEN: tl.constexpr,
+    R: tl.constexpr,
+):
+    """R tensors [W, C]: tensor r holds step row + r of every warp, `other` from step `length` on.
+
+    `whole`: no step of the tile is beyond the end, nor (EVEN) any channel.
+    """
+    if whole:
+        rows = ()
+        for r in tl.static_range(R):
+            if EVEN:
+                rows = rows + (tl.load(pointer + r * step),)  # noqa: RUF005
+            else:
+                rows = rows + (tl.load(pointer + r * step, mask=channel_mask, other=other),)  # noqa: RUF005
+    else:
+        rows = ()
+        for r in tl.static_range(R):
+            mask = ((row + r) < length)[:, None] & channel_mask
+            rows = rows + (tl.load(pointer + r * step, mask=mask, other=other),)  # noqa: RUF005
+    return rows
+
+
+@triton.jit
+def _store(pointer, rows, row, length, channel_mask, whole, step: tl.constexpr, EVEN: tl.constexpr, R: tl.constexpr):
+    """Store what `_load` loads."""
+    if whole:
+        for r in tl.static_range(R):
+            if EVEN:
+                tl.store(pointer + r * step, rows[r].to(pointer.dtype.element_ty))
+            else:
+                tl.store(pointer + r * step, rows[r].to(pointer.dtype.element_ty), mask=channel_mask)
+    else:
+        for r in tl.static_range(R):
+            mask = ((row + r) < length)[:, None] & channel_mask
+            tl.store(pointer + r * step, rows[r].to(pointer.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _valid(pointer, row, length, r: tl.constexpr, SIGN: tl.constexpr):
+    """Whether step row + r of every warp counts, bool [W, 1]."""
+    return (tl.load(pointer + (row + r) * SIGN, mask=(row + r) < length, other=0) != 0)[:, None]
+
+
+@triton.jit
+def _gates(a, b, open_gate, GATED: tl.constexpr):
+    """f and x of a step, from x and log f or from the pre-activations i and f of the gates."""
+    if GATED:
+        take = open_gate * reciprocal(1.0 + exp2(b.to(tl.float32) * LOG2_E))
+        i = a.to(tl.float32)
+        f = 1.0 - take
+        x = i * sigmoid(i) * take
+    else:
+        f = exp2(b.to(tl.float32) * LOG2_E)
+        x = a.to(tl.float32)
+    return f, x
+
+
+@triton.jit
+def _place(item, block, cu_seqlens, segment_sequence, segment_first, T, sequences, segments,
+           D: tl.constexpr, FORWARD: tl.constexpr, C: tl.constexpr, PACKED: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
+    """Where a program works: sequence, its first row and length, segment, the item of its first segment, channels."""
+    sequence = item
+    segment = 0
+    first_item = item
+    if SPLIT:
+        if PACKED:
+            sequence = tl.load(segment_sequence + item).to(tl.int32)
+            first_item = tl.load(segment_first + tl.minimum(sequence, sequences - 1)).to(tl.int32)
+        else:
+            sequence = item // segments
+            first_item = sequence * segments
+        segment = item - first_item
+    if PACKED:
+        last = tl.minimum(sequence, sequences - 1)
+        start = tl.load(cu_seqlens + last).to(tl.int64)
+        length = (tl.load(cu_seqlens + last + 1) - start).to(tl.int32)
+    else:
+        start = sequence.to(tl.int64) * T
+        length = T
+    # Blocks of channels that are scanned forward, then of those scanned backward.
+    FORWARD_BLOCKS: tl.constexpr = triton.cdiv(FORWARD, C)
+    first = block * C
+    end = D
+    if FORWARD_BLOCKS > 0 and FORWARD < D:
+        first = tl.where(block < FORWARD_BLOCKS, first, first + (FORWARD - FORWARD_BLOCKS * C))
+        end = tl.where(block < FORWARD_BLOCKS, FORWARD, D)
+    channel = first + tl.arange(0, C)
+    return sequence, start, length, segment, first_item, channel, channel < end
+
+
+@triton.jit
+def _across_warps(f_run, h_run, W: tl.constexpr, C: tl.constexpr):
+    """From the maps [W, C] of the warps: those of all warps up to each, with it and without it."""
+    ones = tl.full([W, C], 1.0, tl.float32)
+    nothing = tl.zeros([W, C], tl.float32)
+    return tl.associative_scan((f_run, h_run, ones, nothing), 0, _then_exclusive)
+
+
+@triton.jit
+def _last_warp(values, W: tl.constexpr):
+    """Row W - 1 of [W, C], as [C]."""
+    return tl.sum(tl.where((tl.arange(0, W) == W - 1)[:, None], values, 0.0), 0)
+
+
+@triton.jit
+def _entering(maps, first_item, segment, channel, channel_mask, items, C: tl.constexpr, D: tl.constexpr):
+    """The state [C] that enters a segment, by folding the maps of those before it; `maps` is float32 [2, items, D]."""
+    f = maps + first_item.to(tl.int64) * D + channel
+    h = f + items.to(tl.int64) * D
+    state = tl.zeros([C], tl.float32)
+    for _ in range(segment):
+        state = tl.load(f, mask=channel_mask, other=0.0) * state + tl.load(h, mask=channel_mask, other=0.0)
+        f += D
+        h += D
+    return state
+
+
+@triton.jit
+def _forward_walk(
+    a, b, h, lower_bound, valid, initial, final, maps,
+    item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
+    D: tl.constexpr, STRIDE: tl.constexpr, R: tl.constexpr, W: tl.constexpr, C: tl.constexpr, GATED: tl.constexpr,
+    BOUNDED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, SPLIT: tl.constexpr, REPAIR: tl.constexpr,
+    EVEN: tl.constexpr, SIGN: tl.constexpr,
+):  # fmt: skip
+    TILE: tl.constexpr = R * W
+    # What a gate reads beyond the end must keep the state: log f = 0, or f = infinity.
+    BEYOND: tl.constexpr = float("inf") if GATED else 0.0
+    first = segment * tiles
+    last = tl.maximum(tl.cdiv(length, TILE), 1)
+    end = tl.minimum(first + tiles, last)
+    origin = start
+    if SIGN < 0:
+        origin = start + length - 1
+    row = first * TILE + tl.arange(0, W) * R
+    wide = channel_mask[None, :]
+    step = row[:, None].to(tl.int64) * SIGN
+    a += (origin + step) * STRIDE + channel[None, :]
+    b += (origin + step) * STRIDE + channel[None, :]
+    h += (origin + step) * D + channel[None, :]
+    valid += origin
+    open_gate = tl.full([1, C], 1.0, tl.float32)
+    if BOUNDED:
+        open_gate = 1.0 - tl.load(lower_bound + channel, mask=channel_mask, other=0.0)[None, :]
+
+    carry = tl.zeros([C], tl.float32)
+    if STATE:  # noqa: SIM102  one is known when the kernel is compiled
+        if segment == 0:
+            carry = tl.load(initial + sequence * D + channel, mask=channel_mask, other=0.0).to(tl.float32)
+    # The map of the first segment has its state in it already.
+    product = tl.zeros([C], tl.float32) + tl.where(segment == 0, 0.0, 1.0)
+    if REPAIR:
+        carry = _entering(maps, first_item, segment, channel, channel_mask, items, C, D)
+        before = tl.zeros([C], tl.float32)
+        differs = first < end
+
+    whole = (first + 1) * TILE <= length
+    if not REPAIR:
+        a_rows = _load(a, row, length, wide, whole, 0.0, SIGN * STRIDE, EVEN, R)
+        b_rows = _load(b, row, length, wide, whole, BEYOND, SIGN * STRIDE, EVEN, R)
+    for n in range(first, end):
+        if REPAIR:
+            whole = (n + 1) * TILE <= length
+            if differs:
+                a_rows = _load(a, row, length, wide, whole, 0.0, SIGN * STRIDE, EVEN, R)
+                b_rows = _load(b, row, length, wide, whole, BEYOND, SIGN * STRIDE, EVEN, R)
+                f_rows, x_rows, f_run, h_run = _summarise(
+                    a_rows, b_rows, open_gate, valid, row, length, R, W, C, GATED, MASKED, SIGN
+                )
+                f_to, h_to, f_before, h_before = _across_warps(f_run, h_run, W, C)
+                out = _replay(f_before * carry[None, :] + h_before, f_rows, x_rows, R)
+                _store(h, out, row, length, wide, whole, SIGN * D, EVEN, R)
+                carry = _last_warp(f_to * carry[None, :] + h_to, W)
+                before = _last_warp(f_to * before[None, :] + h_to, W)
+                differs = tl.max((carry != before).to(tl.int32), 0) != 0
+            a += SIGN * TILE * STRIDE
+            b += SIGN * TILE * STRIDE
+        else:
+            f_rows, x_rows, f_run, h_run = _summarise(
+                a_rows, b_rows, open_gate, valid, row, length, R, W, C, GATED, MASKED, SIGN
+            )
+            whole_now = whole
+            whole = (n + 2) * TILE <= length
+            a += SIGN * TILE * STRIDE
+            b += SIGN * TILE * STRIDE
+            a_rows = _load(a, row + TILE, length, wide, whole, 0.0, SIGN * STRIDE, EVEN, R)
+            b_rows = _load(b, row + TILE, length, wide, whole, BEYOND, SIGN * STRIDE, EVEN, R)
+            f_to, h_to, f_before, h_before = _across_warps(f_run, h_run, W, C)
+            state = f_before * carry[None, :] + h_before
+            carry = _last_warp(f_to * carry[None, :] + h_to, W)
+            if SPLIT:
+                product *= _last_warp(f_to, W)
+            _store(h, _replay(state, f_rows, x_rows, R), row, length, wide, whole_now, SIGN * D, EVEN, R)
+        h += SIGN * TILE * D
+        row += TILE
+    if SPLIT and not REPAIR:
+        tl.store(maps + item.to(tl.int64) * D + channel, product, mask=channel_mask)
+        tl.store(maps + (items + item).to(tl.int64) * D + channel, carry, mask=channel_mask)
+    if REPAIR:
+        if (end == last) & differs:
+            tl.store(final + sequence * D + channel, carry, mask=channel_mask)
+    elif end == last:
+        tl.store(final + sequence * D + channel, carry, mask=channel_mask)
+
+
+@triton.jit
+def _summarise(
+    a_rows, b_rows, open_gate, valid, row, length,
+    R: tl.constexpr, W: tl.constexpr, C: tl.constexpr, GATED: tl.constexpr, MASKED: tl.constexpr, SIGN: tl.constexpr,
+):  # fmt: skip
+    """f and x of each step, and the map of each warp's steps together."""
+    f_run = tl.full([W, C], 1.0, tl.float32)
+    h_run = tl.zeros([W, C], tl.float32)
+    f_rows = ()
+    x_rows = ()
+    for r in tl.static_range(R):
+        f, x = _gates(a_rows[r], b_rows[r], open_gate, GATED)
+        if MASKED:
+            counts = _valid(valid, row, length, r, SIGN)
+            f = tl.where(counts, f, 1.0)
+            x = tl.where(counts, x, 0.0)
+        h_run = f * h_run + x
+        f_run = f_run * f
+        f_rows = f_rows + (f,)  # noqa: RUF005
+        x_rows = x_rows + (x,)  # noqa: RUF005
+    return f_rows, x_rows, f_run, h_run
+
+
+@triton.jit
+def _replay(state, f_rows, x_rows, R: tl.constexpr):
+    """The states after each step, from those [W, C] before the first."""
+    out = ()
+    for r in tl.static_range(R):
+        state = f_rows[r] * state + x_rows[r]
+        out = out + (state,)  # noqa: RUF005
+    return out
+
+
+@triton.jit
+def _forward(
+    a, b, h, lower_bound, valid, initial, final, cu_seqlens, maps, segment_sequence, segment_first,
+    T, sequences, items, segments, tiles,
+    D: tl.constexpr, FORWARD: tl.constexpr, STRIDE: tl.constexpr, R: tl.constexpr, W: tl.constexpr, C: tl.constexpr,
+    GATED: tl.constexpr, BOUNDED: tl.constexpr, MASKED: tl.constexpr, PACKED: tl.constexpr, STATE: tl.constexpr,
+    SPLIT: tl.constexpr, REPAIR: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """h_t = f_t h_{t-1} + x_t; time runs forward for the first FORWARD channels, backward for the others."""
+    BLOCKS: tl.constexpr = triton.cdiv(FORWARD, C) + triton.cdiv(D - FORWARD, C)
+    item = tl.program_id(0) // BLOCKS
+    block = tl.program_id(0) % BLOCKS
+    sequence, start, length, segment, first_item, channel, channel_mask = _place(
+        item, block, cu_seqlens, segment_sequence, segment_first, T, sequences, segments, D, FORWARD, C, PACKED, SPLIT
+    )
+    # A packed batch may have fewer segments than there is room for; the first of a sequence needs no repair.
+    if (sequence < sequences) & ((segment > 0) | (not REPAIR)):
+        if FORWARD == D:
+            _forward_walk(
+                a, b, h, lower_bound, valid, initial, final, maps,
+                item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
+                D, STRIDE, R, W, C, GATED, BOUNDED, MASKED, STATE, SPLIT, REPAIR, EVEN, 1,
+            )  # fmt: skip
+        elif FORWARD == 0:
+            _forward_walk(
+                a, b, h, lower_bound, valid, initial, final, maps,
+                item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
+                D, STRIDE, R, W, C, GATED, BOUNDED, MASKED, STATE, SPLIT, REPAIR, EVEN, -1,
+            )  # fmt: skip
+        elif block < triton.cdiv(FORWARD, C):
+            _forward_walk(
+                a, b, h, lower_bound, valid, initial, final, maps,
+                item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
+                D, STRIDE, R, W, C, GATED, BOUNDED, MASKED, STATE, SPLIT, REPAIR, EVEN, 1,
+            )  # fmt: skip
+        else:
+            _forward_walk(
+                a, b, h, lower_bound, valid, initial, final, maps,
+                item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
+                D, STRIDE, R, W, C, GATED, BOUNDED, MASKED, STATE, SPLIT, REPAIR, EVEN, -1,
+            )  # fmt: skip
+
+
+@triton.jit
+def _open(b, GATED: tl.constexpr):
+    """exp(log f), or how far the gate is open to the input: sigmoid(-f)."""
+    power = exp2(b.to(tl.float32) * LOG2_E)
+    if GATED:
+        power = reciprocal(1.0 + power)
+    return power
+
+
+@triton.jit
+def _summarise_backward(
+    b_rows, g_rows, open_gate, valid, row, length,
+    R: tl.constexpr, W: tl.constexpr, C: tl.constexpr, GATED: tl.constexpr, MASKED: tl.constexpr, SIGN: tl.constexpr,
+):  # fmt: skip
+    """What `_open` says of each step, and the map of c over each warp's steps together."""
+    f_run = tl.full([W, C], 1.0, tl.float32)
+    c_run = tl.zeros([W, C], tl.float32)
+    gate_rows = ()
+    for r in tl.static_range(R):
+        gate = _open(b_rows[r], GATED)
+        f = gate
+        if GATED:
+            if MASKED:
+                gate = tl.where(_valid(valid, row, length, r, SIGN), gate, 0.0)
+            f = 1.0 - open_gate * gate
+        c_run = f * (c_run + g_rows[r].to(tl.float32))
+        f_run = f_run * f
+        gate_rows = gate_rows + (gate,)  # noqa: RUF005
+    return gate_rows, f_run, c_run
+
+
+@triton.jit
+def _differentiate(
+    c, gate_rows, a_rows, g_rows, h_rows, open_gate, first_state, row, length,
+    R: tl.constexpr, GATED: tl.constexpr, STATE: tl.constexpr,
+):  # fmt: skip
+    """The gradients of each step's a and b, and the sum of that of f times the gate, from c [W, C] before the first."""
+    a_out = ()
+    b_out = ()
+    bound = tl.zeros_like(c)
+    for r in tl.static_range(R):
+        gate = gate_rows[r]
+        before = h_rows[r].to(tl.float32)
+        if STATE:
+            before = tl.where(((row + r) == length - 1)[:, None], first_state, before)
+        g = g_rows[r].to(tl.float32) + c
+        if GATED:
+            take = open_gate * gate
+            i = a_rows[r].to(tl.float32)
+            sigmoid_i = sigmoid(i)
+            grad_f = g * (before - i * sigmoid_i)
+            c = (1.0 - take) * g
+            grad_a = g * take * sigmoid_i * (1.0 + i * (1.0 - sigmoid_i))
+            grad_b = grad_f * take * (1.0 - gate)
+            bound += grad_f * gate
+        else:
+            c = gate * g
+            grad_a = g
+            grad_b = c * before
+        a_out = a_out + (grad_a,)  # noqa: RUF005
+        b_out = b_out + (grad_b,)  # noqa: RUF005
+    return a_out, b_out, bound
+
+
+@triton.jit
+def _backward_walk(
+    a, b, h, lower_bound, valid, initial, grad_h, grad_final, grad_a, grad_b, grad_lower_bound, grad_initial, maps,
+    item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
+    D: tl.constexpr, STRIDE: tl.constexpr, GRAD_STRIDE: tl.constexpr, R: tl.constexpr, W: tl.constexpr, C: tl.constexpr,
+    GATED: tl.constexpr, BOUNDED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, SPLIT: tl.constexpr,
+    REPAIR: tl.constexpr, EVEN: tl.constexpr, SIGN: tl.constexpr,
+):  # fmt: skip
+    TILE: tl.constexpr = R * W
+    BEYOND: tl.constexpr = float("inf") if GATED else 0.0
+    first = segment * tiles
+    last = tl.maximum(tl.cdiv(length, TILE), 1)
+    end = tl.minimum(first + tiles, last)
+    origin = start
+    if SIGN < 0:
+        origin = start + length - 1
+    row = first * TILE + tl.arange(0, W) * R
+    wide = channel_mask[None, :]
+    step = row[:, None].to(tl.int64) * SIGN
+    a += (origin + step) * STRIDE + channel[None, :]
+    b += (origin + step) * STRIDE + channel[None, :]
+    # The state before a step is that of the next row, in this direction.
+    h += (origin + SIGN + step) * D + channel[None, :]
+    grad_h += (origin + step) * D + channel[None, :]
+    grad_a += (origin + step) * GRAD_STRIDE + channel[None, :]
+    grad_b += (origin + step) * GRAD_STRIDE + channel[None, :]
+    valid += origin
+    open_gate = tl.full([1, C], 1.0, tl.float32)
+    if BOUNDED:
+        open_gate = 1.0 - tl.load(lower_bound + channel, mask=channel_mask, other=0.0)[None, :]
+    first_state = tl.zeros([1, C], tl.float32)
+    if STATE:
+        first_state = tl.load(initial + sequence * D + channel, mask=channel_mask, other=0.0).to(tl.float32)[None, :]
+
+    carry = tl.zeros([C], tl.float32)
+    if segment == 0:
+        carry = tl.load(grad_final + sequence * D + channel, mask=channel_mask, other=0.0).to(tl.float32)
+    # The map of the first segment has its state in it already.
+    product = tl.zeros([C], tl.float32) + tl.where(segment == 0, 0.0, 1.0)
+    grad_bound = tl.zeros([W, C], tl.float32)
+    if REPAIR:
+        carry = _entering(maps, first_item, segment, channel, channel_mask, items, C, D)
+        before = tl.zeros([C], tl.float32)
+        differs = first < end
+
+    # One step more than the tile's, because of h.
+    whole = (first + 1) * TILE < length
+    if not REPAIR:
+        b_rows = _load(b, row, length, wide, whole, BEYOND, SIGN * STRIDE, EVEN, R)
+        a_rows = b_rows
+        if GATED:
+            a_rows = _load(a, row, length, wide, whole, 0.0, SIGN * STRIDE, EVEN, R)
+        g_rows = _load(grad_h, row, length, wide, whole, 0.0, SIGN * D, EVEN, R)
+        h_rows = _load(h, row, length - 1, wide, whole, 0.0, SIGN * D, EVEN, R)
+    for n in range(first, end):
+        if REPAIR:
+            whole = (n + 1) * TILE < length
+            if differs:
+                b_rows = _load(b, row, length, wide, whole, BEYOND, SIGN * STRIDE, EVEN, R)
+                a_rows = b_rows
+                if GATED:
+                    a_rows = _load(a, row, length, wide, whole, 0.0, SIGN * STRIDE, EVEN, R)
+                g_rows = _load(grad_h, row, length, wide, whole, 0.0, SIGN * D, EVEN, R)
+                h_rows = _load(h, row, length - 1, wide, whole, 0.0, SIGN * D, EVEN, R)
+                gate_rows, f_run, c_run = _summarise_backward(
+                    b_rows, g_rows, open_gate, valid, row, length, R, W, C, GATED, MASKED, SIGN
+                )
+                f_to, c_to, f_before, c_before = _across_warps(f_run, c_run, W, C)
+                if BOUNDED:
+                    _, _, bound = _differentiate(
+                        f_before * before[None, :] + c_before, gate_rows, a_rows, g_rows, h_rows, open_gate, first_state,
+                        row, length, R, GATED, STATE,
+                    )  # fmt: skip
+                    grad_bound -= bound
+                a_out, b_out, bound = _differentiate(
+                    f_before * carry[None, :] + c_before, gate_rows, a_rows, g_rows, h_rows, open_gate, first_state,
+                    row, length, R, GATED, STATE,
+                )  # fmt: skip
+                grad_bound += bound
+                _store(grad_a, a_out, row, length, wide, whole, SIGN * GRAD_STRIDE, EVEN, R)
+                _store(grad_b, b_out, row, length, wide, whole, SIGN * GRAD_STRIDE, EVEN, R)
+                carry = _last_warp(f_to * carry[None, :] + c_to, W)
+                before = _last_warp(f_to * before[None, :] + c_to, W)
+                differs = tl.max((carry != before).to(tl.int32), 0) != 0
+            a += SIGN * TILE * STRIDE
+            b += SIGN * TILE * STRIDE
+            h += SIGN * TILE * D
+            grad_h += SIGN * TILE * D
+        else:
+            gate_rows, f_run, c_run = _summarise_backward(
+                b_rows, g_rows, open_gate, valid, row, length, R, W, C, GATED, MASKED, SIGN
+            )
+            whole_now = whole
+            whole = (n + 2) * TILE < length
+            a += SIGN * TILE * STRIDE
+            b += SIGN * TILE * STRIDE
+            h += SIGN * TILE * D
+            grad_h += SIGN * TILE * D
+            b_rows = _load(b, row + TILE, length, wide, whole, BEYOND, SIGN * STRIDE, EVEN, R)
+            a_next = b_rows
+            if GATED:
+                a_next = _load(a, row + TILE, length, wide, whole, 0.0, SIGN * STRIDE, EVEN, R)
+            g_next = _load(grad_h, row + TILE, length, wide, whole, 0.0, SIGN * D, EVEN, R)
+            h_next = _load(h, row + TILE, length - 1, wide, whole, 0.0, SIGN * D, EVEN, R)
+            f_to, c_to, f_before, c_before = _across_warps(f_run, c_run, W, C)
+            c = f_before * carry[None, :] + c_before
+            carry = _last_warp(f_to * carry[None, :] + c_to, W)
+            if SPLIT:
+                product *= _last_warp(f_to, W)
+            a_out, b_out, bound = _differentiate(
+                c, gate_rows, a_rows, g_rows, h_rows, open_gate, first_state, row, length, R, GATED, STATE
+            )
+            grad_bound += bound
+            _store(grad_a, a_out, row, length, wide, whole_now, SIGN * GRAD_STRIDE, EVEN, R)
+            _store(grad_b, b_out, row, length, wide, whole_now, SIGN * GRAD_STRIDE, EVEN, R)
+            a_rows = a_next
+            g_rows = g_next
+            h_rows = h_next
+        grad_a += SIGN * TILE * GRAD_STRIDE
+        grad_b += SIGN * TILE * GRAD_STRIDE
+        row += TILE
+    if BOUNDED:
+        grad_lower_bound += item.to(tl.int64) * D + channel
+        bound = tl.sum(grad_bound, 0)
+        if REPAIR:
+            bound += tl.load(grad_lower_bound, mask=channel_mask, other=0.0)
+        tl.store(grad_lower_bound, bound, mask=channel_mask)
+    if SPLIT and not REPAIR:
+        tl.store(maps + item.to(tl.int64) * D + channel, product, mask=channel_mask)
+        tl.store(maps + (items + item).to(tl.int64) * D + channel, carry, mask=channel_mask)
+    if REPAIR:
+        if (end == last) & differs:
+            tl.store(grad_initial + sequence * D + channel, carry, mask=channel_mask)
+    elif end == last:
+        tl.store(grad_initial + sequence * D + channel, carry, mask=channel_mask)
+
+
+@triton.jit
+def _backward(
+    a, b, h, lower_bound, valid, initial, cu_seqlens, grad_h, grad_final, grad_a, grad_b, grad_lower_bound, grad_initial,
+    maps, segment_sequence, segment_first, T, sequences, items, segments, tiles,
+    D: tl.constexpr, FORWARD: tl.constexpr, STRIDE: tl.constexpr, GRAD_STRIDE: tl.constexpr, R: tl.constexpr,
+    W: tl.constexpr, C: tl.constexpr, GATED: tl.constexpr, BOUNDED: tl.constexpr, MASKED: tl.constexpr,
+    PACKED: tl.constexpr, STATE: tl.constexpr, SPLIT: tl.constexpr, REPAIR: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """In the other direction: g_t = dh_t + c_{t+1} is the gradient of x_t, c_t = f_t g_t, and g_t h_{t-1} that of f_t."""
+    BLOCKS: tl.constexpr = triton.cdiv(FORWARD, C) + triton.cdiv(D - FORWARD, C)
+    item = tl.program_id(0) // BLOCKS
+    block = tl.program_id(0) % BLOCKS
+    sequence, start, length, segment, first_item, channel, channel_mask = _place(
+        item, block, cu_seqlens, segment_sequence, segment_first, T, sequences, segments, D, FORWARD, C, PACKED, SPLIT
+    )
+    if (sequence < sequences) & ((segment > 0) | (not REPAIR)):
+        if FORWARD == D:
+            _backward_walk(
+                a, b, h, lower_bound, valid, initial, grad_h, grad_final, grad_a, grad_b, grad_lower_bound, grad_initial,
+                maps, item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
+                D, STRIDE, GRAD_STRIDE, R, W, C, GATED, BOUNDED, MASKED, STATE, SPLIT, REPAIR, EVEN, -1,
+            )  # fmt: skip
+        elif FORWARD == 0:
+            _backward_walk(
+                a, b, h, lower_bound, valid, initial, grad_h, grad_final, grad_a, grad_b, grad_lower_bound, grad_initial,
+                maps, item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
+                D, STRIDE, GRAD_STRIDE, R, W, C, GATED, BOUNDED, MASKED, STATE, SPLIT, REPAIR, EVEN, 1,
+            )  # fmt: skip
+        elif block < triton.cdiv(FORWARD, C):
+            _backward_walk(
+                a, b, h, lower_bound, valid, initial, grad_h, grad_final, grad_a, grad_b, grad_lower_bound, grad_initial,
+                maps, item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
+                D, STRIDE, GRAD_STRIDE, R, W, C, GATED, BOUNDED, MASKED, STATE, SPLIT, REPAIR, EVEN, -1,
+            )  # fmt: skip
+        else:
+            _backward_walk(
+                a, b, h, lower_bound, valid, initial, grad_h, grad_final, grad_a, grad_b, grad_lower_bound, grad_initial,
+                maps, item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
+                D, STRIDE, GRAD_STRIDE, R, W, C, GATED, BOUNDED, MASKED, STATE, SPLIT, REPAIR, EVEN, 1,
+            )  # fmt: skip
+
+
+class Plan(NamedTuple):
+    """How a launch is cut: `rows` steps to a warp, `warps` warps to a tile, `segments` of time walked at once."""
+
+    rows: int
+    warps: int
+    segments: int = 1
+    registers: int = 128
+
+
+def _plan(forward: bool, wide: bool, programs: int, time: int) -> Plan:
+    """Chosen by shape, from measurements on an H200: benchmarks/RESULTS.md.
+
+    `wide`: elements of four bytes. `programs`: sequences times blocks of channels.
+    """
+    rows = (16 if forward else 8) // (2 if wide else 1)
+    processors = _processors()
+    if programs >= processors:
+        return Plan(rows, 4 if programs > 3 * processors else 8)
+    # A segment that is short in comparison with what gates remember would be walked twice.
+    return Plan(rows, 4, max(1, min(4 * processors // programs, time // 512)))
+
+
+@functools.cache
+def _processors() -> int:
+    """Multiprocessors of the GPU; of several in one machine, all have the same."""
+    return torch.cuda.get_device_properties(0).multi_processor_count if torch.cuda.is_available() else 1
+
+
+def _blocks(channels: int, forward_channels: int) -> int:
+    """Blocks of channels, none of which is scanned in both directions."""
+    return -(-forward_channels // CHANNELS) + -(-(channels - forward_channels) // CHANNELS)
+
+
+class _Launch:
+    """The cut of a launch: what both kernels are given alike."""
+
+    def __init__(self, forward: bool, wide: bool, like: Tensor, forward_channels: int, cu_seqlens: Tensor | None):
+        batch, time, channels = like.shape
+        self.sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
+        blocks = _blocks(channels, forward_channels)
+        # An empty sequence of a packed batch is work too: it hands its state on.
+        plan = _plan(forward, wide, self.sequences * blocks, time)
+        tile = plan.rows * plan.warps
+        self.split = plan.segments > 1
+        self.tiles = -(-time // (tile * plan.segments))
+        segments, self.items = 1, self.sequences
+        self.maps = sequence = first = like
+        if self.split:
+            segments = -(-time // (tile * self.tiles))
+            self.items = batch * segments
+            if cu_seqlens is not None:
+                # Rounding up adds at most one segment a sequence; how many there are stays on the device.
+                self.items = time // (tile * self.tiles) + self.sequences
+                each = -(-cu_seqlens.diff() // (tile * self.tiles))
+                after = each.clamp_min(1).cumsum(0)
+                first = after - each.clamp_min(1)
+                sequence = torch.searchsorted(after, torch.arange(self.items, device=like.device), right=True)
+            self.maps = torch.empty(2, self.items, channels, dtype=torch.float32, device=like.device)
+        else:
+            self.tiles = -(-time // tile)
+        self.arguments = (self.maps, sequence, first, time, self.sequences, self.items, segments, max(self.tiles, 1))
+        self.grid = (self.items * blocks,)
+        self.constants = {
+            "D": channels,
+            "FORWARD": forward_channels,
+            "R": plan.rows,
+            "W": plan.warps,
+            "C": CHANNELS,
+            "PACKED": cu_seqlens is not None,
+            "SPLIT": self.split,
+            "EVEN": forward_channels % CHANNELS == 0 and channels % CHANNELS == 0,
+            "num_warps": plan.warps,
+            "maxnreg": plan.registers,
+        }
+
+    def __call__(self, kernel, *arguments, **constants) -> None:
+        """Walk; and where time was cut, repair."""
+        if not self.grid[0]:
+            return
+        for repair in (False, True) if self.split else (False,):
+            kernel[self.grid](*arguments, *self.arguments, **self.constants, **constants, REPAIR=repair)
+
+
+def launch_forward(
+    a: Tensor,
+    b: Tensor,
+    lower_bound: Tensor | None,
+    mask: Tensor | None,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    forward_channels: int,
+    gated: bool,
+) -> tuple[Tensor, Tensor]:
+    """Run the forward kernel.
+
+    Args:
+        a, b: x and log f, or if gated the pre-activations i and f: [B, T, D] with contiguous rows, equal strides, and no gap
+            between sequences.
+        lower_bound: float32 [D] contiguous; mask: bool [B, T] contiguous; initial_state: [N, D] contiguous.
+        forward_channels: the channels before this one are scanned forward in time, the others backward.
+
+    Returns:
+        h [B, T, D] in a's dtype, the final state [N, D] in float32.
+    """
+    wide = max(a.element_size(), b.element_size()) > 2
+    launch = _Launch(True, wide, a, forward_channels, cu_seqlens)
+    h = torch.empty(a.shape, dtype=a.dtype, device=a.device)
+    final = torch.empty(launch.sequences, a.shape[2], dtype=torch.float32, device=a.device)
+    with torch.cuda.device_of(a):
+        launch(
+            _forward, a, b, h, _or(lower_bound, a), _or(mask, a), _or(initial_state, a), final, _or(cu_seqlens, a),
+            STRIDE=a.stride(1), GATED=gated, BOUNDED=lower_bound is not None, MASKED=mask is not None,
+            STATE=initial_state is not None,
+        )  # fmt: skip
+    return h, final
+
+
+def launch_backward(
+    grad_h: Tensor,
+    grad_final: Tensor,
+    a: Tensor,
+    b: Tensor,
+    h: Tensor,
+    lower_bound: Tensor | None,
+    mask: Tensor | None,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    forward_channels: int,
+    gated: bool,
+    grad_a: Tensor,
+    grad_b: Tensor,
+) -> tuple[Tensor | None, Tensor]:
+    """Run the backward kernel; grad_a and grad_b [B, T, D], of equal strides, are written. The rest as in the forward.
+
+    Returns:
+        The gradients of the lower bound, float32 [D] (None without one), and of the initial state, float32 [N, D].
+    """
+    wide = max(tensor.element_size() for tensor in (b, h, grad_h)) > 2
+    launch = _Launch(False, wide, h, forward_channels, cu_seqlens)
+    grad_initial = torch.empty(launch.sequences, h.shape[2], dtype=torch.float32, device=h.device)
+    grad_bound = None
+    if lower_bound is not None:
+        # A packed batch may have fewer segments than there is room for.
+        room = torch.zeros if launch.split and cu_seqlens is not None else torch.empty
+        grad_bound = room(launch.items, h.shape[2], dtype=torch.float32, device=h.device)
+    with torch.cuda.device_of(h):
+        launch(
+            _backward, a, b, h, _or(lower_bound, a), _or(mask, a), _or(initial_state, a), _or(cu_seqlens, a), grad_h,
+            grad_final, grad_a, grad_b, _or(grad_bound, a), grad_initial,
+            STRIDE=b.stride(1), GRAD_STRIDE=grad_a.stride(1), GATED=gated, BOUNDED=lower_bound is not None,
+            MASKED=mask is not None, STATE=initial_state is not None,
+        )  # fmt: skip
+    return None if grad_bound is None else grad_bound.sum(0), grad_initial
+
+
+def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
+    """A pointer for the kernel, which does not follow it if the tensor is None."""
+    return stand_in if tensor is None else tensor
+
+
+def forward(
+    x: Tensor, log_f: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    """h [B, T, D] in x's dtype and the final state [N, D] in float32."""
+    x, log_f, initial_state, cu_seqlens = _contiguous(x, log_f, initial_state, cu_seqlens)
+    return launch_forward(x, log_f, None, None, initial_state, cu_seqlens, 0 if reverse else x.shape[2], False)
+
+
+def backward(
+    grad_h: Tensor,
+    grad_final: Tensor,
+    log_f: Tensor,
+    h: Tensor,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, log_f (each in its own dtype) and the initial state, from those of h and the final state."""
+    grad_h, grad_final, log_f, h, initial_state, cu_seqlens = _contiguous(
+        grad_h, grad_final, log_f, h, initial_state, cu_seqlens
+    )
+    grad_x, grad_log_f = torch.empty_like(h), torch.empty_like(log_f)
+    _, grad_state = launch_backward(
+        grad_h, grad_final, log_f, log_f, h, None, None, initial_state, cu_seqlens, 0 if reverse else h.shape[2], False,
+        grad_x, grad_log_f,
+    )  # fmt: skip
+    return grad_x, grad_log_f, grad_state
+
+
+def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
