@@ -4,11 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lt25.ops.backends import kernels
+
 IGNORE = -100
 
 
 def ctc_loss(logits: Tensor, logit_lengths: Tensor, labels: Tensor, blank: int = 0) -> Tensor:
     """Negative log-likelihood of the labels, summed over the batch.
+
+    On CUDA, but for float64, by kernels of this package, which never wait for the device and give the same bits each time;
+    else by torch.
 
     Args:
         logits: float [B, T, V]; the log-softmax is taken in float32 (float64 for float64).
@@ -20,6 +25,9 @@ def ctc_loss(logits: Tensor, logit_lengths: Tensor, labels: Tensor, blank: int =
         The sum as a scalar in float32 (float64 for float64). An utterance too short for its labels counts 0 and has
         no gradient.
     """
+    if logits.is_cuda and logits.dtype != torch.float64:
+        differentiable = torch.is_grad_enabled() and logits.requires_grad
+        return _forward(logits.contiguous(), logit_lengths, labels.contiguous(), blank, differentiable)[0]
     log_probs = logits.log_softmax(-1, dtype=None if logits.element_size() == 8 else torch.float32)
     return F.ctc_loss(
         log_probs.transpose(0, 1),
@@ -30,3 +38,52 @@ def ctc_loss(logits: Tensor, logit_lengths: Tensor, labels: Tensor, blank: int =
         reduction="sum",
         zero_infinity=True,
     )
+
+
+@torch.library.custom_op("lt25::ctc_loss", mutates_args=())
+def _forward(
+    logits: Tensor, logit_lengths: Tensor, labels: Tensor, blank: int, differentiable: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return kernels("triton", "ctc").forward(logits, logit_lengths, labels, blank, differentiable)
+
+
+@_forward.register_fake
+def _(logits, logit_lengths, labels, blank, differentiable):
+    B, T, _ = logits.shape
+    saved = ((0,),) * 4
+    if differentiable:
+        saved = ((B, T, kernels("triton", "ctc").width(labels.shape[1])), (B, T), (B, T), (B, T))
+    return tuple(logits.new_empty(shape, dtype=torch.float32) for shape in ((), *saved))
+
+
+@torch.library.custom_op("lt25::ctc_loss_backward", mutates_args=())
+def _backward(
+    grad_loss: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    blank: int,
+    occupancy: Tensor,
+    blank_occupancy: Tensor,
+    peaks: Tensor,
+    norms: Tensor,
+) -> Tensor:
+    return kernels("triton", "ctc").backward(grad_loss, logits, labels, blank, occupancy, blank_occupancy, peaks, norms)
+
+
+@_backward.register_fake
+def _(grad_loss, logits, labels, blank, occupancy, blank_occupancy, peaks, norms):
+    return torch.empty_like(logits)
+
+
+def _setup_context(ctx, inputs, output):
+    logits, _, labels, ctx.blank, _ = inputs
+    ctx.save_for_backward(logits, labels, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _differentiate(ctx, grad_loss, *_):
+    logits, labels, *saved = ctx.saved_tensors
+    return _backward(grad_loss, logits, labels, ctx.blank, *saved), None, None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)

@@ -8,6 +8,10 @@ import torch
 from lt25.ops import ctc_loss
 
 
+def gpu(test):
+    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")(test))
+
+
 def collapse(path, blank):
     return [symbol for symbol, _ in itertools.groupby(path) if symbol != blank]
 
@@ -57,3 +61,92 @@ def test_gradcheck():
     logits = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
     arguments = (torch.tensor([4, 3]), torch.tensor([[1, 2], [2, -100]]))
     assert torch.autograd.gradcheck(lambda x: ctc_loss(x, *arguments), logits)
+
+
+def case(T, V, labels, lengths, blank, dtype, scale=3.0):
+    """Logits [B, T, V], their lengths and labels padded with -100, on CUDA."""
+    generator = torch.Generator().manual_seed(0)
+    logits = (scale * torch.randn(len(labels), T, V, generator=generator)).to(dtype)
+    width = max(map(len, labels))
+    rows = [[*row, *[-100] * (width - len(row))] for row in labels]
+    padded = torch.tensor(rows, dtype=torch.int64).reshape(len(labels), width)
+    return logits.cuda(), torch.tensor(lengths).cuda(), padded.cuda()
+
+
+def random_labels(count, V, blank, seed):
+    labels = torch.randint(V - 1, (count,), generator=torch.Generator().manual_seed(seed))
+    return (labels + (labels >= blank)).tolist()
+
+
+def loss_and_gradient(logits, *arguments):
+    logits = logits.clone().requires_grad_()
+    loss = ctc_loss(logits, *arguments)
+    (3 * loss).backward()
+    return loss.detach(), logits.grad / 3
+
+
+@gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "T, V, counts, lengths, blank, scale",
+    [
+        (1, 2, [0, 1, 1], [1, 1, 0], 0, 3),
+        (40, 5, [3, 0, 30, 17], [40, 12, 35, 39], 4, 3),
+        (400, 39, [60, 0, 31, 32, 33], [400, 400, 399, 7, 256], 0, 3),
+        (1500, 39, [150, 140, 120, 150], [1500, 1499, 1024, 900], 0, 30),
+        (700, 1024, [255, 256, 300, 0], [700, 512, 650, 700], 7, 1),
+        (1200, 3000, [1000, 511, 512, 600], [1200, 1100, 1200, 640], 0, 3),
+        (50, 32000, [20, 3], [50, 9], 31999, 3),
+    ],
+)
+def test_cuda_kernels_match_torch_in_float64(T, V, counts, lengths, blank, scale, dtype):
+    labels = [random_labels(count, V, blank, seed) for seed, count in enumerate(counts)]
+    logits, lengths, labels = case(T, V, labels, lengths, blank, dtype, scale)
+    loss, gradient = loss_and_gradient(logits, lengths, labels, blank)
+    expected, expected_gradient = loss_and_gradient(logits.double(), lengths, labels, blank)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-4)
+    tolerance = 1e-4 if dtype == torch.float32 else 2**-8
+    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=0, atol=tolerance)
+    again = loss_and_gradient(logits, lengths, labels, blank)
+    assert torch.equal(again[0], loss) and torch.equal(again[1], gradient)
+
+
+@gpu
+def test_cuda_kernels_in_a_graph_and_compiled():
+    logits, lengths, labels = case(60, 11, [random_labels(9, 11, 0, 0)] * 3, [60, 33, 20], 0, torch.float32)
+    expected = loss_and_gradient(logits, lengths, labels)
+
+    logits.requires_grad_()
+    ctc_loss(logits, lengths, labels).backward()
+    logits.grad = None
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = ctc_loss(logits, lengths, labels)
+        loss.backward()
+    graph.replay()
+    torch.testing.assert_close(loss.detach(), expected[0])
+    torch.testing.assert_close(logits.grad, expected[1])
+
+    logits.grad = None
+    compiled = torch.compile(ctc_loss, fullgraph=True)
+    compiled(logits, lengths, labels).backward()
+    torch.testing.assert_close(logits.grad, expected[1])
+
+
+@gpu
+def test_cuda_kernels_never_wait_for_the_device():
+    logits, lengths, labels = case(60, 11, [random_labels(9, 11, 0, 0)], [60], 0, torch.float32)
+    loss_and_gradient(logits, lengths, labels)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss_and_gradient(logits, lengths, labels)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@gpu
+def test_cuda_kernels_pass_on_what_is_not_a_number():
+    logits, lengths, labels = case(20, 5, [[1, 2], [3]], [20, 20], 0, torch.float32)
+    logits[0, 7, 1] = float("nan")
+    loss, gradient = loss_and_gradient(logits, lengths, labels)
+    assert loss.isnan() and gradient[0].isnan().any() and gradient[1].isfinite().all()

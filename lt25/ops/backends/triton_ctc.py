@@ -1,0 +1,435 @@
+"""CTC on a GPU: the loss and the gradient of the logits, without a float that waits for the host.
+
+Graves et al., 2006, equations 6 to 16. Of L labels and the L + 1 blanks around them, slot j holds blank j and label j, the
+blank after it being blank j + 1. With p the probabilities at time t, one step of the forward variable is
+
+    blank(j) <- p_blank  * (blank(j) + label(j - 1))
+    label(j) <- p_label(j) * (label(j) + blank(j) + label(j - 1) if labels j and j - 1 differ)
+
+The backward variable is the same recursion over the sequence with time and labels reversed, so both run side by side in one
+launch: a program for each direction of each sequence, which is serial in time. That chain of T steps is what CTC costs;
+everything that can be done for all times at once is done before it (emissions) and after it (occupancies, gradient).
+
+Numbers in the recursion are pairs of a float32 significand and an int32 exponent of its own. Logarithms in float32 would lose
+the fourth digit over a thousand frames, as the rounding of a sum grows with the whole log-likelihood; floats with an exponent
+shared between states lose paths that only later turn out to be the likely ones. Pairs do neither, and aligning two of them is
+integer arithmetic, faster than exponentials. Significands are brought back to [1, 2) every UNROLL steps: a step multiplies
+them by less than 6, never by less than 1. A pair is stored in 64 bits, the exponent above.
+
+A thread holds the slots of R neighbouring labels, so that only one label per thread comes from another thread; where a warp
+suffices, it comes by a shuffle. In memory the slots lie in the order [R, threads], for whole cache lines.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lt25.ops.backends.triton_math import LOG2_E
+
+IGNORE = -100
+LN_2 = tl.constexpr(0.6931471805599453)
+_IGNORE = tl.constexpr(IGNORE)
+# The exponent of zero. What is below half of it counts as impossible: 4.6e7 nats.
+ZERO = tl.constexpr(-(2**27))
+# Sums of UNROLL + 2 exponents fit int32, and significands a float32, even where three of them are multiplied.
+UNROLL = 4
+
+
+@triton.jit
+def _power(exponent):
+    """2 ** exponent, as float32; 0 from -127 down. At most 127."""
+    return ((tl.maximum(exponent, -127) + 127) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _pack(significand, exponent):
+    low = significand.to(tl.int32, bitcast=True).to(tl.int64) & 0xFFFFFFFF
+    return (exponent.to(tl.int64) << 32) | low
+
+
+@triton.jit
+def _unpack(word):
+    return word.to(tl.int32).to(tl.float32, bitcast=True), (word >> 32).to(tl.int32)
+
+
+@triton.jit
+def _split(log2_p):
+    """The pair that is 2 ** log2_p: -inf becomes zero, NaN stays one."""
+    whole = tl.floor(log2_p)
+    known = whole > 0.5 * ZERO
+    exponent = tl.where(known, whole, 0.0).to(tl.int32)
+    exponent = tl.where(log2_p <= 0.5 * ZERO, ZERO, exponent)
+    significand = tl.where(log2_p <= 0.5 * ZERO, 1.0, tl.exp2(log2_p - whole))
+    return significand, exponent
+
+
+@triton.jit
+def _normalise(significand, exponent):
+    shift = (significand.to(tl.int32, bitcast=True) >> 23) - 127
+    significand = significand * ((127 - shift) << 23).to(tl.float32, bitcast=True)
+    return significand, tl.maximum(exponent + shift, ZERO)
+
+
+@triton.jit
+def _frames(lengths, b, T):
+    return tl.minimum(tl.maximum(tl.load(lengths + b).to(tl.int32), 0), T)
+
+
+@triton.jit
+def _label_count(labels, b, L, BLOCK: tl.constexpr):
+    count = 0
+    for start in range(0, L, BLOCK):
+        j = start + tl.arange(0, BLOCK)
+        label = tl.load(labels + b * L + j, mask=j < L, other=_IGNORE)
+        count += tl.sum((label != _IGNORE).to(tl.int32))
+    return count
+
+
+@triton.jit(do_not_specialize=["B", "T", "T_PAD", "L", "blank"])
+def _emissions(
+    logits, lengths, labels, emissions, blanks, peaks, norms, B, T, T_PAD, L, V, blank,
+    R: tl.constexpr, P: tl.constexpr, FRAMES: tl.constexpr, CLASSES: tl.constexpr, SLOTS: tl.constexpr,
+):  # fmt: skip
+    """Probabilities of every label and of the blank at FRAMES frames, for both directions, and the log-softmax's terms."""
+    b = tl.program_id(1).to(tl.int64)
+    length = _frames(lengths, b, T)
+    first = tl.program_id(0) * FRAMES
+    if first < length:
+        t = first + tl.arange(0, FRAMES)
+        inside = t < length
+        row = logits + (b * T + t)[:, None] * V
+        peak = tl.full([FRAMES], float("-inf"), tl.float32)
+        total = tl.zeros([FRAMES], tl.float32)
+        for start in range(0, V, CLASSES):
+            v = start + tl.arange(0, CLASSES)
+            mask = inside[:, None] & (v < V)[None]
+            x = tl.load(row + v[None], mask=mask, other=float("-inf")).to(tl.float32)
+            higher = tl.maximum(peak, tl.max(x, 1))
+            anchor = tl.where(higher == float("-inf"), 0.0, higher)
+            total = total * tl.exp2((peak - anchor) * LOG2_E) + tl.sum(tl.exp2((x - anchor[:, None]) * LOG2_E), 1)
+            peak = higher
+        norm = tl.log2(total)
+        tl.store(peaks + b * T + t, peak, mask=inside)
+        tl.store(norms + b * T + t, norm, mask=inside)
+
+        mirrored = length - 1 - t
+        x = tl.load(logits + (b * T + t) * V + blank, mask=inside, other=0.0).to(tl.float32)
+        significand, exponent = _split((x - peak) * LOG2_E - norm)
+        word = _pack(significand, exponent)
+        tl.store(blanks + b * T_PAD + t, word, mask=inside)
+        tl.store(blanks + (B + b) * T_PAD + mirrored, word, mask=inside)
+
+        count = _label_count(labels, b, L, SLOTS)
+        width: tl.constexpr = R * P
+        for start in tl.static_range(0, width, SLOTS):
+            slot = start + tl.arange(0, SLOTS)
+            j = slot % P * R + slot // P
+            label = tl.load(labels + b * L + j, mask=(slot < width) & (j < count), other=0)
+            mask = inside[:, None] & ((slot < width) & (j < count))[None]
+            known = (label >= 0) & (label < V)
+            x = tl.load(row + label[None], mask=mask & known[None], other=float("-inf")).to(tl.float32)
+            significand, exponent = _split((x - peak[:, None]) * LOG2_E - norm[:, None])
+            word = _pack(significand, exponent)
+            tl.store(emissions + (b * T_PAD + t)[:, None] * width + slot[None], word, mask=mask)
+            opposite = count - 1 - j
+            slot = opposite % R * P + opposite // R
+            tl.store(emissions + ((B + b) * T_PAD + mirrored)[:, None] * width + slot[None], word, mask=mask)
+
+
+@triton.jit
+def _load_block(emissions, blanks, lanes, R: tl.constexpr, P: tl.constexpr, UNROLL: tl.constexpr):
+    """What UNROLL steps need: for each, the blank and R vectors of labels."""
+    words = ()
+    for k in tl.static_range(UNROLL):
+        words = words + (tl.load(blanks + k),)  # noqa: RUF005
+        for r in tl.static_range(R):
+            words = words + (tl.load(emissions + (k * R + r) * P + lanes),)  # noqa: RUF005
+    return words
+
+
+@triton.jit(do_not_specialize=["B", "T", "T_PAD", "L"])
+def _recursion(
+    emissions, blanks, lengths, labels, states, B, T, T_PAD, L,
+    R: tl.constexpr, P: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """Stores for t = 0 ... length, in each program's own order of time and labels, what arrives in each state before its
+    emission: the forward (backward) variable over the emission. At t = length that is, in the last blank, the likelihood."""
+    program = tl.program_id(0).to(tl.int64)
+    b = program % B
+    length = _frames(lengths, b, T)
+    lanes = tl.arange(0, P)
+    count = 0
+    for r in tl.static_range(R):
+        j = lanes * R + r
+        label = tl.load(labels + b * L + j, mask=j < L, other=_IGNORE)
+        count += tl.sum((label != _IGNORE).to(tl.int32))
+
+    blank_m, blank_e, label_m, label_e, repeats = (), (), (), (), ()
+    for r in tl.static_range(R):
+        j = lanes * R + r
+        source = tl.where(program >= B, count - 1 - j, j)
+        before = tl.where(program >= B, source + 1, source - 1)
+        both = (j >= 1) & (j < count)
+        same = tl.load(labels + b * L + source, mask=both, other=0) == tl.load(
+            labels + b * L + before, mask=both, other=0
+        )
+        one = tl.full([P], 1.0, tl.float32)
+        zero = tl.full([P], ZERO, tl.int32)
+        repeats = repeats + (tl.where(same, ZERO, 0),)  # noqa: RUF005
+        blank_m = blank_m + (one,)  # noqa: RUF005
+        blank_e = blank_e + (tl.where(j == 0, 0, ZERO),)  # noqa: RUF005
+        label_m = label_m + (one,)  # noqa: RUF005
+        label_e = label_e + (zero,)  # noqa: RUF005
+
+    emissions += program * T_PAD * (R * P)
+    blanks += program * T_PAD
+    states += program * T_PAD * (2 * R * P)
+    previous = tl.maximum(lanes - 1, 0)
+    blocks = length // UNROLL + 1
+    following = _load_block(emissions, blanks, lanes, R, P, UNROLL)
+    for block in range(blocks):
+        words = following
+        ahead = tl.minimum(block + 1, blocks - 1) * UNROLL
+        following = _load_block(emissions + ahead * (R * P), blanks + ahead, lanes, R, P, UNROLL)
+        target = states + block * (UNROLL * 2 * R * P) + lanes
+        for k in tl.static_range(UNROLL):
+            pb_m, pb_e = _unpack(words[k * (R + 1)])
+            left_m = tl.gather(label_m[R - 1], previous, 0)
+            left_e = tl.where(lanes == 0, ZERO, tl.gather(label_e[R - 1], previous, 0))
+            new_blank_m, new_blank_e, new_label_m, new_label_e = (), (), (), ()
+            for r in tl.static_range(R):
+                top = tl.maximum(blank_e[r], left_e)
+                total = blank_m[r] * _power(blank_e[r] - top) + left_m * _power(left_e - top)
+                tl.store(target + (k * 2 * R + r) * P, _pack(total, top))
+                new_blank_m = new_blank_m + (total * pb_m,)  # noqa: RUF005
+                new_blank_e = new_blank_e + (top + pb_e,)  # noqa: RUF005
+
+                p_m, p_e = _unpack(words[k * (R + 1) + 1 + r])
+                left_e = left_e + repeats[r]
+                top = tl.maximum(tl.maximum(blank_e[r], label_e[r]), left_e)
+                total = blank_m[r] * _power(blank_e[r] - top) + label_m[r] * _power(label_e[r] - top)
+                total += left_m * _power(left_e - top)
+                tl.store(target + ((k * 2 + 1) * R + r) * P, _pack(total, top))
+                new_label_m = new_label_m + (total * p_m,)  # noqa: RUF005
+                new_label_e = new_label_e + (top + p_e,)  # noqa: RUF005
+                left_m, left_e = label_m[r], label_e[r]
+            blank_m, blank_e, label_m, label_e = new_blank_m, new_blank_e, new_label_m, new_label_e
+        new_blank_m, new_blank_e, new_label_m, new_label_e = (), (), (), ()
+        for r in tl.static_range(R):
+            m, e = _normalise(blank_m[r], blank_e[r])
+            new_blank_m = new_blank_m + (m,)  # noqa: RUF005
+            new_blank_e = new_blank_e + (e,)  # noqa: RUF005
+            m, e = _normalise(label_m[r], label_e[r])
+            new_label_m = new_label_m + (m,)  # noqa: RUF005
+            new_label_e = new_label_e + (e,)  # noqa: RUF005
+        blank_m, blank_e, label_m, label_e = new_blank_m, new_blank_e, new_label_m, new_label_e
+
+
+@triton.jit
+def _likelihood(states, lengths, labels, b, T, T_PAD, L, R: tl.constexpr, P: tl.constexpr, SLOTS: tl.constexpr):
+    """Of sequences b (one or a vector, with its number of labels): significand and exponent."""
+    length = _frames(lengths, b, T)
+    count = _label_count(labels, b, L, SLOTS)
+    slot = count % R * P + count // R
+    return _unpack(tl.load(states + (b * T_PAD + length) * (2 * R * P) + slot))
+
+
+@triton.jit(do_not_specialize=["B", "T", "T_PAD", "L"])
+def _total(
+    states, lengths, labels, loss, B, T, T_PAD, L, R: tl.constexpr, P: tl.constexpr, SLOTS: tl.constexpr
+):  # fmt: skip
+    """The sum of -log likelihood, in nats, over the possible sequences; one program, for a fixed order."""
+    total = 0.0
+    for b in range(B):
+        m, e = _likelihood(states, lengths, labels, b, T, T_PAD.to(tl.int64), L, R, P, SLOTS)
+        total += tl.where(e > ZERO // 2, -(tl.log2(m) + e.to(tl.float32)) * LN_2, 0.0)
+    tl.store(loss, total)
+
+
+@triton.jit
+def _product(forward, backward, p_m, p_e, scale, exponent):
+    """forward * backward * p, over the likelihood (1 / scale, exponent)."""
+    f_m, f_e = _unpack(forward)
+    b_m, b_e = _unpack(backward)
+    power = tl.maximum(f_e, ZERO) + tl.maximum(b_e, ZERO) + (p_e - exponent)
+    return f_m * b_m * (p_m * scale) * _power(tl.minimum(power, 127))
+
+
+@triton.jit(do_not_specialize=["B", "T", "T_PAD", "L"])
+def _occupancies(
+    states, emissions, blanks, lengths, labels, occupancy, blank_occupancy, norms, B, T, T_PAD, L,
+    R: tl.constexpr, P: tl.constexpr, FRAMES: tl.constexpr, SLOTS: tl.constexpr,
+):  # fmt: skip
+    """The probability of each state at FRAMES frames given the labels; those of all blanks summed.
+
+    Frames that do not count, past the end or of impossible sequences, get an infinite norm.
+    """
+    b = tl.program_id(1).to(tl.int64)
+    length = _frames(lengths, b, T)
+    count = _label_count(labels, b, L, SLOTS)
+    width: tl.constexpr = R * P
+    m, exponent = _likelihood(states, lengths, labels, b, T, T_PAD, L, R, P, SLOTS)
+    scale = 1.0 / m
+    t = tl.program_id(0) * FRAMES + tl.arange(0, FRAMES)
+    counts = (t < length) & (exponent > ZERO // 2)
+    tl.store(norms + b * T + t, float("inf"), mask=(t < T) & ~counts)
+    pb_m, pb_e = _unpack(tl.load(blanks + b * T_PAD + t, mask=counts, other=0))
+    forward_row = states + (b * T_PAD + t)[:, None] * (2 * width)
+    backward_row = states + ((B + b) * T_PAD + (length - 1 - t))[:, None] * (2 * width)
+    total = tl.zeros([FRAMES], tl.float32)
+    for start in tl.static_range(0, width, SLOTS):
+        slot = start + tl.arange(0, SLOTS)
+        j = slot % P * R + slot // P
+        mask = counts[:, None] & ((slot < width) & (j <= count))[None]
+        mirror = count - j
+        mirror = mirror % R * P + mirror // R
+        f = tl.load(forward_row + slot[None], mask=mask, other=0)
+        g = tl.load(backward_row + mirror[None], mask=mask, other=0)
+        total += tl.sum(tl.where(mask, _product(f, g, pb_m[:, None], pb_e[:, None], scale, exponent), 0.0), 1)
+
+        mask = mask & (j < count)[None]
+        mirror = count - 1 - j
+        mirror = mirror % R * P + mirror // R
+        f = tl.load(forward_row + width + slot[None], mask=mask, other=0)
+        g = tl.load(backward_row + width + mirror[None], mask=mask, other=0)
+        p_m, p_e = _unpack(tl.load(emissions + (b * T_PAD + t)[:, None] * width + slot[None], mask=mask, other=0))
+        value = tl.where(mask, _product(f, g, p_m, p_e, scale, exponent), 0.0)
+        tl.store(
+            occupancy + (b * T + t)[:, None] * width + slot[None], value, mask=(t < T)[:, None] & (slot < width)[None]
+        )
+    tl.store(blank_occupancy + b * T + t, total, mask=t < T)
+
+
+@triton.jit(do_not_specialize=["T", "L", "blank"])
+def _gradient(
+    grad_loss, logits, labels, occupancy, blank_occupancy, peaks, norms, grad, T, L, V, blank,
+    R: tl.constexpr, P: tl.constexpr, FRAMES: tl.constexpr, CLASSES: tl.constexpr, SLOTS: tl.constexpr,
+):  # fmt: skip
+    """(softmax - occupancy of each class) * grad_loss at FRAMES frames and CLASSES classes.
+
+    Occupancies of equal labels are added by multiplying with a matrix of 0 and 1, as two float16 each, which loses at most
+    2 ** -24 of a probability.
+    """
+    b = tl.program_id(2).to(tl.int64)
+    t = tl.program_id(0) * FRAMES + tl.arange(0, FRAMES)
+    v = tl.program_id(1) * CLASSES + tl.arange(0, CLASSES)
+    norm = tl.load(norms + b * T + t, mask=t < T, other=float("inf"))
+    peak = tl.load(peaks + b * T + t, mask=t < T, other=0.0)
+    counts = (norm != float("inf"))[:, None]
+    mask = (t < T)[:, None] & (v < V)[None]
+    place = (b * T + t)[:, None] * V + v[None]
+    x = tl.load(logits + place, mask=mask & counts, other=0.0).to(tl.float32)
+    value = tl.exp2((x - peak[:, None]) * LOG2_E - norm[:, None])
+
+    width: tl.constexpr = R * P
+    total = tl.zeros([FRAMES, CLASSES], tl.float32)
+    for start in tl.static_range(0, width, SLOTS):
+        slot = start + tl.arange(0, SLOTS)
+        j = slot % P * R + slot // P
+        label = tl.load(labels + b * L + j, mask=(slot < width) & (j < L), other=_IGNORE)
+        own = label[:, None] == v[None]
+        if tl.max(own.to(tl.int32)) > 0:
+            part = tl.load(
+                occupancy + (b * T + t)[:, None] * width + slot[None],
+                mask=(t < T)[:, None] & (slot < width)[None],
+                other=0.0,
+            )
+            high = part.to(tl.float16)
+            low = (part - high.to(tl.float32)).to(tl.float16)
+            one_hot = own.to(tl.float16)
+            total = tl.dot(low, one_hot, total)
+            total = tl.dot(high, one_hot, total)
+    of_blank = tl.load(blank_occupancy + b * T + t, mask=t < T, other=0.0)
+    total += tl.where(v[None] == blank, of_blank[:, None], 0.0)
+    value = tl.where(counts, (value - total) * tl.load(grad_loss), 0.0)
+    tl.store(grad + place, value.to(grad.dtype.element_ty), mask=mask)
+
+
+def threads(L: int) -> int:
+    """Of a program of the recursion: as few warps as keep the slots of a thread at most 8."""
+    return 32 if L < 256 else 64 if L < 512 else 128 if L < 1024 else 256
+
+
+def width(L: int) -> int:
+    """Slots for L labels and the blank after them, as stored: a multiple of the threads."""
+    P = threads(L)
+    return (L + P) // P * P
+
+
+def forward(
+    logits: Tensor, logit_lengths: Tensor, labels: Tensor, blank: int, differentiable: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The loss, and what `backward` needs (empty if not differentiable).
+
+    Args:
+        logits: bfloat16, float16 or float32 [B, T, V], contiguous.
+        logit_lengths: int [B].
+        labels: int [B, L], contiguous, padded at the end with -100.
+
+    Returns:
+        Loss [], occupancies of the labels [B, T, width(L)] and of the blank [B, T], the largest logit [B, T], and log2 of the
+        sum of exp(logit - largest) [B, T], infinite for frames that do not count; all float32.
+    """
+    B, T, V = logits.shape
+    L = labels.shape[1]
+    P = threads(L)
+    R = width(L) // P
+    t_pad = (T // UNROLL + 1) * UNROLL
+    directions = 2 if differentiable else 1
+    slots = min(triton.next_power_of_2(R * P), 256)
+
+    def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=logits.device)
+
+    loss, peaks, norms = new(), new(B, T), new(B, T)
+    emissions, blanks = new(2, B, t_pad, R * P, dtype=torch.int64), new(2, B, t_pad, dtype=torch.int64)
+    states = new(directions, B, t_pad, 2, R * P, dtype=torch.int64)
+    if B and T and V:
+        classes = min(triton.next_power_of_2(V), 1024)
+        frames = max(2048 // max(classes, slots), 1)
+        _emissions[triton.cdiv(T, frames), B](
+            logits, logit_lengths, labels, emissions, blanks, peaks, norms, B, T, t_pad, L, V, blank,
+            R=R, P=P, FRAMES=frames, CLASSES=classes, SLOTS=slots, num_warps=4,
+        )  # fmt: skip
+    if B:
+        _recursion[(directions * B,)](
+            emissions, blanks, logit_lengths, labels, states, B, T, t_pad, L,
+            R=R, P=P, UNROLL=UNROLL, num_warps=P // 32, num_stages=1,
+        )  # fmt: skip
+    _total[(1,)](states, logit_lengths, labels, loss, B, T, t_pad, L, R=R, P=P, SLOTS=slots, num_warps=1)
+    if not differentiable:
+        return loss, new(0), new(0), new(0), new(0)
+
+    occupancy, blank_occupancy = new(B, T, R * P), new(B, T)
+    if B and T:
+        frames = max(2048 // slots, 1)
+        _occupancies[triton.cdiv(T, frames), B](
+            states, emissions, blanks, logit_lengths, labels, occupancy, blank_occupancy, norms, B, T, t_pad, L,
+            R=R, P=P, FRAMES=frames, SLOTS=slots, num_warps=4,
+        )  # fmt: skip
+    return loss, occupancy, blank_occupancy, peaks, norms
+
+
+def backward(
+    grad_loss: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    blank: int,
+    occupancy: Tensor,
+    blank_occupancy: Tensor,
+    peaks: Tensor,
+    norms: Tensor,
+) -> Tensor:
+    """The gradient of the logits, in their dtype."""
+    B, T, V = logits.shape
+    L = labels.shape[1]
+    grad = torch.empty_like(logits)
+    if grad.numel():
+        P = threads(L)
+        classes = 64 if V <= 64 else 128
+        _gradient[triton.cdiv(T, 32), triton.cdiv(V, classes), B](
+            grad_loss, logits, labels, occupancy, blank_occupancy, peaks, norms, grad, T, L, V, blank,
+            R=width(L) // P, P=P, FRAMES=32, CLASSES=classes, SLOTS=64, num_warps=4,
+        )  # fmt: skip
+    return grad
