@@ -4,7 +4,7 @@ The order of the examples is a pure function of the seed and the step: nothing d
 whole state of a loader is the number of steps it has served.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ MAIN_INPUT = {
     "speech_recognition": "input_features",
     "language_modeling": "input_ids",
 }
+
+Batch = dict[str, torch.Tensor]
 
 # Examples of like length are sought among this many global batches: less padding, and still a fresh mix every epoch.
 _SORT_AMONG = 16
@@ -105,6 +107,7 @@ class StepBatches:
         rank, world_size: this reader among all.
         seed: of the order.
         options: further arguments of `torch.utils.data.DataLoader` (``num_workers``, ``pin_memory``, ...).
+        feed: what passes the batches on, as `collate` makes them, for example to a device and ahead of their use.
 
     Raises:
         UserError: if a step takes more examples than the split has.
@@ -122,10 +125,11 @@ class StepBatches:
         world_size: int,
         seed: int,
         options: dict[str, Any] | None = None,
+        feed: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
     ):
         self.task, self.seed = task, seed
         self.local, self.accumulation, self.rank, self.world_size = local_batch_size, accumulation, rank, world_size
-        self.options = options or {}
+        self.options, self.feed = options or {}, feed
         if task == "language_modeling":
             self.dataset: Dataset = TokenWindows(split, seq_len)
             self.seq_len, self.count = seq_len, (len(self.dataset.tokens) - 1) // seq_len - 1
@@ -151,7 +155,7 @@ class StepBatches:
             generator=torch.Generator(),
             **self.options,
         )
-        for batch in batches:
+        for batch in self.feed(iter(batches)):
             self.served += 1
             labels = batch.pop("labels")
             batch["input"] = batch.pop(MAIN_INPUT[self.task])

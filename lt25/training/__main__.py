@@ -123,7 +123,7 @@ def _record(config: JobConfig, run: runs.Run, trainer: Trainer) -> dict[str, Any
         "seconds": last["seconds"],
         "samples_per_second": mean("samples_per_second"),
         "tokens_per_second": mean("tokens_per_second"),
-        "skipped_steps": trainer.optimizers.skipped,
+        "skipped_steps": int(trainer.optimizers.skipped),
         "memory_gib": max(record["memory_gib"] for record in records),
         "device": device_name(),
         "world_size": dist.get_world_size(),

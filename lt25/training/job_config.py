@@ -1,4 +1,4 @@
-"""lt25's section of a torchtitan job file; named there by ``job.custom_config_module``."""
+"""What lt25 adds to a torchtitan job file; named there by ``job.custom_config_module``."""
 
 from dataclasses import dataclass, field
 
@@ -21,5 +21,14 @@ class Lt25:
 
 
 @dataclass
+class Training:
+    """Keys that torchtitan's section lacks."""
+
+    cuda_graphs: bool = True
+    """Record a step on a GPU once for each shape of its batch and replay it; nothing on a CPU or in several processes"""
+
+
+@dataclass
 class JobConfig:
+    training: Training = field(default_factory=Training)
     lt25: Lt25 = field(default_factory=Lt25)

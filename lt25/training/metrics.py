@@ -38,8 +38,9 @@ class RunMetrics(MetricsProcessor):
         self.history = Path(job_config.job.dump_folder) / HISTORY
         self.records: list[dict[str, Any]] = []
         self.seconds_before = 0.0
-        self.samples = self.tokens = 0
-        self.skipped = 0
+        self.samples = 0
+        # A tensor once there are masks to count, whose sum stays on its device until a step is logged.
+        self.tokens: int | torch.Tensor = 0
         self.leads = dist.get_rank() == 0
         self.started = self.last_line = time.perf_counter()
         self.bar: Progress | None = None
@@ -74,7 +75,7 @@ class RunMetrics(MetricsProcessor):
         """Count a micro-batch: its examples, and the positions of its sequences that are not padding."""
         mask = inputs.get("attention_mask")
         self.samples += labels.shape[0]
-        self.tokens += int(mask.sum()) if mask is not None else inputs["input"].shape[:2].numel()
+        self.tokens = self.tokens + (mask.sum() if mask is not None else inputs["input"].shape[:2].numel())
 
     def should_log(self, step: int) -> bool:
         if self.bar is not None:
@@ -89,7 +90,7 @@ class RunMetrics(MetricsProcessor):
         grad_norm: float,
         extra_metrics: dict[str, Any] | None = None,
     ) -> None:
-        now = time.perf_counter()
+        extra, now = extra_metrics or {}, time.perf_counter()
         elapsed, ranks = (
             now - self.time_last_log,
             self.parallel_dims.world_size // self.parallel_dims.non_data_parallel_size,
@@ -97,12 +98,12 @@ class RunMetrics(MetricsProcessor):
         record = {
             "step": step,
             "loss": global_avg_loss,
-            "lr": (extra_metrics or {}).get("lr"),
+            "lr": extra["lr"],
             "grad_norm": grad_norm,
             "samples_per_second": self.samples * ranks / elapsed,
-            "tokens_per_second": self.tokens * ranks / elapsed,
+            "tokens_per_second": int(self.tokens) * ranks / elapsed,
             "seconds": self.seconds_before + now - self.started,
-            "skipped_steps": self.skipped,
+            "skipped_steps": extra["skipped_steps"],
             "memory_gib": self.device_memory_monitor.get_peak_stats().max_reserved_gib,
         }
         self.samples = self.tokens = 0

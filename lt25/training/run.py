@@ -30,6 +30,7 @@ _SHAPELESS = {
         "gc_debug",
         "dataloader",
         "enable_cpu_offload",
+        "cuda_graphs",
     },
     "optimizer": {"implementation", "early_step_in_backward"},
 }

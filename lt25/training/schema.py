@@ -1,4 +1,4 @@
-"""The JSON schema of torchtitan's job sections, made from torchtitan's own dataclasses.
+"""The JSON schema of torchtitan's job sections, made from torchtitan's own dataclasses and what lt25 adds to them.
 
 ``python -m lt25.training.schema`` writes ``workflow/schemas/torchtitan.schema.json``, so that an experiment file is
 checked without importing torch; a test keeps the two in step.
@@ -10,9 +10,10 @@ import types
 import typing
 from typing import Any
 
-from torchtitan.config import JobConfig
+from torchtitan.config import ConfigManager, JobConfig
 
 from lt25.config import SECTIONS, project_root
+from lt25.training.job_config import JobConfig as Added
 
 # Bounds that torchtitan checks late, with an assertion, or not at all.
 BOUNDS: dict[tuple[str, str], dict[str, Any]] = {
@@ -36,9 +37,11 @@ BOUNDS: dict[tuple[str, str], dict[str, Any]] = {
     ("metrics", "log_freq"): {"minimum": 1},
 }
 
-# Keys that lt25 sets itself, or that name what lt25 has its own key for.
+# Keys that lt25 sets itself, or that name what lt25 has its own key for, or what it does not do.
 HIDDEN = {
     "training": {"dataset", "dataset_path"},
+    # Only fused optimizers can leave out a step without asking the host.
+    "optimizer": {"implementation", "early_step_in_backward"},
     "checkpoint": {
         "folder",
         "enable_ft_dataloader_checkpoints",
@@ -57,7 +60,7 @@ HIDDEN = {
 
 def build() -> dict[str, Any]:
     """Return the schema: ``$defs`` has one closed object for each section of `lt25.config.SECTIONS`."""
-    sections = typing.get_type_hints(JobConfig)
+    sections = typing.get_type_hints(ConfigManager._merge_configs(JobConfig, Added))
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$comment": "Written by `python -m lt25.training.schema` from torchtitan's dataclasses.",

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,8 +17,6 @@ from torch import nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torchtitan.components.loss import IGNORE_INDEX
-from torchtitan.components.lr_scheduler import build_lr_schedulers
-from torchtitan.components.optimizer import build_optimizers
 from torchtitan.config import JobConfig
 from torchtitan.protocols import BaseModelArgs
 from torchtitan.protocols.state_dict_adapter import BaseStateDictAdapter
@@ -30,8 +29,11 @@ from lt25.data.loader import StepBatches
 from lt25.data.prepared import PreparedSplit
 from lt25.models.tasks import AUTO_MODEL
 from lt25.ops import ctc_loss
+from lt25.training.device import DEVICE_TYPE
+from lt25.training.feed import to_cuda
 from lt25.training.metrics import build_metrics_processor
 from lt25.training.parallelize import parallelize
+from lt25.training.steps import build_optimizers, build_schedule
 
 
 @dataclass
@@ -128,6 +130,9 @@ def _build_batches(dp_world_size: int, dp_rank: int, tokenizer: Any, job_config:
         world_size=dp_world_size,
         seed=job_config.debug.seed,
         options=options,
+        feed=partial(to_cuda, device=torch.device("cuda", torch.cuda.current_device()))
+        if DEVICE_TYPE == "cuda"
+        else iter,
     )
 
 
@@ -162,7 +167,7 @@ def register() -> None:
                 parallelize_fn=parallelize,
                 pipelining_fn=None,
                 build_optimizers_fn=build_optimizers,
-                build_lr_schedulers_fn=build_lr_schedulers,
+                build_lr_schedulers_fn=build_schedule,
                 build_dataloader_fn=_build_batches,
                 build_tokenizer_fn=None,
                 build_loss_fn=_build_loss,

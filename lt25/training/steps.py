@@ -1,59 +1,99 @@
-"""Optimizer and schedule that move together or, when a gradient is not finite, not at all."""
+"""Optimizer and schedule that move together or, when a gradient is not finite, not at all.
+
+What is decided anew in every step stays on the device, so that the host never waits for it: whether the step is taken, how
+many were, and the learning rate, which is looked up by that number in a table of the whole schedule.
+"""
 
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch.distributed.tensor import DTensor
-from torchtitan.components.lr_scheduler import LRSchedulersContainer
+from torch import Tensor, nn
+from torch.distributed.checkpoint.stateful import Stateful
+from torchtitan.components.lr_scheduler import build_lr_schedulers
 from torchtitan.components.optimizer import OptimizersContainer
+from torchtitan.config import LRScheduler as LRSchedulerConfig
+from torchtitan.config import Optimizer as OptimizerConfig
+from torchtitan.distributed import ParallelDims
+
+from lt25.errors import UserError
+
+OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
 
 
-class FiniteOptimizers:
-    """torchtitan's optimizers, except that a step with a NaN or infinite gradient on any rank is left out and counted.
+class FiniteOptimizers(OptimizersContainer):
+    """torchtitan's optimizers, except that a step with a NaN or infinite gradient is left out and counted.
 
     Attributes:
-        stepped: whether the last `step` was taken.
-        skipped: how many were left out.
+        taken, skipped: int64 [1] on the device of the parameters, the steps taken and left out.
+        rate: scalar, the learning rate of the last step; float64 on a CPU, float32 on a GPU, whose kernels read no other.
+        rates: [steps + 1] of the same dtype, the rate of each step by the number of steps taken before.
     """
 
-    def __init__(self, optimizers: OptimizersContainer):
+    def __init__(self, model_parts: list[nn.Module], name: str, options: dict[str, Any]) -> None:
+        super().__init__(model_parts, OPTIMIZERS[name], {**options, "fused": True})
+        device = next(part.device for model in model_parts for part in model.parameters())
+        self.taken, self.skipped = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
+        self.capturable, self.constant = device.type == "cuda", options["lr"]
+        self.follow([options["lr"]])
+        for optimizer in self.optimizers:
+            # Otherwise torch remarks that a step which could be captured in a graph is not.
+            optimizer._warned_capturable_if_run_uncaptured = True
+
+    def follow(self, rates: list[float]) -> None:
+        """Take the learning rates of a schedule, the last of which stays."""
+        dtype = torch.float32 if self.capturable else torch.float64
+        self.rates = torch.tensor(rates, dtype=dtype, device=self.taken.device)
+        self.rate = self.rates[:1].clone()
+
+    def step(self, norm: Tensor) -> None:
+        """Take a step, if the norm of the gradients over all ranks, a scalar, is finite."""
+        found = (~norm.isfinite()).to(device=self.taken.device, dtype=torch.float32)
+        torch.index_select(self.rates, 0, self.taken.clamp_max(len(self.rates) - 1), out=self.rate)
+        for optimizer in self.optimizers:
+            optimizer.found_inf = found
+            for group in optimizer.param_groups:
+                group["lr"], group["capturable"] = self.rate[0], self.capturable
+            optimizer.step()
+            # What a checkpoint holds is the same on every device.
+            optimizer.found_inf = None
+            for group in optimizer.param_groups:
+                group["lr"], group["capturable"] = self.constant, False
+        self.skipped += found.long()
+        self.taken += 1 - found.long()
+
+
+class Schedule(Stateful):
+    """The learning rates of a run, as torchtitan wants to save and step them; the optimizers keep the place in it."""
+
+    def __init__(self, optimizers: FiniteOptimizers, rates: list[float]) -> None:
         self.optimizers = optimizers
-        self.stepped, self.skipped = True, 0
+        optimizers.follow(rates)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.optimizers, name)
+    def state_dict(self) -> dict[str, int]:
+        return {"last_epoch": int(self.optimizers.taken)}
 
-    def step(self) -> None:
-        self.stepped = self._finite()
-        if self.stepped:
-            self.optimizers.step()
-        else:
-            self.skipped += 1
-
-    def _finite(self) -> bool:
-        gradients = [
-            parameter.grad.to_local() if isinstance(parameter.grad, DTensor) else parameter.grad
-            for part in self.optimizers.model_parts
-            for parameter in part.parameters()
-            if parameter.grad is not None
-        ]
-        norms = torch.stack(torch._foreach_norm([gradient for gradient in gradients if gradient.numel()], float("inf")))
-        bad = (~norms.isfinite()).any().int()
-        if dist.get_world_size() > 1:
-            dist.all_reduce(bad, op=dist.ReduceOp.MAX)
-        return not bad.item()
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.optimizers.taken.fill_(state["last_epoch"])
 
 
-class FiniteSchedulers:
-    """torchtitan's schedules, which stand still when the optimizers did."""
+def build_optimizers(
+    model_parts: list[nn.Module], config: OptimizerConfig, parallel_dims: ParallelDims
+) -> FiniteOptimizers:
+    """Build the optimizers of a job, as a TrainSpec wants them built.
 
-    def __init__(self, schedulers: LRSchedulersContainer, optimizers: FiniteOptimizers):
-        self.inner, self.optimizers = schedulers, optimizers
+    Raises:
+        UserError: for an optimizer of torchtitan's whose steps cannot be left out.
+    """
+    if config.early_step_in_backward or config.implementation != "fused":
+        key = "early_step_in_backward" if config.early_step_in_backward else "implementation"
+        found = getattr(config, key)
+        raise UserError(f"optimizer.{key}: found {found}, but only fused optimizers leave out a step: remove the key")
+    options = {"lr": config.lr, "betas": (config.beta1, config.beta2), "eps": config.eps}
+    return FiniteOptimizers(model_parts, config.name, {**options, "weight_decay": config.weight_decay})
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
 
-    def step(self) -> None:
-        if self.optimizers.stepped:
-            self.inner.step()
+def build_schedule(optimizers: FiniteOptimizers, config: LRSchedulerConfig, steps: int) -> Schedule:
+    """Build the schedule of a job from torchtitan's, as a TrainSpec wants it built."""
+    stand_in = torch.optim.SGD([torch.zeros(1)], lr=optimizers.constant)
+    (schedule,) = build_lr_schedulers([stand_in], config, steps)
+    return Schedule(optimizers, [optimizers.constant * schedule.lr_lambdas[0](step) for step in range(steps + 1)])

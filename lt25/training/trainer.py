@@ -9,26 +9,31 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 import torchtitan.train
+from torch import Tensor
+from torchtitan.components.loss import IGNORE_INDEX
 from torchtitan.config import JobConfig
+from torchtitan.distributed import utils as dist_utils
 
 from lt25.training.checkpoint import WholeCheckpoints
+from lt25.training.device import DEVICE_TYPE
+from lt25.training.graphs import Replayed
 from lt25.training.metrics import RunMetrics
-from lt25.training.steps import FiniteOptimizers, FiniteSchedulers
+from lt25.training.steps import FiniteOptimizers
 
-Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
+Batch = tuple[dict[str, Tensor], Tensor]
 
 
 class Trainer(torchtitan.train.Trainer):
     """The one trainer of all tasks."""
 
     metrics_processor: RunMetrics
+    optimizers: FiniteOptimizers
 
     def __init__(self, job_config: JobConfig):
         # torchtitan looks its checkpoint manager up by name and has no other way to choose one.
         with patch("torchtitan.train.CheckpointManager", WholeCheckpoints):
             super().__init__(job_config)
-        self.optimizers = FiniteOptimizers(self.optimizers)
-        self.lr_schedulers = FiniteSchedulers(self.lr_schedulers, self.optimizers)
+        self.update = Replayed(self._update) if _can_replay(job_config) else self._update
 
     def batch_generator(self, data_iterable: Iterable[Batch]) -> Iterator[Batch]:
         # torchtitan asks for the first batch when it has loaded a checkpoint and counted the step that the batch is for.
@@ -38,20 +43,70 @@ class Trainer(torchtitan.train.Trainer):
             yield inputs, labels
 
     def train_step(self, data_iterator: Iterator[Batch]) -> None:
+        """Take a step: torchtitan's, but the host waits for nothing that the device computes until the step is logged."""
         # Dropout depends on seed, step and rank alone, so a resumed run draws what an undisturbed one draws.
         torch.manual_seed((self.job_config.debug.seed * 1_000_003 + self.step) * 65_537 + dist.get_rank())
-        self.metrics_processor.skipped = self.optimizers.skipped
-        super().train_step(data_iterator)
+        batches = []
+        for _ in range(self.gradient_accumulation_steps):
+            inputs, labels = next(data_iterator)
+            batches.append({**inputs, "labels": labels})
+        self.checkpointer.maybe_wait_for_staging()
+        loss, own_labels, all_labels, norm = self.update(batches)
+
+        if not self.metrics_processor.should_log(self.step):
+            return
+        mean = largest = loss.item()
+        if self.parallel_dims.dp_cp_enabled:
+            mesh = self.parallel_dims.get_optional_mesh("loss")
+            mean, largest = dist_utils.dist_sum(loss, mesh), dist_utils.dist_max(loss * all_labels / own_labels, mesh)
+        extra = {"lr": self.optimizers.rate.item(), "skipped_steps": self.optimizers.skipped.item()}
+        self.metrics_processor.log(self.step, mean, largest, norm.item(), extra)
+
+    def _update(self, batches: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Forward, backward, clipping and the optimizer's step, for the micro-batches of one step.
+
+        Returns:
+            Scalars: this rank's share of the mean loss, the number of labels on this rank and on all, and the norm of the
+            gradients before clipping.
+        """
+        self.optimizers.zero_grad()
+        own_labels = torch.stack([(batch["labels"] != IGNORE_INDEX).sum() for batch in batches]).sum().float()
+        all_labels = own_labels
+        if self.parallel_dims.dp_enabled:
+            all_labels = own_labels.clone()
+            dist.all_reduce(all_labels, group=self.parallel_dims.get_mesh("batch").get_group())
+        losses = []
+        for batch in batches:
+            inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+            loss = self.forward_backward_step(input_dict=inputs, labels=batch["labels"], global_valid_tokens=all_labels)
+            losses.append(loss.detach())
+        norm = dist_utils.clip_grad_norm_(
+            [parameter for part in self.model_parts for parameter in part.parameters()],
+            self.job_config.training.max_norm,
+            foreach=True,
+        )
+        self.optimizers.step(norm)
+        return torch.stack(losses).sum(), own_labels, all_labels, norm
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "skipped_steps": self.optimizers.skipped}
+        return {**super().state_dict(), "skipped_steps": int(self.optimizers.skipped)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.optimizers.skipped = state_dict["skipped_steps"]
+        self.optimizers.skipped.fill_(state_dict["skipped_steps"])
 
     def train(self) -> None:
         # torchtitan ends with two seconds of sleep, for the other ranks to arrive; a barrier is exact.
         with patch("torchtitan.train.time", SimpleNamespace(perf_counter=time.perf_counter, sleep=lambda _: None)):
             super().train()
         dist.barrier()
+
+
+def _can_replay(job: JobConfig) -> bool:
+    """Whether the steps of a job are recorded: not those that talk to other processes or save the generator's state."""
+    return (
+        job.training.cuda_graphs
+        and DEVICE_TYPE == "cuda"
+        and dist.get_world_size() == 1
+        and job.activation_checkpoint.mode == "none"
+    )
