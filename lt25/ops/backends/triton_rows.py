@@ -13,8 +13,8 @@ from lt25.ops.backends.triton_math import sigmoid
 
 # Elements that a program holds at once; its rows are as many as fit.
 _ELEMENTS = 4096
-# Programs of the backward pass, which each sum a gradient of the weight: enough for four on every multiprocessor.
-_PROGRAMS = 528
+# Programs of the backward pass, which each sum a gradient of the weight: enough for eight on every multiprocessor.
+_PROGRAMS = 1056
 
 
 @triton.jit

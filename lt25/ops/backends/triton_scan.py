@@ -71,13 +71,13 @@ def _store(pointer, rows, row, length, channel_mask, whole, step: tl.constexpr, 
     if whole:
         for r in tl.static_range(R):
             if EVEN:
-                tl.store(pointer + r * step, rows[r].to(pointer.dtype.element_ty))
+                tl.store(pointer + r * step, rows[r])
             else:
-                tl.store(pointer + r * step, rows[r].to(pointer.dtype.element_ty), mask=channel_mask)
+                tl.store(pointer + r * step, rows[r], mask=channel_mask)
     else:
         for r in tl.static_range(R):
             mask = ((row + r) < length)[:, None] & channel_mask
-            tl.store(pointer + r * step, rows[r].to(pointer.dtype.element_ty), mask=mask)
+            tl.store(pointer + r * step, rows[r], mask=mask)
 
 
 @triton.jit
@@ -213,7 +213,7 @@ def _forward_walk(
                     a_rows, b_rows, open_gate, valid, row, length, R, W, C, GATED, MASKED, SIGN
                 )
                 f_to, h_to, f_before, h_before = _across_warps(f_run, h_run, W, C)
-                out = _replay(f_before * carry[None, :] + h_before, f_rows, x_rows, R)
+                out = _replay(f_before * carry[None, :] + h_before, f_rows, x_rows, h.dtype.element_ty, R)
                 _store(h, out, row, length, wide, whole, SIGN * D, EVEN, R)
                 carry = _last_warp(f_to * carry[None, :] + h_to, W)
                 before = _last_warp(f_to * before[None, :] + h_to, W)
@@ -235,7 +235,17 @@ def _forward_walk(
             carry = _last_warp(f_to * carry[None, :] + h_to, W)
             if SPLIT:
                 product *= _last_warp(f_to, W)
-            _store(h, _replay(state, f_rows, x_rows, R), row, length, wide, whole_now, SIGN * D, EVEN, R)
+            _store(
+                h,
+                _replay(state, f_rows, x_rows, h.dtype.element_ty, R),
+                row,
+                length,
+                wide,
+                whole_now,
+                SIGN * D,
+                EVEN,
+                R,
+            )
         h += SIGN * TILE * D
         row += TILE
     if SPLIT and not REPAIR:
@@ -272,12 +282,12 @@ def _summarise(
 
 
 @triton.jit
-def _replay(state, f_rows, x_rows, R: tl.constexpr):
+def _replay(state, f_rows, x_rows, DTYPE: tl.constexpr, R: tl.constexpr):
     """The states after each step, from those [W, C] before the first."""
     out = ()
     for r in tl.static_range(R):
         state = f_rows[r] * state + x_rows[r]
-        out = out + (state,)  # noqa: RUF005
+        out = out + (state.to(DTYPE),)  # noqa: RUF005
     return out
 
 
@@ -358,7 +368,7 @@ def _summarise_backward(
 @triton.jit
 def _differentiate(
     c, gate_rows, a_rows, g_rows, h_rows, open_gate, first_state, row, length,
-    R: tl.constexpr, GATED: tl.constexpr, STATE: tl.constexpr,
+    A: tl.constexpr, B: tl.constexpr, R: tl.constexpr, GATED: tl.constexpr, STATE: tl.constexpr,
 ):  # fmt: skip
     """The gradients of each step's a and b, and the sum of that of f times the gate, from c [W, C] before the first."""
     a_out = ()
@@ -383,8 +393,8 @@ def _differentiate(
             c = gate * g
             grad_a = g
             grad_b = c * before
-        a_out = a_out + (grad_a,)  # noqa: RUF005
-        b_out = b_out + (grad_b,)  # noqa: RUF005
+        a_out = a_out + (grad_a.to(A),)  # noqa: RUF005
+        b_out = b_out + (grad_b.to(B),)  # noqa: RUF005
     return a_out, b_out, bound
 
 
@@ -459,12 +469,12 @@ def _backward_walk(
                 if BOUNDED:
                     _, _, bound = _differentiate(
                         f_before * before[None, :] + c_before, gate_rows, a_rows, g_rows, h_rows, open_gate, first_state,
-                        row, length, R, GATED, STATE,
+                        row, length, grad_a.dtype.element_ty, grad_b.dtype.element_ty, R, GATED, STATE,
                     )  # fmt: skip
                     grad_bound -= bound
                 a_out, b_out, bound = _differentiate(
                     f_before * carry[None, :] + c_before, gate_rows, a_rows, g_rows, h_rows, open_gate, first_state,
-                    row, length, R, GATED, STATE,
+                    row, length, grad_a.dtype.element_ty, grad_b.dtype.element_ty, R, GATED, STATE,
                 )  # fmt: skip
                 grad_bound += bound
                 _store(grad_a, a_out, row, length, wide, whole, SIGN * GRAD_STRIDE, EVEN, R)
@@ -498,8 +508,9 @@ def _backward_walk(
             if SPLIT:
                 product *= _last_warp(f_to, W)
             a_out, b_out, bound = _differentiate(
-                c, gate_rows, a_rows, g_rows, h_rows, open_gate, first_state, row, length, R, GATED, STATE
-            )
+                c, gate_rows, a_rows, g_rows, h_rows, open_gate, first_state, row, length,
+                grad_a.dtype.element_ty, grad_b.dtype.element_ty, R, GATED, STATE,
+            )  # fmt: skip
             grad_bound += bound
             _store(grad_a, a_out, row, length, wide, whole_now, SIGN * GRAD_STRIDE, EVEN, R)
             _store(grad_b, b_out, row, length, wide, whole_now, SIGN * GRAD_STRIDE, EVEN, R)
@@ -576,17 +587,21 @@ class Plan(NamedTuple):
     registers: int = 128
 
 
-def _plan(forward: bool, wide: bool, programs: int, time: int) -> Plan:
+def _plan(forward: bool, gated: bool, wide: bool, programs: int, time: int) -> Plan:
     """Chosen by shape, from measurements on an H200: benchmarks/RESULTS.md.
 
     `wide`: elements of four bytes. `programs`: sequences times blocks of channels.
     """
     rows = (16 if forward else 8) // (2 if wide else 1)
     processors = _processors()
+    if gated and not forward:
+        plan = Plan(rows, 4, registers=168)
+    else:
+        plan = Plan(rows, 4 if programs < processors or programs > 3 * processors else 8)
     if programs >= processors:
-        return Plan(rows, 4 if programs > 3 * processors else 8)
-    # A segment that is short in comparison with what gates remember would be walked twice.
-    return Plan(rows, 4, max(1, min(4 * processors // programs, time // 512)))
+        return plan
+    # Segments that are short beside what gates remember would be walked twice.
+    return plan._replace(segments=max(1, min(4 * processors // programs, time // 512)))
 
 
 @functools.cache
@@ -603,12 +618,14 @@ def _blocks(channels: int, forward_channels: int) -> int:
 class _Launch:
     """The cut of a launch: what both kernels are given alike."""
 
-    def __init__(self, forward: bool, wide: bool, like: Tensor, forward_channels: int, cu_seqlens: Tensor | None):
+    def __init__(
+        self, forward: bool, gated: bool, wide: bool, like: Tensor, forward_channels: int, cu_seqlens: Tensor | None
+    ):
         batch, time, channels = like.shape
         self.sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
         blocks = _blocks(channels, forward_channels)
         # An empty sequence of a packed batch is work too: it hands its state on.
-        plan = _plan(forward, wide, self.sequences * blocks, time)
+        plan = _plan(forward, gated, wide, self.sequences * blocks, time)
         tile = plan.rows * plan.warps
         self.split = plan.segments > 1
         self.tiles = -(-time // (tile * plan.segments))
@@ -672,7 +689,7 @@ def launch_forward(
         h [B, T, D] in a's dtype, the final state [N, D] in float32.
     """
     wide = max(a.element_size(), b.element_size()) > 2
-    launch = _Launch(True, wide, a, forward_channels, cu_seqlens)
+    launch = _Launch(True, gated, wide, a, forward_channels, cu_seqlens)
     h = torch.empty(a.shape, dtype=a.dtype, device=a.device)
     final = torch.empty(launch.sequences, a.shape[2], dtype=torch.float32, device=a.device)
     with torch.cuda.device_of(a):
@@ -705,7 +722,7 @@ def launch_backward(
         The gradients of the lower bound, float32 [D] (None without one), and of the initial state, float32 [N, D].
     """
     wide = max(tensor.element_size() for tensor in (b, h, grad_h)) > 2
-    launch = _Launch(False, wide, h, forward_channels, cu_seqlens)
+    launch = _Launch(False, gated, wide, h, forward_channels, cu_seqlens)
     grad_initial = torch.empty(launch.sequences, h.shape[2], dtype=torch.float32, device=h.device)
     grad_bound = None
     if lower_bound is not None:
