@@ -1,15 +1,16 @@
 """A whole training step: this package's model beside the same network of flash-linear-attention's modules.
 
-    python benchmarks/step.py [--json FILE] [--profile] [--only asr] [--networks lt25,fla] [--seconds 240]
+    python benchmarks/step.py [--json FILE] [--markdown] [--profile] [--only asr] [--networks lt25,fla] [--seconds 230]
     python benchmarks/step.py --device cpu --small
 
 Two networks are trained on synthetic data that is on the device already: a speech recogniser (log-mel frames, CTC) and a
 classifier of images read pixel by pixel. A step is forward and backward in bfloat16 autocast, clipping of the gradients and
 AdamW. For each, in a process of its own: median milliseconds of a step, timed by CUDA events over many steps, as plain calls
 ("eager"), replayed as a CUDA graph ("graph") and through torch.compile ("compile"); peak memory; with ``--profile`` the
-kernels that take longest. Then the trainer itself, started as a user starts it with empty and with full kernel caches:
-seconds from the start of the process to the end of the first step, and milliseconds of a step later on, data loading included.
-Whatever does not fit into ``--seconds`` is left out and named.
+kernels that take longest. "check" compares the losses and weights after plain and replayed steps. Then the trainer itself,
+started as a user starts it, with empty and with full kernel caches: seconds from the start of the process to the end of the
+first step, and milliseconds of a step later on, data loading included. Whatever does not fit into ``--seconds`` is left out
+and named.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,17 @@ SMALL = {
     "asr": Case(hidden=32, layers=2, batch=4, steps=60, channels=8, classes=9, labels=5),
     "mnist": Case(hidden=16, layers=2, batch=8, steps=49, channels=1, classes=10),
 }
-MODES = ("eager", "graph", "compile")
+MODES = ("check", "eager", "graph", "compile")
+# The trainer's ways, in this order, on caches that are empty at first.
+TRAINERS = (
+    ("graphs", "empty", {}),
+    ("graphs", "full", {}),
+    ("no graphs", "full", {"training": {"cuda_graphs": False}}),
+)
 CLIP, WARMUP, MEASURED = 1.0, 12, 100
 
 
-def build_lt25(case: Case) -> Any:
+def build_lt25(case: Case, dropout: float = 0.0) -> Any:
     """The package's model: batch -> loss."""
     from torch import nn
 
@@ -62,6 +69,7 @@ def build_lt25(case: Case) -> Any:
     from lt25.ops import ctc_loss
 
     size = {"hidden_size": case.hidden, "num_hidden_layers": case.layers, "input_size": case.channels}
+    size["dropout"] = dropout
 
     class Network(nn.Module):
         def __init__(self) -> None:
@@ -72,7 +80,7 @@ def build_lt25(case: Case) -> Any:
                 else HGRNForSequenceClassification(HGRNConfig(**size, num_labels=case.classes))
             )
 
-        def forward(self, features, mask, labels):
+        def forward(self, features, labels, mask=None):
             if case.labels:
                 output = self.hf(features, attention_mask=mask)
                 return ctc_loss(output.logits, output.logit_lengths, labels) / labels.numel()
@@ -81,7 +89,7 @@ def build_lt25(case: Case) -> Any:
     return Network()
 
 
-def build_fla(case: Case) -> Any:
+def build_fla(case: Case, dropout: float = 0.0) -> Any:
     """The same network of flash-linear-attention's blocks with torch's CTC: batch -> loss. Reads no mask."""
     from fla.models import HGRNConfig, HGRNModel
     from torch import nn
@@ -95,7 +103,7 @@ def build_fla(case: Case) -> Any:
             )
             self.head = nn.Linear(case.hidden, case.classes)
 
-        def forward(self, features, mask, labels):
+        def forward(self, features, labels, mask=None):
             hidden = self.model(inputs_embeds=self.inputs(features), use_cache=False).last_hidden_state
             if not case.labels:
                 return nn.functional.cross_entropy(self.head(hidden.mean(1)).float(), labels)
@@ -115,53 +123,52 @@ NETWORKS = {"lt25": build_lt25, "fla": build_fla}
 
 
 class Step:
-    """One training step of a network on one batch that stays on the device."""
+    """One training step of a network on one batch that stays on the device; ours as the trainer takes it."""
 
-    def __init__(self, case: Case, network: str, device: str, mode: str) -> None:
+    def __init__(self, case: Case, network: str, device: str, mode: str, dropout: float = 0.0) -> None:
         import torch
 
         torch.manual_seed(0)
         torch.set_float32_matmul_precision("high")
         self.torch, self.device = torch, device
-        self.model = NETWORKS[network](case).to(device).train()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True, capturable=device == "cuda")
+        self.model = NETWORKS[network](case, dropout).to(device).train()
         features = torch.randn(case.batch, case.steps, case.channels, device=device)
-        mask = torch.ones(case.batch, case.steps, dtype=torch.int64, device=device) if case.labels else None
         shape = (case.batch, case.labels) if case.labels else (case.batch,)
-        labels = torch.randint(1, case.classes, shape, device=device)
-        self.batch = (features, mask, labels)
+        self.batch = {"features": features, "labels": torch.randint(1, case.classes, shape, device=device)}
+        if case.labels:
+            self.batch["mask"] = torch.ones(case.batch, case.steps, dtype=torch.int64, device=device)
         self.forward = torch.compile(self.model) if mode == "compile" else self.model
-        self.run: Callable[[], Any] = self.once
+        self.optimize = self._optimizer(network)
+        self.update = self.once
         if mode == "graph":
-            self.capture()
+            from lt25.training.graphs import Replayed
 
-    def once(self) -> Any:
+            self.update = Replayed(self.once)
+
+    def _optimizer(self, network: str) -> Callable[[Any], None]:
+        options = {"lr": 1e-4, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+        if network == "lt25":
+            from lt25.training import device  # noqa: F401 must come before any other import of torchtitan
+            from lt25.training.steps import FiniteOptimizers
+
+            return FiniteOptimizers([self.model], "AdamW", options).step
+        optimizer = self.torch.optim.AdamW(
+            self.model.parameters(), fused=True, capturable=self.device == "cuda", **options
+        )
+        return lambda norm: optimizer.step()
+
+    def once(self, batches: list[dict[str, Any]]) -> tuple[Any, ...]:
         torch = self.torch
+        self.model.zero_grad()
         with torch.autocast(self.device, torch.bfloat16):
-            loss = self.forward(*self.batch)
+            loss = self.forward(**batches[0])
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP, foreach=True)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return loss.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP, foreach=True)
+        self.optimize(norm)
+        return (loss.detach(), norm)
 
-    def capture(self) -> None:
-        torch = self.torch
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                self.once()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.loss = self.once()
-
-        def replay() -> Any:
-            graph.replay()
-            return self.loss
-
-        self.run = replay
+    def run(self) -> Any:
+        return self.update([self.batch])[0]
 
 
 def measure(step: Step, count: int) -> tuple[float, float]:
@@ -211,6 +218,31 @@ def profile(step: Step, count: int = 5) -> list[dict[str, Any]]:
     return [{"name": "all", "ms": total / count / 1e3, "launches": launches}, *rows]
 
 
+def check(case: Case, device: str) -> dict[str, float]:
+    """Whether replayed steps do what plain ones do: eight with dropout, each with a seed of its own, one of them with a NaN.
+
+    Returns:
+        The largest differences of the losses and of the weights at the end, and how many losses were NaN, which is to be 1.
+    """
+    import torch
+
+    losses, weights = [], []
+    for mode in ("eager", "graph" if device == "cuda" else "eager"):
+        step = Step(case, "lt25", device, mode, dropout=0.1)
+        features, seen = step.batch["features"], []
+        for n in range(8):
+            torch.manual_seed(n)
+            step.batch["features"] = features * float("nan") if n == 4 else features
+            seen.append(step.run().item())
+        losses.append(torch.tensor(seen))
+        weights.append([parameter.detach().clone() for parameter in step.model.parameters()])
+    return {
+        "losses": (losses[0] - losses[1]).nan_to_num().abs().max().item(),
+        "weights": max((a - b).abs().max().item() for a, b in zip(*weights, strict=True)),
+        "nan": losses[1].isnan().sum().item(),
+    }
+
+
 def one_process(case: Case, network: str, device: str, modes: list[str], profiled: bool, out: Path) -> None:
     """Measure a network in each mode, writing a line of JSON to `out` for each; what fails says why in its line."""
     import torch
@@ -220,20 +252,23 @@ def one_process(case: Case, network: str, device: str, modes: list[str], profile
         row: dict[str, Any] = {"network": network, "mode": mode}
         try:
             started = time.perf_counter()
-            if device == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            step = Step(case, network, device, mode)
-            for _ in range(WARMUP if device == "cuda" else 2):
-                loss = step.run()
-            row["loss"] = loss.item()
-            row["ready_s"] = time.perf_counter() - started
-            row["median_ms"], row["mean_ms"] = measure(step, count)
-            if device == "cuda":
-                row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-            if profiled and mode != "compile":
-                row["kernels"] = profile(step)
+            if mode == "check":
+                row.update(check(case, device))
+            else:
+                if device == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
+                step = Step(case, network, device, mode)
+                for _ in range(WARMUP if device == "cuda" else 2):
+                    loss = step.run()
+                row["loss"] = loss.item()
+                row["ready_s"] = time.perf_counter() - started
+                row["median_ms"], row["mean_ms"] = measure(step, count)
+                if device == "cuda":
+                    row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+                if profiled and mode != "compile":
+                    row["kernels"] = profile(step)
         except Exception as error:
-            row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}" if str(error) else repr(error)
+            row["error"] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
         with out.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
         step = loss = None
@@ -297,7 +332,7 @@ def start_trainer(case: Case, caches: Path, device: str, small: bool, settings: 
             **os.environ,
             "TRITON_CACHE_DIR": str(caches / "triton"),
             "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
-            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "PYTHONPATH": _path(),
         }
         if device == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
@@ -328,6 +363,98 @@ def start_trainer(case: Case, caches: Path, device: str, small: bool, settings: 
         return row
 
 
+class Report:
+    """Rows as they are measured: printed at once, and kept in a file if there is one."""
+
+    def __init__(self, file: Path | None, seconds: float, about: dict[str, Any]) -> None:
+        self.file, self.end = file, time.perf_counter() + seconds
+        self.rows: list[dict[str, Any]] = []
+        self.about = about
+        print("  ".join(f"{key} {value}" for key, value in about.items()), flush=True)
+
+    def left(self) -> float:
+        return self.end - time.perf_counter()
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
+        kernels = row.get("kernels", [])
+        print("  ".join(f"{key} {value}" for key, value in shown.items() if key != "kernels"), flush=True)
+        for kernel in kernels:
+            print(f"    {kernel['ms']:9.4f} ms {kernel['launches']:7.1f} x  {kernel['name'][:110]}", flush=True)
+        if self.file:
+            self.file.write_text(json.dumps({**self.about, "rows": self.rows}, indent=1) + "\n")
+
+    def markdown(self) -> str:
+        """Return the steps and the trainer's times as two tables."""
+        lines = [
+            "| network | modules | mode | median ms | mean ms | peak GiB |",
+            "| --- | --- | --- | ---: | ---: | ---: |",
+        ]
+        for row in self.rows:
+            if "median_ms" in row:
+                peak = f"{row['peak_gib']:.2f}" if "peak_gib" in row else ""
+                cells = (
+                    row["case"],
+                    row["network"],
+                    row["mode"],
+                    f"{row['median_ms']:.3f}",
+                    f"{row['mean_ms']:.3f}",
+                    peak,
+                )
+                lines.append(f"| {' | '.join(cells)} |")
+        lines += [
+            "",
+            "| network | trainer | kernel caches | first step s | step ms |",
+            "| --- | --- | --- | ---: | ---: |",
+        ]
+        for row in self.rows:
+            if "step_ms" in row:
+                cells = (
+                    row["case"],
+                    row["trainer"],
+                    row["caches"],
+                    f"{row['first_step_s']:.1f}",
+                    f"{row['step_ms']:.3f}",
+                )
+                lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+
+def about(device: str) -> dict[str, Any]:
+    """Return hardware, versions and date."""
+    import torch
+
+    name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return {"device": name, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
+
+
+def steps_of(name: str, network: str, modes: list[str], options: argparse.Namespace, report: Report) -> None:
+    """Measure a network in a process of its own and report it."""
+    if report.left() < 10:
+        report.add({"case": name, "network": network, "left out": "no time left"})
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "rows"
+        command = [sys.executable, __file__, "--one", network, str(out), "--device", options.device, "--only", name]
+        command += ["--modes", ",".join(modes), *(["--small"] if options.small else [])]
+        command += ["--profile"] if options.profile else []
+        environment = {"TRITON_CACHE_AUTOTUNING": "1", **os.environ, "PYTHONPATH": _path()}
+        try:
+            done = subprocess.run(command, timeout=report.left(), capture_output=True, text=True, env=environment)
+            wrong = (done.stderr.strip().splitlines() or ["no message"])[-1] if done.returncode else None
+        except subprocess.TimeoutExpired:
+            wrong = "out of time"
+        for line in out.read_text().splitlines() if out.exists() else []:
+            report.add({"case": name, **json.loads(line)})
+        if wrong:
+            report.add({"case": name, "network": network, "error": wrong})
+
+
+def _path() -> str:
+    return os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
@@ -335,82 +462,45 @@ def main() -> None:
     parser.add_argument("--only", choices=list(CASES), help="one of the two")
     parser.add_argument("--networks", default="lt25,fla")
     parser.add_argument("--modes", default=",".join(MODES))
-    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--profile", action="store_true", help="name the kernels that take longest")
     parser.add_argument("--no-trainer", action="store_true", help="leave out the trainer's start and steps")
     parser.add_argument("--seconds", type=float, default=230, help="time for everything")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", action="store_true", help="print tables in the end")
     parser.add_argument("--one", nargs=2, metavar=("NETWORK", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     cases, modes = SMALL if options.small else CASES, options.modes.split(",")
-    if options.device == "cpu":
-        modes = [mode for mode in modes if mode == "eager"]
     names = [options.only] if options.only else list(cases)
     if options.one:
         one_process(cases[names[0]], options.one[0], options.device, modes, options.profile, Path(options.one[1]))
         return
 
-    deadline = time.perf_counter() + options.seconds
-    report: dict[str, Any] = {"cases": {name: asdict(cases[name]) for name in names}, "steps": [], "trainer": []}
-
-    def save() -> None:
-        if options.json:
-            options.json.write_text(json.dumps(report, indent=1) + "\n")
-
-    def left() -> float:
-        return deadline - time.perf_counter()
-
-    def steps_of(network: str) -> None:
+    report = Report(options.json, options.seconds, about(options.device))
+    networks = options.networks.split(",")
+    if options.device == "cpu":
+        modes = [mode for mode in modes if mode in ("eager", "check")]
+    if "lt25" in networks:
         for name in names:
-            if left() < 10:
-                print(f"{name:6} {network:5} left out: no time left", flush=True)
-                continue
-            with tempfile.TemporaryDirectory() as folder:
-                out = Path(folder) / "rows"
-                command = [sys.executable, __file__, "--one", network, str(out), "--device", options.device]
-                command += ["--only", name, "--modes", ",".join(modes), *(["--small"] if options.small else [])]
-                command += ["--profile"] if options.profile else []
-                path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-                # Without --profile the kernels' own autotuning is kept on disk, as a user would keep it.
-                kept = {"TRITON_CACHE_AUTOTUNING": "1", **os.environ, "PYTHONPATH": path}
-                try:
-                    done = subprocess.run(command, timeout=left(), capture_output=True, text=True, env=kept)
-                    tail = done.stderr.strip().splitlines()[-1:] if done.returncode else []
-                except subprocess.TimeoutExpired:
-                    tail = ["out of time"]
-                rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-            for row in rows:
-                report["steps"].append({"case": name, **row})
-                if "error" in row:
-                    print(f"{name:6} {network:5} {row['mode']:8} {row['error']}", flush=True)
-                    continue
-                memory = f"  peak {row['peak_gib']:6.2f} GiB" if "peak_gib" in row else ""
-                print(
-                    f"{name:6} {network:5} {row['mode']:8} median {row['median_ms']:8.3f} ms  mean {row['mean_ms']:8.3f} ms"
-                    f"{memory}  ready after {row['ready_s']:5.1f} s  loss {row['loss']:.4f}",
-                    flush=True,
-                )
-                for kernel in row.get("kernels", []):
-                    print(f"    {kernel['ms']:9.4f} ms {kernel['launches']:7.1f} x  {kernel['name'][:110]}")
-            for line in tail:
-                print(f"{name:6} {network:5} {line}", flush=True)
-            save()
-
-    wanted = options.networks.split(",")
-    if "lt25" in wanted:
-        steps_of("lt25")
-    for name in names if "lt25" in wanted and not options.no_trainer else []:
-        with tempfile.TemporaryDirectory() as folder:
-            for caches in ("empty", "full"):
-                if left() < 10:
-                    print(f"{name:6} trainer, {caches} caches: left out: no time left", flush=True)
-                    continue
-                row = start_trainer(cases[name], Path(folder), options.device, options.small, {}, left())
-                report["trainer"].append({"case": name, "caches": caches, **row})
-                save()
-                said = "  ".join(f"{key} {value:.3f}" if key != "error" else value for key, value in row.items())
-                print(f"{name:6} trainer, {caches} caches: {said}", flush=True)
-    if "fla" in wanted:
-        steps_of("fla")
+            steps_of(name, "lt25", [mode for mode in modes if mode != "compile"], options, report)
+    if "lt25" in networks and not options.no_trainer:
+        for name in names:
+            with tempfile.TemporaryDirectory() as caches:
+                for kind, state, settings in TRAINERS:
+                    row = {"case": name, "trainer": kind, "caches": state}
+                    if report.left() < 15:
+                        report.add({**row, "left out": "no time left"})
+                        continue
+                    limit = report.left()
+                    measured = start_trainer(cases[name], Path(caches), options.device, options.small, settings, limit)
+                    report.add({**row, **measured})
+    if "fla" in networks and options.device == "cuda":
+        for name in names:
+            steps_of(name, "fla", [mode for mode in modes if mode in ("eager", "graph")], options, report)
+    if "lt25" in networks and "compile" in modes:
+        for name in names:
+            steps_of(name, "lt25", ["compile"], options, report)
+    if options.markdown:
+        print(report.markdown())
 
 
 if __name__ == "__main__":
