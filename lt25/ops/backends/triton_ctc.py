@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lt25.ops.backends.triton_math import LOG2_E
+from lt25.ops.backends.triton_math import INTERPRETED, LOG2_E
 
 IGNORE = -100
 LN_2 = tl.constexpr(0.6931471805599453)
@@ -51,6 +51,51 @@ def _pack(significand, exponent):
 @triton.jit
 def _unpack(word):
     return word.to(tl.int32).to(tl.float32, bitcast=True), (word >> 32).to(tl.int32)
+
+
+@triton.constexpr_function
+def _load_instruction(offset):
+    return f"ld.global.v2.b32 {{$0, $1}}, [$2 + {offset}];"
+
+
+@triton.constexpr_function
+def _store_instruction(offset):
+    return f"st.global.v2.b32 [$1 + {offset}], {{$2, $3}}; mov.b32 $0, 0;"
+
+
+@triton.jit
+def _load(address, OFFSET: tl.constexpr):
+    """The pair OFFSET words after each address.
+
+    Like `_store` and `_from_left` in assembly, as Triton takes time quadratic in the number of its own loads and stores to
+    compile them.
+    """
+    if INTERPRETED:
+        return _unpack(tl.load(address + OFFSET))
+    else:
+        return tl.inline_asm_elementwise(
+            _load_instruction(8 * OFFSET),
+            "=f,=r,l",
+            [address.to(tl.int64)],
+            (tl.float32, tl.int32),
+            is_pure=True,
+            pack=1,
+        )
+
+
+@triton.jit
+def _store(address, OFFSET: tl.constexpr, significand, exponent):
+    if INTERPRETED:
+        tl.store(address + OFFSET, _pack(significand, exponent))
+    else:
+        tl.inline_asm_elementwise(
+            _store_instruction(8 * OFFSET),
+            "=r,l,f,r",
+            [address.to(tl.int64), significand, exponent],
+            tl.int32,
+            is_pure=False,
+            pack=1,
+        )
 
 
 @triton.jit
@@ -138,14 +183,14 @@ def _emissions(
 
 
 @triton.jit
-def _load_block(emissions, blanks, lanes, R: tl.constexpr, P: tl.constexpr, UNROLL: tl.constexpr):
+def _load_block(emissions, blanks, R: tl.constexpr, P: tl.constexpr, UNROLL: tl.constexpr):
     """What UNROLL steps need: for each, the blank and R vectors of labels."""
-    words = ()
+    pairs = ()
     for k in tl.static_range(UNROLL):
-        words = words + (tl.load(blanks + k),)  # noqa: RUF005
+        pairs = pairs + (_load(blanks, k),)  # noqa: RUF005
         for r in tl.static_range(R):
-            words = words + (tl.load(emissions + (k * R + r) * P + lanes),)  # noqa: RUF005
-    return words
+            pairs = pairs + (_load(emissions, (k * R + r) * P),)  # noqa: RUF005
+    return pairs
 
 
 @triton.jit(do_not_specialize=["B", "T", "T_PAD", "L"])
@@ -182,35 +227,35 @@ def _recursion(
         label_m = label_m + (one,)  # noqa: RUF005
         label_e = label_e + (zero,)  # noqa: RUF005
 
-    emissions += program * T_PAD * (R * P)
-    blanks += program * T_PAD
-    states += program * T_PAD * (2 * R * P)
+    emissions += program * T_PAD * (R * P) + lanes
+    blanks += program * T_PAD + tl.zeros([P], tl.int32)
+    states += program * T_PAD * (2 * R * P) + lanes
     previous = tl.maximum(lanes - 1, 0)
     blocks = length // UNROLL + 1
-    following = _load_block(emissions, blanks, lanes, R, P, UNROLL)
+    following = _load_block(emissions, blanks, R, P, UNROLL)
     for block in range(blocks):
-        words = following
+        pairs = following
         ahead = tl.minimum(block + 1, blocks - 1) * UNROLL
-        following = _load_block(emissions + ahead * (R * P), blanks + ahead, lanes, R, P, UNROLL)
-        target = states + block * (UNROLL * 2 * R * P) + lanes
+        following = _load_block(emissions + ahead * (R * P), blanks + ahead, R, P, UNROLL)
         for k in tl.static_range(UNROLL):
-            pb_m, pb_e = _unpack(words[k * (R + 1)])
-            left_m = tl.gather(label_m[R - 1], previous, 0)
+            pb_m, pb_e = pairs[k * (R + 1)]
+            # Beyond the labels, slots are uninitialised, and what is in them need not be finite.
+            left_m = tl.where(lanes == 0, 1.0, tl.gather(label_m[R - 1], previous, 0))
             left_e = tl.where(lanes == 0, ZERO, tl.gather(label_e[R - 1], previous, 0))
             new_blank_m, new_blank_e, new_label_m, new_label_e = (), (), (), ()
             for r in tl.static_range(R):
                 top = tl.maximum(blank_e[r], left_e)
                 total = blank_m[r] * _power(blank_e[r] - top) + left_m * _power(left_e - top)
-                tl.store(target + (k * 2 * R + r) * P, _pack(total, top))
+                _store(states, (k * 2 * R + r) * P, total, top)
                 new_blank_m = new_blank_m + (total * pb_m,)  # noqa: RUF005
                 new_blank_e = new_blank_e + (top + pb_e,)  # noqa: RUF005
 
-                p_m, p_e = _unpack(words[k * (R + 1) + 1 + r])
+                p_m, p_e = pairs[k * (R + 1) + 1 + r]
                 left_e = left_e + repeats[r]
                 top = tl.maximum(tl.maximum(blank_e[r], label_e[r]), left_e)
                 total = blank_m[r] * _power(blank_e[r] - top) + label_m[r] * _power(label_e[r] - top)
                 total += left_m * _power(left_e - top)
-                tl.store(target + ((k * 2 + 1) * R + r) * P, _pack(total, top))
+                _store(states, ((k * 2 + 1) * R + r) * P, total, top)
                 new_label_m = new_label_m + (total * p_m,)  # noqa: RUF005
                 new_label_e = new_label_e + (top + p_e,)  # noqa: RUF005
                 left_m, left_e = label_m[r], label_e[r]
@@ -224,6 +269,7 @@ def _recursion(
             new_label_m = new_label_m + (m,)  # noqa: RUF005
             new_label_e = new_label_e + (e,)  # noqa: RUF005
         blank_m, blank_e, label_m, label_e = new_blank_m, new_blank_e, new_label_m, new_label_e
+        states += UNROLL * 2 * R * P
 
 
 @triton.jit
