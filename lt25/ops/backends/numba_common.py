@@ -6,13 +6,21 @@ import numba
 import numpy as np
 import torch
 from numba import njit, types
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import overload
 from torch import Tensor
 
 # Contraction lets a*b+c be one instruction and nothing else: re-association would break `exp`, and NaN must survive.
-JIT = {"fastmath": {"contract"}, "cache": True, "nogil": True}
+JIT = {"fastmath": {"contract"}, "error_model": "numpy", "cache": True, "nogil": True}
 # For sums over a row, which become vector instructions only if their order is free. It is the same in each call.
 JIT_SUM = {**JIT, "fastmath": {"contract", "reassoc"}}
+
+
+def _use_whole_registers() -> None:
+    """Has loops use 512-bit registers where there are any: LLVM avoids them, for the sake of code that uses few of them."""
+    features = get_host_cpu_features()
+    if numba.config.CPU_FEATURES is None and "+avx512vl" in features:
+        numba.config.CPU_FEATURES = f"{features},-prefer-256-bit"
 
 
 def _start_threads() -> None:
@@ -22,56 +30,83 @@ def _start_threads() -> None:
     torch.set_num_threads(threads)
 
 
+_use_whole_registers()
 _start_threads()
 
 
 def exp(v):
     """exp(v), for float32 without a call, so that the loop around it becomes vector instructions; for use in kernels.
 
-    Cephes' expf: v = n log 2 + r, |r| <= log(2) / 2, a polynomial in r, times 2**n put together from its bits. Relative
-    error below 1e-7; 0 below -87, where float32 loses its last normal numbers; no more than exp(87) above, the reciprocal
-    of which is a normal number too.
+    0 below -87, where float32 loses its last normal numbers.
     """
     return math.exp(v)
+
+
+def bounded_exp(v):
+    """exp(v) kept inside what is a normal number, and has a normal number for its reciprocal; for use in kernels."""
+    return math.exp(max(-700.0, min(v, 700.0)))
+
+
+@njit(**JIT)
+def _exp_within(v):
+    """Cephes' expf for -87 <= v <= 87, relative error below 1e-7.
+
+    v = n log 2 + r, |r| <= log(2) / 2, a polynomial in r, times 2**n put together from its bits.
+    """
+    f = np.float32
+    # Adding 1.5 * 2**23 rounds to an integer and leaves that integer in the low bits of the sum.
+    round_to_int = f(12582912.0)
+    shifted = v * f(1.44269504) + round_to_int
+    n = shifted - round_to_int
+    r = v - n * f(0.693359375)
+    r = r - n * f(-2.12194440e-4)
+    p = f(1.9875691500e-4) * r + f(1.3981999507e-3)
+    p = p * r + f(8.3334519073e-3)
+    p = p * r + f(4.1665795894e-2)
+    p = p * r + f(1.6666665459e-1)
+    p = p * r + f(5.0000001201e-1)
+    p = p * (r * r) + r + f(1.0)
+    return p * np.int32((f(shifted).view(np.int32) + np.int32(127)) << np.int32(23)).view(f)
+
+
+# The comparisons below are written so that NaN passes them and reaches the result.
 
 
 @overload(exp)
 def _exp_vectorised(v):
     if v != types.float32:
         return lambda v: math.exp(v)
-    f = np.float32
-    lowest, highest, log2_e = f(-87.0), f(87.0), f(1.44269504)
-    # Adding 1.5 * 2**23 rounds to an integer and leaves that integer in the low bits of the sum.
-    round_to_int = f(12582912.0)
-    log_2_head, log_2_tail = f(0.693359375), f(-2.12194440e-4)
-    c0, c1, c2, c3 = f(1.9875691500e-4), f(1.3981999507e-3), f(8.3334519073e-3), f(4.1665795894e-2)
-    c4, c5, one, zero = f(1.6666665459e-1), f(5.0000001201e-1), f(1.0), f(0.0)
-    bias, mantissa_bits = np.int32(127), np.int32(23)
+    lowest, zero = np.float32(-87.0), np.float32(0.0)
 
     def exp(v):
-        # The comparisons are written so that NaN passes both of them and reaches the result.
-        u = highest if v > highest else v
-        shifted = u * log2_e + round_to_int
-        n = shifted - round_to_int
-        r = u - n * log_2_head
-        r = r - n * log_2_tail
-        p = c0 * r + c1
-        p = p * r + c2
-        p = p * r + c3
-        p = p * r + c4
-        p = p * r + c5
-        p = p * (r * r) + r + one
-        power = np.int32((np.float32(shifted).view(np.int32) + bias) << mantissa_bits).view(np.float32)
-        return zero if u < lowest else p * power
+        return zero if v < lowest else _exp_within(v)
 
     return exp
+
+
+@overload(bounded_exp)
+def _bounded_exp_vectorised(v):
+    bound = v(87.0 if v == types.float32 else 700.0)
+    inner = _exp_within if v == types.float32 else math.exp
+
+    def exp(v):
+        v = bound if v > bound else v
+        return inner(-bound if v < -bound else v)
+
+    return exp
+
+
+@njit(**{**JIT, "fastmath": {"contract", "arcp", "ninf"}})
+def reciprocal(v):
+    """1 / v for finite v other than 0, in float32 from the processor's estimate and a step of Newton's, half the cost of a
+    division and right to the last bit but one."""
+    return type(v)(1) / v
 
 
 @njit(**JIT)
 def sigmoid(v):
     """1 / (1 + exp(-v)), in v's precision."""
-    one = type(v)(1)
-    return one / (one + exp(-v))
+    return reciprocal(type(v)(1) + bounded_exp(-v))
 
 
 @njit(**JIT_SUM)

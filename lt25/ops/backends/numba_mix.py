@@ -11,7 +11,18 @@ from numba import njit, prange
 from torch import Tensor
 
 from lt25.ops.backends import state_dtype
-from lt25.ops.backends.numba_common import JIT, channel_blocks, dot, exp, initial, offsets_of, rows, sigmoid, vector
+from lt25.ops.backends.numba_common import (
+    JIT,
+    bounded_exp,
+    channel_blocks,
+    dot,
+    initial,
+    offsets_of,
+    reciprocal,
+    rows,
+    sigmoid,
+    vector,
+)
 from lt25.ops.backends.numba_rows import ROWS
 
 
@@ -39,11 +50,9 @@ def _scan(ifg, lower_bound, mask, offsets, halves, blocks, h, final_state):
                 continue
             i, f = ifg[t, start:stop], ifg[t, channels + start : channels + stop]
             for d in range(len(state)):
-                e = exp(-f[d])
-                s = one / (one + e)
-                free = one - bound[d]
-                # 1 - f' as (1 - bound) * sigmoid(-f), which does not cancel.
-                value = (bound[d] + free * s) * state[d] + free * (e * s) * i[d] * sigmoid(i[d])
+                # 1 - f', which does not cancel as f' itself would: long memories are all in its last digits.
+                free = (one - bound[d]) * sigmoid(-f[d])
+                value = (one - free) * state[d] + free * i[d] * sigmoid(i[d])
                 state[d] = value
                 h_t[d] = value
 
@@ -106,18 +115,17 @@ def _scan_backward(
             before = initial_state[n, start:stop] if k == 0 else h[t + 1 if reverse else t - 1, start:stop]
             i, f = ifg[t, start:stop], ifg[t, channels + start : channels + stop]
             for d in range(len(state)):
-                e = exp(-f[d])
-                s = one / (one + e)
-                q = e * s
-                free = one - bound[d]
-                s_i = sigmoid(i[d])
-                silu = i[d] * s_i
+                e = bounded_exp(f[d])
+                q = reciprocal(one + e)
+                free = (one - bound[d]) * q
+                s = sigmoid(i[d])
+                silu = i[d] * s
                 grad = state[d] + grad_i[d]
-                grad_i[d] = grad * free * q * (s_i + silu - silu * s_i)
                 grad_gate = grad * (before[d] - silu)
-                grad_f[d] = grad_gate * free * s * q
+                grad_i[d] = grad * free * (s + silu - silu * s)
+                grad_f[d] = grad_gate * free * (e * q)
                 grad_bound[d] += grad_gate * q
-                state[d] = grad * (bound[d] + free * s)
+                state[d] = grad * (one - free)
 
 
 def forward(
