@@ -175,7 +175,7 @@ def _doubling(f: Tensor, x: Tensor) -> Tensor:
 
 
 def scan64(x: Tensor, log_f: Tensor, cu_seqlens: Tensor | None = None, reverse: bool = False) -> Tensor:
-    """hgrn_scan in float64, differentiable, T passes' logarithm long; [B, T, D] all.
+    """hgrn_scan in float64, differentiable, in log2(T) passes; all [B, T, D].
 
     The state is cleared where a packed sequence starts.
     """
