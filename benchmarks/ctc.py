@@ -5,7 +5,7 @@
 Milliseconds, the median over runs that alternate between several inputs: forward with backward, and forward alone without
 gradients. Each goes through log-softmax (cuDNN where it accepts the input: full lengths, blank 0, at most 255 labels, their
 number known on the host). "graph" is the device's time alone, replayed from a CUDA graph. The error is the largest difference
-of a gradient, from upstream 1, to torch's in float64.
+of a gradient, from upstream 1, to torch's in float64. Below, the microseconds of each kernel of this package.
 """
 
 import argparse
@@ -97,6 +97,15 @@ def graphed(loss: Callable[..., Tensor], arguments: list[tuple[Tensor, ...]]) ->
     return milliseconds(lambda graph: graph[0].replay(), graphs)
 
 
+def kernels(arguments: list[tuple[Tensor, ...]]) -> dict[str, float]:
+    """Microseconds of each kernel in one forward and backward."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for each in arguments:
+            gradient(ctc_loss, each)
+        torch.cuda.synchronize()
+    return {event.key: event.self_device_time_total / len(arguments) for event in profile.key_averages()}
+
+
 def measure(name: str, loss: Callable[..., Tensor], arguments: list[tuple[Tensor, ...]], expected: Tensor) -> dict:
     with torch.no_grad():
         forward = milliseconds(lambda each: loss(*each), arguments)
@@ -118,7 +127,7 @@ def main() -> None:
     titles = ("shape", "B", "T", "V", "L", "dtype", "kernels", "fwd+bwd", "graph", "fwd only", "error")
     layout = "{:<12} {:>4} {:>5} {:>6} {:>4} {:<9} {:<7} {:>8} {:>8} {:>8} {:>9}"
     print(layout.format(*titles))
-    rows = []
+    rows, parts = [], []
     for title, B, T, V, L, full in SHAPES:
         for dtype in (torch.bfloat16, torch.float32):
             arguments = [inputs(B, T, V, L, full, dtype, seed) for seed in range(INPUTS)]
@@ -128,14 +137,25 @@ def main() -> None:
                 contenders.append(("cuDNN", cudnn, [for_cudnn(*each) for each in arguments]))
             for name, loss, given in contenders:
                 sizes = {"shape": title, "B": B, "T": T, "V": V, "L": L, "dtype": str(dtype).removeprefix("torch.")}
-                row = sizes | measure(name, loss, given, expected)
+                try:
+                    row = sizes | measure(name, loss, given, expected)
+                except RuntimeError as error:
+                    print(*sizes.values(), name, "failed:", str(error).splitlines()[0])
+                    continue
                 rows.append(row)
                 graph = "" if row["graph_ms"] is None else f"{row['graph_ms']:.3f}"
                 times = (f"{row['forward_backward_ms']:.3f}", graph, f"{row['forward_ms']:.3f}")
                 print(layout.format(*sizes.values(), name, *times, f"{row['error']:.1e}"), flush=True)
+            parts.append(sizes | {"microseconds": kernels(arguments)})
             del arguments, expected, contenders
+    print()
+    for part in parts:
+        each = ", ".join(f"{name.strip('_')[:24]} {time:.0f}" for name, time in part["microseconds"].items())
+        print(f"{part['shape']:<12} {part['dtype']:<9} {each}")
     if options.json:
-        options.json.write_text(json.dumps({"device": torch.cuda.get_device_name(), "rows": rows}, indent=1))
+        options.json.write_text(
+            json.dumps({"device": torch.cuda.get_device_name(), "rows": rows, "kernels": parts}, indent=1)
+        )
 
 
 if __name__ == "__main__":

@@ -32,8 +32,6 @@ LN_2 = tl.constexpr(0.6931471805599453)
 _IGNORE = tl.constexpr(IGNORE)
 # The exponent of zero. What is below half of it counts as impossible: 4.6e7 nats.
 ZERO = tl.constexpr(-(2**27))
-# Sums of UNROLL + 2 exponents fit int32, and significands a float32, even where three of them are multiplied.
-UNROLL = 4
 
 
 @triton.jit
@@ -240,8 +238,9 @@ def _recursion(
         for k in tl.static_range(UNROLL):
             pb_m, pb_e = pairs[k * (R + 1)]
             # Beyond the labels, slots are uninitialised, and what is in them need not be finite.
-            left_m = tl.where(lanes == 0, 1.0, tl.gather(label_m[R - 1], previous, 0))
-            left_e = tl.where(lanes == 0, ZERO, tl.gather(label_e[R - 1], previous, 0))
+            left_m, left_e = _unpack(tl.gather(_pack(label_m[R - 1], label_e[R - 1]), previous, 0))
+            left_m = tl.where(lanes == 0, 1.0, left_m)
+            left_e = tl.where(lanes == 0, ZERO, left_e)
             new_blank_m, new_blank_e, new_label_m, new_label_e = (), (), (), ()
             for r in tl.static_range(R):
                 top = tl.maximum(blank_e[r], left_e)
@@ -358,43 +357,51 @@ def _gradient(
     2 ** -24 of a probability.
     """
     b = tl.program_id(2).to(tl.int64)
-    t = tl.program_id(0) * FRAMES + tl.arange(0, FRAMES)
+    first = tl.program_id(0) * FRAMES
+    frame = tl.arange(0, FRAMES)
+    inside = frame < T - first
     v = tl.program_id(1) * CLASSES + tl.arange(0, CLASSES)
-    norm = tl.load(norms + b * T + t, mask=t < T, other=float("inf"))
-    peak = tl.load(peaks + b * T + t, mask=t < T, other=0.0)
+    start_of_block = b * T + first
+    norm = tl.load(norms + start_of_block + frame, mask=inside, other=float("inf"))
+    peak = tl.load(peaks + start_of_block + frame, mask=inside, other=0.0)
     counts = (norm != float("inf"))[:, None]
-    mask = (t < T)[:, None] & (v < V)[None]
-    place = (b * T + t)[:, None] * V + v[None]
-    x = tl.load(logits + place, mask=mask & counts, other=0.0).to(tl.float32)
+    place = frame[:, None] * V + v[None]
+    x = tl.load(logits + start_of_block * V + place, mask=counts & (v < V)[None], other=0.0).to(tl.float32)
     value = tl.exp2((x - peak[:, None]) * LOG2_E - norm[:, None])
 
     width: tl.constexpr = R * P
     total = tl.zeros([FRAMES, CLASSES], tl.float32)
-    for start in tl.static_range(0, width, SLOTS):
+    occupancy += start_of_block * width
+    for start in range(0, width, SLOTS):
         slot = start + tl.arange(0, SLOTS)
         j = slot % P * R + slot // P
-        label = tl.load(labels + b * L + j, mask=(slot < width) & (j < L), other=_IGNORE)
+        label = tl.load(labels + b * L + j, mask=(slot < width) & (j < L), other=_IGNORE).to(tl.int32)
         own = label[:, None] == v[None]
         if tl.max(own.to(tl.int32)) > 0:
-            part = tl.load(
-                occupancy + (b * T + t)[:, None] * width + slot[None],
-                mask=(t < T)[:, None] & (slot < width)[None],
-                other=0.0,
-            )
+            mask = inside[:, None] & (slot < width)[None]
+            part = tl.load(occupancy + frame[:, None] * width + slot[None], mask=mask, other=0.0)
             high = part.to(tl.float16)
             low = (part - high.to(tl.float32)).to(tl.float16)
             one_hot = own.to(tl.float16)
             total = tl.dot(low, one_hot, total)
             total = tl.dot(high, one_hot, total)
-    of_blank = tl.load(blank_occupancy + b * T + t, mask=t < T, other=0.0)
+    of_blank = tl.load(blank_occupancy + start_of_block + frame, mask=inside, other=0.0)
     total += tl.where(v[None] == blank, of_blank[:, None], 0.0)
     value = tl.where(counts, (value - total) * tl.load(grad_loss), 0.0)
-    tl.store(grad + place, value.to(grad.dtype.element_ty), mask=mask)
+    tl.store(grad + start_of_block * V + place, value.to(grad.dtype.element_ty), mask=inside[:, None] & (v < V)[None])
 
 
 def threads(L: int) -> int:
     """Of a program of the recursion: as few warps as keep the slots of a thread at most 8."""
     return 32 if L < 256 else 64 if L < 512 else 128 if L < 1024 else 256
+
+
+def steps(L: int) -> int:
+    """Of the recursion between loads: as many as the registers hold the operands of.
+
+    Sums of that many exponents and two more fit int32, and significands a float32, even where two are multiplied.
+    """
+    return 8 if width(L) <= 5 * threads(L) else 4
 
 
 def width(L: int) -> int:
@@ -421,7 +428,8 @@ def forward(
     L = labels.shape[1]
     P = threads(L)
     R = width(L) // P
-    t_pad = (T // UNROLL + 1) * UNROLL
+    unroll = steps(L)
+    t_pad = (T // unroll + 1) * unroll
     directions = 2 if differentiable else 1
     slots = min(triton.next_power_of_2(R * P), 256)
 
@@ -433,7 +441,7 @@ def forward(
     states = new(directions, B, t_pad, 2, R * P, dtype=torch.int64)
     if B and T and V:
         classes = min(triton.next_power_of_2(V), 1024)
-        frames = max(2048 // max(classes, slots), 1)
+        frames = max(4096 // max(classes, slots), 1)
         _emissions[triton.cdiv(T, frames), B](
             logits, logit_lengths, labels, emissions, blanks, peaks, norms, B, T, t_pad, L, V, blank,
             R=R, P=P, FRAMES=frames, CLASSES=classes, SLOTS=slots, num_warps=4,
@@ -441,7 +449,7 @@ def forward(
     if B:
         _recursion[(directions * B,)](
             emissions, blanks, logit_lengths, labels, states, B, T, t_pad, L,
-            R=R, P=P, UNROLL=UNROLL, num_warps=P // 32, num_stages=1,
+            R=R, P=P, UNROLL=unroll, num_warps=P // 32, num_stages=1,
         )  # fmt: skip
     _total[(1,)](states, logit_lengths, labels, loss, B, T, t_pad, L, R=R, P=P, SLOTS=slots, num_warps=1)
     if not differentiable:
@@ -473,9 +481,9 @@ def backward(
     grad = torch.empty_like(logits)
     if grad.numel():
         P = threads(L)
-        classes = 64 if V <= 64 else 128
-        _gradient[triton.cdiv(T, 32), triton.cdiv(V, classes), B](
+        classes, frames = (64, 32) if V <= 64 else (128, 16)
+        _gradient[triton.cdiv(T, frames), triton.cdiv(V, classes), B](
             grad_loss, logits, labels, occupancy, blank_occupancy, peaks, norms, grad, T, L, V, blank,
-            R=width(L) // P, P=P, FRAMES=32, CLASSES=classes, SLOTS=64, num_warps=4,
+            R=width(L) // P, P=P, FRAMES=frames, CLASSES=classes, SLOTS=32, num_warps=8,
         )  # fmt: skip
     return grad
