@@ -4,7 +4,12 @@ import os
 
 os.environ["TRITON_INTERPRET"] = "1"
 
+from dataclasses import replace
+
 from triton.runtime import interpreter
+
+# A check of every integer operation, whose result only a debugger would see.
+interpreter.interpreter_builder.options = replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
 
 _patch = interpreter._patch_lang_tensor
 
@@ -16,3 +21,19 @@ def _patch_for_numpy(tensor, *scope):
 
 
 interpreter._patch_lang_tensor = _patch_for_numpy
+
+
+_call = interpreter.InterpretedFunction.__call__
+
+
+def _call_without_preparation(function, *arguments, **options):
+    """Triton prepares triton.language anew for each call from kernel to kernel, which takes most of the time here.
+
+    It is ready since the launch, but for what Triton's own kernels, such as `tl.sum`, see of it.
+    """
+    if function.fn.__module__.startswith("triton."):
+        return _call(function, *arguments, **options)
+    return function.rewrite()(*arguments, **options)
+
+
+interpreter.InterpretedFunction.__call__ = _call_without_preparation

@@ -85,11 +85,11 @@ def test_gradient_has_the_dtype_of_the_logits_and_follows_the_upstream_gradient(
 
 
 def test_states_far_less_likely_than_others_are_not_lost():
-    """For 30 frames a path that ends nowhere is 2**4000 times as likely as the only one that ends in the labels."""
-    logits = torch.zeros(1, 60, 4)
-    logits[0, :30, 1] = 100.0
-    logits[0, 30:, 1:3] = -100.0
-    arguments = (torch.tensor([60]), pad([[2, 3, 1, 2, 3]]), 0)
+    """For 8 frames, paths that end nowhere are 2**1000 times as likely as the only ones that end in the labels."""
+    logits = torch.zeros(1, 15, 4)
+    logits[0, :8, 1] = 100.0
+    logits[0, 8:, 1:3] = -100.0
+    arguments = (torch.tensor([15]), pad([[2, 3, 1, 2, 3]]), 0)
     expected_loss, expected = of_torch(logits, *arguments)
     loss, gradient = of_kernels(logits, *arguments)
     torch.testing.assert_close(loss.double(), expected_loss, rtol=1e-6, atol=0)
@@ -118,7 +118,7 @@ def test_what_is_not_a_number_stays_one(value):
 
 @pytest.mark.parametrize("differentiable", [False, True])
 def test_shapes_promised_to_the_compiler(differentiable):
-    logits, lengths, labels = torch.randn(2, 6, 4), torch.tensor([6, 4]), pad([[1] * 40, [3]])
+    logits, lengths, labels = torch.randn(2, 3, 4), torch.tensor([3, 2]), pad([[1, 1, 2], [3]])
     found = operator._forward(logits, lengths, labels, 0, differentiable)
     promised = operator._forward(logits.to("meta"), lengths.to("meta"), labels.to("meta"), 0, differentiable)
     assert [(x.shape, x.dtype) for x in found] == [(x.shape, x.dtype) for x in promised]
