@@ -69,7 +69,8 @@ class HGRNForCTC(HGRNPreTrainedModel):
             logit_lengths = logits.new_full(logits.shape[:1], logits.shape[1], dtype=torch.int64)
         else:
             logit_lengths = self._get_feat_extract_output_lengths(attention_mask.long().sum(1))
-            silence = logits.new_full(logits.shape[-1:], _NEVER).index_fill(0, _index(blank, logits), 0)
+            classes = torch.arange(logits.shape[2], device=logits.device)
+            silence = torch.where(classes == blank, 0.0, _NEVER).to(logits.dtype)
             frames = torch.arange(logits.shape[1], device=logits.device)
             logits = torch.where((frames < logit_lengths[:, None])[..., None], logits, silence)
         loss = None
@@ -80,7 +81,3 @@ class HGRNForCTC(HGRNPreTrainedModel):
     def _get_feat_extract_output_lengths(self, input_lengths: Tensor) -> Tensor:
         """Frames of input (int, any shape) to frames of logits."""
         return -(-input_lengths // self.config.subsampling)
-
-
-def _index(value: int, like: Tensor) -> Tensor:
-    return torch.tensor([value], device=like.device)

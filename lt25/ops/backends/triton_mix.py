@@ -26,7 +26,7 @@ def forward(
     ifg, lower_bound, mask, initial_state, cu_seqlens = _contiguous(ifg, lower_bound, mask, initial_state, cu_seqlens)
     i, f, g = ifg.chunk(3, -1)
     channels = _forward_channels(weight, bidirectional)
-    h, final_state = launch_forward(i, f, lower_bound, mask, initial_state, cu_seqlens, channels, True)
+    h, final_state = launch_forward(i, f, _bound(lower_bound, weight), mask, initial_state, cu_seqlens, channels, True)
     return norm_forward(h, None, g, weight, eps)[0], h, final_state
 
 
@@ -52,12 +52,16 @@ def backward(
     grad_i, grad_f, grad_g = grad_ifg.chunk(3, -1)
     grad_h, grad_weight = norm_backward(grad_y, None, h, g, grad_g, weight, eps)
     channels = _forward_channels(weight, bidirectional)
+    bound = _bound(lower_bound, weight)
     grad_bound, grad_state = launch_backward(
-        grad_h, grad_final, i, f, h, lower_bound, mask, initial_state, cu_seqlens, channels, True, grad_i, grad_f
+        grad_h, grad_final, i, f, h, bound, mask, initial_state, cu_seqlens, channels, True, grad_i, grad_f
     )
-    if grad_bound is None:
-        grad_bound = torch.zeros_like(grad_weight)
     return grad_ifg, grad_weight, grad_bound, grad_state
+
+
+def _bound(lower_bound: Tensor | None, weight: Tensor) -> Tensor:
+    """A bound in any case, so that one kernel serves layers with and without."""
+    return torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if lower_bound is None else lower_bound
 
 
 def _forward_channels(weight: Tensor, bidirectional: bool) -> int:

@@ -15,6 +15,8 @@ from lt25.ops.backends.triton_math import sigmoid
 _ELEMENTS = 4096
 # Programs of the backward pass, which each sum a gradient of the weight: enough for eight on every multiprocessor.
 _PROGRAMS = 1056
+_STAGES = 1
+_SHARE = 2
 
 
 @triton.jit
@@ -46,12 +48,13 @@ def _norm_forward(
 def _norm_backward(
     grad_normed, grad_total, total, gate, weight, grad_x, grad_gate, grad_weight, rows, gate_stride, eps,
     D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """With n = x / rms(x): dx = (dn - n mean(dn n)) / rms(x), dn = d_normed * weight * silu(gate)."""
     column = tl.arange(0, BLOCK)
     scale = tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32)[None, :]
     grad_scale = tl.zeros([ROWS, BLOCK], tl.float32)
-    for first in range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS):
+    for first in tl.range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS, num_stages=STAGES):
         row = (first + tl.arange(0, ROWS)).to(tl.int64)
         mask = (row < rows)[:, None] & (column < D)[None, :]
         at = row[:, None] * D + column[None, :]
@@ -73,6 +76,17 @@ def _norm_backward(
             grad += tl.load(grad_total + at, mask=mask, other=0.0).to(tl.float32)
         tl.store(grad_x + at, grad.to(grad_x.dtype.element_ty), mask=mask)
     tl.store(grad_weight + tl.program_id(0) * D + column, tl.sum(grad_scale, 0), mask=column < D)
+
+
+@triton.jit
+def _sum(parts, total, count, D: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    row = tl.arange(0, ROWS)
+    value = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for first in range(0, count, ROWS):
+        mask = ((first + row) < count)[:, None] & (column < D)[None, :]
+        value += tl.load(parts + (first + row)[:, None] * D + column[None, :], mask=mask, other=0.0)
+    tl.store(total + column, tl.sum(value, 0), mask=column < D)
 
 
 @triton.jit
@@ -138,7 +152,7 @@ def norm_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the sum, in its dtype, and of the weight, float32 [D]; grad_gate, strided like gate, is written."""
     cut = _cut(total.shape[-1])
-    cut["ROWS"] = max(1, cut["ROWS"] // 2)
+    cut["ROWS"] = max(1, cut["ROWS"] // _SHARE)
     rows = total.numel() // max(cut["D"], 1)
     grad_x = torch.empty_like(total)
     programs = min(_PROGRAMS, triton.cdiv(rows, cut["ROWS"]))
@@ -149,9 +163,18 @@ def norm_backward(
                 grad_normed, total if grad_total is None else grad_total, total, total if gate is None else gate, weight,
                 grad_x, grad_x if grad_gate is None else grad_gate, grad_weight,
                 rows, 0 if gate is None else gate.stride(-2), eps,
-                RESIDUAL=grad_total is not None, GATED=gate is not None, **cut,
+                RESIDUAL=grad_total is not None, GATED=gate is not None, STAGES=_STAGES, **cut,
             )  # fmt: skip
-    return grad_x, grad_weight.sum(0)
+    return grad_x, sum_parts(grad_weight)
+
+
+def sum_parts(parts: Tensor) -> Tensor:
+    """The sum over the first axis, float32 [P, D] to [D]: many short rows, of which torch's reduction takes longer."""
+    count, channels = parts.shape
+    total = torch.empty(channels, dtype=torch.float32, device=parts.device)
+    with torch.cuda.device_of(parts):
+        _sum[(triton.cdiv(channels, 16),)](parts, total, count, D=channels, COLUMNS=16, ROWS=256, num_warps=8)
+    return total
 
 
 def add_rms_norm_forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:

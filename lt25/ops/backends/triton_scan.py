@@ -1,9 +1,9 @@
 """The scan on a GPU: one pass over the data forward, one backward.
 
-A program owns 64 neighbouring channels of one sequence and walks through time tile by tile. In a tile, each of its W warps
-holds R consecutive steps in registers, two channels to a lane. The warp reduces them to one affine map of the state,
-state -> F * state + H; the W maps are scanned across warps; then every warp knows the state that enters it and goes
-through its R steps once more, out of registers. Meanwhile the next tile is on its way from memory.
+A program owns 64 neighbouring channels of one sequence, or 32, and walks through time tile by tile. In a tile, each of its W
+warps holds R consecutive steps in registers. The warp reduces them to one affine map of the state, state -> F * state + H;
+the W maps are scanned across warps; then every warp knows the state that enters it and goes through its R steps once more,
+out of registers. Meanwhile the next tile is on its way from memory.
 
 Where channels and sequences are too few to fill the GPU, time is cut into segments that are walked at once, each from a
 state of zero. A second kernel repairs them: it folds the maps of the segments before its own to the state that really
@@ -24,8 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lt25.ops.backends.triton_math import LOG2_E, exp2, reciprocal, sigmoid
-
-CHANNELS = 64
+from lt25.ops.backends.triton_rows import sum_parts
 
 
 @triton.jit
@@ -48,7 +47,7 @@ def _load(
 ):
     """R tensors [W, C]: tensor r holds step row + r of every warp, `other` from step `length` on.
 
-    `whole`: no step of the tile is beyond the end, nor (EVEN) any channel.
+    `whole`: no step of the tile is beyond the end. EVEN: nor any channel.
     """
     if whole:
         rows = ()
@@ -90,10 +89,13 @@ def _valid(pointer, row, length, r: tl.constexpr, SIGN: tl.constexpr):
 def _gates(a, b, open_gate, GATED: tl.constexpr):
     """f and x of a step, from x and log f or from the pre-activations i and f of the gates."""
     if GATED:
-        take = open_gate * reciprocal(1.0 + exp2(b.to(tl.float32) * LOG2_E))
+        # Both sigmoids by one division; where they are cut off, they are 0 beside anything else.
         i = a.to(tl.float32)
-        f = 1.0 - take
-        x = i * sigmoid(i) * take
+        shut = 1.0 + exp2(tl.minimum(b.to(tl.float32) * LOG2_E, 60.0, propagate_nan=tl.PropagateNan.ALL))
+        closed = 1.0 + exp2(tl.minimum(i * -LOG2_E, 60.0, propagate_nan=tl.PropagateNan.ALL))
+        both = open_gate * reciprocal(shut * closed)
+        f = 1.0 - both * closed
+        x = i * both
     else:
         f = exp2(b.to(tl.float32) * LOG2_E)
         x = a.to(tl.float32)
@@ -165,7 +167,7 @@ def _forward_walk(
     a, b, h, lower_bound, valid, initial, final, maps,
     item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
     D: tl.constexpr, STRIDE: tl.constexpr, R: tl.constexpr, W: tl.constexpr, C: tl.constexpr, GATED: tl.constexpr,
-    BOUNDED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, SPLIT: tl.constexpr, REPAIR: tl.constexpr,
+    MASKED: tl.constexpr, STATE: tl.constexpr, SPLIT: tl.constexpr, REPAIR: tl.constexpr,
     EVEN: tl.constexpr, SIGN: tl.constexpr,
 ):  # fmt: skip
     TILE: tl.constexpr = R * W
@@ -185,7 +187,7 @@ def _forward_walk(
     h += (origin + step) * D + channel[None, :]
     valid += origin
     open_gate = tl.full([1, C], 1.0, tl.float32)
-    if BOUNDED:
+    if GATED:
         open_gate = 1.0 - tl.load(lower_bound + channel, mask=channel_mask, other=0.0)[None, :]
 
     carry = tl.zeros([C], tl.float32)
@@ -296,7 +298,7 @@ def _forward(
     a, b, h, lower_bound, valid, initial, final, cu_seqlens, maps, segment_sequence, segment_first,
     T, sequences, items, segments, tiles,
     D: tl.constexpr, FORWARD: tl.constexpr, STRIDE: tl.constexpr, R: tl.constexpr, W: tl.constexpr, C: tl.constexpr,
-    GATED: tl.constexpr, BOUNDED: tl.constexpr, MASKED: tl.constexpr, PACKED: tl.constexpr, STATE: tl.constexpr,
+    GATED: tl.constexpr, MASKED: tl.constexpr, PACKED: tl.constexpr, STATE: tl.constexpr,
     SPLIT: tl.constexpr, REPAIR: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """h_t = f_t h_{t-1} + x_t; time runs forward for the first FORWARD channels, backward for the others."""
@@ -312,25 +314,25 @@ def _forward(
             _forward_walk(
                 a, b, h, lower_bound, valid, initial, final, maps,
                 item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
-                D, STRIDE, R, W, C, GATED, BOUNDED, MASKED, STATE, SPLIT, REPAIR, EVEN, 1,
+                D, STRIDE, R, W, C, GATED, MASKED, STATE, SPLIT, REPAIR, EVEN, 1,
             )  # fmt: skip
         elif FORWARD == 0:
             _forward_walk(
                 a, b, h, lower_bound, valid, initial, final, maps,
                 item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
-                D, STRIDE, R, W, C, GATED, BOUNDED, MASKED, STATE, SPLIT, REPAIR, EVEN, -1,
+                D, STRIDE, R, W, C, GATED, MASKED, STATE, SPLIT, REPAIR, EVEN, -1,
             )  # fmt: skip
         elif block < triton.cdiv(FORWARD, C):
             _forward_walk(
                 a, b, h, lower_bound, valid, initial, final, maps,
                 item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
-                D, STRIDE, R, W, C, GATED, BOUNDED, MASKED, STATE, SPLIT, REPAIR, EVEN, 1,
+                D, STRIDE, R, W, C, GATED, MASKED, STATE, SPLIT, REPAIR, EVEN, 1,
             )  # fmt: skip
         else:
             _forward_walk(
                 a, b, h, lower_bound, valid, initial, final, maps,
                 item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
-                D, STRIDE, R, W, C, GATED, BOUNDED, MASKED, STATE, SPLIT, REPAIR, EVEN, -1,
+                D, STRIDE, R, W, C, GATED, MASKED, STATE, SPLIT, REPAIR, EVEN, -1,
             )  # fmt: skip
 
 
@@ -403,7 +405,7 @@ def _backward_walk(
     a, b, h, lower_bound, valid, initial, grad_h, grad_final, grad_a, grad_b, grad_lower_bound, grad_initial, maps,
     item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
     D: tl.constexpr, STRIDE: tl.constexpr, GRAD_STRIDE: tl.constexpr, R: tl.constexpr, W: tl.constexpr, C: tl.constexpr,
-    GATED: tl.constexpr, BOUNDED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, SPLIT: tl.constexpr,
+    GATED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, SPLIT: tl.constexpr,
     REPAIR: tl.constexpr, EVEN: tl.constexpr, SIGN: tl.constexpr,
 ):  # fmt: skip
     TILE: tl.constexpr = R * W
@@ -426,7 +428,7 @@ def _backward_walk(
     grad_b += (origin + step) * GRAD_STRIDE + channel[None, :]
     valid += origin
     open_gate = tl.full([1, C], 1.0, tl.float32)
-    if BOUNDED:
+    if GATED:
         open_gate = 1.0 - tl.load(lower_bound + channel, mask=channel_mask, other=0.0)[None, :]
     first_state = tl.zeros([1, C], tl.float32)
     if STATE:
@@ -466,7 +468,7 @@ def _backward_walk(
                     b_rows, g_rows, open_gate, valid, row, length, R, W, C, GATED, MASKED, SIGN
                 )
                 f_to, c_to, f_before, c_before = _across_warps(f_run, c_run, W, C)
-                if BOUNDED:
+                if GATED:
                     _, _, bound = _differentiate(
                         f_before * before[None, :] + c_before, gate_rows, a_rows, g_rows, h_rows, open_gate, first_state,
                         row, length, grad_a.dtype.element_ty, grad_b.dtype.element_ty, R, GATED, STATE,
@@ -520,7 +522,7 @@ def _backward_walk(
         grad_a += SIGN * TILE * GRAD_STRIDE
         grad_b += SIGN * TILE * GRAD_STRIDE
         row += TILE
-    if BOUNDED:
+    if GATED:
         grad_lower_bound += item.to(tl.int64) * D + channel
         bound = tl.sum(grad_bound, 0)
         if REPAIR:
@@ -541,7 +543,7 @@ def _backward(
     a, b, h, lower_bound, valid, initial, cu_seqlens, grad_h, grad_final, grad_a, grad_b, grad_lower_bound, grad_initial,
     maps, segment_sequence, segment_first, T, sequences, items, segments, tiles,
     D: tl.constexpr, FORWARD: tl.constexpr, STRIDE: tl.constexpr, GRAD_STRIDE: tl.constexpr, R: tl.constexpr,
-    W: tl.constexpr, C: tl.constexpr, GATED: tl.constexpr, BOUNDED: tl.constexpr, MASKED: tl.constexpr,
+    W: tl.constexpr, C: tl.constexpr, GATED: tl.constexpr, MASKED: tl.constexpr,
     PACKED: tl.constexpr, STATE: tl.constexpr, SPLIT: tl.constexpr, REPAIR: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """In the other direction: g_t = dh_t + c_{t+1} is the gradient of x_t, c_t = f_t g_t, and g_t h_{t-1} that of f_t."""
@@ -556,25 +558,25 @@ def _backward(
             _backward_walk(
                 a, b, h, lower_bound, valid, initial, grad_h, grad_final, grad_a, grad_b, grad_lower_bound, grad_initial,
                 maps, item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
-                D, STRIDE, GRAD_STRIDE, R, W, C, GATED, BOUNDED, MASKED, STATE, SPLIT, REPAIR, EVEN, -1,
+                D, STRIDE, GRAD_STRIDE, R, W, C, GATED, MASKED, STATE, SPLIT, REPAIR, EVEN, -1,
             )  # fmt: skip
         elif FORWARD == 0:
             _backward_walk(
                 a, b, h, lower_bound, valid, initial, grad_h, grad_final, grad_a, grad_b, grad_lower_bound, grad_initial,
                 maps, item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
-                D, STRIDE, GRAD_STRIDE, R, W, C, GATED, BOUNDED, MASKED, STATE, SPLIT, REPAIR, EVEN, 1,
+                D, STRIDE, GRAD_STRIDE, R, W, C, GATED, MASKED, STATE, SPLIT, REPAIR, EVEN, 1,
             )  # fmt: skip
         elif block < triton.cdiv(FORWARD, C):
             _backward_walk(
                 a, b, h, lower_bound, valid, initial, grad_h, grad_final, grad_a, grad_b, grad_lower_bound, grad_initial,
                 maps, item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
-                D, STRIDE, GRAD_STRIDE, R, W, C, GATED, BOUNDED, MASKED, STATE, SPLIT, REPAIR, EVEN, -1,
+                D, STRIDE, GRAD_STRIDE, R, W, C, GATED, MASKED, STATE, SPLIT, REPAIR, EVEN, -1,
             )  # fmt: skip
         else:
             _backward_walk(
                 a, b, h, lower_bound, valid, initial, grad_h, grad_final, grad_a, grad_b, grad_lower_bound, grad_initial,
                 maps, item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
-                D, STRIDE, GRAD_STRIDE, R, W, C, GATED, BOUNDED, MASKED, STATE, SPLIT, REPAIR, EVEN, 1,
+                D, STRIDE, GRAD_STRIDE, R, W, C, GATED, MASKED, STATE, SPLIT, REPAIR, EVEN, 1,
             )  # fmt: skip
 
 
@@ -583,25 +585,30 @@ class Plan(NamedTuple):
 
     rows: int
     warps: int
+    channels: int = 64
     segments: int = 1
     registers: int = 128
 
 
-def _plan(forward: bool, gated: bool, wide: bool, programs: int, time: int) -> Plan:
+def _plan(forward: bool, gated: bool, wide: bool, sequences: int, time: int, channels: tuple[int, int]) -> Plan:
     """Chosen by shape, from measurements on an H200: benchmarks/RESULTS.md.
 
-    `wide`: elements of four bytes. `programs`: sequences times blocks of channels.
+    `wide`: elements of four bytes. `channels`: those scanned forward in time and those scanned backward.
     """
     rows = (16 if forward else 8) // (2 if wide else 1)
-    processors = _processors()
+    programs, processors = sequences * _blocks(channels, 64), _processors()
+    plan = Plan(rows, 4 if programs > 3 * processors else 8)
     if gated and not forward:
         plan = Plan(rows, 4, registers=168)
-    else:
-        plan = Plan(rows, 4 if programs < processors or programs > 3 * processors else 8)
-    if programs >= processors:
-        return plan
-    # Segments that are short beside what gates remember would be walked twice.
-    return plan._replace(segments=max(1, min(4 * processors // programs, time // 512)))
+    if programs < processors * 3 // 2:
+        plan = Plan(rows, 8, 32)
+    programs = sequences * _blocks(channels, plan.channels)
+    if programs < processors:
+        # Segments that are short beside what gates remember would be walked twice.
+        plan = Plan(rows, 4, segments=max(1, min(8 * processors // programs, time // 512)))
+        if gated and not forward:
+            plan = plan._replace(registers=168)
+    return plan
 
 
 @functools.cache
@@ -610,9 +617,9 @@ def _processors() -> int:
     return torch.cuda.get_device_properties(0).multi_processor_count if torch.cuda.is_available() else 1
 
 
-def _blocks(channels: int, forward_channels: int) -> int:
-    """Blocks of channels, none of which is scanned in both directions."""
-    return -(-forward_channels // CHANNELS) + -(-(channels - forward_channels) // CHANNELS)
+def _blocks(channels: tuple[int, int], width: int) -> int:
+    """Blocks of `width` channels, none of which is scanned in both directions."""
+    return sum(-(-some // width) for some in channels)
 
 
 class _Launch:
@@ -623,9 +630,8 @@ class _Launch:
     ):
         batch, time, channels = like.shape
         self.sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
-        blocks = _blocks(channels, forward_channels)
-        # An empty sequence of a packed batch is work too: it hands its state on.
-        plan = _plan(forward, gated, wide, self.sequences * blocks, time)
+        directions = (forward_channels, channels - forward_channels)
+        plan = _plan(forward, gated, wide, self.sequences, time, directions)
         tile = plan.rows * plan.warps
         self.split = plan.segments > 1
         self.tiles = -(-time // (tile * plan.segments))
@@ -645,16 +651,16 @@ class _Launch:
         else:
             self.tiles = -(-time // tile)
         self.arguments = (self.maps, sequence, first, time, self.sequences, self.items, segments, max(self.tiles, 1))
-        self.grid = (self.items * blocks,)
+        self.grid = (self.items * _blocks(directions, plan.channels),)
         self.constants = {
             "D": channels,
             "FORWARD": forward_channels,
             "R": plan.rows,
             "W": plan.warps,
-            "C": CHANNELS,
+            "C": plan.channels,
             "PACKED": cu_seqlens is not None,
             "SPLIT": self.split,
-            "EVEN": forward_channels % CHANNELS == 0 and channels % CHANNELS == 0,
+            "EVEN": all(some % plan.channels == 0 for some in directions),
             "num_warps": plan.warps,
             "maxnreg": plan.registers,
         }
@@ -682,7 +688,7 @@ def launch_forward(
     Args:
         a, b: x and log f, or if gated the pre-activations i and f: [B, T, D] with contiguous rows, equal strides, and no gap
             between sequences.
-        lower_bound: float32 [D] contiguous; mask: bool [B, T] contiguous; initial_state: [N, D] contiguous.
+        lower_bound: float32 [D] contiguous, given if gated; mask: bool [B, T] contiguous; initial_state: [N, D] contiguous.
         forward_channels: the channels before this one are scanned forward in time, the others backward.
 
     Returns:
@@ -695,7 +701,7 @@ def launch_forward(
     with torch.cuda.device_of(a):
         launch(
             _forward, a, b, h, _or(lower_bound, a), _or(mask, a), _or(initial_state, a), final, _or(cu_seqlens, a),
-            STRIDE=a.stride(1), GATED=gated, BOUNDED=lower_bound is not None, MASKED=mask is not None,
+            STRIDE=a.stride(1), GATED=gated, MASKED=mask is not None,
             STATE=initial_state is not None,
         )  # fmt: skip
     return h, final
@@ -719,13 +725,13 @@ def launch_backward(
     """Run the backward kernel; grad_a and grad_b [B, T, D], of equal strides, are written. The rest as in the forward.
 
     Returns:
-        The gradients of the lower bound, float32 [D] (None without one), and of the initial state, float32 [N, D].
+        The gradients of the lower bound, float32 [D] (None if not gated), and of the initial state, float32 [N, D].
     """
     wide = max(tensor.element_size() for tensor in (b, h, grad_h)) > 2
     launch = _Launch(False, gated, wide, h, forward_channels, cu_seqlens)
     grad_initial = torch.empty(launch.sequences, h.shape[2], dtype=torch.float32, device=h.device)
     grad_bound = None
-    if lower_bound is not None:
+    if gated:
         # A packed batch may have fewer segments than there is room for.
         room = torch.zeros if launch.split and cu_seqlens is not None else torch.empty
         grad_bound = room(launch.items, h.shape[2], dtype=torch.float32, device=h.device)
@@ -733,10 +739,10 @@ def launch_backward(
         launch(
             _backward, a, b, h, _or(lower_bound, a), _or(mask, a), _or(initial_state, a), _or(cu_seqlens, a), grad_h,
             grad_final, grad_a, grad_b, _or(grad_bound, a), grad_initial,
-            STRIDE=b.stride(1), GRAD_STRIDE=grad_a.stride(1), GATED=gated, BOUNDED=lower_bound is not None,
+            STRIDE=b.stride(1), GRAD_STRIDE=grad_a.stride(1), GATED=gated,
             MASKED=mask is not None, STATE=initial_state is not None,
         )  # fmt: skip
-    return None if grad_bound is None else grad_bound.sum(0), grad_initial
+    return None if grad_bound is None else sum_parts(grad_bound), grad_initial
 
 
 def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
