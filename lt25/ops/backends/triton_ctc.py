@@ -29,6 +29,8 @@ from lt25.ops.backends.triton_math import INTERPRETED, LOG2_E
 
 IGNORE = -100
 LN_2 = tl.constexpr(0.6931471805599453)
+# What float32 leaves of LOG2_E.
+LOG2_E_REST = tl.constexpr(1.925963033500e-8)
 _IGNORE = tl.constexpr(IGNORE)
 # The exponent of zero. What is below half of it counts as impossible: 4.6e7 nats.
 ZERO = tl.constexpr(-(2**27))
@@ -97,14 +99,15 @@ def _store(address, OFFSET: tl.constexpr, significand, exponent):
 
 
 @triton.jit
-def _split(log2_p):
-    """The pair that is 2 ** log2_p: -inf becomes zero, NaN stays one."""
+def _probability(below_peak, norm):
+    """The pair that is exp(below_peak) / 2 ** norm: -inf becomes zero, NaN stays one."""
+    log2_p = below_peak * LOG2_E - norm
     whole = tl.floor(log2_p)
-    known = whole > 0.5 * ZERO
-    exponent = tl.where(known, whole, 0.0).to(tl.int32)
-    exponent = tl.where(log2_p <= 0.5 * ZERO, ZERO, exponent)
-    significand = tl.where(log2_p <= 0.5 * ZERO, 1.0, tl.exp2(log2_p - whole))
-    return significand, exponent
+    # A fused multiplication, so that the fraction has all its digits where the whole is large.
+    fraction = tl.fma(below_peak, LOG2_E, -whole) + (below_peak * LOG2_E_REST - norm)
+    zero = log2_p <= 0.5 * ZERO
+    exponent = tl.where(log2_p > 0.5 * ZERO, whole, 0.0).to(tl.int32)
+    return tl.where(zero, 1.0, tl.exp2(fraction)), tl.where(zero, ZERO, exponent)
 
 
 @triton.jit
@@ -158,7 +161,7 @@ def _emissions(
 
         mirrored = length - 1 - t
         x = tl.load(logits + (b * T + t) * V + blank, mask=inside, other=0.0).to(tl.float32)
-        significand, exponent = _split((x - peak) * LOG2_E - norm)
+        significand, exponent = _probability(x - peak, norm)
         word = _pack(significand, exponent)
         tl.store(blanks + b * T_PAD + t, word, mask=inside)
         tl.store(blanks + (B + b) * T_PAD + mirrored, word, mask=inside)
@@ -172,7 +175,7 @@ def _emissions(
             mask = inside[:, None] & ((slot < width) & (j < count))[None]
             known = (label >= 0) & (label < V)
             x = tl.load(row + label[None], mask=mask & known[None], other=float("-inf")).to(tl.float32)
-            significand, exponent = _split((x - peak[:, None]) * LOG2_E - norm[:, None])
+            significand, exponent = _probability(x - peak[:, None], norm[:, None])
             word = _pack(significand, exponent)
             tl.store(emissions + (b * T_PAD + t)[:, None] * width + slot[None], word, mask=mask)
             opposite = count - 1 - j
