@@ -140,6 +140,10 @@ class Step:
         self.forward = torch.compile(self.model) if mode == "compile" else self.model
         self.optimize = self._optimizer(network)
         self.update = self.once
+        if network == "lt25" and device == "cuda":
+            from lt25.training.kernels import compile_ahead
+
+            compile_ahead(lambda: self.gradients(self.model, self.batch))
         if mode == "graph":
             from lt25.training.graphs import Replayed
 
@@ -157,15 +161,18 @@ class Step:
         )
         return lambda norm: optimizer.step()
 
-    def once(self, batches: list[dict[str, Any]]) -> tuple[Any, ...]:
-        torch = self.torch
+    def gradients(self, forward: Callable[..., Any], batch: dict[str, Any]) -> Any:
         self.model.zero_grad()
-        with torch.autocast(self.device, torch.bfloat16):
-            loss = self.forward(**batches[0])
+        with self.torch.autocast(self.device, self.torch.bfloat16):
+            loss = forward(**batch)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP, foreach=True)
+        return loss.detach()
+
+    def once(self, batches: list[dict[str, Any]]) -> tuple[Any, ...]:
+        loss = self.gradients(self.forward, batches[0])
+        norm = self.torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP, foreach=True)
         self.optimize(norm)
-        return (loss.detach(), norm)
+        return (loss, norm)
 
     def run(self) -> Any:
         return self.update([self.batch])[0]
@@ -212,7 +219,7 @@ def profile(step: Step, count: int = 5) -> list[dict[str, Any]]:
             entry[0] += spent
             entry[1] += event.count
     total = sum(spent for spent, _ in kernels.values())
-    top = sorted(kernels.items(), key=lambda item: -item[1][0])[:15]
+    top = sorted(kernels.items(), key=lambda item: -item[1][0])[:45]
     rows = [{"name": name, "ms": spent / count / 1e3, "launches": n / count} for name, (spent, n) in top]
     launches = sum(n for _, n in kernels.values()) / count
     return [{"name": "all", "ms": total / count / 1e3, "launches": launches}, *rows]

@@ -14,13 +14,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import jsonschema
-import referencing.jsonschema
 import yaml
 
 from lt25.errors import UserError
+
+if TYPE_CHECKING:
+    import jsonschema
 
 Task = Literal["classification", "speech_recognition", "language_modeling"]
 TASKS: tuple[str, ...] = get_args(Task)
@@ -280,7 +281,11 @@ _Loader.add_implicit_resolver(
 
 
 @cache
-def _validator(schema: Path) -> jsonschema.Draft202012Validator:
+def _validator(schema: Path) -> "jsonschema.Draft202012Validator":
+    # Imported here, because a trainer reads no experiment file.
+    import jsonschema
+    import referencing.jsonschema
+
     documents = {file.name: json.loads(file.read_text()) for file in schema.parent.glob("*.schema.json")}
     registry = referencing.Registry().with_resources(
         (name, referencing.jsonschema.DRAFT202012.create_resource(document)) for name, document in documents.items()
@@ -289,12 +294,14 @@ def _validator(schema: Path) -> jsonschema.Draft202012Validator:
 
 
 def _validate(raw: Mapping[str, Any], schema: Path, shown: Path) -> None:
-    error = jsonschema.exceptions.best_match(_validator(schema).iter_errors(raw))
+    from jsonschema.exceptions import best_match
+
+    error = best_match(_validator(schema).iter_errors(raw))
     if error is not None:
         raise UserError(f"{shown}: {_explain(error)}")
 
 
-def _explain(error: jsonschema.ValidationError) -> str:
+def _explain(error: "jsonschema.ValidationError") -> str:
     """Say in one line what a schema violation means: key, what was found, what is allowed."""
     key = ".".join(str(part) for part in error.absolute_path)
     at = f"{key}: " if key else ""

@@ -53,7 +53,8 @@ class WholeCheckpoints(CheckpointManager):
         if self.enable:
             problem = _tidy(Path(self.folder), step) if dist.get_rank() == 0 else None
             shared = [problem]
-            dist.broadcast_object_list(shared)
+            if dist.get_world_size() > 1:
+                dist.broadcast_object_list(shared)
             if shared[0]:
                 raise UserError(shared[0])
         return super().load(step)

@@ -7,8 +7,10 @@ of the module it is given. Importing this module first answers "cpu" on a machin
 import os
 import platform
 import resource
+import sys
+from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -59,16 +61,28 @@ def _cpu_model() -> str:
         return platform.processor() or platform.machine()
 
 
-def _import_torchtitan() -> None:
-    if DEVICE_TYPE == "cpu":
-        with (
-            patch("torch._utils._get_available_device_type", return_value="cpu"),
-            patch("torch._utils._get_device_module", return_value=CpuDevice()),
-        ):
-            import torchtitan.tools.utils
-    else:
-        import torchtitan.tools.utils  # noqa: F401
+def _import_libraries() -> None:
+    """Import torchtitan and transformers without what is never used here, which would take longer than all the rest.
+
+    These are, of torchtitan, Hugging Face datasets for its validation, and attention, which it hands to `torch.compile` when
+    imported; of transformers, scipy for losses of object detection.
+    """
+    validation = ModuleType("torchtitan.hf_datasets.text_datasets")
+    validation.build_text_validation_dataloader = None
+    with ExitStack() as patches:
+        patches.enter_context(patch("torch.compile", lambda function, **_: function))
+        if DEVICE_TYPE == "cpu":
+            patches.enter_context(patch("torch._utils._get_available_device_type", return_value="cpu"))
+            patches.enter_context(patch("torch._utils._get_device_module", return_value=CpuDevice()))
+        loaded = sys.modules.setdefault(validation.__name__, validation)
+        import torchtitan.train  # noqa: F401
+
+        if loaded is validation:
+            del sys.modules[validation.__name__]
+    with patch("transformers.utils.is_scipy_available", return_value=False):
+        import transformers.modeling_utils  # noqa: F401
 
 
-os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
-_import_torchtitan()
+# Triton's own default; inductor would choose another one in the middle of a run that compiles layers.
+os.environ.setdefault("TRITON_CACHE_DIR", str(Path(os.environ.get("TRITON_HOME", Path.home()), ".triton", "cache")))
+_import_libraries()

@@ -1,5 +1,6 @@
 """How a model is laid over devices: activation checkpointing and compilation layer by layer, then FSDP2 or DDP."""
 
+import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed._composable.replicate import replicate
@@ -7,7 +8,6 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torchtitan.config import TORCH_DTYPE_MAP, JobConfig
 from torchtitan.distributed import ParallelDims
 from torchtitan.distributed.activation_checkpoint import apply_ac
-from torchtitan.models.llama3.infra.parallelize import apply_compile, disable_fsdp_gradient_division
 
 from lt25.errors import UserError
 from lt25.training.device import DEVICE_TYPE
@@ -30,7 +30,8 @@ def parallelize(model: nn.Module, parallel_dims: ParallelDims, job_config: JobCo
     if job_config.activation_checkpoint.mode != "none":
         apply_ac(base, job_config.activation_checkpoint, model_compile_enabled=compiled)
     if compiled:
-        apply_compile(base, job_config.compile)
+        for name, layer in base.layers.named_children():
+            base.layers.register_module(name, torch.compile(layer, backend=job_config.compile.backend, fullgraph=True))
     if parallel_dims.fsdp_enabled:
         _shard(model, base.layers, parallel_dims, job_config)
     elif parallel_dims.dp_replicate_enabled:
@@ -54,10 +55,11 @@ def _shard(model: nn.Module, layers: nn.ModuleList, parallel_dims: ParallelDims,
     for layer in layers:
         fully_shard(layer, **options)
     fully_shard(model, **options)
-    disable_fsdp_gradient_division(model)
-    if DEVICE_TYPE == "cpu":
-        for module in model.modules():
-            if isinstance(module, FSDPModule):
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            # The loss is already divided by the labels of all ranks.
+            module.set_gradient_divide_factor(1.0)
+            if DEVICE_TYPE == "cpu":
                 # gloo has no reduction that multiplies beforehand.
                 module.set_force_sum_reduction_for_comms(True)
 

@@ -17,6 +17,7 @@ from torchtitan.distributed import utils as dist_utils
 from lt25.training.checkpoint import WholeCheckpoints
 from lt25.training.device import DEVICE_TYPE
 from lt25.training.graphs import Replayed
+from lt25.training.kernels import compile_ahead
 from lt25.training.metrics import RunMetrics
 from lt25.training.steps import FiniteOptimizers
 
@@ -34,6 +35,7 @@ class Trainer(torchtitan.train.Trainer):
         with patch("torchtitan.train.CheckpointManager", WholeCheckpoints):
             super().__init__(job_config)
         self.update = Replayed(self._update) if _can_replay(job_config) else self._update
+        self.compiled = False
 
     def batch_generator(self, data_iterable: Iterable[Batch]) -> Iterator[Batch]:
         # torchtitan asks for the first batch when it has loaded a checkpoint and counted the step that the batch is for.
@@ -44,12 +46,15 @@ class Trainer(torchtitan.train.Trainer):
 
     def train_step(self, data_iterator: Iterator[Batch]) -> None:
         """Take a step: torchtitan's, but the host waits for nothing that the device computes until the step is logged."""
-        # Dropout depends on seed, step and rank alone, so a resumed run draws what an undisturbed one draws.
-        torch.manual_seed((self.job_config.debug.seed * 1_000_003 + self.step) * 65_537 + dist.get_rank())
         batches = []
         for _ in range(self.gradient_accumulation_steps):
             inputs, labels = next(data_iterator)
             batches.append({**inputs, "labels": labels})
+        if DEVICE_TYPE == "cuda" and not self.compiled:
+            compile_ahead(lambda: self._accumulate(batches[:1]))
+            self.compiled = True
+        # Dropout depends on seed, step and rank alone, so a resumed run draws what an undisturbed one draws.
+        torch.manual_seed((self.job_config.debug.seed * 1_000_003 + self.step) * 65_537 + dist.get_rank())
         self.checkpointer.maybe_wait_for_staging()
         loss, own_labels, all_labels, norm = self.update(batches)
 
@@ -69,6 +74,17 @@ class Trainer(torchtitan.train.Trainer):
             Scalars: this rank's share of the mean loss, the number of labels on this rank and on all, and the norm of the
             gradients before clipping.
         """
+        loss, own_labels, all_labels = self._accumulate(batches)
+        norm = dist_utils.clip_grad_norm_(
+            [parameter for part in self.model_parts for parameter in part.parameters()],
+            self.job_config.training.max_norm,
+            foreach=True,
+        )
+        self.optimizers.step(norm)
+        return loss, own_labels, all_labels, norm
+
+    def _accumulate(self, batches: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Forward and backward from no gradients; the first three results of `_update`."""
         self.optimizers.zero_grad()
         own_labels = torch.stack([(batch["labels"] != IGNORE_INDEX).sum() for batch in batches]).sum().float()
         all_labels = own_labels
@@ -80,13 +96,7 @@ class Trainer(torchtitan.train.Trainer):
             inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
             loss = self.forward_backward_step(input_dict=inputs, labels=batch["labels"], global_valid_tokens=all_labels)
             losses.append(loss.detach())
-        norm = dist_utils.clip_grad_norm_(
-            [parameter for part in self.model_parts for parameter in part.parameters()],
-            self.job_config.training.max_norm,
-            foreach=True,
-        )
-        self.optimizers.step(norm)
-        return torch.stack(losses).sum(), own_labels, all_labels, norm
+        return torch.stack(losses).sum(), own_labels, all_labels
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "skipped_steps": int(self.optimizers.skipped)}
