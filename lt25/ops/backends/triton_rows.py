@@ -19,7 +19,7 @@ _STAGES = 1
 _SHARE = 2
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("rows",))
 def _norm_forward(
     x, residual, gate, weight, normed, total, rows, gate_stride, eps,
     D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr,
@@ -44,7 +44,7 @@ def _norm_forward(
     tl.store(normed + at, value.to(normed.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("rows",))
 def _norm_backward(
     grad_normed, grad_total, total, gate, weight, grad_x, grad_gate, grad_weight, rows, gate_stride, eps,
     D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr,
@@ -58,13 +58,17 @@ def _norm_backward(
         row = (first + tl.arange(0, ROWS)).to(tl.int64)
         mask = (row < rows)[:, None] & (column < D)[None, :]
         at = row[:, None] * D + column[None, :]
+        gate_at = row[:, None] * gate_stride + column[None, :]
         grad = tl.load(grad_normed + at, mask=mask, other=0.0).to(tl.float32)
         n = tl.load(total + at, mask=mask, other=0.0).to(tl.float32)
+        # All loads before the first sum over a row, which has to wait for them.
+        if GATED:
+            g = tl.load(gate + gate_at, mask=mask, other=0.0).to(tl.float32)
+        if RESIDUAL:
+            beside = tl.load(grad_total + at, mask=mask, other=0.0).to(tl.float32)
         inverse = tl.rsqrt(tl.sum(n * n, 1) / D + eps)[:, None]
         n *= inverse
         if GATED:
-            gate_at = row[:, None] * gate_stride + column[None, :]
-            g = tl.load(gate + gate_at, mask=mask, other=0.0).to(tl.float32)
             open_g = sigmoid(g)
             slope = open_g * (1.0 + g * (1.0 - open_g))
             tl.store(grad_gate + gate_at, (grad * n * scale * slope).to(grad_gate.dtype.element_ty), mask=mask)
@@ -73,12 +77,12 @@ def _norm_backward(
         grad *= scale
         grad = inverse * (grad - n * (tl.sum(grad * n, 1) / D)[:, None])
         if RESIDUAL:
-            grad += tl.load(grad_total + at, mask=mask, other=0.0).to(tl.float32)
+            grad += beside
         tl.store(grad_x + at, grad.to(grad_x.dtype.element_ty), mask=mask)
     tl.store(grad_weight + tl.program_id(0) * D + column, tl.sum(grad_scale, 0), mask=column < D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("count",))
 def _sum(parts, total, count, D: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     row = tl.arange(0, ROWS)
@@ -89,7 +93,7 @@ def _sum(parts, total, count, D: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.c
     tl.store(total + column, tl.sum(value, 0), mask=column < D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("size",))
 def _swiglu_forward(gate_up, y, size, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     source = at // WIDTH * (2 * WIDTH) + at % WIDTH
@@ -98,7 +102,7 @@ def _swiglu_forward(gate_up, y, size, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(y + at, (gate * sigmoid(gate) * up).to(y.dtype.element_ty), mask=at < size)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("size",))
 def _swiglu_backward(grad_y, gate_up, grad_gate_up, size, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     source = at // WIDTH * (2 * WIDTH) + at % WIDTH

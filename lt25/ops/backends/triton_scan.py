@@ -26,6 +26,9 @@ from torch import Tensor
 from lt25.ops.backends.triton_math import LOG2_E, exp2, reciprocal, sigmoid
 from lt25.ops.backends.triton_rows import sum_parts
 
+# Kernels are not compiled anew for each length of a batch.
+_NUMBERS = ("T", "sequences", "items", "segments", "tiles")
+
 
 @triton.jit
 def _then_exclusive(f_a, h_a, f_ax, h_ax, f_b, h_b, f_bx, h_bx):
@@ -293,7 +296,7 @@ def _replay(state, f_rows, x_rows, DTYPE: tl.constexpr, R: tl.constexpr):
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_NUMBERS)
 def _forward(
     a, b, h, lower_bound, valid, initial, final, cu_seqlens, maps, segment_sequence, segment_first,
     T, sequences, items, segments, tiles,
@@ -538,7 +541,7 @@ def _backward_walk(
         tl.store(grad_initial + sequence * D + channel, carry, mask=channel_mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_NUMBERS)
 def _backward(
     a, b, h, lower_bound, valid, initial, cu_seqlens, grad_h, grad_final, grad_a, grad_b, grad_lower_bound, grad_initial,
     maps, segment_sequence, segment_first, T, sequences, items, segments, tiles,
