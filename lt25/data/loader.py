@@ -5,6 +5,7 @@ whole state of a loader is the number of steps it has served.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,17 +27,36 @@ MAIN_INPUT = {
 
 Batch = dict[str, torch.Tensor]
 
+# Lengths that a batch on a grid can have, and boundaries of packed sequences to a step of the grid.
+_LENGTHS, _BOUNDARIES = 16, 64
+
 # Examples of like length are sought among this many global batches: less padding, and still a fresh mix every epoch.
 _SORT_AMONG = 16
 
 
-def collate(task: Task, items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+@dataclass(frozen=True)
+class Grid:
+    """To what batches are padded, so that they come in few shapes.
+
+    Attributes:
+        time: steps of a batch are a multiple of this.
+        labels: a transcript's labels are padded to this many.
+        boundaries: boundaries of packed sequences are a multiple of this, made up by empty sequences at the end.
+    """
+
+    time: int = 1
+    labels: int = 0
+    boundaries: int = 1
+
+
+def collate(task: Task, items: list[dict[str, torch.Tensor]], grid: Grid = Grid()) -> Batch:
     """Join examples into one batch, under the names of the models' arguments.
 
     Args:
         task: decides the shapes.
         items: examples ``{"input": [T, ...], "label": [] or [L]}``; of a language model ``{"input": [T], "label": [T],
             "starts": [n]}`` with the offsets at which its sequences begin.
+        grid: further padding.
 
     Returns:
         classification: ``input_features`` float32 [B, T, C], ``attention_mask`` int64 [B, T] (left out when all lengths
@@ -52,19 +72,28 @@ def collate(task: Task, items: list[dict[str, torch.Tensor]]) -> dict[str, torch
         starts = torch.cat(
             [item["starts"] + end - length for item, end, length in zip(items, ends, lengths, strict=True)]
         )
+        empty = -(len(starts) + 1) % grid.boundaries
         return {
             "input_ids": torch.cat(inputs).long()[None],
             "labels": torch.cat([item["label"] for item in items]).long()[None],
-            "cu_seqlens": torch.cat([starts, ends[-1:]]),
+            "cu_seqlens": torch.cat([starts, ends[-1:].expand(1 + empty)]),
         }
-    batch = {"input_features": torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True).float()}
-    if task == "speech_recognition" or lengths.min() < lengths.max():
-        batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+    longest = int(lengths.max())
+    steps = longest + -longest % grid.time
+    features = torch.empty(len(inputs), steps, *inputs[0].shape[1:])
+    for row, sequence in zip(features, inputs, strict=True):
+        row[: len(sequence)], row[len(sequence) :] = sequence, 0
+    batch = {"input_features": features}
+    if task == "speech_recognition" or lengths.min() < steps:
+        batch["attention_mask"] = (torch.arange(steps) < lengths[:, None]).long()
     labels = [item["label"] for item in items]
     if task == "classification":
         batch["labels"] = torch.stack(labels).long()
     else:
-        batch["labels"] = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORE).long()
+        most = max(grid.labels, *map(len, labels))
+        batch["labels"] = torch.full((len(labels), most), IGNORE)
+        for row, label in zip(batch["labels"], labels, strict=True):
+            row[: len(label)] = label
     return batch
 
 
@@ -107,6 +136,7 @@ class StepBatches:
         rank, world_size: this reader among all.
         seed: of the order.
         options: further arguments of `torch.utils.data.DataLoader` (``num_workers``, ``pin_memory``, ...).
+        few_shapes: pad batches to a grid, for what is made once for each shape.
         feed: what passes the batches on, as `collate` makes them, for example to a device and ahead of their use.
 
     Raises:
@@ -125,6 +155,7 @@ class StepBatches:
         world_size: int,
         seed: int,
         options: dict[str, Any] | None = None,
+        few_shapes: bool = False,
         feed: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
     ):
         self.task, self.seed = task, seed
@@ -144,6 +175,7 @@ class StepBatches:
                 f"{split.path}: the training split has {max(self.count, 0)} {unit}, a step takes {self.step_size}: "
                 f"lower training.local_batch_size or training.global_batch_size"
             )
+        self.grid = self._grid(split) if few_shapes else Grid()
         self.served = 0
 
     def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
@@ -162,7 +194,13 @@ class StepBatches:
             yield batch, labels
 
     def _collate(self, items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        return collate(self.task, items)
+        return collate(self.task, items, self.grid)
+
+    def _grid(self, split: PreparedSplit) -> Grid:
+        # A multiple of 8 suits matrix products.
+        time = 1 if self.lengths is None else 8 * -(-int(self.lengths.max()) // (8 * _LENGTHS))
+        offsets = split.shards.get("label_offsets")
+        return Grid(time, 0 if offsets is None else int(offsets.diff().max()), _BOUNDARIES)
 
     def _indices(self, step: int) -> Iterator[list[int]]:
         """Yield this rank's micro-batches of examples, from a step on, for ever."""

@@ -7,15 +7,28 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torchtitan.config import JobConfig
 
 from lt25.errors import UserError
+from lt25.training.device import DEVICE_TYPE
 
 Batch = dict[str, Tensor]
 Function = Callable[[list[Batch]], tuple[Tensor, ...]]
 
 # Recordings share their memory, but each keeps inputs of its own and a second of recording.
 MOST = 64
+
+
+def can_replay(job: JobConfig) -> bool:
+    """Whether the steps of a job are recorded: not those that talk to other processes or save a generator's state."""
+    return (
+        job.training.cuda_graphs
+        and DEVICE_TYPE == "cuda"
+        and dist.get_world_size() == 1
+        and job.activation_checkpoint.mode == "none"
+    )
 
 
 class Replayed:

@@ -31,6 +31,7 @@ from lt25.models.tasks import AUTO_MODEL
 from lt25.ops import ctc_loss
 from lt25.training.device import DEVICE_TYPE
 from lt25.training.feed import to_cuda
+from lt25.training.graphs import can_replay
 from lt25.training.metrics import build_metrics_processor
 from lt25.training.parallelize import parallelize
 from lt25.training.steps import build_optimizers, build_schedule
@@ -130,6 +131,7 @@ def _build_batches(dp_world_size: int, dp_rank: int, tokenizer: Any, job_config:
         world_size=dp_world_size,
         seed=job_config.debug.seed,
         options=options,
+        few_shapes=can_replay(job_config),
         feed=partial(to_cuda, device=torch.device("cuda", torch.cuda.current_device()))
         if DEVICE_TYPE == "cuda"
         else iter,

@@ -16,7 +16,7 @@ from torchtitan.distributed import utils as dist_utils
 
 from lt25.training.checkpoint import WholeCheckpoints
 from lt25.training.device import DEVICE_TYPE
-from lt25.training.graphs import Replayed
+from lt25.training.graphs import Replayed, can_replay
 from lt25.training.kernels import compile_ahead
 from lt25.training.metrics import RunMetrics
 from lt25.training.steps import FiniteOptimizers
@@ -34,7 +34,7 @@ class Trainer(torchtitan.train.Trainer):
         # torchtitan looks its checkpoint manager up by name and has no other way to choose one.
         with patch("torchtitan.train.CheckpointManager", WholeCheckpoints):
             super().__init__(job_config)
-        self.update = Replayed(self._update) if _can_replay(job_config) else self._update
+        self.update = Replayed(self._update) if can_replay(job_config) else self._update
         self.compiled = False
 
     def batch_generator(self, data_iterable: Iterable[Batch]) -> Iterator[Batch]:
@@ -110,13 +110,3 @@ class Trainer(torchtitan.train.Trainer):
         with patch("torchtitan.train.time", SimpleNamespace(perf_counter=time.perf_counter, sleep=lambda _: None)):
             super().train()
         dist.barrier()
-
-
-def _can_replay(job: JobConfig) -> bool:
-    """Whether the steps of a job are recorded: not those that talk to other processes or save the generator's state."""
-    return (
-        job.training.cuda_graphs
-        and DEVICE_TYPE == "cuda"
-        and dist.get_world_size() == 1
-        and job.activation_checkpoint.mode == "none"
-    )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lt25.data.loader import IGNORE, StepBatches, TokenWindows, collate
+from lt25.data.loader import IGNORE, Grid, StepBatches, TokenWindows, collate
 from lt25.data.prepared import PreparedSplit
 from lt25.errors import UserError
 from tests import tiny
@@ -138,3 +138,47 @@ def test_equal_lengths_need_no_mask():
     batch = collate("classification", items)
     assert set(batch) == {"input_features", "labels"}
     assert batch["labels"].tolist() == [1, 1]
+
+
+def test_batches_on_a_grid_hold_the_same_and_padding():
+    items = [
+        {"input": torch.ones(3, 2, dtype=torch.float16), "label": torch.tensor([1, 2])},
+        {"input": torch.ones(5, 2, dtype=torch.float16), "label": torch.tensor([3])},
+    ]
+    plain = collate("speech_recognition", items)
+    batch = collate("speech_recognition", items, Grid(time=8, labels=4))
+    assert batch["input_features"].dtype == torch.float32
+    assert torch.equal(batch["input_features"][:, :5], plain["input_features"])
+    assert not batch["input_features"][:, 5:].any()
+    assert batch["attention_mask"].tolist() == [[1] * 3 + [0] * 5, [1] * 5 + [0] * 3]
+    assert batch["labels"].tolist() == [[1, 2, IGNORE, IGNORE], [3, IGNORE, IGNORE, IGNORE]]
+
+    series = [{"input": torch.ones(6, 1), "label": torch.tensor(1)} for _ in range(2)]
+    assert collate("classification", series, Grid(time=4))["attention_mask"].sum(1).tolist() == [6, 6]
+    text = [{"input": torch.arange(4), "label": torch.arange(4), "starts": torch.tensor([0, 2])}]
+    assert collate("language_modeling", text, Grid(boundaries=8))["cu_seqlens"].tolist() == [0, 2, 4, 4, 4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("split", ["classification", "speech_recognition", "language_modeling"], indirect=True)
+def test_few_shapes_are_few(split):
+    speech = "label_offsets" in split.shards
+    task = "speech_recognition" if speech else "classification" if "labels" in split.shards else "language_modeling"
+    shapes = {
+        (inputs["input"].shape[1], labels.shape[1:], inputs.get("cu_seqlens", labels).shape)
+        for inputs, labels in take(batches(split, task, few_shapes=True), 60)
+    }
+    assert len(shapes) <= 3
+
+
+@pytest.mark.parametrize("split", ["classification"], indirect=True)
+def test_a_feed_that_reads_ahead_does_not_move_the_place_in_the_epoch(split):
+    def greedy(stream):
+        held = [next(stream) for _ in range(3)]
+        for batch in stream:
+            held.append(batch)
+            yield held.pop(0)
+
+    stream = batches(split, "classification", feed=greedy)
+    given = take(stream, 4)
+    assert stream.state_dict() == {"steps": 4}
+    assert all(same(a, b) for a, b in zip(given, take(batches(split, "classification"), 4), strict=True))
