@@ -15,8 +15,6 @@ from lt25.ops.backends.triton_math import sigmoid
 _ELEMENTS = 4096
 # Programs of the backward pass, which each sum a gradient of the weight: enough for eight on every multiprocessor.
 _PROGRAMS = 1056
-_STAGES = 1
-_SHARE = 2
 
 
 @triton.jit(do_not_specialize=("rows",))
@@ -48,13 +46,12 @@ def _norm_forward(
 def _norm_backward(
     grad_normed, grad_total, total, gate, weight, grad_x, grad_gate, grad_weight, rows, gate_stride, eps,
     D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr,
-    STAGES: tl.constexpr,
 ):  # fmt: skip
     """With n = x / rms(x): dx = (dn - n mean(dn n)) / rms(x), dn = d_normed * weight * silu(gate)."""
     column = tl.arange(0, BLOCK)
     scale = tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32)[None, :]
     grad_scale = tl.zeros([ROWS, BLOCK], tl.float32)
-    for first in tl.range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS, num_stages=STAGES):
+    for first in range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS):
         row = (first + tl.arange(0, ROWS)).to(tl.int64)
         mask = (row < rows)[:, None] & (column < D)[None, :]
         at = row[:, None] * D + column[None, :]
@@ -156,7 +153,7 @@ def norm_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the sum, in its dtype, and of the weight, float32 [D]; grad_gate, strided like gate, is written."""
     cut = _cut(total.shape[-1])
-    cut["ROWS"] = max(1, cut["ROWS"] // _SHARE)
+    cut["ROWS"] = max(1, cut["ROWS"] // 4)
     rows = total.numel() // max(cut["D"], 1)
     grad_x = torch.empty_like(total)
     programs = min(_PROGRAMS, triton.cdiv(rows, cut["ROWS"]))
@@ -167,7 +164,7 @@ def norm_backward(
                 grad_normed, total if grad_total is None else grad_total, total, total if gate is None else gate, weight,
                 grad_x, grad_x if grad_gate is None else grad_gate, grad_weight,
                 rows, 0 if gate is None else gate.stride(-2), eps,
-                RESIDUAL=grad_total is not None, GATED=gate is not None, STAGES=_STAGES, **cut,
+                RESIDUAL=grad_total is not None, GATED=gate is not None, **cut,
             )  # fmt: skip
     return grad_x, sum_parts(grad_weight)
 
