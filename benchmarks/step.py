@@ -1,16 +1,17 @@
 """A whole training step: this package's model beside the same network of flash-linear-attention's modules.
 
     python benchmarks/step.py [--json FILE] [--markdown] [--profile] [--only asr] [--networks lt25,fla] [--seconds 230]
+    python benchmarks/step.py --check
     python benchmarks/step.py --device cpu --small
 
 Two networks are trained on synthetic data that is on the device already: a speech recogniser (log-mel frames, CTC) and a
 classifier of images read pixel by pixel. A step is forward and backward in bfloat16 autocast, clipping of the gradients and
 AdamW. For each, in a process of its own: median milliseconds of a step, timed by CUDA events over many steps, as plain calls
 ("eager"), replayed as a CUDA graph ("graph") and through torch.compile ("compile"); peak memory; with ``--profile`` the
-kernels that take longest. "check" compares the losses and weights after plain and replayed steps. Then the trainer itself,
-started as a user starts it, with empty and with full kernel caches: seconds from the start of the process to the end of the
-first step, and milliseconds of a step later on, data loading included. Whatever does not fit into ``--seconds`` is left out
-and named.
+kernels that take longest. Then the trainer itself, started as a user starts it, with empty and with full kernel caches:
+seconds from the start of the process to the end of the first step, and milliseconds of a step later on, data loading
+included. Whatever does not fit into ``--seconds`` is left out and named. ``--check`` trains small networks of all tasks with
+and without CUDA graphs and compares their losses.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +52,17 @@ SMALL = {
     "asr": Case(hidden=32, layers=2, batch=4, steps=60, channels=8, classes=9, labels=5),
     "mnist": Case(hidden=16, layers=2, batch=8, steps=49, channels=1, classes=10),
 }
-MODES = ("check", "eager", "graph", "compile")
+MODES = ("eager", "graph", "compile")
 # The trainer's ways, in this order, on caches that are empty at first.
 TRAINERS = (
     ("graphs", "empty", {}),
     ("graphs", "full", {}),
-    ("no graphs", "full", {"training": {"cuda_graphs": False}}),
+    ("no graphs", "full", {"cuda_graphs": False}),
 )
 CLIP, WARMUP, MEASURED = 1.0, 12, 100
 
 
-def build_lt25(case: Case, dropout: float = 0.0) -> Any:
+def build_lt25(case: Case) -> Any:
     """The package's model: batch -> loss."""
     from torch import nn
 
@@ -69,7 +70,6 @@ def build_lt25(case: Case, dropout: float = 0.0) -> Any:
     from lt25.ops import ctc_loss
 
     size = {"hidden_size": case.hidden, "num_hidden_layers": case.layers, "input_size": case.channels}
-    size["dropout"] = dropout
 
     class Network(nn.Module):
         def __init__(self) -> None:
@@ -89,7 +89,7 @@ def build_lt25(case: Case, dropout: float = 0.0) -> Any:
     return Network()
 
 
-def build_fla(case: Case, dropout: float = 0.0) -> Any:
+def build_fla(case: Case) -> Any:
     """The same network of flash-linear-attention's blocks with torch's CTC: batch -> loss. Reads no mask."""
     from fla.models import HGRNConfig, HGRNModel
     from torch import nn
@@ -125,13 +125,13 @@ NETWORKS = {"lt25": build_lt25, "fla": build_fla}
 class Step:
     """One training step of a network on one batch that stays on the device; ours as the trainer takes it."""
 
-    def __init__(self, case: Case, network: str, device: str, mode: str, dropout: float = 0.0) -> None:
+    def __init__(self, case: Case, network: str, device: str, mode: str) -> None:
         import torch
 
         torch.manual_seed(0)
         torch.set_float32_matmul_precision("high")
         self.torch, self.device = torch, device
-        self.model = NETWORKS[network](case, dropout).to(device).train()
+        self.model = NETWORKS[network](case).to(device).train()
         features = torch.randn(case.batch, case.steps, case.channels, device=device)
         shape = (case.batch, case.labels) if case.labels else (case.batch,)
         self.batch = {"features": features, "labels": torch.randint(1, case.classes, shape, device=device)}
@@ -200,7 +200,7 @@ def measure(step: Step, count: int) -> tuple[float, float]:
 
 
 def profile(step: Step, count: int = 5) -> list[dict[str, Any]]:
-    """The 15 kernels (operators on a CPU) that take longest: name, milliseconds and launches a step."""
+    """The 20 kernels (operators on a CPU) that take longest: name, milliseconds and launches a step."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
 
@@ -219,35 +219,10 @@ def profile(step: Step, count: int = 5) -> list[dict[str, Any]]:
             entry[0] += spent
             entry[1] += event.count
     total = sum(spent for spent, _ in kernels.values())
-    top = sorted(kernels.items(), key=lambda item: -item[1][0])[:45]
+    top = sorted(kernels.items(), key=lambda item: -item[1][0])[:20]
     rows = [{"name": name, "ms": spent / count / 1e3, "launches": n / count} for name, (spent, n) in top]
     launches = sum(n for _, n in kernels.values()) / count
     return [{"name": "all", "ms": total / count / 1e3, "launches": launches}, *rows]
-
-
-def check(case: Case, device: str) -> dict[str, float]:
-    """Whether replayed steps do what plain ones do: eight with dropout, each with a seed of its own, one of them with a NaN.
-
-    Returns:
-        The largest differences of the losses and of the weights at the end, and how many losses were NaN, which is to be 1.
-    """
-    import torch
-
-    losses, weights = [], []
-    for mode in ("eager", "graph" if device == "cuda" else "eager"):
-        step = Step(case, "lt25", device, mode, dropout=0.1)
-        features, seen = step.batch["features"], []
-        for n in range(8):
-            torch.manual_seed(n)
-            step.batch["features"] = features * float("nan") if n == 4 else features
-            seen.append(step.run().item())
-        losses.append(torch.tensor(seen))
-        weights.append([parameter.detach().clone() for parameter in step.model.parameters()])
-    return {
-        "losses": (losses[0] - losses[1]).nan_to_num().abs().max().item(),
-        "weights": max((a - b).abs().max().item() for a, b in zip(*weights, strict=True)),
-        "nan": losses[1].isnan().sum().item(),
-    }
 
 
 def one_process(case: Case, network: str, device: str, modes: list[str], profiled: bool, out: Path) -> None:
@@ -259,21 +234,18 @@ def one_process(case: Case, network: str, device: str, modes: list[str], profile
         row: dict[str, Any] = {"network": network, "mode": mode}
         try:
             started = time.perf_counter()
-            if mode == "check":
-                row.update(check(case, device))
-            else:
-                if device == "cuda":
-                    torch.cuda.reset_peak_memory_stats()
-                step = Step(case, network, device, mode)
-                for _ in range(WARMUP if device == "cuda" else 2):
-                    loss = step.run()
-                row["loss"] = loss.item()
-                row["ready_s"] = time.perf_counter() - started
-                row["median_ms"], row["mean_ms"] = measure(step, count)
-                if device == "cuda":
-                    row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-                if profiled and mode != "compile":
-                    row["kernels"] = profile(step)
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            step = Step(case, network, device, mode)
+            for _ in range(WARMUP if device == "cuda" else 2):
+                loss = step.run()
+            row["loss"] = loss.item()
+            row["ready_s"] = time.perf_counter() - started
+            row["median_ms"], row["mean_ms"] = measure(step, count)
+            if device == "cuda":
+                row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+            if profiled and mode != "compile":
+                row["kernels"] = profile(step)
         except Exception as error:
             row["error"] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
         with out.open("a") as stream:
@@ -283,91 +255,159 @@ def one_process(case: Case, network: str, device: str, modes: list[str], profile
             torch.cuda.empty_cache()
 
 
-def write_project(folder: Path, case: Case, steps: int, small: bool, settings: dict[str, dict]) -> Path:
+def write_project(folder: Path, case: Case, steps: int, variant: "Variant") -> Path:
     """Write prepared data and a job file of a network; return the path of the job file."""
     import tomli_w
     import torch
     from safetensors.torch import save_file
 
-    examples = 2 * case.batch
-    data, task = folder / "data", "speech_recognition" if case.labels else "classification"
+    torch.manual_seed(0)
+    examples, data = 4 * case.batch, folder / "data"
     data.mkdir(parents=True)
-    tensors = {
-        "inputs": torch.randn(examples * case.steps, case.channels),
-        "input_offsets": torch.arange(examples + 1) * case.steps,
-        "labels": torch.randint(1, case.classes, (examples * max(case.labels, 1),), dtype=torch.int64),
-    }
-    if case.labels:
-        tensors["labels"] = tensors["labels"].int()
+    lengths = torch.full((examples,), case.steps)
+    if variant.ragged:
+        lengths = torch.randint(case.steps // 2, case.steps + 1, (examples,))
+    tensors = {"input_offsets": torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])}
+    size: dict[str, Any] = {"hidden_size": case.hidden, "num_hidden_layers": case.layers}
+    if variant.task == "language_modeling":
+        tensors["inputs"] = torch.randint(1, case.classes, (int(lengths.sum()),), dtype=torch.int32)
+        size |= {"vocab_size": case.classes, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    else:
+        tensors["inputs"] = torch.randn(int(lengths.sum()), case.channels)
+        tensors["inputs"][: variant.bad] = float("nan")
+        size["input_size"] = case.channels
+    if variant.task == "classification":
+        tensors["labels"] = torch.randint(1, case.classes, (examples,))
+        size["num_labels"] = case.classes
+    elif variant.task == "speech_recognition":
+        tensors["labels"] = torch.randint(1, case.classes, (examples * case.labels,), dtype=torch.int32)
         tensors["label_offsets"] = torch.arange(examples + 1) * case.labels
+        size |= {"vocab_size": case.classes, "pad_token_id": 0}
     save_file(tensors, data / "train-00000-of-00001.safetensors")
-    (data / "stats.json").write_text(json.dumps({"task": task, "fingerprint": "synthetic", "splits": {}}))
-    size = {"hidden_size": case.hidden, "num_hidden_layers": case.layers, "input_size": case.channels}
-    decided = {"vocab_size": case.classes, "pad_token_id": 0} if case.labels else {"num_labels": case.classes}
-    (folder / "config.json").write_text(json.dumps({"model_type": "lt25_hgrn", **size, **decided}))
+    (data / "stats.json").write_text(json.dumps({"task": variant.task, "fingerprint": "synthetic", "splits": {}}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "lt25_hgrn", **size, **variant.model}))
     job: dict[str, dict] = {
         "job": {"dump_folder": "results", "custom_config_module": "lt25.training.job_config"},
-        "model": {"name": task, "flavor": "experiment", "hf_assets_path": "data"},
+        "model": {"name": variant.task, "flavor": "experiment", "hf_assets_path": "data"},
         "lt25": {"experiment": "step", "model_config": "config.json", "data": "data"},
-        "training": {
-            "steps": steps,
-            "local_batch_size": case.batch,
-            "mixed_precision_param": "bfloat16" if not small else "float32",
-        },
-        "lr_scheduler": {"warmup_steps": 10},
+        "training": {"steps": steps, "local_batch_size": case.batch, "seq_len": case.steps},
+        "lr_scheduler": {"warmup_steps": 1},
         "checkpoint": {"enable": False},
-        "debug": {"seed": 0},
         "metrics": {"log_freq": max(steps // 3, 1)},
+        "debug": {"seed": 0},
     }
-    for section, values in settings.items():
+    for section, values in variant.settings.items():
         job.setdefault(section, {}).update(values)
     (folder / "job.toml").write_text(tomli_w.dumps(job))
     return folder / "job.toml"
 
 
-def start_trainer(case: Case, caches: Path, device: str, small: bool, settings: dict, limit: float) -> dict[str, Any]:
-    """Train in a fresh process with the kernel caches of a directory.
+@dataclass(frozen=True)
+class Variant:
+    """What the trainer is given besides the size: ``bad`` is how many input steps are NaN."""
 
-    Returns:
-        first_step_s: seconds from the start of the process to its report of the first step; step_ms: milliseconds of a step
-        in the last third of the run, waiting for data and all else included; or error.
-    """
-    steps = 9 if small else 300
-    with tempfile.TemporaryDirectory() as folder:
-        job = write_project(Path(folder), case, steps, small, settings)
+    task: str
+    settings: dict[str, dict]
+    model: dict[str, Any] = field(default_factory=dict)
+    ragged: bool = False
+    bad: int = 0
+
+
+class Trained:
+    """A trainer in a fresh process with the kernel caches of a directory."""
+
+    def __init__(self, case: Case, variant: Variant, steps: int, caches: Path, device: str) -> None:
+        self.case, self.steps, self.folder = case, steps, tempfile.TemporaryDirectory()
+        folder = Path(self.folder.name)
+        job = write_project(folder, case, steps, variant)
         environment = {
             **os.environ,
-            "TRITON_CACHE_DIR": str(caches / "triton"),
-            "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
+            **_caches(caches),
             "PYTHONPATH": _path(),
         }
         if device == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
-        command = [sys.executable, "-m", "lt25.training", "--job.config_file", job.name]
-        log = (Path(folder) / "stderr").open("w+")
-        started = time.perf_counter()
-        trainer = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1
-        )
+        self.log = (folder / "stderr").open("w+")
+        self.started = time.perf_counter()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "lt25.training", "--job.config_file", job.name],
+            cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=self.log, text=True, bufsize=1,
+        )  # fmt: skip
+        os.set_blocking(self.process.stdout.fileno(), False)
+        self.history: list[dict[str, Any]] = []
+
+    def wait(self, limit: float) -> dict[str, Any]:
+        """Wait for its end.
+
+        Returns:
+            first_step_s: seconds from the start of the process to its report of the first step; step_ms: milliseconds of a
+            step in the last third of the run, waiting for data and all else included; or error.
+        """
         row: dict[str, Any] = {}
-        os.set_blocking(trainer.stdout.fileno(), False)
-        while trainer.poll() is None and time.perf_counter() - started < limit:
-            line = trainer.stdout.readline()
-            if f"step 1/{steps}" in line:
-                row["first_step_s"] = time.perf_counter() - started
+        end = time.perf_counter() + limit
+        while self.process.poll() is None and time.perf_counter() < end:
+            line = self.process.stdout.readline()
+            if f"step 1/{self.steps}" in line:
+                row["first_step_s"] = time.perf_counter() - self.started
             if not line:
                 time.sleep(0.005)
-        if trainer.poll() is None:
-            trainer.kill()
+        if self.process.poll() is None:
+            self.process.kill()
             row["error"] = f"stopped after {limit:.0f} s"
-        elif trainer.returncode:
-            log.seek(0)
-            row["error"] = (log.read().strip().splitlines() or ["no message"])[-1][:300]
-        else:
-            history = next(Path(folder).rglob("metrics.jsonl")).read_text().splitlines()
-            row["step_ms"] = case.batch / json.loads(history[-1])["samples_per_second"] * 1e3
-        trainer.wait()
+        self.process.wait()
+        if self.process.returncode > 0:
+            self.log.seek(0)
+            row["error"] = (self.log.read().strip().splitlines() or ["no message"])[-1][:300]
+        elif self.process.returncode == 0:
+            lines = next(Path(self.folder.name).rglob("metrics.jsonl")).read_text().splitlines()
+            self.history = [json.loads(line) for line in lines]
+            row["step_ms"] = self.case.batch / self.history[-1]["samples_per_second"] * 1e3
+        self.log.close()
+        self.folder.cleanup()
         return row
+
+
+def check(device: str, limit: float) -> list[dict[str, Any]]:
+    """Train small networks with and without CUDA graphs, side by side; report by how much the losses differ.
+
+    Lengths vary and batches are padded more with graphs than without, so equal means equal up to rounding.
+    """
+    float32 = {"training": {"mixed_precision_param": "float32"}, "metrics": {"log_freq": 1}}
+    twice = {"training": {"mixed_precision_param": "float32", "global_batch_size": 16}, "metrics": {"log_freq": 1}}
+    variants = {
+        "speech, both ways": Variant(
+            "speech_recognition", float32, {"dropout": 0.1, "bidirectional": True, "subsampling": 2}, ragged=True
+        ),
+        "series, accumulated": Variant(
+            "classification", twice, {"dropout": 0.1, "use_short_conv": True, "pooling": "last"}, ragged=True
+        ),
+        "series with a NaN": Variant("classification", float32, {"dropout": 0.1}, bad=1),
+        "text, packed": Variant("language_modeling", float32, {"dropout": 0.1}, ragged=True),
+    }
+    case = Case(hidden=64, layers=2, batch=8, steps=200, channels=8, classes=20, labels=10)
+    rows, end = [], time.perf_counter() + limit
+    with tempfile.TemporaryDirectory() as caches:
+        trained = {}
+        for name, variant in variants.items():
+            for graphs in (True, False):
+                settings = {**variant.settings, "training": {**variant.settings["training"], "cuda_graphs": graphs}}
+                variant_of = replace(variant, settings=settings)
+                trained[name, graphs] = Trained(case, variant_of, 24, Path(caches), device)
+        ends = {key: run.wait(max(end - time.perf_counter(), 1)) for key, run in trained.items()}
+    for name in variants:
+        ours, plain = trained[name, True].history, trained[name, False].history
+        row = {"check": name}
+        for graphs in (True, False):
+            if "error" in ends[name, graphs]:
+                row["error"] = f"{'with' if graphs else 'without'} graphs: {ends[name, graphs]['error']}"
+        if "error" not in row:
+            pairs = [(a["loss"], b["loss"]) for a, b in zip(ours, plain, strict=True)]
+            row["losses"] = len(pairs)
+            row["last"] = pairs[-1][0]
+            row["largest_difference"] = max(abs(a - b) for a, b in pairs if a == a or b == b)
+            row["skipped"] = f"{ours[-1]['skipped_steps']} and {plain[-1]['skipped_steps']}"
+        rows.append(row)
+    return rows
 
 
 class Report:
@@ -436,7 +476,9 @@ def about(device: str) -> dict[str, Any]:
     return {"device": name, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
 
 
-def steps_of(name: str, network: str, modes: list[str], options: argparse.Namespace, report: Report) -> None:
+def steps_of(
+    name: str, network: str, modes: list[str], caches: Path, options: argparse.Namespace, report: Report
+) -> None:
     """Measure a network in a process of its own and report it."""
     if report.left() < 10:
         report.add({"case": name, "network": network, "left out": "no time left"})
@@ -446,7 +488,7 @@ def steps_of(name: str, network: str, modes: list[str], options: argparse.Namesp
         command = [sys.executable, __file__, "--one", network, str(out), "--device", options.device, "--only", name]
         command += ["--modes", ",".join(modes), *(["--small"] if options.small else [])]
         command += ["--profile"] if options.profile else []
-        environment = {"TRITON_CACHE_AUTOTUNING": "1", **os.environ, "PYTHONPATH": _path()}
+        environment = {**os.environ, **_caches(caches), "TRITON_CACHE_AUTOTUNING": "1", "PYTHONPATH": _path()}
         try:
             done = subprocess.run(command, timeout=report.left(), capture_output=True, text=True, env=environment)
             wrong = (done.stderr.strip().splitlines() or ["no message"])[-1] if done.returncode else None
@@ -456,6 +498,10 @@ def steps_of(name: str, network: str, modes: list[str], options: argparse.Namesp
             report.add({"case": name, **json.loads(line)})
         if wrong:
             report.add({"case": name, "network": network, "error": wrong})
+
+
+def _caches(folder: Path) -> dict[str, str]:
+    return {"TRITON_CACHE_DIR": str(folder / "triton"), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
 
 
 def _path() -> str:
@@ -470,6 +516,7 @@ def main() -> None:
     parser.add_argument("--networks", default="lt25,fla")
     parser.add_argument("--modes", default=",".join(MODES))
     parser.add_argument("--profile", action="store_true", help="name the kernels that take longest")
+    parser.add_argument("--check", action="store_true", help="only compare training with and without CUDA graphs")
     parser.add_argument("--no-trainer", action="store_true", help="leave out the trainer's start and steps")
     parser.add_argument("--seconds", type=float, default=230, help="time for everything")
     parser.add_argument("--json", type=Path)
@@ -486,26 +533,32 @@ def main() -> None:
     networks = options.networks.split(",")
     if options.device == "cpu":
         modes = [mode for mode in modes if mode in ("eager", "check")]
-    if "lt25" in networks:
-        for name in names:
-            steps_of(name, "lt25", [mode for mode in modes if mode != "compile"], options, report)
-    if "lt25" in networks and not options.no_trainer:
-        for name in names:
-            with tempfile.TemporaryDirectory() as caches:
-                for kind, state, settings in TRAINERS:
-                    row = {"case": name, "trainer": kind, "caches": state}
-                    if report.left() < 15:
-                        report.add({**row, "left out": "no time left"})
-                        continue
-                    limit = report.left()
-                    measured = start_trainer(cases[name], Path(caches), options.device, options.small, settings, limit)
-                    report.add({**row, **measured})
-    if "fla" in networks and options.device == "cuda":
-        for name in names:
-            steps_of(name, "fla", [mode for mode in modes if mode in ("eager", "graph")], options, report)
-    if "lt25" in networks and "compile" in modes:
-        for name in names:
-            steps_of(name, "lt25", ["compile"], options, report)
+    if options.check:
+        for row in check(options.device, options.seconds):
+            report.add(row)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        # The trainers come first: what they compiled from nothing then serves the networks.
+        caches = {name: Path(folder) / name for name in names}
+        for name in names if "lt25" in networks and not options.no_trainer else []:
+            for kind, state, settings in TRAINERS:
+                row = {"case": name, "trainer": kind, "caches": state}
+                if report.left() < 15:
+                    report.add({**row, "left out": "no time left"})
+                    continue
+                precision = {"mixed_precision_param": "float32" if options.small else "bfloat16"}
+                variant = Variant(
+                    "speech_recognition" if cases[name].labels else "classification",
+                    {"training": {**precision, **settings}},
+                )
+                run = Trained(cases[name], variant, 9 if options.small else 300, caches[name], options.device)
+                report.add({**row, **run.wait(report.left())})
+        runs = [("lt25", [mode for mode in modes if mode != "compile"])]
+        runs += [("fla", [mode for mode in modes if mode in ("eager", "graph")])] if options.device == "cuda" else []
+        runs += [("lt25", ["compile"])] if "compile" in modes else []
+        for network, some in runs:
+            for name in names if network in networks else []:
+                steps_of(name, network, some, caches[name], options, report)
     if options.markdown:
         print(report.markdown())
 
