@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lt25.models import HGRNForCausalLM
+from lt25.models import HGRNForCausalLM, hgrn
+from lt25.ops import hgrn_step
 from tests.models import tiny
 from tests.models.restatement import causal_lm_logits
 
@@ -133,6 +134,29 @@ def test_state_carried_through_chunks(options):
         sizes.add(sum(a.numel() + b.numel() for a, b in states))
     torch.testing.assert_close(torch.cat(pieces, 1), expected, atol=1e-4, rtol=1e-4)
     assert len(sizes) == 1 and cache.get_seq_length() == 24
+
+
+@VARIANTS
+@torch.no_grad()
+def test_token_by_token(options, monkeypatch):
+    """One token at a time goes through the operator of one step, and gives the logits of the whole."""
+    steps = []
+
+    def counted(*arguments):
+        steps.append(arguments)
+        return hgrn_step(*arguments)
+
+    monkeypatch.setattr(hgrn, "hgrn_step", counted)
+    model = tiny.causal_lm(**options)
+    document = torch.randint(0, 50, (2, 24))
+    expected = model(document, use_cache=False).logits
+    cache, pieces = None, []
+    for token in document.split(1, 1):
+        output = model(token, past_key_values=cache, use_cache=True, attention_mask=torch.ones_like(token))
+        cache = output.past_key_values
+        pieces.append(output.logits)
+    torch.testing.assert_close(torch.cat(pieces, 1), expected, atol=1e-4, rtol=1e-4)
+    assert len(steps) == 23 * model.config.num_hidden_layers, "all but the first token, which finds no state"
 
 
 @torch.no_grad()

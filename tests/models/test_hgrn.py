@@ -60,6 +60,34 @@ def test_packed_sequences_do_not_meet(options):
         torch.testing.assert_close(packed, expected, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("convolved", [False, True])
+@torch.no_grad()
+def test_frame_by_frame(convolved):
+    model = tiny.randomised(HGRNModel(HGRNConfig(**tiny.SIZES, input_size=8, use_short_conv=convolved)))
+    frames = torch.randn(2, 40, 8)
+    cache, found = None, []
+    for frame in frames.split(1, 1):
+        output = model(input_features=frame, past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        found.append(output.last_hidden_state)
+    expected = model(input_features=frames).last_hidden_state
+    torch.testing.assert_close(torch.cat(found, 1), expected, atol=1e-4, rtol=1e-4)
+
+
+@every_kind
+def test_hidden_states_are_what_goes_into_each_layer(options):
+    model = encoder(**options)
+    embeds = torch.randn(2, 9, 24)
+    states = model(inputs_embeds=embeds, use_cache=False, output_hidden_states=True).hidden_states
+    assert len(states) == 4 and states[0] is embeds
+    added = []
+    for layer, bound, before in zip(model.layers, model._lower_bounds(), states, strict=False):
+        branch, residual = layer(before, None, bound)
+        added.append(branch + residual)
+    for found, expected in zip(states[1:], (*added[:-1], model.norm(added[-1])), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("both", [False, True], ids=["one-way", "two-way"])
 def test_which_way_information_flows(both):
     model = encoder(bidirectional=both, use_short_conv=True)

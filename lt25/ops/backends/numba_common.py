@@ -15,6 +15,9 @@ JIT = {"fastmath": {"contract"}, "error_model": "numpy", "cache": True, "nogil":
 # For sums over a row, which become vector instructions only if their order is free. It is the same in each call.
 JIT_SUM = {**JIT, "fastmath": {"contract", "reassoc"}}
 
+# No loop is vectorised by more float32 at a time: two registers of 512 bits.
+LANES = 32
+
 
 def _use_whole_registers() -> None:
     """Has loops use 512-bit registers where there are any: LLVM avoids them, for the sake of code that uses few of them."""
@@ -96,17 +99,52 @@ def _bounded_exp_vectorised(v):
     return exp
 
 
-@njit(**{**JIT, "fastmath": {"contract", "arcp", "ninf"}})
 def reciprocal(v):
-    """1 / v for finite v other than 0, in float32 from the processor's estimate and a step of Newton's, half the cost of a
-    division and right to the last bit but one."""
-    return type(v)(1) / v
+    """1 / v for v from 1 to bounded_exp's highest, for float32 right to the last bit but one; for use in kernels.
+
+    Newton's x + x (1 - v x), three times, from a guess put together from v's bits, off by an eighth at most. It takes a
+    quarter of the time of a division. The processor's own estimate would be as fast, but LLVM takes it for vectors only: a
+    result would depend on whether it falls into the vectorised part of a loop.
+    """
+    return 1 / v
+
+
+@overload(reciprocal)
+def _reciprocal_vectorised(v):
+    if v != types.float32:
+        return lambda v: 1 / v
+    one, guess = np.float32(1.0), np.int32(0x7EF311C3)
+
+    def newton(v):
+        x = np.int32(guess - np.float32(v).view(np.int32)).view(np.float32)
+        x = x + x * (one - v * x)
+        x = x + x * (one - v * x)
+        return x + x * (one - v * x)
+
+    return newton
 
 
 @njit(**JIT)
 def sigmoid(v):
     """1 / (1 + exp(-v)), in v's precision."""
     return reciprocal(type(v)(1) + bounded_exp(-v))
+
+
+@njit(**JIT)
+def gates(f, bound):
+    """f' = bound + (1 - bound) sigmoid(f), 1 - f', and sigmoid(f) and sigmoid(-f), none of which cancels.
+
+    Near 1, f' comes from 1 - f': a long memory is all in its last digits. Near 0 it may not, or a trace would be left of a
+    state that was to be cleared.
+    """
+    one = type(f)(1)
+    e = bounded_exp(f)
+    closing = reciprocal(one + e)
+    opening = e * closing
+    free = one - bound
+    take = free * closing
+    near_0, near_1 = bound + free * opening, one - take
+    return near_0 if take > type(f)(0.5) else near_1, take, opening, closing
 
 
 @njit(**JIT_SUM)
@@ -154,10 +192,14 @@ def use_threads() -> int:
     return threads
 
 
-def channel_blocks(batch: int, channels: int, cu_seqlens: Tensor | None) -> int:
-    """Blocks of channels: one if there are sequences enough of equal length, otherwise one for each thread."""
+def block_width(batch: int, span: int, cu_seqlens: Tensor | None) -> int:
+    """Channels of a block: all, if there are sequences enough of equal length, otherwise about as many as give each thread one.
+
+    Compilers may round the vectorised part of a loop and its remainder differently. So that an element falls into the same
+    part wherever blocks begin, they begin at multiples of a whole vector; that also keeps threads off each other's cache
+    lines.
+    """
     threads = use_threads()
     if cu_seqlens is None and (batch % threads == 0 or batch >= 4 * threads):
-        return 1
-    # 16 float32 channels are one cache line; narrower blocks would have two threads write the same one.
-    return max(1, min(threads, channels // 16))
+        return max(1, span)
+    return max(1, -(-span // (threads * LANES))) * LANES

@@ -13,12 +13,11 @@ from torch import Tensor
 from lt25.ops.backends import state_dtype
 from lt25.ops.backends.numba_common import (
     JIT,
-    bounded_exp,
-    channel_blocks,
+    block_width,
     dot,
+    gates,
     initial,
     offsets_of,
-    reciprocal,
     rows,
     sigmoid,
     vector,
@@ -27,20 +26,20 @@ from lt25.ops.backends.numba_rows import ROWS
 
 
 @njit(**JIT)
-def _part(item, sequences, blocks, halves, channels):
-    """Sequence, first and last channel and direction of a work item; halves is 2 if half the channels run backward."""
-    n, block, half = item % sequences, (item // sequences) % blocks, item // (sequences * blocks)
-    span = channels // halves
-    width = (span + blocks - 1) // blocks
-    return n, half * span + min(span, block * width), half * span + min(span, (block + 1) * width), half == 1
+def _part(item, sequences, span, width):
+    """Sequence, first and last channel and direction of a work item; channels beyond the span are scanned backward."""
+    n, block = item % sequences, item // sequences
+    blocks = (span + width - 1) // width
+    half, block = block // blocks, block % blocks
+    return n, half * span + block * width, half * span + min(span, (block + 1) * width), half == 1
 
 
 @njit(parallel=True, **JIT)
-def _scan(ifg, lower_bound, mask, offsets, halves, blocks, h, final_state):
+def _scan(ifg, lower_bound, mask, offsets, halves, width, h, final_state):
     sequences, channels = final_state.shape
-    one = lower_bound.dtype.type(1)
-    for item in prange(sequences * blocks * halves):
-        n, start, stop, reverse = _part(item, sequences, blocks, halves, channels)
+    span = channels // halves
+    for item in prange(sequences * halves * ((span + width - 1) // width)):
+        n, start, stop, reverse = _part(item, sequences, span, width)
         state, bound = final_state[n, start:stop], lower_bound[start:stop]
         for k in range(offsets[n + 1] - offsets[n]):
             t = offsets[n + 1] - 1 - k if reverse else offsets[n] + k
@@ -50,9 +49,8 @@ def _scan(ifg, lower_bound, mask, offsets, halves, blocks, h, final_state):
                 continue
             i, f = ifg[t, start:stop], ifg[t, channels + start : channels + stop]
             for d in range(len(state)):
-                # 1 - f', which does not cancel as f' itself would: long memories are all in its last digits.
-                free = (one - bound[d]) * sigmoid(-f[d])
-                value = (one - free) * state[d] + free * i[d] * sigmoid(i[d])
+                keep, take, _, _ = gates(f[d], bound[d])
+                value = keep * state[d] + take * i[d] * sigmoid(i[d])
                 state[d] = value
                 h_t[d] = value
 
@@ -94,14 +92,12 @@ def _norm_backward(grad_y, h, ifg, weight, eps, grad_ifg, grad_weights):
 
 
 @njit(parallel=True, **JIT)
-def _scan_backward(
-    ifg, h, lower_bound, mask, initial_state, offsets, halves, blocks, grad_ifg, grad_state, grad_bounds
-):
+def _scan_backward(ifg, h, lower_bound, mask, initial_state, offsets, halves, width, grad_ifg, grad_state, grad_bounds):
     """Reads the gradient of h from the place of i's, see :func:`_norm_backward`, and writes those of i and f."""
     sequences, channels = grad_state.shape
-    one = lower_bound.dtype.type(1)
-    for item in prange(sequences * blocks * halves):
-        n, start, stop, reverse = _part(item, sequences, blocks, halves, channels)
+    span = channels // halves
+    for item in prange(sequences * halves * ((span + width - 1) // width)):
+        n, start, stop, reverse = _part(item, sequences, span, width)
         state, bound, grad_bound = grad_state[n, start:stop], lower_bound[start:stop], grad_bounds[n, start:stop]
         for k in range(offsets[n + 1] - offsets[n] - 1, -1, -1):
             t = offsets[n + 1] - 1 - k if reverse else offsets[n] + k
@@ -115,17 +111,15 @@ def _scan_backward(
             before = initial_state[n, start:stop] if k == 0 else h[t + 1 if reverse else t - 1, start:stop]
             i, f = ifg[t, start:stop], ifg[t, channels + start : channels + stop]
             for d in range(len(state)):
-                e = bounded_exp(f[d])
-                q = reciprocal(one + e)
-                free = (one - bound[d]) * q
+                keep, take, opening, closing = gates(f[d], bound[d])
                 s = sigmoid(i[d])
                 silu = i[d] * s
                 grad = state[d] + grad_i[d]
-                grad_gate = grad * (before[d] - silu)
-                grad_i[d] = grad * free * (s + silu - silu * s)
-                grad_f[d] = grad_gate * free * (e * q)
-                grad_bound[d] += grad_gate * q
-                state[d] = grad * (one - free)
+                grad_keep = grad * (before[d] - silu)
+                grad_i[d] = grad * take * (s + silu - silu * s)
+                grad_f[d] = grad_keep * take * opening
+                grad_bound[d] += grad_keep * closing
+                state[d] = grad * keep
 
 
 def forward(
@@ -142,6 +136,7 @@ def forward(
     dtype, channels = state_dtype(ifg), weight.shape[0]
     offsets = offsets_of(ifg, cu_seqlens)
     ifg_rows = rows(ifg, dtype)
+    halves = 1 + bidirectional
     h = torch.empty(*ifg.shape[:2], channels, dtype=dtype)
     y = torch.empty_like(h)
     state = initial(initial_state, len(offsets) - 1, channels, dtype)
@@ -150,8 +145,8 @@ def forward(
         bound_of(lower_bound, channels, dtype),
         _mask(mask),
         offsets,
-        1 + bidirectional,
-        channel_blocks(ifg.shape[0], channels, cu_seqlens),
+        halves,
+        block_width(ifg.shape[0] * halves, channels // halves, cu_seqlens),
         rows(h),
         state.numpy(),
     )
@@ -181,7 +176,8 @@ def backward(
     grad_state = grad_final.to(dtype, copy=True, memory_format=torch.contiguous_format)
     grad_weights = torch.zeros(-(-len(h_rows) // ROWS), channels, dtype=dtype)
     grad_bounds = torch.zeros(len(offsets) - 1, channels, dtype=dtype)
-    blocks = channel_blocks(ifg.shape[0], channels, cu_seqlens)
+    halves = 1 + bidirectional
+    width = block_width(ifg.shape[0] * halves, channels // halves, cu_seqlens)
     weight = vector(weight, dtype)
     _norm_backward(
         rows(grad_y, dtype), h_rows, ifg_rows, weight, weight.dtype.type(eps), rows(grad_ifg), grad_weights.numpy()
@@ -193,8 +189,8 @@ def backward(
         _mask(mask),
         initial(initial_state, len(offsets) - 1, channels, dtype).numpy(),
         offsets,
-        1 + bidirectional,
-        blocks,
+        halves,
+        width,
         rows(grad_ifg),
         grad_state.numpy(),
         grad_bounds.numpy(),

@@ -11,17 +11,16 @@ from numba import njit, prange
 from torch import Tensor
 
 from lt25.ops.backends import state_dtype
-from lt25.ops.backends.numba_common import JIT, channel_blocks, exp, initial, offsets_of, rows
+from lt25.ops.backends.numba_common import JIT, block_width, exp, initial, offsets_of, rows
 
 # The loops over channels run from 0 over slices of rows: numba lets an index be negative, and where it cannot see that one
 # is not, the check keeps the loop from becoming vector instructions.
 
 
 @njit(parallel=True, **JIT)
-def _forward(x, log_f, offsets, reverse, blocks, h, final_state):
+def _forward(x, log_f, offsets, reverse, width, h, final_state):
     sequences, channels = final_state.shape
-    width = (channels + blocks - 1) // blocks
-    for item in prange(sequences * blocks):
+    for item in prange(sequences * ((channels + width - 1) // width)):
         n, block = item % sequences, item // sequences
         part = slice(block * width, min(channels, (block + 1) * width))
         state = final_state[n, part]
@@ -35,10 +34,9 @@ def _forward(x, log_f, offsets, reverse, blocks, h, final_state):
 
 
 @njit(parallel=True, **JIT)
-def _backward(grad_h, log_f, h, initial_state, offsets, reverse, blocks, grad_x, grad_log_f, grad_state):
+def _backward(grad_h, log_f, h, initial_state, offsets, reverse, width, grad_x, grad_log_f, grad_state):
     sequences, channels = grad_state.shape
-    width = (channels + blocks - 1) // blocks
-    for item in prange(sequences * blocks):
+    for item in prange(sequences * ((channels + width - 1) // width)):
         n, block = item % sequences, item // sequences
         part = slice(block * width, min(channels, (block + 1) * width))
         state = grad_state[n, part]
@@ -72,7 +70,7 @@ def forward(
         rows(log_f, dtype),
         offsets,
         reverse,
-        channel_blocks(x.shape[0], x.shape[2], cu_seqlens),
+        block_width(x.shape[0], x.shape[2], cu_seqlens),
         rows(h),
         state.numpy(),
     )
@@ -101,7 +99,7 @@ def backward(
         start.numpy(),
         offsets,
         reverse,
-        channel_blocks(h.shape[0], h.shape[2], cu_seqlens),
+        block_width(h.shape[0], h.shape[2], cu_seqlens),
         rows(grad_x),
         rows(grad_log_f),
         grad_state.numpy(),

@@ -1,0 +1,197 @@
+"""Comparison of a backend with the float64 reference: one description of the cases for all backends and devices.
+
+A case is drawn by a function `draw(low, high)` that gives an integer in that range: Hypothesis' own on the CPU, that of a
+seeded random generator on a GPU.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lt25.ops import add_rms_norm, hgrn_mix, hgrn_scan, hgrn_step, swiglu
+
+Draw = Callable[[int, int], int]
+
+# Of the largest element of a result; with room for the rounding of what is saved for the way back.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+
+
+class Sizes(NamedTuple):
+    """The largest case."""
+
+    batch: int
+    time: int
+    channels: int
+
+
+class Case(NamedTuple):
+    """A call of an operator: tensors in float64, those of them that want gradients, and what else it takes."""
+
+    operator: Callable
+    tensors: dict[str, Tensor]
+    options: dict[str, Any]
+
+
+def scan_case(draw: Draw, sizes: Sizes) -> Case:
+    """Packed or not, with and without a state, in both directions; some gates keep or clear the state exactly."""
+    random = _generator(draw)
+    shape, sequences, options = _sequences(draw, sizes)
+    shape = (*shape, draw(1, sizes.channels))
+    log_f = torch.rand(shape, generator=random, dtype=torch.float64).log() * (0.01 if draw(0, 1) else 1.0)
+    if draw(0, 1):
+        dice = torch.rand(shape, generator=random)
+        log_f = log_f.masked_fill(dice < 0.1, 0.0).masked_fill(dice > 0.9, -1e4)
+    tensors = {"x": _normal(random, *shape), "log_f": log_f}
+    if draw(0, 1):
+        tensors["initial_state"] = _normal(random, sequences, shape[-1])
+    return Case(hgrn_scan, tensors, {**options, "reverse": bool(draw(0, 1)), "output_final_state": True})
+
+
+def mix_case(draw: Draw, sizes: Sizes) -> Case:
+    """As `scan_case`, with and without a mask and lower bounds, one way or both."""
+    random = _generator(draw)
+    shape, sequences, options = _sequences(draw, sizes)
+    options["bidirectional"] = bool(draw(0, 1))
+    channels = draw(1, sizes.channels // 2) * 2 if options["bidirectional"] else draw(1, sizes.channels)
+    tensors = {
+        "ifg": _normal(random, *shape, 3 * channels) * (1, 3, 30)[draw(0, 2)],
+        "weight": _normal(random, channels),
+    }
+    if draw(0, 1):
+        tensors["lower_bound"] = torch.rand(channels, generator=random, dtype=torch.float64)
+    if draw(0, 1):
+        tensors["initial_state"] = _normal(random, sequences, channels)
+    options["mask"] = _mask(draw, random, shape)
+    return Case(hgrn_mix, tensors, {**options, "eps": 1e-5, "output_final_state": True})
+
+
+def swiglu_case(draw: Draw, sizes: Sizes) -> Case:
+    """One to three axes."""
+    random = _generator(draw)
+    shape = _rows(draw, sizes)
+    return Case(swiglu, {"gate_up": _normal(random, *shape, 2 * draw(1, sizes.channels)) * (1, 30)[draw(0, 1)]}, {})
+
+
+def add_rms_norm_case(draw: Draw, sizes: Sizes) -> Case:
+    """With and without a residual."""
+    random = _generator(draw)
+    shape = (*_rows(draw, sizes), draw(1, sizes.channels))
+    tensors = {"x": _normal(random, *shape), "weight": _normal(random, shape[-1])}
+    residual = {"residual": _normal(random, *shape)} if draw(0, 1) else {}
+    return Case(add_rms_norm, {**tensors, **residual}, {"eps": 1e-5, **({} if residual else {"residual": None})})
+
+
+def step_case(draw: Draw, sizes: Sizes) -> Case:
+    """With and without lower bounds."""
+    random = _generator(draw)
+    batch, channels = draw(1, sizes.batch), draw(1, sizes.channels)
+    tensors = {
+        "ifg": _normal(random, batch, 3 * channels) * (1, 30)[draw(0, 1)],
+        "weight": _normal(random, channels),
+        "state": _normal(random, batch, channels),
+    }
+    if draw(0, 1):
+        tensors["lower_bound"] = torch.rand(channels, generator=random, dtype=torch.float64)
+    return Case(hgrn_step, tensors, {"eps": 1e-5})
+
+
+CASES = {
+    "hgrn_scan": scan_case,
+    "hgrn_mix": mix_case,
+    "swiglu": swiglu_case,
+    "add_rms_norm": add_rms_norm_case,
+    "hgrn_step": step_case,
+}
+# What keeps its precision beside inputs of half precision.
+_KEPT_WIDE = {"initial_state", "state", "lower_bound", "weight", "residual"}
+
+
+def check(case: Case, backend: str, dtype: torch.dtype, device: str = "cpu") -> None:
+    """A backend's results and gradients are the reference's, in its dtypes, and the same bits in a second run.
+
+    Memory that is handed out uninitialised holds NaN, so that what a kernel fails to write does not go unseen; arguments
+    may not change.
+    """
+    wide = torch.promote_types(dtype, torch.float32)
+    tensors = {name: each.to(wide if name in _KEPT_WIDE else dtype) for name, each in case.tensors.items()}
+    expected = _outcome(case, tensors, "reference", "cpu")
+    first, second = (_outcome(case, tensors, backend, device) for _ in range(2))
+    for name, reference in expected.items():
+        found = first[name]
+        assert found.dtype == reference.dtype and found.shape == reference.shape, (
+            f"{name}: {found.dtype}, {found.shape}"
+        )
+        assert torch.equal(found, second[name]), f"{name}: other bits in the second run"
+        if reference.numel():
+            # 1, because the way back through a norm of few channels is a small difference of numbers of that size.
+            scale = 1 + reference.double().abs().max()
+            error = ((found.double() - reference.double()).abs().max() / scale).item()
+            assert error <= TOLERANCE[dtype], f"{name}: off by {error:.1e} of the largest element"
+
+
+def poison(device: str) -> None:
+    """Fills memory that the next allocations will be given with NaN: the caching allocator hands out what was freed."""
+    if device == "cpu":
+        return
+    # Below 1 MiB and above it memory comes from different pools, and is cut from segments of 2 MiB and of 20 MiB or more.
+    freed = [torch.full((size,), torch.nan, device=device) for size in [2**17] * 64 + [2**20] * 16 + [2**26]]
+    del freed
+
+
+def _outcome(case: Case, tensors: dict[str, Tensor], backend: str, device: str) -> dict[str, Tensor]:
+    """All results, and the gradients of all tensors, on the CPU."""
+    differentiable = case.operator is not hgrn_step
+    placed = {name: each.to(device, copy=True).requires_grad_(differentiable) for name, each in tensors.items()}
+    options = {k: v.to(device, copy=True) if isinstance(v, Tensor) else v for k, v in case.options.items()}
+    poison(device)
+    results = case.operator(**placed, **options, backend=backend)
+    results = (results,) if isinstance(results, Tensor) else results
+    outcome = {f"result {n}": each for n, each in enumerate(results)}
+    if differentiable:
+        random = torch.Generator().manual_seed(len(results))
+        upstream = [_normal(random, *each.shape).to(device, each.dtype) for each in results]
+        # Without a single step the reference has nothing that a result depends on.
+        used = [n for n, each in enumerate(results) if each.requires_grad]
+        poison(device)
+        gradients = torch.autograd.grad(
+            [results[n] for n in used], list(placed.values()), [upstream[n] for n in used], materialize_grads=True
+        )
+        outcome |= {f"gradient of {name}": each for name, each in zip(placed, gradients, strict=True)}
+    assert all(torch.equal(placed[name].cpu(), each) for name, each in tensors.items()), "an argument was written on"
+    return {name: each.detach().cpu() for name, each in outcome.items()}
+
+
+def _generator(draw: Draw) -> torch.Generator:
+    return torch.Generator().manual_seed(draw(0, 2**31 - 1))
+
+
+def _normal(random: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=random, dtype=torch.float64)
+
+
+def _sequences(draw: Draw, sizes: Sizes) -> tuple[tuple[int, int], int, dict[str, Any]]:
+    """[B, T], the number of sequences, and cu_seqlens if they are packed; some of these are empty."""
+    if draw(0, 1):
+        return (batch := draw(1, sizes.batch), draw(1, sizes.time)), batch, {}
+    count = draw(1, 2 * sizes.batch)
+    lengths = [draw(0, 2 * sizes.time // count) * draw(0, 3) // 3 for _ in range(count)]
+    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0, dtype=(torch.int32, torch.int64)[draw(0, 1)])
+    return (1, sum(lengths)), count, {"cu_seqlens": cu_seqlens}
+
+
+def _rows(draw: Draw, sizes: Sizes) -> tuple[int, ...]:
+    return ((draw(1, 2 * sizes.time),), (draw(1, sizes.batch), draw(1, sizes.time)), ())[draw(0, 2)]
+
+
+def _mask(draw: Draw, random: torch.Generator, shape: tuple[int, int]) -> Tensor | None:
+    """None, holes anywhere, or padding on the right or the left, of whole rows even."""
+    kind = draw(0, 3)
+    if kind == 0:
+        return None
+    if kind == 1:
+        return torch.rand(shape, generator=random) < 0.7
+    lengths = torch.randint(0, shape[1] + 1, (shape[0], 1), generator=random)
+    mask = torch.arange(shape[1]) < lengths
+    return mask if kind == 2 else mask.flip(1)

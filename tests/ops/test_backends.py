@@ -1,0 +1,186 @@
+"""Every operator on a CPU against the float64 reference, and what makes it a well-behaved operator of torch."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
+
+from lt25.ops import hgrn_scan
+from lt25.ops import mix as mix_operator
+from lt25.ops import rows as rows_operators
+from lt25.ops import step as step_operator
+from tests.ops import compare
+from tests.ops.compare import CASES, Case, Sizes
+
+every_operator = pytest.mark.parametrize("operator", CASES)
+differentiable = pytest.mark.parametrize("operator", [name for name in CASES if name != "hgrn_step"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def empty_tensors_are_full_of_nan():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads, until the test is over."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def plain(operator: str, batch: int = 3, time: int = 12, channels: int = 38) -> Case:
+    """Of these sizes, with every optional tensor, neither packed nor reversed."""
+    sizes = {batch, time, channels, 2 * time, channels // 2}
+
+    def largest(low, high):
+        return high if high in sizes else 1
+
+    return CASES[operator](largest, Sizes(batch, time, channels))
+
+
+@every_operator
+@pytest.mark.parametrize("dtype", compare.TOLERANCE, ids=str)
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_equals_the_reference(operator, dtype, data):
+    case = CASES[operator](lambda low, high: data.draw(st.integers(low, high)), Sizes(4, 40, 70))
+    compare.check(case, "numba", dtype)
+
+
+@every_operator
+def test_equals_the_reference_over_many_rows(operator):
+    """Several work items to each kernel, the last of them not full."""
+    compare.check(plain(operator, 5, 333, 50), "numba", torch.float32)
+
+
+@differentiable
+def test_gradcheck(operator):
+    case = plain(operator, 2, 5, 4)
+    tensors = [each.requires_grad_() for each in case.tensors.values()]
+
+    def call(*values):
+        return case.operator(**dict(zip(case.tensors, values, strict=True)), **case.options)
+
+    assert torch.autograd.gradcheck(call, tensors)
+
+
+def outcome(case, dtype=torch.float32):
+    """Results and gradients, as a list."""
+    return list(compare._outcome(case, {k: v.to(dtype) for k, v in case.tensors.items()}, "numba", "cpu").values())
+
+
+@every_operator
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_the_same_bits_with_any_number_of_threads(operator, batch, threads):
+    case = plain(operator, batch, 150, 70)
+    results = []
+    for count in (1, 2, 3):
+        threads(count)
+        results.append(outcome(case))
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+
+
+@every_operator
+def test_any_memory_layout(operator):
+    case = plain(operator)
+    expected = outcome(case)
+    strided = {name: torch.stack((each, each), -1)[..., 0] for name, each in case.tensors.items()}
+    assert not any(each.is_contiguous() for each in strided.values())
+    found = outcome(case._replace(tensors=strided))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@every_operator
+def test_nan_is_not_lost(operator):
+    """A trainer looks for it."""
+    case = plain(operator)
+    for name, tensor in case.tensors.items():
+        poisoned = tensor.float()
+        poisoned.view(-1)[-1] = torch.nan
+        arguments = {k: v.float() for k, v in case.tensors.items()} | {name: poisoned}
+        results = case.operator(**arguments, **case.options)
+        assert (results if isinstance(results, torch.Tensor) else results[0]).isnan().any(), name
+
+
+@differentiable
+def test_compiles_into_one_graph(operator):
+    case = plain(operator)
+    names, tensors = list(case.tensors), [each.float().requires_grad_() for each in case.tensors.values()]
+
+    def run(*values):
+        values = (values[0] * 2, *values[1:])
+        results = case.operator(**dict(zip(names, values, strict=True)), **case.options)
+        results = (results,) if isinstance(results, torch.Tensor) else results
+        return sum((each * 3).sum() for each in results)
+
+    torch.compiler.reset()
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    expected = torch.autograd.grad(run(*tensors), tensors)
+    for a, b in zip(torch.autograd.grad(compiled(*tensors), tensors), expected, strict=True):
+        torch.testing.assert_close(a, b)
+    found = torch.autograd.grad(checkpoint(run, *tensors, use_reentrant=False), tensors)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), "activation checkpointing"
+
+
+@every_operator
+def test_shapes_and_dtypes_on_the_meta_device(operator):
+    case = plain(operator)
+    arguments = {name: each.bfloat16() for name, each in case.tensors.items()}
+    for name in {"state", "residual"} & set(arguments):
+        arguments[name] = arguments[name].float()
+    found = case.operator(**{name: each.to("meta") for name, each in arguments.items()}, **case.options)
+    expected = case.operator(**arguments, **case.options)
+    pairs = [(found, expected)] if isinstance(found, torch.Tensor) else zip(found, expected, strict=True)
+    assert all((a.shape, a.dtype) == (b.shape, b.dtype) for a, b in pairs)
+
+
+def test_operators_keep_torchs_rules():
+    ifg, weight, bound, state = torch.randn(2, 5, 12), torch.randn(4), torch.rand(4), torch.randn(2, 4)
+    mask, packing = torch.rand(2, 5) < 0.7, torch.tensor([0, 2, 5])
+    check = torch.library.opcheck
+    grad = [each.requires_grad_() for each in (ifg, weight, bound, state)]
+    check(mix_operator._forward, (grad[0], grad[1], 1e-5, grad[2], mask, grad[3], None, True, "numba"))
+    check(mix_operator._forward, (grad[0][:1], grad[1], 1e-5, None, None, grad[3], packing, False, "numba"))
+    ifg, weight, bound, state = (each.detach() for each in grad)
+    y = torch.randn(2, 5, 4)
+    check(mix_operator._backward, (y, state, ifg, y, weight, 1e-5, bound, mask, state, None, True, "numba"))
+    check(step_operator._step, (ifg[:, 0], weight, 1e-5, state, bound, "numba"))
+    check(rows_operators._swiglu, (ifg.clone().requires_grad_(), "numba"))
+    check(rows_operators._swiglu_backward, (y[..., :2], y, "numba"))
+    check(rows_operators._norm, (y.clone().requires_grad_(), grad[1], 1e-5, "numba"))
+    check(rows_operators._add_norm, (y.clone().requires_grad_(), y.clone().requires_grad_(), grad[1], 1e-5, "numba"))
+    check(rows_operators._norm_backward, (y, y, y, weight, 1e-5, "numba"))
+
+
+def test_only_one_of_the_results_has_a_gradient():
+    """What nothing used of an operator's results has no gradient, and no memory is filled with zeros for it."""
+    for operator in ("hgrn_scan", "hgrn_mix", "add_rms_norm"):
+        case = plain(operator)
+        for used in (0, 1):
+            gradients = []
+            for backend in ("numba", "reference"):
+                tensors = {name: each.clone().requires_grad_() for name, each in case.tensors.items()}
+                results = case.operator(**tensors, **case.options, backend=backend)
+                gradients.append(
+                    torch.autograd.grad(
+                        results[used].square().sum(), list(tensors.values()), allow_unused=True, materialize_grads=True
+                    )
+                )
+            for a, b in zip(*gradients, strict=True):
+                torch.testing.assert_close(a, b)
+
+
+def test_float64_is_kept():
+    h, final = hgrn_scan(torch.ones(1, 2, 3, dtype=torch.float64), -torch.ones(1, 2, 3), output_final_state=True)
+    assert h.dtype == final.dtype == torch.float64
+
+
+@every_operator
+def test_an_unknown_backend_is_named(operator):
+    case = plain(operator)
+    with pytest.raises(ValueError, match=f"{operator}: unknown backend 'cudnn'"):
+        case.operator(**case.tensors, **case.options, backend="cudnn")

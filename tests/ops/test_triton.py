@@ -1,0 +1,13 @@
+"""The CUDA kernels where there is no CUDA."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_kernels_in_tritons_interpreter():
+    """In a process of its own: what Triton has once been told to interpret it does not compile any more."""
+    tests = Path(__file__).with_name("interpreted.py")
+    command = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(tests))
+    result = subprocess.run(command, cwd=tests.parents[2], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
