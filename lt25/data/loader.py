@@ -120,6 +120,22 @@ class TokenWindows(Dataset):
         }
 
 
+class Batches(Dataset):
+    """Batches by the lists of their examples."""
+
+    def __init__(self, dataset: Dataset, task: Task, grid: Grid):
+        self.dataset, self.task, self.grid = dataset, task, grid
+        self.even = task == "classification" and dataset.lengths.min() == dataset.lengths.max()
+
+    def __getitem__(self, indices: list[int]) -> Batch:
+        if not self.even:
+            return collate(self.task, [self.dataset[index] for index in indices], self.grid)
+        # Many short sequences of one length would take longer one by one than the step that they are for.
+        inputs, labels = self.dataset.shards["inputs"], self.dataset.shards["labels"]
+        inputs = inputs.view(len(labels), -1, *inputs.shape[1:])
+        return {"input_features": inputs[indices].float(), "labels": labels[indices].long()}
+
+
 class StepBatches:
     """The training batches of one rank, as torchtitan's trainer wants them: ``({"input": ..., ...}, labels)``.
 
@@ -175,14 +191,14 @@ class StepBatches:
                 f"{split.path}: the training split has {max(self.count, 0)} {unit}, a step takes {self.step_size}: "
                 f"lower training.local_batch_size or training.global_batch_size"
             )
-        self.grid = self._grid(split) if few_shapes else Grid()
+        self.batches = Batches(self.dataset, task, self._grid(split) if few_shapes else Grid())
         self.served = 0
 
     def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
         batches = DataLoader(
-            self.dataset,
-            batch_sampler=self._indices(self.served // self.accumulation),
-            collate_fn=self._collate,
+            self.batches,
+            sampler=self._indices(self.served // self.accumulation),
+            batch_size=None,
             # A generator of its own: otherwise a new iterator draws from the one that dropout draws from.
             generator=torch.Generator(),
             **self.options,
@@ -192,9 +208,6 @@ class StepBatches:
             labels = batch.pop("labels")
             batch["input"] = batch.pop(MAIN_INPUT[self.task])
             yield batch, labels
-
-    def _collate(self, items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        return collate(self.task, items, self.grid)
 
     def _grid(self, split: PreparedSplit) -> Grid:
         # A multiple of 8 suits matrix products.

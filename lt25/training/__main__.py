@@ -151,7 +151,8 @@ def _read_jobs(arguments: list[str]) -> tuple[JobConfig, JobConfig]:
     file = Path(named[-1].split("=")[-1])
     if not file.is_file():
         raise UserError(f"{file}: no such job file: `lt25 configure <experiment>` writes it")
-    return ConfigManager().parse_args(arguments), ConfigManager().parse_args(named)
+    config = ConfigManager().parse_args(arguments)
+    return config, config if arguments == named else ConfigManager().parse_args(named)
 
 
 def _alone_without_torchrun() -> None:
