@@ -17,8 +17,8 @@ from transformers.utils import can_return_tuple
 from lt25.models.cache import HGRNCache
 from lt25.models.configuration import HGRNConfig
 from lt25.models.features import FeatureEncoder
-from lt25.models.short_conv import ShortConvolution
-from lt25.ops import add_rms_norm, hgrn_mix, hgrn_step, swiglu
+from lt25.models.short_conv import ShortConvolution, last_inputs
+from lt25.ops import add_rms_norm, hgrn_mix, hgrn_step, short_conv, swiglu
 
 
 def _project_jointly(x: Tensor, *projections: nn.Linear) -> Tensor:
@@ -83,21 +83,18 @@ class HGRNMixer(nn.Module):
         return self.o_proj(y)
 
     def _convolve(self, ifg, mask, cu_seqlens, cache) -> Tensor:
-        i, f, g = ifg.chunk(3, -1)
-        mask = None if mask is None else mask[..., None]
-        if self.bidirectional:
-            # Each half of the channels along the direction in which it is scanned.
-            i = self.i_conv1d.both_ways(i.chunk(2, -1), mask, cu_seqlens)
-            f = self.f_conv1d.both_ways(f.chunk(2, -1), mask, cu_seqlens)
-            return torch.cat((*i, *f, g), -1)
-        states = (None, None)
-        if cache is not None and (state := cache.get_conv_state(self.layer_idx)) is not None:
-            states = state.transpose(1, 2).chunk(2, -1)
-        i, i_state = self.i_conv1d(i, mask, cu_seqlens, states[0])
-        f, f_state = self.f_conv1d(f, mask, cu_seqlens, states[1])
-        if cache is not None:
-            cache.update_conv_state(torch.cat((i_state, f_state), -1).transpose(1, 2), self.layer_idx)
-        return torch.cat((i, f, g), -1)
+        weight = torch.cat((self.i_conv1d.weight, self.f_conv1d.weight)).squeeze(1)
+        if cache is None:
+            return short_conv(ifg, weight, mask, cu_seqlens, self.bidirectional)
+        # The steps before, of i and f alone, go in front; what is computed for them is of no use.
+        channels, count = weight.shape[0], weight.shape[1] - 1
+        past = cache.get_conv_state(self.layer_idx)
+        past = ifg.new_zeros(len(ifg), count, channels) if past is None else past.transpose(1, 2).to(ifg.dtype)
+        ifg = torch.cat((F.pad(past, (0, channels // 2)), ifg), 1)
+        mask = None if mask is None else F.pad(mask, (count, 0), value=True)
+        state = last_inputs(ifg[..., :channels], mask, count)
+        cache.update_conv_state(state.transpose(1, 2), self.layer_idx)
+        return short_conv(ifg, weight, mask)[:, count:]
 
 
 class GatedMLP(nn.Module):

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from lt25.models import HGRNConfig, HGRNForCausalLM, HGRNModel
-from lt25.models.short_conv import ShortConvolution
+from lt25.models.short_conv import last_inputs
 from tests.models import tiny
-from tests.models.restatement import causal_convolution
 
 OPTIONS = {
     "plain": {},
@@ -99,30 +98,12 @@ def test_which_way_information_flows(both):
     assert moved[:4].all() if both else not moved[:4].any()
 
 
-def test_short_convolution_is_a_depthwise_convolution():
-    conv = ShortConvolution(6, 4)
-    torch.nn.init.normal_(conv.weight)
-    x = torch.randn(2, 9, 6)
-    torch.testing.assert_close(conv(x, None, None)[0], causal_convolution(x, conv.weight))
-    halves = conv.both_ways(x.chunk(2, -1), None, None)
-    forward, backward = conv.weight.chunk(2)
-    torch.testing.assert_close(halves[0], causal_convolution(x[..., :3], forward))
-    torch.testing.assert_close(halves[1], causal_convolution(x[..., 3:].flip(1), backward).flip(1))
-
-
-def test_short_convolution_hands_on_its_last_inputs():
-    conv = ShortConvolution(6, 4)
-    torch.nn.init.normal_(conv.weight)
-    x = torch.randn(2, 9, 6)
-    whole = conv(x, None, None)[0]
-    for cut in (1, 2, 5):
-        first, state = conv(x[:, :cut], None, None)
-        second, _ = conv(x[:, cut:], None, None, state)
-        torch.testing.assert_close(torch.cat((first, second), 1), whole)
-    # Padded on the right, the last inputs are those before the padding.
-    mask = (torch.arange(9) < torch.tensor([[9], [5]]))[..., None]
-    state = conv(x, mask, None)[1]
-    torch.testing.assert_close(state, torch.stack((x[0, 6:], x[1, 2:5])))
+def test_the_last_inputs_are_those_before_the_padding():
+    x = torch.randn(3, 12, 6)
+    assert torch.equal(last_inputs(x, None, 3), x[:, 9:])
+    # Three steps of the past, and nine, none, and five of which count.
+    mask = torch.arange(12) < torch.tensor([[12], [3], [8]])
+    assert torch.equal(last_inputs(x, mask, 3), torch.stack((x[0, 9:], x[1, :3], x[2, 5:8])))
 
 
 @pytest.mark.parametrize("make", [tiny.causal_lm, tiny.ctc, tiny.classifier], ids=["lm", "ctc", "classifier"])

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lt25.ops import add_rms_norm, hgrn_mix, hgrn_scan, hgrn_step, swiglu
+from lt25.ops import add_rms_norm, hgrn_mix, hgrn_scan, hgrn_step, short_conv, swiglu
 
 Draw = Callable[[int, int], int]
 
@@ -67,6 +67,17 @@ def mix_case(draw: Draw, sizes: Sizes) -> Case:
     return Case(hgrn_mix, tensors, {**options, "eps": 1e-5, "output_final_state": True})
 
 
+def conv_case(draw: Draw, sizes: Sizes) -> Case:
+    """Packed or not, with and without a mask, one way or both, over one step to six."""
+    random = _generator(draw)
+    shape, _, options = _sequences(draw, sizes)
+    options["bidirectional"] = bool(draw(0, 1))
+    channels = draw(1, sizes.channels // 2) * 2 if options["bidirectional"] else draw(1, sizes.channels)
+    tensors = {"ifg": _normal(random, *shape, 3 * channels), "weight": _normal(random, 2 * channels, draw(1, 6))}
+    options["mask"] = _mask(draw, random, shape)
+    return Case(short_conv, tensors, options)
+
+
 def swiglu_case(draw: Draw, sizes: Sizes) -> Case:
     """One to three axes."""
     random = _generator(draw)
@@ -100,6 +111,7 @@ def step_case(draw: Draw, sizes: Sizes) -> Case:
 CASES = {
     "hgrn_scan": scan_case,
     "hgrn_mix": mix_case,
+    "short_conv": conv_case,
     "swiglu": swiglu_case,
     "add_rms_norm": add_rms_norm_case,
     "hgrn_step": step_case,

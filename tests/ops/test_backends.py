@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
+from lt25.ops import conv as conv_operator
 from lt25.ops import hgrn_scan
 from lt25.ops import mix as mix_operator
 from lt25.ops import rows as rows_operators
@@ -34,7 +35,7 @@ def threads():
 
 def plain(operator: str, batch: int = 3, time: int = 12, channels: int = 38) -> Case:
     """Of these sizes, with every optional tensor, neither packed nor reversed."""
-    sizes = {batch, time, channels, 2 * time, channels // 2}
+    sizes = {batch, time, channels, 2 * time, channels // 2, 6}
 
     def largest(low, high):
         return high if high in sizes else 1
@@ -149,6 +150,11 @@ def test_operators_keep_torchs_rules():
     y = torch.randn(2, 5, 4)
     check(mix_operator._backward, (y, state, ifg, y, weight, 1e-5, bound, mask, state, None, True, "numba"))
     check(step_operator._step, (ifg[:, 0], weight, 1e-5, state, bound, "numba"))
+    taps = torch.randn(8, 3)
+    check(
+        conv_operator._forward, (ifg.clone().requires_grad_(), taps.clone().requires_grad_(), mask, None, True, "numba")
+    )
+    check(conv_operator._backward, (ifg[:1], ifg[:1], taps, None, packing, False, "numba"))
     check(rows_operators._swiglu, (ifg.clone().requires_grad_(), "numba"))
     check(rows_operators._swiglu_backward, (y[..., :2], y, "numba"))
     check(rows_operators._norm, (y.clone().requires_grad_(), grad[1], 1e-5, "numba"))

@@ -15,6 +15,9 @@ JIT = {"fastmath": {"contract"}, "error_model": "numpy", "cache": True, "nogil":
 # For sums over a row, which become vector instructions only if their order is free. It is the same in each call.
 JIT_SUM = {**JIT, "fastmath": {"contract", "reassoc"}}
 
+# Rows of one work item. Fixed, because a gradient summed over rows is summed item by item: the result depends on how the
+# rows are cut, and may not depend on the number of threads.
+ROWS = 64
 # No loop is vectorised by more float32 at a time: two registers of 512 bits.
 LANES = 32
 
@@ -165,6 +168,11 @@ def rows(tensor: Tensor, dtype: torch.dtype | None = None) -> np.ndarray:
 def vector(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
     """A parameter [D] as a numpy copy: a tensor seen by numpy can never be resized again, which sharded training does."""
     return tensor.detach().to(dtype, copy=True).numpy()
+
+
+def mask_rows(mask: Tensor | None) -> np.ndarray:
+    """A mask [B, T] as one flag for each row; none at all without a mask: numba would compile kernels again for None."""
+    return np.empty(0, np.bool_) if mask is None else mask.contiguous().numpy().reshape(-1)
 
 
 def initial(initial_state: Tensor | None, sequences: int, channels: int, dtype: torch.dtype) -> Tensor:

@@ -13,16 +13,17 @@ from torch import Tensor
 from lt25.ops.backends import state_dtype
 from lt25.ops.backends.numba_common import (
     JIT,
+    ROWS,
     block_width,
     dot,
     gates,
     initial,
+    mask_rows,
     offsets_of,
     rows,
     sigmoid,
     vector,
 )
-from lt25.ops.backends.numba_rows import ROWS
 
 
 @njit(**JIT)
@@ -143,7 +144,7 @@ def forward(
     _scan(
         ifg_rows,
         bound_of(lower_bound, channels, dtype),
-        _mask(mask),
+        mask_rows(mask),
         offsets,
         halves,
         block_width(ifg.shape[0] * halves, channels // halves, cu_seqlens),
@@ -186,7 +187,7 @@ def backward(
         ifg_rows,
         h_rows,
         bound_of(lower_bound, channels, dtype),
-        _mask(mask),
+        mask_rows(mask),
         initial(initial_state, len(offsets) - 1, channels, dtype).numpy(),
         offsets,
         halves,
@@ -201,8 +202,3 @@ def backward(
 def bound_of(lower_bound: Tensor | None, channels: int, dtype: torch.dtype) -> np.ndarray:
     """The lower bound [D] in the precision of the kernels, 0 if there is none."""
     return vector(torch.zeros(channels) if lower_bound is None else lower_bound, dtype)
-
-
-def _mask(mask: Tensor | None) -> np.ndarray:
-    """One flag for each row; none at all without a mask."""
-    return np.empty(0, np.bool_) if mask is None else mask.contiguous().numpy().reshape(-1)

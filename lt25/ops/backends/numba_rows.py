@@ -6,11 +6,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from lt25.ops.backends import state_dtype
-from lt25.ops.backends.numba_common import JIT, dot, rows, sigmoid, use_threads, vector
-
-# Rows of one work item. Fixed, because a gradient summed over rows is summed item by item: the result depends on how the
-# rows are cut, and may not depend on the number of threads.
-ROWS = 64
+from lt25.ops.backends.numba_common import JIT, ROWS, dot, rows, sigmoid, use_threads, vector
 
 
 @njit(parallel=True, **JIT)

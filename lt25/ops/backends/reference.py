@@ -42,6 +42,27 @@ def mix(
     return y.to(ifg.dtype), final_state
 
 
+def short_conv(
+    ifg: Tensor, weight: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, bidirectional: bool
+) -> Tensor:
+    """Arguments and result of :func:`lt25.ops.short_conv`."""
+    channels, size = weight.shape
+    x, g = ifg.split([channels, channels // 2], -1)
+    x = x.double() if mask is None else torch.where(mask[..., None], x.double(), 0.0)
+    step = torch.arange(x.shape[1], device=x.device)
+    sequence = torch.zeros_like(step) if cu_seqlens is None else torch.searchsorted(cu_seqlens.long(), step, right=True)
+    backward = torch.zeros(2, channels // 2, dtype=torch.bool, device=x.device)
+    backward[:, channels // 4 :] = bidirectional
+    y = torch.zeros_like(x)
+    for lag in range(size):
+        for direction, here in ((-1, ~backward), (1, backward)):
+            source = (step + direction * lag).clamp(0, max(0, len(step) - 1))
+            inside = (source == step + direction * lag) & (sequence[source] == sequence)
+            inside = inside[:, None] & here.flatten()
+            y = y + torch.where(inside, x[:, source] * weight[:, size - 1 - lag].double(), 0.0)
+    return torch.cat((y.to(ifg.dtype), g), -1)
+
+
 def swiglu(gate_up: Tensor) -> Tensor:
     """Argument and result of :func:`lt25.ops.swiglu`."""
     gate, up = gate_up.double().chunk(2, -1)

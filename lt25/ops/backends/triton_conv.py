@@ -1,0 +1,154 @@
+"""The short convolutions on a GPU: one pass over the data, each way.
+
+The steps around a row are read again for each lag; they come from the cache. The gradient of the weight is summed by each
+program over the rows that it walks, and then over programs, always in the same order.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lt25.ops.backends.triton_rows import sum_parts
+
+_ROWS = 32
+_CHANNELS = 64
+# Programs of the backward pass along the rows, of which each sums a gradient of the weight.
+_PROGRAMS = 256
+
+
+@triton.jit
+def _sequence(row, cu_seqlens, sequences, T, PACKED: tl.constexpr, HALVINGS: tl.constexpr):
+    """First row and end of the sequence that each row belongs to."""
+    if PACKED:
+        # The last n with cu_seqlens[n] <= row, which passes over empty sequences.
+        low = tl.zeros_like(row)
+        high = low + sequences
+        for _ in tl.static_range(HALVINGS):
+            middle = (low + high) // 2
+            right = tl.load(cu_seqlens + middle).to(row.dtype) <= row
+            low = tl.where(right, middle, low)
+            high = tl.where(right, high, middle)
+        return tl.load(cu_seqlens + low).to(row.dtype), tl.load(cu_seqlens + low + 1).to(row.dtype)
+    start = row // T * T
+    return start, start + T
+
+
+@triton.jit
+def _looks_ahead(channel, D: tl.constexpr, BOTH: tl.constexpr):
+    """1 for a channel that reads what comes after it, -1 for one that reads what came before."""
+    return tl.where(BOTH & (channel % D >= D // 2), 1, -1)
+
+
+@triton.jit
+def _forward(
+    x, weight, mask, cu_seqlens, y, rows, sequences, T, D: tl.constexpr, K: tl.constexpr, BOTH: tl.constexpr,
+    MASKED: tl.constexpr, PACKED: tl.constexpr, HALVINGS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    start, end = _sequence(tl.minimum(row, rows - 1), cu_seqlens, sequences, T, PACKED, HALVINGS)
+    end = tl.where(row < rows, end, start)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    convolved = channel < 2 * D
+    sign = _looks_ahead(channel, D, BOTH)
+    value = tl.zeros([ROWS, CHANNELS], tl.float32)
+    for lag in tl.static_range(K):
+        source = row[:, None] + sign[None, :] * lag
+        inside = (source >= start[:, None]) & (source < end[:, None]) & convolved[None, :]
+        if MASKED:
+            inside &= tl.load(mask + source, mask=inside, other=0) != 0
+        tap = tl.load(weight + channel * K + (K - 1 - lag), mask=convolved, other=0.0).to(tl.float32)
+        value += tap[None, :] * tl.load(x + source * (3 * D) + channel[None, :], mask=inside, other=0.0).to(tl.float32)
+    at = row[:, None] * (3 * D) + channel[None, :]
+    here = (row < rows)[:, None] & (channel < 3 * D)[None, :]
+    passed = tl.load(x + at, mask=here & (channel >= 2 * D)[None, :], other=0.0).to(tl.float32)
+    tl.store(y + at, (value + passed).to(y.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def _backward(
+    grad_y, x, weight, mask, cu_seqlens, grad_x, grad_weight, rows, sequences, T,
+    D: tl.constexpr, K: tl.constexpr, BOTH: tl.constexpr, MASKED: tl.constexpr, PACKED: tl.constexpr,
+    HALVINGS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, TAPS: tl.constexpr,
+):  # fmt: skip
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    convolved = channel < 2 * D
+    sign = _looks_ahead(channel, D, BOTH)
+    tap_index = tl.arange(0, TAPS)
+    grad_taps = tl.zeros([TAPS, CHANNELS], tl.float32)
+    for first in range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS):
+        row = (first + tl.arange(0, ROWS)).to(tl.int64)
+        start, end = _sequence(tl.minimum(row, rows - 1), cu_seqlens, sequences, T, PACKED, HALVINGS)
+        counts = row < rows
+        if MASKED:
+            counts &= tl.load(mask + row, mask=counts, other=0) != 0
+        end = tl.where(counts, end, start)
+        at = row[:, None] * (3 * D) + channel[None, :]
+        here = (row < rows)[:, None] & (channel < 3 * D)[None, :]
+        value = tl.load(x + at, mask=here & convolved[None, :], other=0.0).to(tl.float32)
+        grad = tl.load(grad_y + at, mask=here & (channel >= 2 * D)[None, :], other=0.0).to(tl.float32)
+        for lag in tl.static_range(K):
+            target = row[:, None] - sign[None, :] * lag
+            inside = (target >= start[:, None]) & (target < end[:, None]) & convolved[None, :]
+            pulled = tl.load(grad_y + target * (3 * D) + channel[None, :], mask=inside, other=0.0).to(tl.float32)
+            tap = tl.load(weight + channel * K + (K - 1 - lag), mask=convolved, other=0.0).to(tl.float32)
+            grad += tap[None, :] * pulled
+            grad_taps += tl.where(tap_index == K - 1 - lag, 1.0, 0.0)[:, None] * tl.sum(value * pulled, 0)[None, :]
+        tl.store(grad_x + at, grad.to(grad_x.dtype.element_ty), mask=here)
+    at = (tl.program_id(0) * (2 * D) + channel)[None, :] * K + tap_index[:, None]
+    tl.store(grad_weight + at, grad_taps, mask=convolved[None, :] & (tap_index < K)[:, None])
+
+
+def _arguments(x: Tensor, weight: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, bidirectional: bool) -> dict:
+    sequences = 0 if cu_seqlens is None else len(cu_seqlens) - 1
+    return {
+        "mask": x if mask is None else mask.contiguous(),
+        "cu_seqlens": x if cu_seqlens is None else cu_seqlens.contiguous(),
+        "rows": x.shape[0] * x.shape[1],
+        "sequences": sequences,
+        "T": x.shape[1],
+        "D": x.shape[2] // 3,
+        "K": weight.shape[1],
+        "BOTH": bidirectional,
+        "MASKED": mask is not None,
+        "PACKED": cu_seqlens is not None,
+        # The interval of candidates is the whole at first and one at last.
+        "HALVINGS": max(1, sequences).bit_length(),
+        "ROWS": _ROWS,
+        "CHANNELS": _CHANNELS,
+    }
+
+
+def forward(ifg: Tensor, weight: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, bidirectional: bool) -> Tensor:
+    """i and f convolved, and g, [B, T, 3 D] in ifg's dtype."""
+    ifg = ifg.contiguous()
+    y = torch.empty_like(ifg)
+    arguments = _arguments(ifg, weight, mask, cu_seqlens, bidirectional)
+    if y.numel():
+        with torch.cuda.device_of(ifg):
+            grid = (triton.cdiv(arguments["rows"], _ROWS), triton.cdiv(ifg.shape[2], _CHANNELS))
+            _forward[grid](x=ifg, weight=weight.contiguous(), y=y, **arguments)
+    return y
+
+
+def backward(
+    grad_y: Tensor,
+    ifg: Tensor,
+    weight: Tensor,
+    mask: Tensor | None,
+    cu_seqlens: Tensor | None,
+    bidirectional: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of ifg and weight, in their dtypes."""
+    grad_y, ifg = grad_y.contiguous(), ifg.contiguous()
+    grad = torch.empty_like(ifg)
+    arguments = _arguments(ifg, weight, mask, cu_seqlens, bidirectional)
+    programs = min(_PROGRAMS, triton.cdiv(arguments["rows"], _ROWS))
+    grad_weight = torch.empty(programs, weight.numel(), dtype=torch.float32, device=ifg.device)
+    if grad.numel():
+        with torch.cuda.device_of(ifg):
+            _backward[(programs, triton.cdiv(ifg.shape[2], _CHANNELS))](
+                grad_y=grad_y, x=ifg, weight=weight.contiguous(), grad_x=grad, grad_weight=grad_weight,
+                TAPS=triton.next_power_of_2(weight.shape[1]), **arguments,
+            )  # fmt: skip
+    return grad, sum_parts(grad_weight).view(weight.shape).to(weight.dtype)
