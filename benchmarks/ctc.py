@@ -121,6 +121,7 @@ def measure(name: str, loss: Callable[..., Tensor], arguments: list[tuple[Tensor
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where to write the numbers as well")
+    parser.add_argument("--shapes", default=",".join(shape[0] for shape in SHAPES), help="some only, by name")
     options = parser.parse_args()
 
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; milliseconds\n")
@@ -128,7 +129,7 @@ def main() -> None:
     layout = "{:<12} {:>4} {:>5} {:>6} {:>4} {:<9} {:<7} {:>8} {:>8} {:>8} {:>9}"
     print(layout.format(*titles))
     rows, parts = [], []
-    for title, B, T, V, L, full in SHAPES:
+    for title, B, T, V, L, full in [shape for shape in SHAPES if shape[0] in options.shapes.split(",")]:
         for dtype in (torch.bfloat16, torch.float32):
             arguments = [inputs(B, T, V, L, full, dtype, seed) for seed in range(INPUTS)]
             expected = gradient(native, (arguments[0][0].double(), *arguments[0][1:]))
