@@ -10,8 +10,8 @@ AdamW. For each, in a process of its own: median milliseconds of a step, timed b
 ("eager"), replayed as a CUDA graph ("graph") and through torch.compile ("compile"); peak memory; with ``--profile`` the
 kernels that take longest. Then the trainer itself, started as a user starts it, with empty and with full kernel caches:
 seconds from the start of the process to the end of the first step, and milliseconds of a step later on, data loading
-included. Whatever does not fit into ``--seconds`` is left out and named. ``--check`` trains small networks of all tasks with
-and without CUDA graphs and compares their losses.
+included. Whatever does not fit into ``--seconds`` is left out and named. ``--check`` trains small networks of all tasks
+with and without CUDA graphs and compares their losses.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -367,47 +367,93 @@ class Trained:
         return row
 
 
-def check(device: str, limit: float) -> list[dict[str, Any]]:
-    """Train small networks with and without CUDA graphs, side by side; report by how much the losses differ.
+def check(device: str, report: "Report") -> None:
+    """Train small networks of all tasks with plain and with replayed steps; report by how much their losses differ.
 
-    Lengths vary and batches are padded more with graphs than without, so equal means equal up to rounding.
+    Each step has a seed of its own, by which both draw the same dropout.
     """
-    float32 = {"training": {"mixed_precision_param": "float32"}, "metrics": {"log_freq": 1}}
-    twice = {"training": {"mixed_precision_param": "float32", "global_batch_size": 16}, "metrics": {"log_freq": 1}}
     variants = {
         "speech, both ways": Variant(
-            "speech_recognition", float32, {"dropout": 0.1, "bidirectional": True, "subsampling": 2}, ragged=True
+            "speech_recognition", {}, {"dropout": 0.1, "bidirectional": True, "subsampling": 2}, ragged=True
         ),
         "series, accumulated": Variant(
-            "classification", twice, {"dropout": 0.1, "use_short_conv": True, "pooling": "last"}, ragged=True
+            "classification", {}, {"dropout": 0.1, "use_short_conv": True, "pooling": "last"}, ragged=True
         ),
-        "series with a NaN": Variant("classification", float32, {"dropout": 0.1}, bad=1),
-        "text, packed": Variant("language_modeling", float32, {"dropout": 0.1}, ragged=True),
+        "series with a NaN": Variant("classification", {}, {"dropout": 0.1}, bad=1),
+        "text, packed": Variant("language_modeling", {}, {"dropout": 0.1}, ragged=True),
     }
     case = Case(hidden=64, layers=2, batch=8, steps=200, channels=8, classes=20, labels=10)
-    rows, end = [], time.perf_counter() + limit
-    with tempfile.TemporaryDirectory() as caches:
-        trained = {}
-        for name, variant in variants.items():
-            for graphs in (True, False):
-                settings = {**variant.settings, "training": {**variant.settings["training"], "cuda_graphs": graphs}}
-                variant_of = replace(variant, settings=settings)
-                trained[name, graphs] = Trained(case, variant_of, 24, Path(caches), device)
-        ends = {key: run.wait(max(end - time.perf_counter(), 1)) for key, run in trained.items()}
-    for name in variants:
-        ours, plain = trained[name, True].history, trained[name, False].history
-        row = {"check": name}
-        for graphs in (True, False):
-            if "error" in ends[name, graphs]:
-                row["error"] = f"{'with' if graphs else 'without'} graphs: {ends[name, graphs]['error']}"
-        if "error" not in row:
-            pairs = [(a["loss"], b["loss"]) for a, b in zip(ours, plain, strict=True)]
-            row["losses"] = len(pairs)
-            row["last"] = pairs[-1][0]
-            row["largest_difference"] = max(abs(a - b) for a, b in pairs if a == a or b == b)
-            row["skipped"] = f"{ours[-1]['skipped_steps']} and {plain[-1]['skipped_steps']}"
-        rows.append(row)
-    return rows
+    for name, variant in variants.items():
+        started, row = time.perf_counter(), {"check": name}
+        try:
+            row.update(_compare(case, variant, 2 if "accumulated" in name else 1, device))
+        except Exception as error:
+            row["error"] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+        report.add({**row, "seconds": time.perf_counter() - started})
+
+
+def _compare(case: Case, variant: Variant, accumulation: int, device: str) -> dict[str, Any]:
+    import torch
+
+    from lt25.data.loader import StepBatches
+    from lt25.data.prepared import PreparedSplit
+    from lt25.training import spec
+    from lt25.training.feed import to_cuda
+    from lt25.training.graphs import Replayed
+    from lt25.training.kernels import compile_ahead
+    from lt25.training.steps import FiniteOptimizers
+
+    losses, taken, recorded = [], [], 0
+    with tempfile.TemporaryDirectory() as folder:
+        write_project(Path(folder), case, 24, variant)
+        split, text = PreparedSplit(Path(folder) / "data", "train"), (Path(folder) / "config.json").read_text()
+    loss_of = spec._ctc if variant.task == "speech_recognition" else spec.summed_cross_entropy
+    for replayed in (False, True):
+        torch.manual_seed(0)
+        model = spec.TaskModel(spec.ModelArgs(task=variant.task, config=text)).to(device).train()
+        options = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+        optimizers = FiniteOptimizers([model], "AdamW", options)
+        batches = StepBatches(
+            split, variant.task, seq_len=case.steps, local_batch_size=case.batch, accumulation=accumulation, rank=0,
+            world_size=1, seed=0, few_shapes=True,
+            feed=(lambda read: to_cuda(read, torch.device("cuda", 0))) if device == "cuda" else iter,
+        )  # fmt: skip
+
+        def gradients(micro_batches, model=model, optimizers=optimizers):
+            optimizers.zero_grad()
+            loss = 0.0
+            for batch in micro_batches:
+                inputs = {key: tensor for key, tensor in batch.items() if key != "labels"}
+                part = loss_of(model(inputs.pop("input"), **inputs), batch["labels"]) / batch["labels"].numel()
+                part.backward()
+                loss = loss + part.detach()
+            return loss
+
+        def update(micro_batches, model=model, optimizers=optimizers, gradients=gradients):
+            loss = gradients(micro_batches)
+            optimizers.step(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP, foreach=True))
+            return (loss,)
+
+        step = Replayed(update) if replayed and device == "cuda" else update
+        stream, seen = iter(batches), []
+        for n in range(24):
+            taken_now = [next(stream) for _ in range(accumulation)]
+            micro_batches = [{**inputs, "labels": labels} for inputs, labels in taken_now]
+            if n == 0 and device == "cuda":
+                compile_ahead(lambda micro_batches=micro_batches, gradients=gradients: gradients(micro_batches))
+            torch.manual_seed(n)
+            seen.append(step(micro_batches)[0].item())
+        stream.close()
+        losses.append(seen)
+        taken.append(int(optimizers.taken))
+        recorded = len(step.recorded) if isinstance(step, Replayed) else 0
+    differences = [abs(a - b) for a, b in zip(*losses, strict=True) if a == a or b == b]
+    return {
+        "recorded": recorded,
+        "taken": f"{taken[0]} and {taken[1]}",
+        "last_loss": losses[0][-1],
+        "largest_difference": max(differences),
+    }
 
 
 class Report:
@@ -534,8 +580,8 @@ def main() -> None:
     if options.device == "cpu":
         modes = [mode for mode in modes if mode in ("eager", "check")]
     if options.check:
-        for row in check(options.device, options.seconds):
-            report.add(row)
+        sys.path.insert(0, str(REPOSITORY))
+        check(options.device, report)
         return
     with tempfile.TemporaryDirectory() as folder:
         # The trainers come first: what they compiled from nothing then serves the networks.
