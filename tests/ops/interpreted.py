@@ -2,11 +2,14 @@
 
 from tests.ops import interpret  # isort: skip
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lt25.ops.backends import triton_scan
 from tests.ops import compare
 from tests.ops.compare import CASES, Sizes
 
@@ -28,3 +31,21 @@ def empty_tensors_are_full_of_nan():
 def test_equals_the_reference(operator, data, dtype):
     case = CASES[operator](lambda low, high: data.draw(st.integers(low, high)), Sizes(3, 12, 20))
     compare.check(case, "triton", dtype)
+
+
+@pytest.mark.parametrize("operator", ["hgrn_scan", "hgrn_mix"])
+@settings(max_examples=3, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_time_cut_into_segments_equals_the_reference(operator, data):
+    case = CASES[operator](lambda low, high: data.draw(st.integers(low, high)), Sizes(2, 16, 20))
+    with patch.object(triton_scan, "_plan", lambda *_: triton_scan.Plan(rows=2, warps=2, channels=32, segments=3)):
+        compare.check(case, "triton", torch.float32)
+
+
+def test_gates_that_keep_everything_are_walked_twice():
+    """No segment's state becomes equal to the one that started from zero: all that a repair can have to do."""
+    x = torch.randn(1, 40, 20)
+    with patch.object(triton_scan, "_plan", lambda *_: triton_scan.Plan(rows=2, warps=2, channels=32, segments=4)):
+        h, final = triton_scan.forward(x, torch.zeros_like(x), None, None, False)
+    torch.testing.assert_close(h, x.cumsum(1))
+    torch.testing.assert_close(final, x.sum(1))

@@ -637,23 +637,23 @@ class _Launch:
         plan = _plan(forward, gated, wide, self.sequences, time, directions)
         tile = plan.rows * plan.warps
         self.split = plan.segments > 1
-        self.tiles = -(-time // (tile * plan.segments))
+        # Tiles of a segment; time may be empty.
+        self.tiles = max(-(-time // (tile * plan.segments)), 1)
         segments, self.items = 1, self.sequences
         self.maps = sequence = first = like
         if self.split:
-            segments = -(-time // (tile * self.tiles))
+            length = tile * self.tiles
+            segments = max(-(-time // length), 1)
             self.items = batch * segments
             if cu_seqlens is not None:
                 # Rounding up adds at most one segment a sequence; how many there are stays on the device.
-                self.items = time // (tile * self.tiles) + self.sequences
-                each = -(-cu_seqlens.diff() // (tile * self.tiles))
-                after = each.clamp_min(1).cumsum(0)
-                first = after - each.clamp_min(1)
+                self.items = time // length + self.sequences
+                each = (-(-cu_seqlens.diff() // length)).clamp_min(1)
+                after = each.cumsum(0)
+                first = after - each
                 sequence = torch.searchsorted(after, torch.arange(self.items, device=like.device), right=True)
             self.maps = torch.empty(2, self.items, channels, dtype=torch.float32, device=like.device)
-        else:
-            self.tiles = -(-time // tile)
-        self.arguments = (self.maps, sequence, first, time, self.sequences, self.items, segments, max(self.tiles, 1))
+        self.arguments = (self.maps, sequence, first, time, self.sequences, self.items, segments, self.tiles)
         self.grid = (self.items * _blocks(directions, plan.channels),)
         self.constants = {
             "D": channels,
