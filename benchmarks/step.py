@@ -137,13 +137,18 @@ class Step:
         self.batch = {"features": features, "labels": torch.randint(1, case.classes, shape, device=device)}
         if case.labels:
             self.batch["mask"] = torch.ones(case.batch, case.steps, dtype=torch.int64, device=device)
-        self.forward = torch.compile(self.model) if mode == "compile" else self.model
+        self.forward, self.low_precision = self.model, None
         self.optimize = self._optimizer(network)
         self.update = self.once
         if network == "lt25" and device == "cuda":
             from lt25.training.kernels import compile_ahead
+            from lt25.training.precision import LowPrecision
 
-            compile_ahead(lambda: self.gradients(self.model, self.batch))
+            if mode != "compile":
+                self.forward = self.low_precision = LowPrecision(self.model, torch.bfloat16)
+            compile_ahead(lambda: self.gradients(self.batch))
+        if mode == "compile":
+            self.forward = torch.compile(self.model)
         if mode == "graph":
             from lt25.training.graphs import Replayed
 
@@ -161,15 +166,19 @@ class Step:
         )
         return lambda norm: optimizer.step()
 
-    def gradients(self, forward: Callable[..., Any], batch: dict[str, Any]) -> Any:
+    def gradients(self, batch: dict[str, Any]) -> Any:
         self.model.zero_grad()
+        if self.low_precision:
+            self.low_precision.renew()
         with self.torch.autocast(self.device, self.torch.bfloat16):
-            loss = forward(**batch)
+            loss = self.forward(**batch)
         loss.backward()
+        if self.low_precision:
+            self.low_precision.collect()
         return loss.detach()
 
     def once(self, batches: list[dict[str, Any]]) -> tuple[Any, ...]:
-        loss = self.gradients(self.forward, batches[0])
+        loss = self.gradients(batches[0])
         norm = self.torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP, foreach=True)
         self.optimize(norm)
         return (loss, norm)

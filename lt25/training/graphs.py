@@ -22,13 +22,13 @@ MOST = 64
 
 
 def can_replay(job: JobConfig) -> bool:
-    """Whether the steps of a job are recorded: not those that talk to other processes or save a generator's state."""
-    return (
-        job.training.cuda_graphs
-        and DEVICE_TYPE == "cuda"
-        and dist.get_world_size() == 1
-        and job.activation_checkpoint.mode == "none"
-    )
+    """Whether the steps of a job are recorded."""
+    return job.training.cuda_graphs and DEVICE_TYPE == "cuda" and on_its_own(job)
+
+
+def on_its_own(job: JobConfig) -> bool:
+    """Whether a job's steps neither talk to other processes nor compute anything twice."""
+    return dist.get_world_size() == 1 and job.activation_checkpoint.mode == "none"
 
 
 class Replayed:

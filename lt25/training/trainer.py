@@ -11,14 +11,15 @@ import torch.distributed as dist
 import torchtitan.train
 from torch import Tensor
 from torchtitan.components.loss import IGNORE_INDEX
-from torchtitan.config import JobConfig
+from torchtitan.config import TORCH_DTYPE_MAP, JobConfig
 from torchtitan.distributed import utils as dist_utils
 
 from lt25.training.checkpoint import WholeCheckpoints
 from lt25.training.device import DEVICE_TYPE
-from lt25.training.graphs import Replayed, can_replay
+from lt25.training.graphs import Replayed, can_replay, on_its_own
 from lt25.training.kernels import compile_ahead
 from lt25.training.metrics import RunMetrics
+from lt25.training.precision import LowPrecision
 from lt25.training.steps import FiniteOptimizers
 
 Batch = tuple[dict[str, Tensor], Tensor]
@@ -35,7 +36,10 @@ class Trainer(torchtitan.train.Trainer):
         with patch("torchtitan.train.CheckpointManager", WholeCheckpoints):
             super().__init__(job_config)
         self.update = Replayed(self._update) if can_replay(job_config) else self._update
-        self.compiled = False
+        self.compiled, self.low_precision = False, None
+        half = TORCH_DTYPE_MAP[job_config.training.mixed_precision_param]
+        if DEVICE_TYPE == "cuda" and half != torch.float32 and on_its_own(job_config) and not job_config.compile.enable:
+            self.low_precision = LowPrecision(self.model_parts[0], half)
 
     def batch_generator(self, data_iterable: Iterable[Batch]) -> Iterator[Batch]:
         # torchtitan asks for the first batch when it has loaded a checkpoint and counted the step that the batch is for.
@@ -91,10 +95,19 @@ class Trainer(torchtitan.train.Trainer):
         if self.parallel_dims.dp_enabled:
             all_labels = own_labels.clone()
             dist.all_reduce(all_labels, group=self.parallel_dims.get_mesh("batch").get_group())
+        if self.low_precision:
+            self.low_precision.renew()
         losses = []
         for batch in batches:
             inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-            loss = self.forward_backward_step(input_dict=inputs, labels=batch["labels"], global_valid_tokens=all_labels)
+            with self.maybe_enable_amp:
+                outputs = (self.low_precision or self.model_parts[0])(inputs.pop("input"), **inputs)
+                loss = self.loss_fn(outputs, batch["labels"]) / all_labels
+            # Freed before the backward pass allocates.
+            del outputs
+            loss.backward()
+            if self.low_precision:
+                self.low_precision.collect()
             losses.append(loss.detach())
         return torch.stack(losses).sum(), own_labels, all_labels
 
