@@ -44,6 +44,10 @@ class WholeCheckpoints(CheckpointManager):
                 future.add_done_callback(lambda done: done.exception() or publish(partial, final))
         return saved
 
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is written after a step that is not the last."""
+        return self._should_save(step)
+
     def load(self, step: int = -1) -> bool:
         """Load a checkpoint: the newest whole one for -1, otherwise that of ``step``.
 

@@ -39,7 +39,7 @@ class RunMetrics(MetricsProcessor):
         self.records: list[dict[str, Any]] = []
         self.seconds_before = 0.0
         self.samples = 0
-        # A tensor once there are masks to count, whose sum stays on its device until a step is logged.
+        # A tensor once there are masks to count, whose sum stays on its device until it is logged.
         self.tokens: int | torch.Tensor = 0
         self.leads = dist.get_rank() == 0
         self.started = self.last_line = time.perf_counter()
@@ -77,6 +77,12 @@ class RunMetrics(MetricsProcessor):
         self.samples += labels.shape[0]
         self.tokens = self.tokens + (mask.sum() if mask is not None else inputs["input"].shape[:2].numel())
 
+    def take(self) -> tuple[int, int | torch.Tensor]:
+        """Return the examples and positions counted since the last call."""
+        taken = self.samples, self.tokens
+        self.samples = self.tokens = 0
+        return taken
+
     def should_log(self, step: int) -> bool:
         if self.bar is not None:
             self.bar.update(self.task, completed=step)
@@ -100,13 +106,12 @@ class RunMetrics(MetricsProcessor):
             "loss": global_avg_loss,
             "lr": extra["lr"],
             "grad_norm": grad_norm,
-            "samples_per_second": self.samples * ranks / elapsed,
-            "tokens_per_second": int(self.tokens) * ranks / elapsed,
+            "samples_per_second": extra["samples"] * ranks / elapsed,
+            "tokens_per_second": extra["tokens"] * ranks / elapsed,
             "seconds": self.seconds_before + now - self.started,
             "skipped_steps": extra["skipped_steps"],
             "memory_gib": self.device_memory_monitor.get_peak_stats().max_reserved_gib,
         }
-        self.samples = self.tokens = 0
         self.ntokens_since_last_log, self.time_last_log = 0, now
         waited = sum(self.data_loading_times) / elapsed
         self.data_loading_times.clear()

@@ -1,7 +1,7 @@
 """torchtitan's trainer with what it lacks: whole checkpoints, finite steps, randomness that survives a restart."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -36,7 +36,7 @@ class Trainer(torchtitan.train.Trainer):
         with patch("torchtitan.train.CheckpointManager", WholeCheckpoints):
             super().__init__(job_config)
         self.update = Replayed(self._update) if can_replay(job_config) else self._update
-        self.compiled, self.low_precision = False, None
+        self.compiled, self.low_precision, self.report = False, None, _nothing
         half = TORCH_DTYPE_MAP[job_config.training.mixed_precision_param]
         if DEVICE_TYPE == "cuda" and half != torch.float32 and on_its_own(job_config) and not job_config.compile.enable:
             self.low_precision = LowPrecision(self.model_parts[0], half)
@@ -44,12 +44,13 @@ class Trainer(torchtitan.train.Trainer):
     def batch_generator(self, data_iterable: Iterable[Batch]) -> Iterator[Batch]:
         # torchtitan asks for the first batch when it has loaded a checkpoint and counted the step that the batch is for.
         self.metrics_processor.start(self.step - 1)
+        self.first_step = self.step
         for inputs, labels in super().batch_generator(data_iterable):
             self.metrics_processor.count(inputs, labels)
             yield inputs, labels
 
     def train_step(self, data_iterator: Iterator[Batch]) -> None:
-        """Take a step: torchtitan's, but the host waits for nothing that the device computes until the step is logged."""
+        """Take a step: torchtitan's, but the host waits for nothing that the device computes in it."""
         batches = []
         for _ in range(self.gradient_accumulation_steps):
             inputs, labels = next(data_iterator)
@@ -60,16 +61,39 @@ class Trainer(torchtitan.train.Trainer):
         # Dropout depends on seed, step and rank alone, so a resumed run draws what an undisturbed one draws.
         torch.manual_seed((self.job_config.debug.seed * 1_000_003 + self.step) * 65_537 + dist.get_rank())
         self.checkpointer.maybe_wait_for_staging()
-        loss, own_labels, all_labels, norm = self.update(batches)
+        results = self.update(batches)
+        # The step before is reported while the device is at work on this one.
+        self.report()
+        if self.metrics_processor.should_log(self.step):
+            self.report = self._reporter(*results)
+            ends = self.step in (self.first_step, self.job_config.training.steps)
+            if ends or self.checkpointer.saves(self.step):
+                self.report()
 
-        if not self.metrics_processor.should_log(self.step):
-            return
-        mean = largest = loss.item()
+    def _reporter(self, loss: Tensor, own_labels: Tensor, all_labels: Tensor, norm: Tensor) -> Callable[[], None]:
+        """What logs this step, once: its numbers are on their way to the host meanwhile. Arguments as `_update` returns."""
+        mean = largest = loss
         if self.parallel_dims.dp_cp_enabled:
-            mesh = self.parallel_dims.get_optional_mesh("loss")
-            mean, largest = dist_utils.dist_sum(loss, mesh), dist_utils.dist_max(loss * all_labels / own_labels, mesh)
-        extra = {"lr": self.optimizers.rate.item(), "skipped_steps": self.optimizers.skipped.item()}
-        self.metrics_processor.log(self.step, mean, largest, norm.item(), extra)
+            group = self.parallel_dims.get_optional_mesh("loss").get_group()
+            mean, largest = loss.clone(), loss * all_labels / own_labels
+            dist.all_reduce(mean, group=group)
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
+        samples, tokens = self.metrics_processor.take()
+        numbers = [mean, largest, norm, self.optimizers.rate, self.optimizers.skipped, tokens]
+        there = [number.reshape(()).double() for number in numbers if isinstance(number, Tensor)]
+        values, step = torch.stack(there).to("cpu", non_blocking=True), self.step
+        arrived = torch.cuda.current_stream().record_event() if DEVICE_TYPE == "cuda" else None
+
+        def report() -> None:
+            self.report = _nothing
+            if arrived:
+                arrived.synchronize()
+            mean, largest, norm, rate, skipped, *counted = values.tolist()
+            extra = {"lr": rate, "skipped_steps": int(skipped), "samples": samples}
+            extra["tokens"] = int(counted[0]) if counted else tokens
+            self.metrics_processor.log(step, mean, largest, norm, extra)
+
+        return report
 
     def _update(self, batches: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Forward, backward, clipping and the optimizer's step, for the micro-batches of one step.
@@ -123,3 +147,7 @@ class Trainer(torchtitan.train.Trainer):
         with patch("torchtitan.train.time", SimpleNamespace(perf_counter=time.perf_counter, sleep=lambda _: None)):
             super().train()
         dist.barrier()
+
+
+def _nothing() -> None:
+    """Report nothing."""
