@@ -80,7 +80,7 @@ class Trainer(torchtitan.train.Trainer):
             dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
         samples, tokens = self.metrics_processor.take()
         numbers = [mean, largest, norm, self.optimizers.rate, self.optimizers.skipped, tokens]
-        there = [number.reshape(()).double() for number in numbers if isinstance(number, Tensor)]
+        there = [number.reshape(()).to(loss.device, torch.float64) for number in numbers if isinstance(number, Tensor)]
         values, step = torch.stack(there).to("cpu", non_blocking=True), self.step
         arrived = torch.cuda.current_stream().record_event() if DEVICE_TYPE == "cuda" else None
 
