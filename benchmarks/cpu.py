@@ -18,7 +18,8 @@ many steps as it says, with its batches, optimizer, schedule, clipping and dropo
 one way; GRU both ways has half of the width each way, like the HGRN here. Input map, pooling and head are the HGRN's. At each
 learning rate the networks are trained in turns of a few steps; seconds an epoch are the median of these turns times their number
 in an epoch, and the accuracy is that of the learning rate at which it is highest. Milliseconds of a step pixel by pixel (mnist,
-784 steps in time) are those of a few steps, in turn as well. Both read prepared data: `lt25 prepare config/experiments/NAME.yaml`.
+784 steps in time) are those of a few steps, in turn as well. Both read what
+`lt25 prepare config/experiments/NAME.yaml` has prepared.
 """
 
 import argparse
@@ -47,7 +48,7 @@ EXPERIMENTS = Path(__file__).parents[1] / "config" / "experiments"
 EPS = 1e-6
 # B, T, D
 SHAPES = ((64, 64, 64), (32, 400, 128), (8, 1500, 256), (1, 16384, 64), (128, 784, 64))
-RATES = (2e-3, 4e-3, 8e-3)
+RATES = (2e-3, 4e-3)
 # Steps of a turn.
 TURN = 10
 
