@@ -8,7 +8,8 @@ import os
 import platform
 import resource
 import sys
-from contextlib import ExitStack
+import threading
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -65,7 +66,7 @@ def _import_libraries() -> None:
     """Import torchtitan and transformers without what is never used here, which would take longer than all the rest.
 
     These are, of torchtitan, Hugging Face datasets for its validation, and attention, which it hands to `torch.compile` when
-    imported; of transformers, scipy for losses of object detection.
+    imported; of transformers, scipy for losses of object detection and scikit-learn for assisted generation.
     """
     validation = ModuleType("torchtitan.hf_datasets.text_datasets")
     validation.build_text_validation_dataloader = None
@@ -79,10 +80,24 @@ def _import_libraries() -> None:
 
         if loaded is validation:
             del sys.modules[validation.__name__]
-    with patch("transformers.utils.is_scipy_available", return_value=False):
+    with (
+        patch("transformers.utils.is_scipy_available", return_value=False),
+        patch("transformers.utils.is_sklearn_available", return_value=False),
+    ):
+        import transformers.generation.candidate_generator
         import transformers.modeling_utils  # noqa: F401
+
+
+def _open_gpu() -> None:
+    """Open this rank's GPU and load the library of matrix products, which take seconds that imports need not wait for."""
+    # Whatever is wrong with the GPU, the trainer meets it too, and says so.
+    with suppress(RuntimeError):
+        one = torch.ones(16, 16, dtype=torch.bfloat16, device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+        one @ one
 
 
 # Triton's own default; inductor would choose another one in the middle of a run that compiles layers.
 os.environ.setdefault("TRITON_CACHE_DIR", str(Path(os.environ.get("TRITON_HOME", Path.home()), ".triton", "cache")))
+if DEVICE_TYPE == "cuda":
+    threading.Thread(target=_open_gpu, name="gpu").start()
 _import_libraries()

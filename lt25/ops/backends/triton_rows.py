@@ -90,7 +90,8 @@ def _sum(parts, total, count, D: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.c
     tl.store(total + column, tl.sum(value, 0), mask=column < D)
 
 
-@triton.jit(do_not_specialize=("size",))
+# The size is specialised by whether 16 divides it, without which the mask would keep loads from being vectorised.
+@triton.jit
 def _swiglu_forward(gate_up, y, size, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     source = at // WIDTH * (2 * WIDTH) + at % WIDTH
@@ -99,7 +100,7 @@ def _swiglu_forward(gate_up, y, size, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(y + at, (gate * sigmoid(gate) * up).to(y.dtype.element_ty), mask=at < size)
 
 
-@triton.jit(do_not_specialize=("size",))
+@triton.jit
 def _swiglu_backward(grad_y, gate_up, grad_gate_up, size, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     source = at // WIDTH * (2 * WIDTH) + at % WIDTH
