@@ -18,16 +18,11 @@ from lt25.models.cache import HGRNCache
 from lt25.models.configuration import HGRNConfig
 from lt25.models.features import FeatureEncoder
 from lt25.models.short_conv import ShortConvolution, last_inputs
-from lt25.ops import add_rms_norm, hgrn_mix, hgrn_step, short_conv, swiglu
-
-
-def _project_jointly(x: Tensor, *projections: nn.Linear) -> Tensor:
-    """[..., in] to [..., sum of outs]: the results of several projections without bias, side by side, by one product."""
-    return F.linear(x, torch.cat([projection.weight for projection in projections]))
+from lt25.ops import add_norm_linear, add_rms_norm, hgrn_mix, hgrn_step, short_conv, swiglu
 
 
 class HGRNMixer(nn.Module):
-    """Mixes over time: projections, optional short convolution, gates, scan, gated RMS norm, projection."""
+    """Mixes over time: norm, projections, optional short convolution, gates, scan, gated RMS norm, projection."""
 
     def __init__(self, config: HGRNConfig, layer_idx: int) -> None:
         super().__init__()
@@ -43,44 +38,48 @@ class HGRNMixer(nn.Module):
 
     def forward(
         self,
-        hidden: Tensor,
+        branch: Tensor,
+        residual: Tensor | None,
+        norm: nn.RMSNorm,
         lower_bound: Tensor | None = None,
         mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         cache: HGRNCache | None = None,
-    ) -> Tensor:
-        """[B, T, H] to [B, T, H]; the other arguments as in :func:`lt25.ops.hgrn_mix`.
+    ) -> tuple[Tensor, Tensor]:
+        """What is mixed of norm(branch + residual), and branch + residual, all [B, T, H].
 
-        A cache is read and brought up to date in place: the scan's state [B, D], and the last inputs of the short
-        convolutions [B, 2 D, conv_size - 1].
+        The other arguments are those of :func:`lt25.ops.hgrn_mix`. A cache is read and brought up to date in place: the
+        scan's state [B, D], and the last inputs of the short convolutions [B, 2 D, conv_size - 1].
         """
-        ifg = _project_jointly(hidden, self.i_proj, self.f_proj, self.g_proj)
+        projections = (self.i_proj.weight, self.f_proj.weight, self.g_proj.weight)
+        ifg, residual = add_norm_linear(branch, residual, norm.weight, norm.eps, projections)
         if self.i_conv1d is not None:
             ifg = self._convolve(ifg, mask, cu_seqlens, cache)
         elif cache is not None:
             # The cache learns from its convolution state alone that it has been written to.
             cache.update_conv_state(ifg.new_empty(ifg.shape[0], ifg.shape[2], 0), self.layer_idx)
 
-        norm = (self.g_norm.weight, self.g_norm.eps)
+        g_norm = (self.g_norm.weight, self.g_norm.eps)
         state = None if cache is None else cache.get_recurrent_state(self.layer_idx)
         # A single step has no gradient.
         if state is not None and ifg.shape[1] == 1 and mask is None and not ifg.requires_grad:
-            y, state = hgrn_step(ifg[:, 0], *norm, state, lower_bound)
-            y = y[:, None]
+            y, state = hgrn_step(ifg[:, 0], *g_norm, state, lower_bound)
+            mixed = self.o_proj(y)[:, None]
         else:
-            y, state = hgrn_mix(
+            mixed, state = hgrn_mix(
                 ifg,
-                *norm,
+                *g_norm,
                 lower_bound,
                 mask,
                 state,
                 cu_seqlens,
                 self.bidirectional,
                 output_final_state=cache is not None,
+                out_weight=self.o_proj.weight,
             )
         if cache is not None:
             cache.update_recurrent_state(state, self.layer_idx)
-        return self.o_proj(y)
+        return mixed, residual
 
     def _convolve(self, ifg, mask, cu_seqlens, cache) -> Tensor:
         weight = torch.cat((self.i_conv1d.weight, self.f_conv1d.weight)).squeeze(1)
@@ -108,7 +107,7 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, H] to [B, T, H]."""
-        return self.down_proj(swiglu(_project_jointly(x, self.gate_proj, self.up_proj)))
+        return self.down_proj(swiglu(F.linear(x, torch.cat((self.gate_proj.weight, self.up_proj.weight)))))
 
 
 class HGRNLayer(GradientCheckpointingLayer):
@@ -136,8 +135,8 @@ class HGRNLayer(GradientCheckpointingLayer):
         They are handed on unadded, so that each sum is formed together with the norm after it. The other arguments are
         those of :meth:`HGRNMixer.forward`.
         """
-        normed, residual = _add_norm(branch, residual, self.attn_norm)
-        branch = self.dropout(self.attn(normed, lower_bound, mask, cu_seqlens, cache))
+        mixed, residual = self.attn(branch, residual, self.attn_norm, lower_bound, mask, cu_seqlens, cache)
+        branch = self.dropout(mixed)
         normed, residual = _add_norm(branch, residual, self.mlp_norm)
         return self.dropout(self.mlp(normed)), residual
 

@@ -1,4 +1,5 @@
-"""The heart of an HGRN layer as one differentiable operation: gates, the scan over time, and the gated RMS norm after it.
+"""The heart of an HGRN layer as one differentiable operation: gates, the scan over time, the gated RMS norm after it, and if
+wished the output projection.
 
 Equations 3 to 5 of "Hierarchically Gated Recurrent Neural Network for Sequence Modeling" (https://arxiv.org/abs/2311.04823),
 real part, with the gated norm of flash-linear-attention. Done in one operation, little goes through memory: the
@@ -6,9 +7,10 @@ pre-activations and the states are kept for the way back, and all between them i
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from lt25.ops.backends import choose, kernels, reference, state_dtype
+from lt25.ops.backends import as_multiplied, choose, kernels, reference, state_dtype
 from lt25.ops.scan import check_sequences, count_sequences
 
 
@@ -22,6 +24,7 @@ def hgrn_mix(
     cu_seqlens: Tensor | None = None,
     bidirectional: bool = False,
     output_final_state: bool = False,
+    out_weight: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Mixes over time, channel by channel, then across the channels of each step.
@@ -43,12 +46,14 @@ def hgrn_mix(
         bidirectional: the second half of the channels is scanned from each sequence's end to its start; their initial
             state stands after the last step, and their final state is that of the first.
         output_final_state: return the last state computed as well.
+        out_weight: float [H, D], of a product y @ out_weight^T that is returned in place of y; None for y itself.
         backend: "numba" (CPU), "triton" (CUDA) or "reference" (float64 loop, anywhere); by default chosen by the device.
 
     Returns:
-        y [B, T, D] in ifg's dtype, and the final state [N, D] (float32, float64 if ifg is) or None. The state is kept
-        in that wider dtype throughout; what is saved of it for the way back has ifg's dtype. Gradients flow to ifg,
-        weight, lower_bound and initial_state from both results; results and gradients are the same bits each time.
+        y [B, T, D] in ifg's dtype, or [B, T, H] in that of the product, which under autocast is autocast's; and the final
+        state [N, D] (float32, float64 if ifg is) or None. The state is kept in that wider dtype throughout; what is saved of
+        it for the way back has ifg's dtype. Gradients flow to ifg, weight, lower_bound, initial_state and out_weight from
+        both results; results and gradients are the same bits each time.
 
     Raises:
         ValueError: shapes that do not fit together, boundaries that do not rise from 0 to T, an unknown backend.
@@ -63,6 +68,8 @@ def hgrn_mix(
         raise ValueError(f"hgrn_mix: lower_bound must be {tuple(weight.shape)}, got {tuple(lower_bound.shape)}")
     if mask is not None and (mask.shape != ifg.shape[:2] or mask.dtype != torch.bool):
         raise ValueError(f"hgrn_mix: mask must be bool {tuple(ifg.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}")
+    if out_weight is not None and out_weight.shape[1:] != weight.shape:
+        raise ValueError(f"hgrn_mix: out_weight must be [H, {channels}], got {tuple(out_weight.shape)}")
     if bidirectional and channels % 2:
         raise ValueError(f"hgrn_mix: bidirectional needs an even number of channels, got {channels}")
     check_sequences("hgrn_mix", ifg, channels, initial_state, cu_seqlens)
@@ -71,10 +78,15 @@ def hgrn_mix(
     initial_state = None if initial_state is None else initial_state.to(dtype)
     arguments = (ifg, weight, eps, lower_bound, mask, initial_state, cu_seqlens, bidirectional)
     if backend == "reference":
-        y, final_state = reference.mix(*arguments)
-        final_state = final_state.to(dtype)
-    else:
-        y, _, final_state = _forward(*arguments, backend)
+        y, final_state = reference.mix(*arguments, out_weight)
+        return y, final_state.to(dtype) if output_final_state else None
+    fused = None
+    if backend == "triton" and out_weight is not None:
+        (fused,) = as_multiplied(out_weight)
+        fused = fused if kernels(backend, "norm_linear").fits(ifg, [fused]) else None
+    y, _, final_state = _forward(*arguments, fused, backend)
+    if out_weight is not None and fused is None:
+        y = F.linear(y, out_weight)
     return y, final_state if output_final_state else None
 
 
@@ -88,19 +100,19 @@ def _forward(
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
     bidirectional: bool,
+    out_weight: Tensor | None,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return kernels(backend, "mix").forward(
-        ifg, weight, eps, lower_bound, mask, initial_state, cu_seqlens, bidirectional
-    )
+    arguments = (ifg, weight, eps, lower_bound, mask, initial_state, cu_seqlens, bidirectional)
+    return kernels(backend, "mix").forward(*arguments, *_given(out_weight))
 
 
 @_forward.register_fake
-def _(ifg, weight, eps, lower_bound, mask, initial_state, cu_seqlens, bidirectional, backend):
+def _(ifg, weight, eps, lower_bound, mask, initial_state, cu_seqlens, bidirectional, out_weight, backend):
     batch, time, _ = ifg.shape
     channels = weight.shape[0]
     return (
-        ifg.new_empty(batch, time, channels),
+        ifg.new_empty(batch, time, channels if out_weight is None else out_weight.shape[0]),
         ifg.new_empty(batch, time, channels),
         ifg.new_empty(count_sequences(ifg, cu_seqlens), channels, dtype=state_dtype(ifg)),
     )
@@ -119,40 +131,63 @@ def _backward(
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
     bidirectional: bool,
+    out_weight: Tensor | None,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return kernels(backend, "mix").backward(
-        grad_y, grad_final, ifg, h, weight, eps, lower_bound, mask, initial_state, cu_seqlens, bidirectional
-    )
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    arguments = (grad_y, grad_final, ifg, h, weight, eps, lower_bound, mask, initial_state, cu_seqlens, bidirectional)
+    grads = kernels(backend, "mix").backward(*arguments, *_given(out_weight))
+    return grads if out_weight is not None else (*grads, ifg.new_empty(0))
 
 
 @_backward.register_fake
-def _(grad_y, grad_final, ifg, h, weight, eps, lower_bound, mask, initial_state, cu_seqlens, bidirectional, backend):
+def _(
+    grad_y,
+    grad_final,
+    ifg,
+    h,
+    weight,
+    eps,
+    lower_bound,
+    mask,
+    initial_state,
+    cu_seqlens,
+    bidirectional,
+    out_weight,
+    backend,
+):
     dtype = state_dtype(ifg)
     return (
         ifg.new_empty(ifg.shape),
         weight.new_empty(weight.shape, dtype=dtype),
         weight.new_empty(weight.shape, dtype=dtype),
         ifg.new_empty(grad_final.shape, dtype=dtype),
+        ifg.new_empty(0 if out_weight is None else out_weight.shape),
     )
 
 
+def _given(out_weight: Tensor | None) -> tuple[Tensor, ...]:
+    """What kernels of a backend that never projects need not know of."""
+    return () if out_weight is None else (out_weight,)
+
+
 def _setup_context(ctx, inputs, output):
-    ifg, weight, ctx.eps, lower_bound, mask, initial_state, cu_seqlens, ctx.bidirectional, ctx.backend = inputs
-    _, h, final_state = output
+    ifg, weight, ctx.eps, lower_bound, mask, initial_state, cu_seqlens, ctx.bidirectional, out_weight, ctx.backend = (
+        inputs
+    )
+    y, h, final_state = output
     ctx.mark_non_differentiable(h)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(ifg, h, weight, lower_bound, mask, initial_state, cu_seqlens)
-    ctx.final_shape = final_state.shape
+    ctx.save_for_backward(ifg, h, weight, lower_bound, mask, initial_state, cu_seqlens, out_weight)
+    ctx.shape, ctx.final_shape = y.shape, final_state.shape
 
 
 def _differentiate(ctx, grad_y, _, grad_final):
-    ifg, h, weight, lower_bound, mask, initial_state, cu_seqlens = ctx.saved_tensors
+    ifg, h, weight, lower_bound, mask, initial_state, cu_seqlens, out_weight = ctx.saved_tensors
     if grad_y is None:
-        grad_y = torch.zeros_like(h)
+        grad_y = h.new_zeros(ctx.shape)
     if grad_final is None:
         grad_final = ifg.new_zeros(ctx.final_shape, dtype=state_dtype(ifg))
-    grad_ifg, grad_weight, grad_bound, grad_state = _backward(
+    grad_ifg, grad_weight, grad_bound, grad_state, grad_out_weight = _backward(
         grad_y,
         grad_final,
         ifg,
@@ -164,6 +199,7 @@ def _differentiate(ctx, grad_y, _, grad_final):
         initial_state,
         cu_seqlens,
         ctx.bidirectional,
+        out_weight,
         ctx.backend,
     )
     return (
@@ -175,6 +211,7 @@ def _differentiate(ctx, grad_y, _, grad_final):
         None if initial_state is None else grad_state,
         None,
         None,
+        None if out_weight is None else grad_out_weight,
         None,
     )
 

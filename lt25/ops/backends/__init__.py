@@ -35,3 +35,11 @@ def kernels(backend: str, operator: str) -> ModuleType:
 def state_dtype(x: Tensor) -> torch.dtype:
     """In which a recurrent state is kept beside x: float32, or float64 for float64."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def as_multiplied(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors in the dtype in which :func:`torch.nn.functional.linear` would take them: autocast's where it is on."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors)

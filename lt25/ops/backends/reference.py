@@ -1,5 +1,7 @@
 """The operators as their definitions read, slowly: plain torch in float64 that autograd differentiates. What tests trust."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,6 +24,7 @@ def mix(
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
     bidirectional: bool,
+    out_weight: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Arguments and results of :func:`lt25.ops.hgrn_mix`; the final state comes in float64, y in ifg's dtype."""
     i, f, g = ifg.double().chunk(3, -1)
@@ -39,6 +42,8 @@ def mix(
     else:
         h, final_state = _recur(x, forget, initial_state, cu_seqlens, False)
     y = _rms_norm(h, eps) * weight.double() * F.silu(g)
+    if out_weight is not None:
+        y = F.linear(y, out_weight.double())
     return y.to(ifg.dtype), final_state
 
 
@@ -73,6 +78,15 @@ def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float)
     """Arguments and results of :func:`lt25.ops.add_rms_norm`."""
     total = x if residual is None else x + residual
     return (_rms_norm(total.double(), eps) * weight.double()).to(x.dtype), total
+
+
+def add_norm_linear(
+    x: Tensor, residual: Tensor | None, norm_weight: Tensor, eps: float, weights: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Arguments and results of :func:`lt25.ops.add_norm_linear`."""
+    total = x if residual is None else x + residual
+    normed = _rms_norm(total.double(), eps) * norm_weight.double()
+    return F.linear(normed, torch.cat(tuple(weights)).double()).to(x.dtype), total
 
 
 def _recur(

@@ -8,6 +8,7 @@ writes y; backward the norm reads dy, h and g and writes dh and dg, the scan rea
 import torch
 from torch import Tensor
 
+from lt25.ops.backends import triton_norm_linear
 from lt25.ops.backends.triton_rows import norm_backward, norm_forward
 from lt25.ops.backends.triton_scan import launch_backward, launch_forward
 
@@ -21,13 +22,18 @@ def forward(
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
     bidirectional: bool,
+    out_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y and h [B, T, D] in ifg's dtype, and the final state [N, D] in float32."""
+    """y, or its product [B, T, H], and h [B, T, D] in ifg's dtype, and the final state [N, D] in float32."""
     ifg, lower_bound, mask, initial_state, cu_seqlens = _contiguous(ifg, lower_bound, mask, initial_state, cu_seqlens)
     i, f, g = ifg.chunk(3, -1)
     channels = _forward_channels(weight, bidirectional)
     h, final_state = launch_forward(i, f, _bound(lower_bound, weight), mask, initial_state, cu_seqlens, channels, True)
-    return norm_forward(h, None, g, weight, eps)[0], h, final_state
+    if out_weight is None:
+        y, _ = norm_forward(h, None, g, weight, eps)
+    else:
+        y, _ = triton_norm_linear.forward(h, None, g, weight, eps, [out_weight.contiguous()])
+    return y, h, final_state
 
 
 def backward(
@@ -42,21 +48,30 @@ def backward(
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
     bidirectional: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of ifg in its dtype, and in float32 of weight and lower_bound [D] and the initial state [N, D]."""
+    out_weight: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """Gradients of ifg in its dtype, in float32 of weight and lower_bound [D] and the initial state [N, D], and of out_weight
+    if there is one."""
     grad_y, grad_final, ifg, h, lower_bound, mask, initial_state, cu_seqlens = _contiguous(
         grad_y, grad_final, ifg, h, lower_bound, mask, initial_state, cu_seqlens
     )
     i, f, g = ifg.chunk(3, -1)
     grad_ifg = torch.empty_like(ifg)
     grad_i, grad_f, grad_g = grad_ifg.chunk(3, -1)
-    grad_h, grad_weight = norm_backward(grad_y, None, h, g, grad_g, weight, eps)
+    grad_out_weight: tuple[Tensor, ...] = ()
+    if out_weight is None:
+        grad_h, grad_weight = norm_backward(grad_y, None, h, g, grad_g, weight, eps)
+    else:
+        out_weights = [out_weight.contiguous()]
+        grad_h, grad_weight, *grad_out_weight = triton_norm_linear.backward(
+            grad_y, None, h, g, grad_g, weight, eps, out_weights
+        )
     channels = _forward_channels(weight, bidirectional)
     bound = _bound(lower_bound, weight)
     grad_bound, grad_state = launch_backward(
         grad_h, grad_final, i, f, h, bound, mask, initial_state, cu_seqlens, channels, True, grad_i, grad_f
     )
-    return grad_ifg, grad_weight, grad_bound, grad_state
+    return grad_ifg, grad_weight, grad_bound, grad_state, *grad_out_weight
 
 
 def _bound(lower_bound: Tensor | None, weight: Tensor) -> Tensor:

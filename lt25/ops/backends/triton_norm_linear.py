@@ -1,0 +1,226 @@
+"""RMS norm, with the residual sum before it or the output gate after it, and the matrix product that follows, in one kernel.
+
+For narrow layers, whose products take less time than reading and writing what goes into them and comes out. The normed rows
+never reach memory. Backward they are computed once more, and each program sums the gradient of the product's weight over the
+rows that it walks; programs are then summed in a fixed order.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lt25.ops.backends.triton_math import sigmoid
+from lt25.ops.backends.triton_rows import sum_parts
+
+# The gradient of the product's weight that a program's registers have room for.
+_MOST_WEIGHTS = 128 * 128
+_WIDTHS = (16, 32, 64, 128)
+# How kernels are cut: rows that a program holds at once, and how many of these are on their way from memory.
+_FORWARD = {"ROWS": 128, "num_warps": 8}
+_BACKWARD = {"ROWS": 64, "STAGES": 2, "num_warps": 4}
+# Programs of the backward pass: few, since what each has summed must be read again.
+_PROGRAMS = 264
+
+
+def fits(x: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Whether the kernels take rows [..., D] in x's dtype, and the weights."""
+    outs, width = weights[0].shape
+    small = width in _WIDTHS and outs % 16 == 0 and len(weights) * outs * width <= _MOST_WEIGHTS
+    alike = all(weight.shape == weights[0].shape and weight.dtype == x.dtype for weight in weights)
+    return small and alike and x.dtype in (torch.bfloat16, torch.float16)
+
+
+@triton.jit
+def _chunk(first, second, third, n: tl.constexpr, D: tl.constexpr, N: tl.constexpr, CHUNK: tl.constexpr):
+    """Where rows n to n + CHUNK of the weights [N, D] begin, laid one below the other; pointers [CHUNK, D]."""
+    weight = first
+    if n >= N:
+        weight = second
+    if n >= 2 * N:
+        weight = third
+    return weight + (n % N + tl.arange(0, CHUNK))[:, None] * D + tl.arange(0, D)[None, :]
+
+
+@triton.jit
+def _gate(gate, at, mask):
+    """silu(g) and its derivative."""
+    g = tl.load(gate + at, mask=mask, other=0.0).to(tl.float32)
+    opened = sigmoid(g)
+    return g * opened, opened * (1.0 + g * (1.0 - opened))
+
+
+@triton.jit(do_not_specialize=("rows",))
+def _forward(
+    x, residual, gate, norm_weight, first, second, third, y, total, rows, gate_stride, eps,
+    D: tl.constexpr, N: tl.constexpr, WEIGHTS: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr,
+    RESIDUAL: tl.constexpr, GATED: tl.constexpr,
+):  # fmt: skip
+    """y = rms_norm(x + residual) * norm_weight * silu(gate) @ weight^T."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    mask = (row < rows)[:, None]
+    column = tl.arange(0, D)
+    at = row[:, None] * D + column[None, :]
+    value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+    if RESIDUAL:
+        value += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
+        # What the way back will read is what the norm is taken of.
+        value = value.to(total.dtype.element_ty)
+        tl.store(total + at, value, mask=mask)
+        value = value.to(tl.float32)
+    value *= tl.rsqrt(tl.sum(value * value, 1) / D + eps)[:, None]
+    value *= tl.load(norm_weight + column).to(tl.float32)[None, :]
+    if GATED:
+        value *= _gate(gate, row[:, None] * gate_stride + column[None, :], mask)[0]
+    normed = value.to(first.dtype.element_ty)
+    y += row[:, None] * (WEIGHTS * N) + tl.arange(0, CHUNK)[None, :]
+    for n in tl.static_range(0, WEIGHTS * N, CHUNK):
+        weight = tl.load(_chunk(first, second, third, n, D, N, CHUNK))
+        tl.store(y + n, tl.dot(normed, tl.trans(weight)).to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=("rows",))
+def _backward(
+    grad_y, grad_total, total, gate, norm_weight, first, second, third, grad_x, grad_gate, products,
+    rows, gate_stride, eps,
+    D: tl.constexpr, N: tl.constexpr, WEIGHTS: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr,
+    STAGES: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr,
+):  # fmt: skip
+    """With n = x / rms(x), z = n * silu(gate) and u = d_y @ weight, which is the gradient of z * norm_weight:
+
+    dx = (dn - n mean(dn n)) / rms(x), dn = u * norm_weight * silu(gate); and d_y^T @ z, from which `_finish` goes on.
+    """
+    column = tl.arange(0, D)
+    out = tl.arange(0, CHUNK)
+    scale = tl.load(norm_weight + column).to(tl.float32)[None, :]
+    sums = ()
+    for _ in tl.static_range(0, WEIGHTS * N, CHUNK):
+        sums = sums + (tl.zeros([CHUNK, D], tl.float32),)  # noqa: RUF005
+    for start in tl.range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS, num_stages=STAGES):
+        row = (start + tl.arange(0, ROWS)).to(tl.int64)
+        mask = (row < rows)[:, None]
+        at = row[:, None] * D + column[None, :]
+        n = tl.load(total + at, mask=mask, other=0.0).to(tl.float32)
+        if RESIDUAL:
+            beside = tl.load(grad_total + at, mask=mask, other=0.0).to(tl.float32)
+        inverse = tl.rsqrt(tl.sum(n * n, 1) / D + eps)[:, None]
+        n *= inverse
+        z = n
+        if GATED:
+            gate_at = row[:, None] * gate_stride + column[None, :]
+            opened, slope = _gate(gate, gate_at, mask)
+            z = n * opened
+        z = z.to(first.dtype.element_ty)
+        grad = tl.zeros([ROWS, D], tl.float32)
+        added = ()
+        for c in tl.static_range(WEIGHTS * N // CHUNK):
+            part_at = row[:, None] * (WEIGHTS * N) + (c * CHUNK + out)[None, :]
+            part = tl.load(grad_y + part_at, mask=mask, other=0.0)
+            grad = tl.dot(part, tl.load(_chunk(first, second, third, c * CHUNK, D, N, CHUNK)), grad)
+            added = added + (tl.dot(tl.trans(part), z, sums[c]),)  # noqa: RUF005
+        sums = added
+        grad *= scale
+        if GATED:
+            tl.store(grad_gate + gate_at, (grad * n * slope).to(grad_gate.dtype.element_ty), mask=mask)
+            grad *= opened
+        grad = inverse * (grad - n * (tl.sum(grad * n, 1) / D)[:, None])
+        if RESIDUAL:
+            grad += beside
+        tl.store(grad_x + at, grad.to(grad_x.dtype.element_ty), mask=mask)
+    products += tl.program_id(0) * (WEIGHTS * N * D) + out[:, None] * D + column[None, :]
+    for c in tl.static_range(WEIGHTS * N // CHUNK):
+        tl.store(products + c * CHUNK * D, sums[c])
+
+
+@triton.jit
+def _finish(
+    products, norm_weight, first, second, third, grad_norm_weight, grad_weight,
+    D: tl.constexpr, N: tl.constexpr, WEIGHTS: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """From d_y^T @ z: d_weight = it * norm_weight, and d_norm_weight = the sum over rows of u * z = that of weight * it."""
+    column = tl.arange(0, D)
+    scale = tl.load(norm_weight + column).to(tl.float32)[None, :]
+    total = tl.zeros([CHUNK, D], tl.float32)
+    for n in tl.static_range(0, WEIGHTS * N, CHUNK):
+        at = (n + tl.arange(0, CHUNK))[:, None] * D + column[None, :]
+        product = tl.load(products + at)
+        tl.store(grad_weight + at, (product * scale).to(grad_weight.dtype.element_ty))
+        total += product * tl.load(_chunk(first, second, third, n, D, N, CHUNK)).to(tl.float32)
+    tl.store(grad_norm_weight + column, tl.sum(total, 0))
+
+
+def _cut(weights: Sequence[Tensor]) -> dict[str, int]:
+    outs, width = weights[0].shape
+    return {"D": width, "N": outs, "WEIGHTS": len(weights), "CHUNK": min(64, outs & -outs)}
+
+
+def _three(weights: Sequence[Tensor]) -> list[Tensor]:
+    """One to three tensors for the three that kernels take."""
+    return [*weights, *weights, *weights][:3]
+
+
+def forward(
+    x: Tensor,
+    residual: Tensor | None,
+    gate: Tensor | None,
+    norm_weight: Tensor,
+    eps: float,
+    weights: Sequence[Tensor],
+) -> tuple[Tensor, Tensor]:
+    """y = rms_norm(x + residual) * norm_weight * silu(gate) @ weight^T, and x + residual.
+
+    x and residual are [..., D] and contiguous, gate [..., D] has rows `gate.stride(-2)` apart, norm_weight is [D]; weights are
+    one to three [N, D], contiguous, whose results stand side by side in y [..., weights * N] in x's dtype; see :func:`fits`.
+    Without a residual the sum is x itself.
+    """
+    cut = _cut(weights)
+    rows = x.numel() // cut["D"]
+    y = torch.empty(*x.shape[:-1], len(weights) * cut["N"], dtype=x.dtype, device=x.device)
+    total = x
+    if residual is not None:
+        total = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, residual.dtype), device=x.device)
+    if rows:
+        with torch.cuda.device_of(x):
+            _forward[(triton.cdiv(rows, _FORWARD["ROWS"]),)](
+                x, x if residual is None else residual, x if gate is None else gate, norm_weight, *_three(weights),
+                y, total, rows, 0 if gate is None else gate.stride(-2), eps,
+                RESIDUAL=residual is not None, GATED=gate is not None, **_FORWARD, **cut,
+            )  # fmt: skip
+    return y, total
+
+
+def backward(
+    grad_y: Tensor,
+    grad_total: Tensor | None,
+    total: Tensor,
+    gate: Tensor | None,
+    grad_gate: Tensor | None,
+    norm_weight: Tensor,
+    eps: float,
+    weights: Sequence[Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the sum, in its dtype, of norm_weight, float32 [D], and of the weights, one below the other, in theirs.
+
+    grad_gate, strided like gate, is written.
+    """
+    cut = _cut(weights)
+    rows = total.numel() // cut["D"]
+    grad_x = torch.empty_like(total)
+    programs = min(_PROGRAMS, triton.cdiv(rows, _BACKWARD["ROWS"]))
+    products = torch.empty(programs, len(weights) * weights[0].numel(), dtype=torch.float32, device=total.device)
+    grad_norm_weight = torch.empty(cut["D"], dtype=torch.float32, device=total.device)
+    grad_weight = torch.empty(len(weights) * cut["N"], cut["D"], dtype=weights[0].dtype, device=total.device)
+    with torch.cuda.device_of(total):
+        if rows:
+            _backward[(programs,)](
+                grad_y, total if grad_total is None else grad_total, total, total if gate is None else gate,
+                norm_weight, *_three(weights), grad_x, grad_x if grad_gate is None else grad_gate, products,
+                rows, 0 if gate is None else gate.stride(-2), eps,
+                RESIDUAL=grad_total is not None, GATED=gate is not None, **_BACKWARD, **cut,
+            )  # fmt: skip
+        _finish[(1,)](
+            sum_parts(products), norm_weight, *_three(weights), grad_norm_weight, grad_weight, num_warps=8, **cut
+        )
+    return grad_x, grad_norm_weight, grad_weight

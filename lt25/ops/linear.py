@@ -1,0 +1,124 @@
+"""The matrix product behind an RMS norm, in one operation with it where layers are narrow."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lt25.ops.backends import as_multiplied, choose, kernels, reference
+from lt25.ops.rows import add_rms_norm
+
+
+def add_norm_linear(
+    x: Tensor,
+    residual: Tensor | None,
+    norm_weight: Tensor,
+    eps: float,
+    weights: Sequence[Tensor],
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The sum of a branch and the residual stream as of :func:`lt25.ops.add_rms_norm`, and products of its norm.
+
+    Args:
+        x: float [..., H].
+        residual: float [..., H], or None for 0.
+        norm_weight: float [H].
+        eps: added to the mean square.
+        weights: float [N, H] each, of equal shape.
+        backend: "numba" (CPU), "triton" (CUDA) or "reference" (float64, anywhere); by default chosen by the device.
+
+    Returns:
+        The products norm(x + residual) @ weight^T side by side, [..., len(weights) * N], in the dtype of
+        :func:`torch.nn.functional.linear`, which under autocast is autocast's; sum [..., H] in the wider dtype of x and
+        residual, or x itself without a residual.
+
+    Raises:
+        ValueError: shapes that do not fit together, an unknown backend.
+    """
+    backend = choose("add_norm_linear", x, backend)
+    if any(weight.shape != weights[0].shape or weight.shape[1:] != x.shape[-1:] for weight in weights):
+        shapes = ", ".join(str(tuple(each.shape)) for each in (x, *weights))
+        raise ValueError(f"add_norm_linear: x must be [..., H] and all weights [N, H], got {shapes}")
+    if backend == "reference":
+        return reference.add_norm_linear(x, residual, norm_weight, eps, weights)
+    if backend == "triton" and len(weights) <= 3:
+        multiplied = as_multiplied(*weights)
+        if kernels(backend, "norm_linear").fits(x, multiplied):
+            y, total = _fused(x, residual, norm_weight, eps, multiplied)
+            return y, x if residual is None else total
+    normed, total = add_rms_norm(x, residual, norm_weight, eps, backend)
+    return F.linear(normed, torch.cat(tuple(weights))), total
+
+
+@torch.library.custom_op("lt25::add_norm_linear", mutates_args=())
+def _fused(
+    x: Tensor, residual: Tensor | None, norm_weight: Tensor, eps: float, weights: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    x, residual = x.contiguous(), None if residual is None else residual.contiguous()
+    weights = [weight.contiguous() for weight in weights]
+    y, total = kernels("triton", "norm_linear").forward(x, residual, None, norm_weight, eps, weights)
+    # An operator may not return its argument.
+    return y, y.new_empty(0) if residual is None else total
+
+
+@_fused.register_fake
+def _(x, residual, norm_weight, eps, weights):
+    y = x.new_empty(*x.shape[:-1], len(weights) * weights[0].shape[0])
+    if residual is None:
+        return y, y.new_empty(0)
+    return y, x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, residual.dtype))
+
+
+@torch.library.custom_op("lt25::add_norm_linear_backward", mutates_args=())
+def _fused_backward(
+    grad_y: Tensor,
+    grad_total: Tensor | None,
+    total: Tensor,
+    norm_weight: Tensor,
+    eps: float,
+    weights: Sequence[Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_total = None if grad_total is None else grad_total.contiguous()
+    weights = [weight.contiguous() for weight in weights]
+    return kernels("triton", "norm_linear").backward(
+        grad_y.contiguous(), grad_total, total.contiguous(), None, None, norm_weight, eps, weights
+    )
+
+
+@_fused_backward.register_fake
+def _(grad_y, grad_total, total, norm_weight, eps, weights):
+    outs, width = weights[0].shape
+    return (
+        total.new_empty(total.shape),
+        norm_weight.new_empty(norm_weight.shape, dtype=torch.float32),
+        weights[0].new_empty(len(weights) * outs, width),
+    )
+
+
+def _setup_context(ctx, inputs, output):
+    x, residual, norm_weight, ctx.eps, weights = inputs
+    ctx.count, ctx.alone = len(weights), residual is None
+    ctx.dtypes = x.dtype, x.dtype if residual is None else residual.dtype
+    ctx.save_for_backward(x if residual is None else output[1], norm_weight, *weights)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx, grad_y, grad_total):
+    total, norm_weight, *weights = ctx.saved_tensors
+    if grad_y is None:
+        grad_y = weights[0].new_zeros(*total.shape[:-1], ctx.count * weights[0].shape[0])
+    grad, grad_norm_weight, grad_weights = _fused_backward(
+        grad_y, None if ctx.alone else grad_total, total, norm_weight, ctx.eps, weights
+    )
+    grad_x, grad_residual = (grad.to(dtype) for dtype in ctx.dtypes)
+    return (
+        grad_x,
+        None if ctx.alone else grad_residual,
+        grad_norm_weight.to(norm_weight.dtype),
+        None,
+        list(grad_weights.chunk(ctx.count)),
+    )
+
+
+_fused.register_autograd(_differentiate, setup_context=_setup_context)
