@@ -18,7 +18,7 @@ from lt25.models.cache import HGRNCache
 from lt25.models.configuration import HGRNConfig
 from lt25.models.features import FeatureEncoder
 from lt25.models.short_conv import ShortConvolution, last_inputs
-from lt25.ops import add_rms_norm, hgrn_mix, hgrn_step, short_conv, swiglu
+from lt25.ops import add_rms_norm, gated_mlp, hgrn_mix, hgrn_step, short_conv
 
 
 def _project_jointly(x: Tensor, *projections: nn.Linear) -> Tensor:
@@ -108,7 +108,7 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, H] to [B, T, H]."""
-        return self.down_proj(swiglu(_project_jointly(x, self.gate_proj, self.up_proj)))
+        return gated_mlp(x, self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
 
 
 class HGRNLayer(GradientCheckpointingLayer):

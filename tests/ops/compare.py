@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lt25.ops import add_rms_norm, hgrn_mix, hgrn_scan, hgrn_step, short_conv, swiglu
+from lt25.ops import add_rms_norm, gated_mlp, hgrn_mix, hgrn_scan, hgrn_step, short_conv, swiglu
 
 Draw = Callable[[int, int], int]
 
@@ -85,6 +85,20 @@ def swiglu_case(draw: Draw, sizes: Sizes) -> Case:
     return Case(swiglu, {"gate_up": _normal(random, *shape, 2 * draw(1, sizes.channels)) * (1, 30)[draw(0, 1)]}, {})
 
 
+def gated_mlp_case(draw: Draw, sizes: Sizes) -> Case:
+    """Half of them of sizes that fused kernels take: some in several chunks of the width, the last of them not full."""
+    random = _generator(draw)
+    unit, most = (16, 8) if draw(0, 1) else (1, sizes.channels)
+    hidden, width = unit * draw(1, min(most, sizes.channels)), unit * draw(1, 2 * min(most, sizes.channels))
+    tensors = {
+        "x": _normal(random, *_rows(draw, sizes), hidden) * (1, 10)[draw(0, 1)],
+        "gate_weight": _normal(random, width, hidden) / hidden**0.5,
+        "up_weight": _normal(random, width, hidden) / hidden**0.5,
+        "down_weight": _normal(random, hidden, width) / width**0.5,
+    }
+    return Case(gated_mlp, tensors, {})
+
+
 def add_rms_norm_case(draw: Draw, sizes: Sizes) -> Case:
     """With and without a residual."""
     random = _generator(draw)
@@ -113,6 +127,7 @@ CASES = {
     "hgrn_mix": mix_case,
     "short_conv": conv_case,
     "swiglu": swiglu_case,
+    "gated_mlp": gated_mlp_case,
     "add_rms_norm": add_rms_norm_case,
     "hgrn_step": step_case,
 }
