@@ -18,7 +18,7 @@ from lt25.models.cache import HGRNCache
 from lt25.models.configuration import HGRNConfig
 from lt25.models.features import FeatureEncoder
 from lt25.models.short_conv import ShortConvolution, last_inputs
-from lt25.ops import add_norm_linear, add_rms_norm, hgrn_mix, hgrn_step, short_conv, swiglu
+from lt25.ops import add_norm_linear, add_rms_norm, gated_mlp, hgrn_mix, hgrn_step, short_conv
 
 
 class HGRNMixer(nn.Module):
@@ -107,7 +107,7 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, H] to [B, T, H]."""
-        return self.down_proj(swiglu(F.linear(x, torch.cat((self.gate_proj.weight, self.up_proj.weight)))))
+        return gated_mlp(x, self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
 
 
 class HGRNLayer(GradientCheckpointingLayer):

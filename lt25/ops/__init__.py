@@ -4,8 +4,19 @@ from lt25.ops.conv import short_conv
 from lt25.ops.ctc import ctc_loss
 from lt25.ops.linear import add_norm_linear
 from lt25.ops.mix import hgrn_mix
+from lt25.ops.mlp import gated_mlp
 from lt25.ops.rows import add_rms_norm, swiglu
 from lt25.ops.scan import hgrn_scan
 from lt25.ops.step import hgrn_step
 
-__all__ = ["add_norm_linear", "add_rms_norm", "ctc_loss", "hgrn_mix", "hgrn_scan", "hgrn_step", "short_conv", "swiglu"]
+__all__ = [
+    "add_norm_linear",
+    "add_rms_norm",
+    "ctc_loss",
+    "gated_mlp",
+    "hgrn_mix",
+    "hgrn_scan",
+    "hgrn_step",
+    "short_conv",
+    "swiglu",
+]

@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lt25.ops import add_rms_norm, hgrn_mix, hgrn_scan, hgrn_step, short_conv, swiglu
+from lt25.ops import (
+    add_norm_linear,
+    add_rms_norm,
+    gated_mlp,
+    hgrn_mix,
+    hgrn_scan,
+    hgrn_step,
+    short_conv,
+    swiglu,
+)
 
 Draw = Callable[[int, int], int]
 
@@ -50,11 +59,15 @@ def scan_case(draw: Draw, sizes: Sizes) -> Case:
 
 
 def mix_case(draw: Draw, sizes: Sizes) -> Case:
-    """As `scan_case`, with and without a mask and lower bounds, one way or both."""
+    """As `scan_case`, with and without a mask and lower bounds, one way or both, with a product after it or none."""
     random = _generator(draw)
     shape, sequences, options = _sequences(draw, sizes)
     options["bidirectional"] = bool(draw(0, 1))
     channels = draw(1, sizes.channels // 2) * 2 if options["bidirectional"] else draw(1, sizes.channels)
+    product = draw(0, 2)
+    if product == 1:
+        # Of a size that fused kernels take.
+        channels = 16 << draw(0, 2)
     tensors = {
         "ifg": _normal(random, *shape, 3 * channels) * (1, 3, 30)[draw(0, 2)],
         "weight": _normal(random, channels),
@@ -63,6 +76,8 @@ def mix_case(draw: Draw, sizes: Sizes) -> Case:
         tensors["lower_bound"] = torch.rand(channels, generator=random, dtype=torch.float64)
     if draw(0, 1):
         tensors["initial_state"] = _normal(random, sequences, channels)
+    if product:
+        tensors["out_weight"] = _normal(random, *_outs(draw, product == 1), channels) / channels**0.5
     options["mask"] = _mask(draw, random, shape)
     return Case(hgrn_mix, tensors, {**options, "eps": 1e-5, "output_final_state": True})
 
@@ -85,6 +100,20 @@ def swiglu_case(draw: Draw, sizes: Sizes) -> Case:
     return Case(swiglu, {"gate_up": _normal(random, *shape, 2 * draw(1, sizes.channels)) * (1, 30)[draw(0, 1)]}, {})
 
 
+def gated_mlp_case(draw: Draw, sizes: Sizes) -> Case:
+    """Half of them of sizes that fused kernels take: some in several chunks of the width, the last of them not full."""
+    random = _generator(draw)
+    unit, most = (16, 8) if draw(0, 1) else (1, sizes.channels)
+    hidden, width = unit * draw(1, min(most, sizes.channels)), unit * draw(1, 2 * min(most, sizes.channels))
+    tensors = {
+        "x": _normal(random, *_rows(draw, sizes), hidden) * (1, 10)[draw(0, 1)],
+        "gate_weight": _normal(random, width, hidden) / hidden**0.5,
+        "up_weight": _normal(random, width, hidden) / hidden**0.5,
+        "down_weight": _normal(random, hidden, width) / width**0.5,
+    }
+    return Case(gated_mlp, tensors, {})
+
+
 def add_rms_norm_case(draw: Draw, sizes: Sizes) -> Case:
     """With and without a residual."""
     random = _generator(draw)
@@ -92,6 +121,33 @@ def add_rms_norm_case(draw: Draw, sizes: Sizes) -> Case:
     tensors = {"x": _normal(random, *shape), "weight": _normal(random, shape[-1])}
     residual = {"residual": _normal(random, *shape)} if draw(0, 1) else {}
     return Case(add_rms_norm, {**tensors, **residual}, {"eps": 1e-5, **({} if residual else {"residual": None})})
+
+
+def add_norm_linear_case(draw: Draw, sizes: Sizes) -> Case:
+    """As `add_rms_norm_case`; half of them of sizes that fused kernels take."""
+    random = _generator(draw)
+    fused = bool(draw(0, 1))
+    channels = 16 << draw(0, 2) if fused else draw(1, sizes.channels)
+    outs = _outs(draw, fused)
+    shape = (*_rows(draw, sizes), channels)
+    tensors = {"x": _normal(random, *shape), "norm_weight": _normal(random, channels)}
+    residual = {"residual": _normal(random, *shape)} if draw(0, 1) else {}
+    weights = {f"weights {n}": _normal(random, *outs, channels) / channels**0.5 for n in range(draw(1, 3))}
+    return Case(
+        _add_norm_linear, {**tensors, **residual, **weights}, {"eps": 1e-5, **({} if residual else {"residual": None})}
+    )
+
+
+def _add_norm_linear(
+    x: Tensor, residual: Tensor | None, norm_weight: Tensor, eps: float, backend: str, **weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """With each of the weights an argument of its own."""
+    return add_norm_linear(x, residual, norm_weight, eps, list(weights.values()), backend=backend)
+
+
+def _outs(draw: Draw, fused: bool) -> tuple[int]:
+    """Rows of a weight."""
+    return (16 * draw(1, 6) if fused else draw(1, 40),)
 
 
 def step_case(draw: Draw, sizes: Sizes) -> Case:
@@ -113,11 +169,13 @@ CASES = {
     "hgrn_mix": mix_case,
     "short_conv": conv_case,
     "swiglu": swiglu_case,
+    "gated_mlp": gated_mlp_case,
     "add_rms_norm": add_rms_norm_case,
+    "add_norm_linear": add_norm_linear_case,
     "hgrn_step": step_case,
 }
 # What keeps its precision beside inputs of half precision.
-_KEPT_WIDE = {"initial_state", "state", "lower_bound", "weight", "residual"}
+_KEPT_WIDE = {"initial_state", "state", "lower_bound", "weight", "norm_weight", "residual"}
 
 
 def check(case: Case, backend: str, dtype: torch.dtype, device: str = "cpu") -> None:

@@ -74,6 +74,12 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return (F.silu(gate) * up).to(gate_up.dtype)
 
 
+def gated_mlp(x: Tensor, gate_weight: Tensor, up_weight: Tensor, down_weight: Tensor) -> Tensor:
+    """Arguments and result of :func:`lt25.ops.gated_mlp`."""
+    gate, up = F.linear(x.double(), gate_weight.double()), F.linear(x.double(), up_weight.double())
+    return F.linear(F.silu(gate) * up, down_weight.double()).to(x.dtype)
+
+
 def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Arguments and results of :func:`lt25.ops.add_rms_norm`."""
     total = x if residual is None else x + residual

@@ -87,7 +87,7 @@ def _sum(parts, total, count, D: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.c
     for first in range(0, count, ROWS):
         mask = ((first + row) < count)[:, None] & (column < D)[None, :]
         value += tl.load(parts + (first + row)[:, None] * D + column[None, :], mask=mask, other=0.0)
-    tl.store(total + column, tl.sum(value, 0), mask=column < D)
+    tl.store(total + column, tl.sum(value, 0).to(total.dtype.element_ty), mask=column < D)
 
 
 # The size is specialised by whether 16 divides it, without which the mask would keep loads from being vectorised.
@@ -170,10 +170,10 @@ def norm_backward(
     return grad_x, sum_parts(grad_weight)
 
 
-def sum_parts(parts: Tensor) -> Tensor:
+def sum_parts(parts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """The sum over the first axis, float32 [P, D] to [D]: many short rows, of which torch's reduction takes longer."""
     count, channels = parts.shape
-    total = torch.empty(channels, dtype=torch.float32, device=parts.device)
+    total = torch.empty(channels, dtype=dtype, device=parts.device)
     with torch.cuda.device_of(parts):
         _sum[(triton.cdiv(channels, 16),)](parts, total, count, D=channels, COLUMNS=16, ROWS=256, num_warps=8)
     return total
