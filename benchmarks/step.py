@@ -209,7 +209,7 @@ def measure(step: Step, count: int) -> tuple[float, float]:
 
 
 def profile(step: Step, count: int = 5) -> list[dict[str, Any]]:
-    """The 20 kernels (operators on a CPU) that take longest: name, milliseconds and launches a step."""
+    """The 60 kernels (operators on a CPU) that take longest: name, milliseconds and launches a step."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
 
@@ -228,7 +228,7 @@ def profile(step: Step, count: int = 5) -> list[dict[str, Any]]:
             entry[0] += spent
             entry[1] += event.count
     total = sum(spent for spent, _ in kernels.values())
-    top = sorted(kernels.items(), key=lambda item: -item[1][0])[:20]
+    top = sorted(kernels.items(), key=lambda item: -item[1][0])[:60]
     rows = [{"name": name, "ms": spent / count / 1e3, "launches": n / count} for name, (spent, n) in top]
     launches = sum(n for _, n in kernels.values()) / count
     return [{"name": "all", "ms": total / count / 1e3, "launches": launches}, *rows]

@@ -127,7 +127,7 @@ def add_norm_linear_case(draw: Draw, sizes: Sizes) -> Case:
     """As `add_rms_norm_case`; half of them of sizes that fused kernels take."""
     random = _generator(draw)
     fused = bool(draw(0, 1))
-    channels = 16 << draw(0, 2) if fused else draw(1, sizes.channels)
+    channels = 16 << draw(0, 3) if fused else draw(1, sizes.channels)
     outs = _outs(draw, fused)
     shape = (*_rows(draw, sizes), channels)
     tensors = {"x": _normal(random, *shape), "norm_weight": _normal(random, channels)}
@@ -139,7 +139,7 @@ def add_norm_linear_case(draw: Draw, sizes: Sizes) -> Case:
 
 
 def _add_norm_linear(
-    x: Tensor, residual: Tensor | None, norm_weight: Tensor, eps: float, backend: str, **weights: Tensor
+    x: Tensor, residual: Tensor | None, norm_weight: Tensor, eps: float, backend: str | None = None, **weights: Tensor
 ) -> tuple[Tensor, Tensor]:
     """With each of the weights an argument of its own."""
     return add_norm_linear(x, residual, norm_weight, eps, list(weights.values()), backend=backend)

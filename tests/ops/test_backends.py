@@ -144,11 +144,11 @@ def test_operators_keep_torchs_rules():
     mask, packing = torch.rand(2, 5) < 0.7, torch.tensor([0, 2, 5])
     check = torch.library.opcheck
     grad = [each.requires_grad_() for each in (ifg, weight, bound, state)]
-    check(mix_operator._forward, (grad[0], grad[1], 1e-5, grad[2], mask, grad[3], None, True, "numba"))
-    check(mix_operator._forward, (grad[0][:1], grad[1], 1e-5, None, None, grad[3], packing, False, "numba"))
+    check(mix_operator._forward, (grad[0], grad[1], 1e-5, grad[2], mask, grad[3], None, True, None, "numba"))
+    check(mix_operator._forward, (grad[0][:1], grad[1], 1e-5, None, None, grad[3], packing, False, None, "numba"))
     ifg, weight, bound, state = (each.detach() for each in grad)
     y = torch.randn(2, 5, 4)
-    check(mix_operator._backward, (y, state, ifg, y, weight, 1e-5, bound, mask, state, None, True, "numba"))
+    check(mix_operator._backward, (y, state, ifg, y, weight, 1e-5, bound, mask, state, None, True, None, "numba"))
     check(step_operator._step, (ifg[:, 0], weight, 1e-5, state, bound, "numba"))
     taps = torch.randn(8, 3)
     check(

@@ -24,7 +24,7 @@ def mix(
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
     bidirectional: bool,
-    out_weight: Tensor | None,
+    out_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Arguments and results of :func:`lt25.ops.hgrn_mix`; the final state comes in float64, y in ifg's dtype."""
     i, f, g = ifg.double().chunk(3, -1)

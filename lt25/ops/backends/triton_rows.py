@@ -15,6 +15,7 @@ from lt25.ops.backends.triton_math import sigmoid
 _ELEMENTS = 4096
 # Programs of the backward pass, which each sum a gradient of the weight: enough for eight on every multiprocessor.
 _PROGRAMS = 1056
+OVERRIDE: dict = {}
 
 
 @triton.jit(do_not_specialize=("rows",))
@@ -45,13 +46,14 @@ def _norm_forward(
 @triton.jit(do_not_specialize=("rows",))
 def _norm_backward(
     grad_normed, grad_total, total, gate, weight, grad_x, grad_gate, grad_weight, rows, gate_stride, eps,
-    D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr,
+    D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
+    RESIDUAL: tl.constexpr, GATED: tl.constexpr,
 ):  # fmt: skip
     """With n = x / rms(x): dx = (dn - n mean(dn n)) / rms(x), dn = d_normed * weight * silu(gate)."""
     column = tl.arange(0, BLOCK)
     scale = tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32)[None, :]
     grad_scale = tl.zeros([ROWS, BLOCK], tl.float32)
-    for first in range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS):
+    for first in tl.range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS, num_stages=STAGES):
         row = (first + tl.arange(0, ROWS)).to(tl.int64)
         mask = (row < rows)[:, None] & (column < D)[None, :]
         at = row[:, None] * D + column[None, :]
@@ -153,8 +155,9 @@ def norm_backward(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the sum, in its dtype, and of the weight, float32 [D]; grad_gate, strided like gate, is written."""
-    cut = _cut(total.shape[-1])
+    cut = _cut(total.shape[-1]) | {"STAGES": 1}
     cut["ROWS"] = max(1, cut["ROWS"] // 4)
+    cut |= OVERRIDE
     rows = total.numel() // max(cut["D"], 1)
     grad_x = torch.empty_like(total)
     programs = min(_PROGRAMS, triton.cdiv(rows, cut["ROWS"]))
