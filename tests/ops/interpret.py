@@ -6,6 +6,8 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 from dataclasses import replace
 
+import numpy as np
+import triton
 from triton.runtime import interpreter
 
 # A check of every integer operation, whose result only a debugger would see.
@@ -37,3 +39,21 @@ def _call_without_preparation(function, *arguments, **options):
 
 
 interpreter.InterpretedFunction.__call__ = _call_without_preparation
+
+
+_dot = interpreter.InterpreterBuilder.create_dot
+
+
+def _dot_of_bfloat16(builder, a, b, *others):
+    """numpy has no bfloat16: Triton keeps its bits in integers, and would multiply these."""
+    return _dot(builder, _widen(a), _widen(b), *others)
+
+
+def _widen(handle):
+    if handle.dtype.scalar != triton.language.bfloat16:
+        return handle
+    wide = (handle.data.astype(np.uint32) << 16).view(np.float32)
+    return interpreter.TensorHandle(wide, triton.language.float32)
+
+
+interpreter.InterpreterBuilder.create_dot = _dot_of_bfloat16
