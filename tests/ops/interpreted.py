@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lt25.ops.backends import triton_scan
-from tests.ops import compare
+from lt25.ops.backends import triton_products, triton_scan
+from lt25.ops.backends.triton_products import Cut
+from tests.ops import compare, products
 from tests.ops.compare import CASES, Sizes
 
 __all__ = ["interpret"]
@@ -49,3 +50,24 @@ def test_gates_that_keep_everything_are_walked_twice():
         h, final = triton_scan.forward(x, torch.zeros_like(x), None, None, False)
     torch.testing.assert_close(h, x.cumsum(1))
     torch.testing.assert_close(final, x.sum(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("rows", [0, 1, 75])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        Cut(16, 32, 16, warps=4, stages=2),
+        Cut(16, 32, 64, 4, 2, programs=1),
+        Cut(16, 16, 64, 4, 2, 1),
+    ],
+    ids=["tiles", "walk", "walk of narrow columns"],
+)
+def test_products_with_swiglu(cut, rows, dtype):
+    """No size is a multiple of a tile's; two programs walk over the rows, or fewer, where there are not so many."""
+    with (
+        patch.object(triton_products, "forward_cut", lambda _: cut),
+        patch.object(triton_products, "backward_cut", lambda _: cut),
+        patch.object(triton_products, "_PROCESSORS", 6),
+    ):
+        products.check(rows, 48, 80, dtype, seed=rows)

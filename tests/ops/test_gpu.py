@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lt25.ops import hgrn_mix, hgrn_scan, hgrn_step
-from tests.ops import compare
+from lt25.ops.backends import triton_products
+from tests.ops import compare, products
 from tests.ops.compare import CASES, Sizes
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -86,3 +87,14 @@ def test_extreme_gates():
     assert h[:3].tolist() == [5.0, 5.0, 7.0]
     assert 0 <= h[3] < 1e-36
     assert h[4:].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("rows", [1, 4001, 20000])
+@pytest.mark.parametrize(("hidden", "width"), [(64, 256), (176, 432), (256, 768), (336, 1008)])
+def test_products_with_swiglu(hidden, width, rows, dtype, seed):
+    if not triton_products.fits(
+        torch.empty(0, hidden, dtype=dtype, device="cuda"), torch.empty(width, hidden, dtype=dtype)
+    ):
+        pytest.skip("made for Hopper GPUs")
+    products.check(rows, hidden, width, dtype, seed, "cuda")
