@@ -54,9 +54,7 @@ def _can_fuse(x: Tensor, gate_weight: Tensor, up_weight: Tensor, down_weight: Te
     width, hidden = gate_weight.shape
     dtypes = {each.dtype for each in (x, gate_weight, up_weight, down_weight)}
     return (
-        dtypes in ({torch.bfloat16}, {torch.float16})
-        and width % 16 == hidden % 16 == 0
-        and 0 < hidden <= _WIDEST_FUSED
+        dtypes in ({torch.bfloat16}, {torch.float16}) and width % 16 == hidden % 16 == 0 and 0 < hidden <= _WIDEST_FUSED
     )
 
 
