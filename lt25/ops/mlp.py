@@ -1,7 +1,8 @@
 """The gated MLP of an HGRN layer, "GLU Variants Improve Transformer" (https://arxiv.org/abs/2002.05202).
 
-In narrow models its pre-activations are most of what a training step moves through memory. There, on a GPU, one kernel does
-all three products and the way back computes again what lies between them.
+Its pre-activations are most of what a training step of a small model moves through memory. In narrow models one kernel on a GPU
+does all three products, and the way back computes again what lies between them; in wider ones SwiGLU is done by the products
+beside it, to what they have on the chip.
 """
 
 import torch
@@ -44,6 +45,8 @@ def gated_mlp(
         arguments = as_multiplied(x, gate_weight, up_weight, down_weight)
         if _can_fuse(*arguments):
             return _fused(*arguments)
+        if kernels("triton", "products").fits(*arguments[:2]):
+            return _wide(*arguments)[0]
     gate_up = F.linear(x, torch.cat((gate_weight, up_weight)))
     return F.linear(swiglu(gate_up, backend), down_weight)
 
@@ -89,3 +92,54 @@ def _differentiate(ctx, grad_y):
 
 
 _fused.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+@torch.library.custom_op("lt25::wide_mlp", mutates_args=())
+def _wide(x: Tensor, gate_weight: Tensor, up_weight: Tensor, down_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    y, *saved = kernels("triton", "products").forward(x.flatten(0, -2), gate_weight, up_weight, down_weight)
+    return y.view(x.shape), *saved
+
+
+@_wide.register_fake
+def _(x, gate_weight, up_weight, down_weight):
+    rows, width = x.shape[:-1].numel(), gate_weight.shape[0]
+    return x.new_empty(x.shape), x.new_empty(rows, 2 * width), x.new_empty(rows, width)
+
+
+@torch.library.custom_op("lt25::wide_mlp_backward", mutates_args=())
+def _wide_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    gate_up: Tensor,
+    act: Tensor,
+    gate_weight: Tensor,
+    up_weight: Tensor,
+    down_weight: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_y, flat = grad_y.flatten(0, -2), x.flatten(0, -2)
+    grads = kernels("triton", "products").backward(grad_y, flat, gate_up, act, gate_weight, up_weight, down_weight)
+    return grads[0].view(x.shape), *grads[1:]
+
+
+@_wide_backward.register_fake
+def _(grad_y, x, gate_up, act, gate_weight, up_weight, down_weight):
+    width, hidden = gate_weight.shape
+    return x.new_empty(x.shape), x.new_empty(2 * width, hidden), x.new_empty(hidden, width)
+
+
+def _wide_setup_context(ctx, inputs, output):
+    x, *weights = inputs
+    _, gate_up, act = output
+    ctx.mark_non_differentiable(gate_up, act)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, gate_up, act, *weights)
+
+
+def _wide_differentiate(ctx, grad_y, *_):
+    if grad_y is None:
+        return None, None, None, None
+    grad_x, grad_gate_up, grad_down = _wide_backward(grad_y, *ctx.saved_tensors)
+    return grad_x, *grad_gate_up.chunk(2), grad_down
+
+
+_wide.register_autograd(_wide_differentiate, setup_context=_wide_setup_context)

@@ -9,12 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lt25.ops.backends import triton_products, triton_scan
+from lt25.ops import gated_mlp, mlp
+from lt25.ops.backends import triton_mlp, triton_products, triton_scan
 from lt25.ops.backends.triton_products import Cut
 from tests.ops import compare, products
 from tests.ops.compare import CASES, Sizes
 
 __all__ = ["interpret"]
+
+MLP = ("x", "gate_weight", "up_weight", "down_weight")
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
@@ -71,3 +74,65 @@ def test_products_with_swiglu(cut, rows, dtype):
         patch.object(triton_products, "_PROCESSORS", 6),
     ):
         products.check(rows, 48, 80, dtype, seed=rows)
+
+
+def mlp_arguments(rows, hidden, width, dtype):
+    """Leaves: x, and the weights."""
+    shapes = (rows, hidden), (width, hidden), (width, hidden), (hidden, width)
+    return [(torch.randn(shape) / shape[-1] ** 0.5).to(dtype).requires_grad_() for shape in shapes]
+
+
+@pytest.mark.parametrize(
+    ("hidden", "width", "dtype", "fused"),
+    [
+        (16, 16, torch.bfloat16, True),
+        (128, 80, torch.float16, True),
+        (144, 16, torch.bfloat16, False),
+        (24, 16, torch.bfloat16, False),
+        (16, 24, torch.bfloat16, False),
+        (16, 16, torch.float32, False),
+    ],
+)
+def test_which_mlps_are_fused(hidden, width, dtype, fused):
+    arguments = mlp_arguments(3, hidden, width, dtype)
+    with patch.object(triton_mlp, "forward", wraps=triton_mlp.forward) as kernel:
+        y = gated_mlp(*arguments, backend="triton")
+    assert kernel.called == fused
+    torch.testing.assert_close(y, gated_mlp(*arguments, backend="reference"), atol=3e-2, rtol=3e-2)
+
+
+def test_fused_mlp_over_many_rows():
+    """Each program of the way back walks several tiles, the last of them not full."""
+    tensors = [each.detach() for each in mlp_arguments(301, 16, 80, torch.float64)]
+    case = compare.Case(gated_mlp, dict(zip(MLP, tensors, strict=True)), {})
+    with patch.object(triton_mlp, "BACKWARD_WEIGHTS", triton_mlp.BACKWARD_WEIGHTS._replace(programs=4)):
+        compare.check(case, "triton", torch.float16)
+
+
+def test_fused_mlp_under_autocast_is_as_linear():
+    """Of any arguments it makes autocast's dtype, and hands each its own dtype back."""
+    arguments = mlp_arguments(5, 16, 32, torch.float32)
+    arguments[2] = arguments[2].detach().bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        results = [gated_mlp(*arguments, backend=backend) for backend in ("triton", "numba")]
+    gradients = [torch.autograd.grad(y.float().square().sum(), arguments) for y in results]
+    for found, expected in zip((results[0], *gradients[0]), (results[1], *gradients[1]), strict=True):
+        torch.testing.assert_close(found, expected, atol=3e-2, rtol=3e-2)
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_fused_mlp_keeps_torchs_rules(rows):
+    torch.library.opcheck(mlp._fused, mlp_arguments(rows, 16, 32, torch.bfloat16))
+
+
+def test_fused_mlp_compiles_into_one_graph():
+    arguments = mlp_arguments(5, 16, 32, torch.float32)
+
+    def run(*arguments):
+        with torch.autocast("cpu", torch.bfloat16):
+            return gated_mlp(*arguments, backend="triton").float().square().sum()
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    expected = torch.autograd.grad(run(*arguments), arguments)
+    for found, wanted in zip(torch.autograd.grad(compiled(*arguments), arguments), expected, strict=True):
+        torch.testing.assert_close(found, wanted)

@@ -23,7 +23,7 @@ def check(rows: int, hidden: int, width: int, dtype: torch.dtype, seed: int, dev
         y, gate_up, act = triton_products.forward(x, *weights)
         poison(device)
         gradients = triton_products.backward(grad_y, x, gate_up, act, *weights)
-        names = ("gradient of x", "of gate", "of up", "of down")
+        names = ("gradient of x", "of gate and up", "of down")
         return {"y": y, "gate_up": gate_up, "act": act, **dict(zip(names, gradients, strict=True))}
 
     found, again = run(), run()
@@ -32,7 +32,8 @@ def check(rows: int, hidden: int, width: int, dtype: torch.dtype, seed: int, dev
     gate_up = F.linear(wide_x, torch.cat((gate, up)))
     act = F.silu(gate_up[:, :width]) * gate_up[:, width:]
     y = F.linear(act, down)
-    expected = [y, gate_up, act, *torch.autograd.grad(y, differentiable, grad_y.double())]
+    grad_x, grad_gate, grad_up, grad_down = torch.autograd.grad(y, differentiable, grad_y.double())
+    expected = [y, gate_up, act, grad_x, torch.cat((grad_gate, grad_up)), grad_down]
     for (name, each), right in zip(found.items(), expected, strict=True):
         assert each.dtype == dtype and each.shape == right.shape, f"{name}: {each.dtype}, {each.shape}"
         assert torch.equal(each, again[name]), f"{name}: other bits in the second run"

@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from lt25.ops import hgrn_mix, hgrn_scan, hgrn_step
+from lt25.ops import gated_mlp, hgrn_mix, hgrn_scan, hgrn_step
 from lt25.ops.backends import triton_products
 from tests.ops import compare, products
 from tests.ops.compare import CASES, Sizes
@@ -70,6 +70,21 @@ def test_both_devices_agree(seed):
     ifg, weight = torch.randn(2, 20_000, 192), torch.randn(64)
     on_cuda, _ = hgrn_mix(ifg.cuda(), weight.cuda(), 1e-6, bidirectional=True)
     torch.testing.assert_close(on_cuda.cpu(), hgrn_mix(ifg, weight, 1e-6, bidirectional=True)[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("hidden", "width"), [(64, 256), (128, 512), (48, 80)])
+def test_fused_mlp_over_many_rows(hidden, width, seed):
+    """At a size where every program walks many rows, and the reference would take minutes on a CPU."""
+    torch.manual_seed(seed)
+    shapes = (50_001, hidden), (width, hidden), (width, hidden), (hidden, width)
+    arguments = [(torch.randn(shape, device="cuda") / shape[1] ** 0.5).bfloat16().requires_grad_() for shape in shapes]
+    upstream = torch.randn(shapes[0], device="cuda").bfloat16()
+    outcomes = []
+    for backend in ("triton", "reference"):
+        y = gated_mlp(*arguments, backend=backend)
+        outcomes.append((y, *torch.autograd.grad(y, arguments, upstream)))
+    for found, expected in zip(*outcomes, strict=True):
+        assert (found.double() - expected.double()).norm() <= 1e-2 * expected.double().norm()
 
 
 def test_float64_goes_to_the_reference():

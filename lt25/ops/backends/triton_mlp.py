@@ -45,19 +45,19 @@ def _differentiate(gate, up, grad):
 @triton.jit(do_not_specialize=("rows",))
 def _forward(
     x, gate, up, down, y, rows,
-    H: tl.constexpr, I: tl.constexpr, BLOCK_H: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
+    H: tl.constexpr, WIDTH: tl.constexpr, BLOCK_H: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK_H)
     x_tile = _load(x, row, rows, column, H)
     total = tl.zeros([ROWS, BLOCK_H], tl.float32)
-    for first in tl.range(0, I, CHUNK, num_stages=STAGES):
+    for first in tl.range(0, WIDTH, CHUNK, num_stages=STAGES):
         i = first + tl.arange(0, CHUNK)
-        g = tl.dot(x_tile, tl.trans(_load(gate, i, I, column, H)))
-        u = tl.dot(x_tile, tl.trans(_load(up, i, I, column, H)))
+        g = tl.dot(x_tile, tl.trans(_load(gate, i, WIDTH, column, H)))
+        u = tl.dot(x_tile, tl.trans(_load(up, i, WIDTH, column, H)))
         active = (g * sigmoid(g) * u).to(x_tile.dtype)
-        total = tl.dot(active, tl.trans(_load(down, column, H, i, I)), total)
+        total = tl.dot(active, tl.trans(_load(down, column, H, i, WIDTH)), total)
     inside = (row < rows)[:, None] & (column < H)[None, :]
     tl.store(y + row[:, None] * H + column[None, :], total.to(x_tile.dtype), mask=inside)
 
@@ -65,19 +65,20 @@ def _forward(
 @triton.jit(do_not_specialize=("rows",))
 def _forward_resident(
     x, gate, up, down, y, rows,
-    H: tl.constexpr, I: tl.constexpr, BLOCK_H: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
+    H: tl.constexpr, WIDTH: tl.constexpr, BLOCK_H: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     column = tl.arange(0, BLOCK_H)
     weights = ()
-    for first in tl.static_range(0, I, CHUNK):
+    for first in tl.static_range(0, WIDTH, CHUNK):
         i = first + tl.arange(0, CHUNK)
-        weights = weights + ((_load(gate, i, I, column, H), _load(up, i, I, column, H), _load(down, column, H, i, I)),)
+        chunk = (_load(gate, i, WIDTH, column, H), _load(up, i, WIDTH, column, H), _load(down, column, H, i, WIDTH))
+        weights = weights + (chunk,)  # noqa: RUF005  Triton knows no unpacking
     for start in tl.range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS, num_stages=STAGES):
         row = (start + tl.arange(0, ROWS)).to(tl.int64)
         x_tile = _load(x, row, rows, column, H)
         total = tl.zeros([ROWS, BLOCK_H], tl.float32)
-        for n in tl.static_range(0, (I + CHUNK - 1) // CHUNK):
+        for n in tl.static_range(0, (WIDTH + CHUNK - 1) // CHUNK):
             g = tl.dot(x_tile, tl.trans(weights[n][0]))
             u = tl.dot(x_tile, tl.trans(weights[n][1]))
             active = (g * sigmoid(g) * u).to(x_tile.dtype)
@@ -89,7 +90,7 @@ def _forward_resident(
 @triton.jit(do_not_specialize=("rows",))
 def _backward_x(
     grad_y, x, gate, up, down, grad_x, rows,
-    H: tl.constexpr, I: tl.constexpr, BLOCK_H: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
+    H: tl.constexpr, WIDTH: tl.constexpr, BLOCK_H: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -97,12 +98,12 @@ def _backward_x(
     x_tile = _load(x, row, rows, column, H)
     grad_tile = _load(grad_y, row, rows, column, H)
     total = tl.zeros([ROWS, BLOCK_H], tl.float32)
-    for first in tl.range(0, I, CHUNK, num_stages=STAGES):
+    for first in tl.range(0, WIDTH, CHUNK, num_stages=STAGES):
         i = first + tl.arange(0, CHUNK)
-        gate_tile, up_tile = _load(gate, i, I, column, H), _load(up, i, I, column, H)
+        gate_tile, up_tile = _load(gate, i, WIDTH, column, H), _load(up, i, WIDTH, column, H)
         g = tl.dot(x_tile, tl.trans(gate_tile))
         u = tl.dot(x_tile, tl.trans(up_tile))
-        grad = tl.dot(grad_tile, _load(down, column, H, i, I))
+        grad = tl.dot(grad_tile, _load(down, column, H, i, WIDTH))
         _, grad_g, grad_u = _differentiate(g, u, grad)
         total = tl.dot(grad_g.to(x_tile.dtype), gate_tile, total)
         total = tl.dot(grad_u.to(x_tile.dtype), up_tile, total)
@@ -113,14 +114,14 @@ def _backward_x(
 @triton.jit(do_not_specialize=("rows",))
 def _backward_weights(
     grad_y, x, gate, up, down, grad_x, parts, rows,
-    H: tl.constexpr, I: tl.constexpr, BLOCK_H: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
+    H: tl.constexpr, WIDTH: tl.constexpr, BLOCK_H: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
     STAGES: tl.constexpr, WITH_X: tl.constexpr,
 ):  # fmt: skip
     """Transposed, so that the products with x and grad_y take their left operands from registers."""
     i = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
     column = tl.arange(0, BLOCK_H)
-    gate_tile, up_tile = _load(gate, i, I, column, H), _load(up, i, I, column, H)
-    down_tile = tl.trans(_load(down, column, H, i, I))
+    gate_tile, up_tile = _load(gate, i, WIDTH, column, H), _load(up, i, WIDTH, column, H)
+    down_tile = tl.trans(_load(down, column, H, i, WIDTH))
     grad_gate = tl.zeros([CHUNK, BLOCK_H], tl.float32)
     grad_up = tl.zeros([CHUNK, BLOCK_H], tl.float32)
     grad_down = tl.zeros([CHUNK, BLOCK_H], tl.float32)
@@ -145,25 +146,25 @@ def _backward_weights(
             inside = (row < rows)[:, None] & (column < H)[None, :]
             at = (tl.program_id(1).to(tl.int64) * rows + row)[:, None] * H + column[None, :]
             tl.store(grad_x + at, part.to(grad_x.dtype.element_ty), mask=inside)
-    inside = (i < I)[:, None] & (column < H)[None, :]
+    inside = (i < WIDTH)[:, None] & (column < H)[None, :]
     at = i[:, None] * H + column[None, :]
-    parts += tl.program_id(0) * (3 * I * H)
+    parts += tl.program_id(0) * (3 * WIDTH * H)
     tl.store(parts + at, grad_gate, mask=inside)
-    tl.store(parts + I * H + at, grad_up, mask=inside)
-    tl.store(parts + 2 * I * H + column[None, :] * I + i[:, None], grad_down, mask=inside)
+    tl.store(parts + WIDTH * H + at, grad_up, mask=inside)
+    tl.store(parts + 2 * WIDTH * H + column[None, :] * WIDTH + i[:, None], grad_down, mask=inside)
 
 
 @triton.jit(do_not_specialize=("rows",))
 def _backward_upright(
     grad_y, x, gate, up, down, grad_x, parts, rows,
-    H: tl.constexpr, I: tl.constexpr, BLOCK_H: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
+    H: tl.constexpr, WIDTH: tl.constexpr, BLOCK_H: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
     STAGES: tl.constexpr, WITH_X: tl.constexpr,
 ):  # fmt: skip
     """As `_backward_weights`, not transposed."""
     i = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
     column = tl.arange(0, BLOCK_H)
-    gate_tile, up_tile = _load(gate, i, I, column, H), _load(up, i, I, column, H)
-    down_tile = _load(down, column, H, i, I)
+    gate_tile, up_tile = _load(gate, i, WIDTH, column, H), _load(up, i, WIDTH, column, H)
+    down_tile = _load(down, column, H, i, WIDTH)
     grad_gate = tl.zeros([BLOCK_H, CHUNK], tl.float32)
     grad_up = tl.zeros([BLOCK_H, CHUNK], tl.float32)
     grad_down = tl.zeros([BLOCK_H, CHUNK], tl.float32)
@@ -184,12 +185,12 @@ def _backward_upright(
             inside = (row < rows)[:, None] & (column < H)[None, :]
             at = (tl.program_id(1).to(tl.int64) * rows + row)[:, None] * H + column[None, :]
             tl.store(grad_x + at, part.to(grad_x.dtype.element_ty), mask=inside)
-    inside = (column < H)[:, None] & (i < I)[None, :]
+    inside = (column < H)[:, None] & (i < WIDTH)[None, :]
     at = i[None, :] * H + column[:, None]
-    parts += tl.program_id(0) * (3 * I * H)
+    parts += tl.program_id(0) * (3 * WIDTH * H)
     tl.store(parts + at, grad_gate, mask=inside)
-    tl.store(parts + I * H + at, grad_up, mask=inside)
-    tl.store(parts + 2 * I * H + column[:, None] * I + i[None, :], grad_down, mask=inside)
+    tl.store(parts + WIDTH * H + at, grad_up, mask=inside)
+    tl.store(parts + 2 * WIDTH * H + column[:, None] * WIDTH + i[None, :], grad_down, mask=inside)
 
 
 @triton.jit
@@ -202,8 +203,8 @@ def _add(parts, total, size, COUNT: tl.constexpr, BLOCK: tl.constexpr):
 
 
 FORWARD = Cut(rows=128, chunk=64, warps=8, stages=2)
-BACKWARD_X = Cut(rows=128, chunk=32, warps=8, stages=3)
-BACKWARD_WEIGHTS = Cut(rows=64, chunk=64, warps=4, stages=3, programs=264)
+BACKWARD_X = Cut(rows=128, chunk=32, warps=8, stages=2)
+BACKWARD_WEIGHTS = Cut(rows=64, chunk=32, warps=4, stages=2, programs=264, transposed=False)
 
 
 def forward(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, cut: Cut = FORWARD, resident: bool = False) -> Tensor:
@@ -275,4 +276,4 @@ def backward_one(grad_y, x, gate, up, down, cut: Cut = BACKWARD_WEIGHTS, with_x:
 def _sizes(x: Tensor, gate: Tensor) -> tuple[int, dict[str, int]]:
     """Rows of x, and the sizes that kernels are compiled for."""
     hidden = x.shape[-1]
-    return x.numel() // hidden, {"H": hidden, "I": gate.shape[0], "BLOCK_H": triton.next_power_of_2(hidden)}
+    return x.numel() // hidden, {"H": hidden, "WIDTH": gate.shape[0], "BLOCK_H": triton.next_power_of_2(hidden)}

@@ -204,11 +204,11 @@ def forward(x: Tensor, gate_weight: Tensor, up_weight: Tensor, down_weight: Tens
 
 def backward(
     grad_y: Tensor, x: Tensor, gate_up: Tensor, act: Tensor, gate_weight: Tensor, up_weight: Tensor, down_weight: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x and of the three weights, from what `forward` took and returned."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, of gate_weight above up_weight [2 I, H], and of down_weight, from what `forward` took and returned."""
     grad_gate_up = swiglu_product_backward(grad_y, gate_up, down_weight)
     grad_x = grad_gate_up @ torch.cat((gate_weight, up_weight))
-    return grad_x, *(grad_gate_up.T @ x).chunk(2), grad_y.T @ act
+    return grad_x, grad_gate_up.T @ x, grad_y.T @ act
 
 
 def _halves(gate_up: Tensor) -> tuple[Tensor, Tensor]:
