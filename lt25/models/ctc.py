@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput, can_return_tuple
 
+from lt25.models.affine import to_classes
 from lt25.models.configuration import HGRNConfig
 from lt25.models.hgrn import HGRNModel, HGRNPreTrainedModel
 from lt25.ops import ctc_loss
@@ -63,7 +64,7 @@ class HGRNForCTC(HGRNPreTrainedModel):
         outputs = self.model(
             input_features=input_features, attention_mask=attention_mask, output_hidden_states=output_hidden_states
         )
-        logits = self.ctc_head(outputs.last_hidden_state)
+        logits = to_classes(outputs.last_hidden_state, self.ctc_head)
         blank = self.config.pad_token_id or 0
         if attention_mask is None:
             logit_lengths = logits.new_full(logits.shape[:1], logits.shape[1], dtype=torch.int64)

@@ -121,7 +121,7 @@ def _(ifg, weight, eps, lower_bound, mask, initial_state, cu_seqlens, bidirectio
 @torch.library.custom_op("lt25::hgrn_mix_backward", mutates_args=())
 def _backward(
     grad_y: Tensor,
-    grad_final: Tensor,
+    grad_final: Tensor | None,
     ifg: Tensor,
     h: Tensor,
     weight: Tensor,
@@ -160,7 +160,7 @@ def _(
         ifg.new_empty(ifg.shape),
         weight.new_empty(weight.shape, dtype=dtype),
         weight.new_empty(weight.shape, dtype=dtype),
-        ifg.new_empty(grad_final.shape, dtype=dtype),
+        ifg.new_empty(count_sequences(ifg, cu_seqlens), weight.shape[0], dtype=dtype),
         ifg.new_empty(0 if out_weight is None else out_weight.shape),
     )
 
@@ -174,19 +174,17 @@ def _setup_context(ctx, inputs, output):
     ifg, weight, ctx.eps, lower_bound, mask, initial_state, cu_seqlens, ctx.bidirectional, out_weight, ctx.backend = (
         inputs
     )
-    y, h, final_state = output
+    y, h, _ = output
     ctx.mark_non_differentiable(h)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(ifg, h, weight, lower_bound, mask, initial_state, cu_seqlens, out_weight)
-    ctx.shape, ctx.final_shape = y.shape, final_state.shape
+    ctx.shape = y.shape
 
 
 def _differentiate(ctx, grad_y, _, grad_final):
     ifg, h, weight, lower_bound, mask, initial_state, cu_seqlens, out_weight = ctx.saved_tensors
     if grad_y is None:
         grad_y = h.new_zeros(ctx.shape)
-    if grad_final is None:
-        grad_final = ifg.new_zeros(ctx.final_shape, dtype=state_dtype(ifg))
     grad_ifg, grad_weight, grad_bound, grad_state, grad_out_weight = _backward(
         grad_y,
         grad_final,

@@ -12,8 +12,8 @@ from torch import Tensor
 from lt25.ops.backends import as_multiplied, choose, kernels, reference
 from lt25.ops.rows import swiglu
 
-# Beyond it the products take longer than the memory.
-_WIDEST_FUSED = 128
+# Beyond it the sums of the weights' gradients do not fit into registers.
+_WIDEST_FUSED = 64
 
 
 def gated_mlp(

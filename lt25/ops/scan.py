@@ -88,7 +88,7 @@ def _(x, log_f, initial_state, cu_seqlens, reverse, backend):
 @torch.library.custom_op("lt25::hgrn_scan_backward", mutates_args=())
 def _backward(
     grad_h: Tensor,
-    grad_final: Tensor,
+    grad_final: Tensor | None,
     log_f: Tensor,
     h: Tensor,
     initial_state: Tensor | None,
@@ -110,9 +110,7 @@ def _(grad_h, grad_final, log_f, h, initial_state, cu_seqlens, reverse, backend)
 
 def _setup_context(ctx, inputs, output):
     _, log_f, initial_state, cu_seqlens, ctx.reverse, ctx.backend = inputs
-    h, final_state = output
-    ctx.save_for_backward(log_f, h, initial_state, cu_seqlens)
-    ctx.final_shape = final_state.shape
+    ctx.save_for_backward(log_f, output[0], initial_state, cu_seqlens)
     # An output that nothing used has a gradient of None, not one of zeros that costs a pass over memory.
     ctx.set_materialize_grads(False)
 
@@ -121,8 +119,6 @@ def _differentiate(ctx, grad_h, grad_final):
     log_f, h, initial_state, cu_seqlens = ctx.saved_tensors
     if grad_h is None:
         grad_h = torch.zeros_like(h)
-    if grad_final is None:
-        grad_final = h.new_zeros(ctx.final_shape, dtype=state_dtype(h))
     grad_x, grad_log_f, grad_state = _backward(
         grad_h, grad_final, log_f, h, initial_state, cu_seqlens, ctx.reverse, ctx.backend
     )

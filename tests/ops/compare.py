@@ -127,7 +127,7 @@ def add_norm_linear_case(draw: Draw, sizes: Sizes) -> Case:
     """As `add_rms_norm_case`; half of them of sizes that fused kernels take."""
     random = _generator(draw)
     fused = bool(draw(0, 1))
-    channels = 16 << draw(0, 3) if fused else draw(1, sizes.channels)
+    channels = 16 << draw(0, 2) if fused else draw(1, sizes.channels)
     outs = _outs(draw, fused)
     shape = (*_rows(draw, sizes), channels)
     tensors = {"x": _normal(random, *shape), "norm_weight": _normal(random, channels)}
@@ -147,7 +147,7 @@ def _add_norm_linear(
 
 def _outs(draw: Draw, fused: bool) -> tuple[int]:
     """Rows of a weight."""
-    return (16 * draw(1, 6) if fused else draw(1, 40),)
+    return (16 * draw(1, 4) if fused else draw(1, 40),)
 
 
 def step_case(draw: Draw, sizes: Sizes) -> Case:

@@ -158,7 +158,7 @@ def forward(
 
 def backward(
     grad_y: Tensor,
-    grad_final: Tensor,
+    grad_final: Tensor | None,
     ifg: Tensor,
     h: Tensor,
     weight: Tensor,
@@ -174,7 +174,7 @@ def backward(
     offsets = offsets_of(ifg, cu_seqlens)
     ifg_rows, h_rows = rows(ifg, dtype), rows(h, dtype)
     grad_ifg = torch.empty(ifg.shape, dtype=dtype)
-    grad_state = grad_final.to(dtype, copy=True, memory_format=torch.contiguous_format)
+    grad_state = initial(grad_final, len(offsets) - 1, channels, dtype)
     grad_weights = torch.zeros(-(-len(h_rows) // ROWS), channels, dtype=dtype)
     grad_bounds = torch.zeros(len(offsets) - 1, channels, dtype=dtype)
     halves = 1 + bidirectional

@@ -79,7 +79,7 @@ def forward(
 
 def backward(
     grad_h: Tensor,
-    grad_final: Tensor,
+    grad_final: Tensor | None,
     log_f: Tensor,
     h: Tensor,
     initial_state: Tensor | None,
@@ -91,7 +91,7 @@ def backward(
     offsets = offsets_of(h, cu_seqlens)
     grad_x, grad_log_f = torch.empty(h.shape, dtype=dtype), torch.empty(h.shape, dtype=dtype)
     start = initial(initial_state, len(offsets) - 1, h.shape[-1], dtype)
-    grad_state = grad_final.to(dtype, copy=True, memory_format=torch.contiguous_format)
+    grad_state = initial(grad_final, len(offsets) - 1, h.shape[-1], dtype)
     _backward(
         rows(grad_h, dtype),
         rows(log_f, dtype),

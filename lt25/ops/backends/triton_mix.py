@@ -38,7 +38,7 @@ def forward(
 
 def backward(
     grad_y: Tensor,
-    grad_final: Tensor,
+    grad_final: Tensor | None,
     ifg: Tensor,
     h: Tensor,
     weight: Tensor,

@@ -17,14 +17,16 @@ from lt25.ops.backends.triton_rows import sum_parts
 
 
 class Cut(NamedTuple):
-    """How a kernel's work is cut: what a program holds at once of the rows and of the width, and how many walk the rows."""
+    """What a program holds at once of the rows and of the width, and how its kernel is run."""
 
     rows: int
     chunk: int
     warps: int
     stages: int
-    programs: int = 0
-    transposed: bool = True
+
+    def constants(self) -> dict[str, int]:
+        """As a launch takes them."""
+        return {"ROWS": self.rows, "CHUNK": self.chunk, "STAGES": self.stages, "num_warps": self.warps}
 
 
 @triton.jit
@@ -63,31 +65,6 @@ def _forward(
 
 
 @triton.jit(do_not_specialize=("rows",))
-def _forward_resident(
-    x, gate, up, down, y, rows,
-    H: tl.constexpr, WIDTH: tl.constexpr, BLOCK_H: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
-    STAGES: tl.constexpr,
-):  # fmt: skip
-    column = tl.arange(0, BLOCK_H)
-    weights = ()
-    for first in tl.static_range(0, WIDTH, CHUNK):
-        i = first + tl.arange(0, CHUNK)
-        chunk = (_load(gate, i, WIDTH, column, H), _load(up, i, WIDTH, column, H), _load(down, column, H, i, WIDTH))
-        weights = weights + (chunk,)  # noqa: RUF005  Triton knows no unpacking
-    for start in tl.range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS, num_stages=STAGES):
-        row = (start + tl.arange(0, ROWS)).to(tl.int64)
-        x_tile = _load(x, row, rows, column, H)
-        total = tl.zeros([ROWS, BLOCK_H], tl.float32)
-        for n in tl.static_range(0, (WIDTH + CHUNK - 1) // CHUNK):
-            g = tl.dot(x_tile, tl.trans(weights[n][0]))
-            u = tl.dot(x_tile, tl.trans(weights[n][1]))
-            active = (g * sigmoid(g) * u).to(x_tile.dtype)
-            total = tl.dot(active, tl.trans(weights[n][2]), total)
-        inside = (row < rows)[:, None] & (column < H)[None, :]
-        tl.store(y + row[:, None] * H + column[None, :], total.to(x_tile.dtype), mask=inside)
-
-
-@triton.jit(do_not_specialize=("rows",))
 def _backward_x(
     grad_y, x, gate, up, down, grad_x, rows,
     H: tl.constexpr, WIDTH: tl.constexpr, BLOCK_H: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
@@ -113,9 +90,9 @@ def _backward_x(
 
 @triton.jit(do_not_specialize=("rows",))
 def _backward_weights(
-    grad_y, x, gate, up, down, grad_x, parts, rows,
+    grad_y, x, gate, up, down, parts, rows,
     H: tl.constexpr, WIDTH: tl.constexpr, BLOCK_H: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
-    STAGES: tl.constexpr, WITH_X: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """Transposed, so that the products with x and grad_y take their left operands from registers."""
     i = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
@@ -136,16 +113,6 @@ def _backward_weights(
         grad_down = tl.dot(active.to(x_tile.dtype), grad_tile, grad_down)
         grad_gate = tl.dot(grad_g, x_tile, grad_gate)
         grad_up = tl.dot(grad_u, x_tile, grad_up)
-        if WITH_X:
-            if WITH_X == 1:
-                part = tl.dot(tl.trans(grad_g), gate_tile)
-                part = tl.dot(tl.trans(grad_u), up_tile, part)
-            else:
-                part = tl.dot(tl.trans(gate_tile), grad_g)
-                part = tl.trans(tl.dot(tl.trans(up_tile), grad_u, part))
-            inside = (row < rows)[:, None] & (column < H)[None, :]
-            at = (tl.program_id(1).to(tl.int64) * rows + row)[:, None] * H + column[None, :]
-            tl.store(grad_x + at, part.to(grad_x.dtype.element_ty), mask=inside)
     inside = (i < WIDTH)[:, None] & (column < H)[None, :]
     at = i[:, None] * H + column[None, :]
     parts += tl.program_id(0) * (3 * WIDTH * H)
@@ -154,122 +121,41 @@ def _backward_weights(
     tl.store(parts + 2 * WIDTH * H + column[None, :] * WIDTH + i[:, None], grad_down, mask=inside)
 
 
-@triton.jit(do_not_specialize=("rows",))
-def _backward_upright(
-    grad_y, x, gate, up, down, grad_x, parts, rows,
-    H: tl.constexpr, WIDTH: tl.constexpr, BLOCK_H: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
-    STAGES: tl.constexpr, WITH_X: tl.constexpr,
-):  # fmt: skip
-    """As `_backward_weights`, not transposed."""
-    i = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
-    column = tl.arange(0, BLOCK_H)
-    gate_tile, up_tile = _load(gate, i, WIDTH, column, H), _load(up, i, WIDTH, column, H)
-    down_tile = _load(down, column, H, i, WIDTH)
-    grad_gate = tl.zeros([BLOCK_H, CHUNK], tl.float32)
-    grad_up = tl.zeros([BLOCK_H, CHUNK], tl.float32)
-    grad_down = tl.zeros([BLOCK_H, CHUNK], tl.float32)
-    for start in tl.range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS, num_stages=STAGES):
-        row = (start + tl.arange(0, ROWS)).to(tl.int64)
-        x_tile, grad_tile = _load(x, row, rows, column, H), _load(grad_y, row, rows, column, H)
-        g = tl.dot(x_tile, tl.trans(gate_tile))
-        u = tl.dot(x_tile, tl.trans(up_tile))
-        grad = tl.dot(grad_tile, down_tile)
-        active, grad_g, grad_u = _differentiate(g, u, grad)
-        grad_g, grad_u = grad_g.to(x_tile.dtype), grad_u.to(x_tile.dtype)
-        grad_down = tl.dot(tl.trans(grad_tile), active.to(x_tile.dtype), grad_down)
-        grad_gate = tl.dot(tl.trans(x_tile), grad_g, grad_gate)
-        grad_up = tl.dot(tl.trans(x_tile), grad_u, grad_up)
-        if WITH_X:
-            part = tl.dot(grad_g, gate_tile)
-            part = tl.dot(grad_u, up_tile, part)
-            inside = (row < rows)[:, None] & (column < H)[None, :]
-            at = (tl.program_id(1).to(tl.int64) * rows + row)[:, None] * H + column[None, :]
-            tl.store(grad_x + at, part.to(grad_x.dtype.element_ty), mask=inside)
-    inside = (column < H)[:, None] & (i < WIDTH)[None, :]
-    at = i[None, :] * H + column[:, None]
-    parts += tl.program_id(0) * (3 * WIDTH * H)
-    tl.store(parts + at, grad_gate, mask=inside)
-    tl.store(parts + WIDTH * H + at, grad_up, mask=inside)
-    tl.store(parts + 2 * WIDTH * H + column[:, None] * WIDTH + i[None, :], grad_down, mask=inside)
+# Chosen from measurements on an H200 with a hidden size of 64 and a width of 256: benchmarks/layer.py.
+FORWARD = Cut(rows=64, chunk=64, warps=4, stages=2)
+BACKWARD_X = Cut(rows=64, chunk=32, warps=4, stages=3)
+BACKWARD_WEIGHTS = Cut(rows=64, chunk=64, warps=4, stages=3)
+# That walk rows for the gradients of the weights; what each has summed must be read again.
+PROGRAMS = 264
 
 
-@triton.jit
-def _add(parts, total, size, COUNT: tl.constexpr, BLOCK: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    value = tl.zeros([BLOCK], tl.float32)
-    for n in tl.static_range(COUNT):
-        value += tl.load(parts + n * size + at, mask=at < size).to(tl.float32)
-    tl.store(total + at, value.to(total.dtype.element_ty), mask=at < size)
-
-
-FORWARD = Cut(rows=128, chunk=64, warps=8, stages=2)
-BACKWARD_X = Cut(rows=128, chunk=32, warps=8, stages=2)
-BACKWARD_WEIGHTS = Cut(rows=64, chunk=32, warps=4, stages=2, programs=264, transposed=False)
-
-
-def forward(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, cut: Cut = FORWARD, resident: bool = False) -> Tensor:
-    """down(silu(gate(x)) * up(x)) [..., H]."""
+def forward(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """down(silu(gate(x)) * up(x)) [..., H]; gate and up are [I, H], down is [H, I]."""
     x, gate, up, down = (each.contiguous() for each in (x, gate, up, down))
     y = torch.empty_like(x)
     rows, sizes = _sizes(x, gate)
     if rows:
-        kernel = _forward_resident if resident else _forward
-        programs = triton.cdiv(rows, cut.rows)
         with torch.cuda.device_of(x):
-            kernel[(min(programs, cut.programs or programs),)](
-                x, gate, up, down, y, rows,
-                ROWS=cut.rows, CHUNK=cut.chunk, STAGES=cut.stages, num_warps=cut.warps, **sizes,
-            )  # fmt: skip
+            _forward[(triton.cdiv(rows, FORWARD.rows),)](x, gate, up, down, y, rows, **sizes, **FORWARD.constants())
     return y
 
 
 def backward(grad_y: Tensor, x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of x [..., H] and of the three weights, one after the other [3 I H], in their dtype."""
-    return backward_two(grad_y, x, gate, up, down)
-
-
-def backward_x(grad_y, x, gate, up, down, cut: Cut = BACKWARD_X):
     grad_y, x, gate, up, down = (each.contiguous() for each in (grad_y, x, gate, up, down))
     grad_x = torch.empty_like(x)
     rows, sizes = _sizes(x, gate)
-    if rows:
-        with torch.cuda.device_of(x):
-            _backward_x[(triton.cdiv(rows, cut.rows),)](
-                grad_y, x, gate, up, down, grad_x, rows,
-                ROWS=cut.rows, CHUNK=cut.chunk, STAGES=cut.stages, num_warps=cut.warps, **sizes,
-            )  # fmt: skip
-    return grad_x
-
-
-def backward_weights(grad_y, x, gate, up, down, cut: Cut = BACKWARD_WEIGHTS, with_x: int = 0, partial=None):
-    """Partial sums; with_x: also the partial gradients of x."""
-    grad_y, x, gate, up, down = (each.contiguous() for each in (grad_y, x, gate, up, down))
-    rows, sizes = _sizes(x, gate)
-    chunks = triton.cdiv(gate.shape[0], cut.chunk)
-    programs = max(1, min(triton.cdiv(rows, cut.rows), cut.programs // chunks))
+    chunks = triton.cdiv(gate.shape[0], BACKWARD_WEIGHTS.chunk)
+    programs = max(1, min(triton.cdiv(rows, BACKWARD_WEIGHTS.rows), PROGRAMS // chunks))
     parts = torch.empty(programs, 3 * gate.numel(), dtype=torch.float32, device=x.device)
-    grad_x = torch.empty(chunks, *x.shape, dtype=partial or x.dtype, device=x.device) if with_x else x
-    kernel = _backward_weights if cut.transposed else _backward_upright
     with torch.cuda.device_of(x):
-        kernel[(programs, chunks)](
-            grad_y, x, gate, up, down, grad_x, parts, rows,
-            ROWS=cut.rows, CHUNK=cut.chunk, STAGES=cut.stages, num_warps=cut.warps, WITH_X=with_x, **sizes,
-        )  # fmt: skip
-    return grad_x, parts
-
-
-def backward_two(grad_y, x, gate, up, down, cut_x: Cut = BACKWARD_X, cut_weights: Cut = BACKWARD_WEIGHTS):
-    grad_x = backward_x(grad_y, x, gate, up, down, cut_x)
-    _, parts = backward_weights(grad_y, x, gate, up, down, cut_weights)
-    return grad_x, sum_parts(parts, x.dtype)
-
-
-def backward_one(grad_y, x, gate, up, down, cut: Cut = BACKWARD_WEIGHTS, with_x: int = 1, partial=None):
-    grad_parts, parts = backward_weights(grad_y, x, gate, up, down, cut, with_x, partial)
-    grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-    if x.numel():
-        with torch.cuda.device_of(x):
-            _add[(triton.cdiv(x.numel(), 2048),)](grad_parts, grad_x, x.numel(), COUNT=len(grad_parts), BLOCK=2048)
+        if rows:
+            _backward_x[(triton.cdiv(rows, BACKWARD_X.rows),)](
+                grad_y, x, gate, up, down, grad_x, rows, **sizes, **BACKWARD_X.constants()
+            )
+        _backward_weights[(programs, chunks)](
+            grad_y, x, gate, up, down, parts, rows, **sizes, **BACKWARD_WEIGHTS.constants()
+        )
     return grad_x, sum_parts(parts, x.dtype)
 
 

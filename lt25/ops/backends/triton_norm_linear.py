@@ -15,20 +15,20 @@ from torch import Tensor
 from lt25.ops.backends.triton_math import sigmoid
 from lt25.ops.backends.triton_rows import sum_parts
 
-# The gradient of the product's weight that a program's registers have room for.
-_MOST_WEIGHTS = 128 * 128
-_WIDTHS = (16, 32, 64, 128)
+# The results of a row of which a program can hold several rows' gradients, and the sums for their weights.
+_MOST_OUTS = 192
+# Multiprocessors of an H100 and of an H200.
+_PROCESSORS = 132
+_WIDTHS = (16, 32, 64)
 # How kernels are cut: rows that a program holds at once, and how many of these are on their way from memory.
 _FORWARD = {"ROWS": 128, "num_warps": 8}
-_BACKWARD = {"ROWS": 64, "STAGES": 2, "num_warps": 4}
-# Programs of the backward pass: few, since what each has summed must be read again.
-_PROGRAMS = 264
+_BACKWARD = {"ROWS": 64, "STAGES": 3, "num_warps": 4}
 
 
 def fits(x: Tensor, weights: Sequence[Tensor]) -> bool:
     """Whether the kernels take rows [..., D] in x's dtype, and the weights."""
     outs, width = weights[0].shape
-    small = width in _WIDTHS and outs % 16 == 0 and len(weights) * outs * width <= _MOST_WEIGHTS
+    small = width in _WIDTHS and outs % 16 == 0 and len(weights) * outs <= _MOST_OUTS
     alike = all(weight.shape == weights[0].shape and weight.dtype == x.dtype for weight in weights)
     return small and alike and x.dtype in (torch.bfloat16, torch.float16)
 
@@ -208,8 +208,10 @@ def backward(
     cut = _cut(weights)
     rows = total.numel() // cut["D"]
     grad_x = torch.empty_like(total)
-    programs = min(_PROGRAMS, triton.cdiv(rows, _BACKWARD["ROWS"]))
-    products = torch.empty(programs, len(weights) * weights[0].numel(), dtype=torch.float32, device=total.device)
+    sums = len(weights) * weights[0].numel()
+    # Few programs where each has much to sum, which must be read again.
+    programs = min(_PROCESSORS * (1 if sums > 8192 else 2), triton.cdiv(rows, _BACKWARD["ROWS"]))
+    products = torch.empty(programs, sums, dtype=torch.float32, device=total.device)
     grad_norm_weight = torch.empty(cut["D"], dtype=torch.float32, device=total.device)
     grad_weight = torch.empty(len(weights) * cut["N"], cut["D"], dtype=weights[0].dtype, device=total.device)
     with torch.cuda.device_of(total):

@@ -13,9 +13,8 @@ from lt25.ops.backends.triton_math import sigmoid
 
 # Elements that a program holds at once; its rows are as many as fit.
 _ELEMENTS = 4096
-# Programs of the backward pass, which each sum a gradient of the weight: enough for eight on every multiprocessor.
-_PROGRAMS = 1056
-OVERRIDE: dict = {}
+# Programs of the backward pass, which each sum a gradient of the weight: enough for four on every multiprocessor.
+_PROGRAMS = 528
 
 
 @triton.jit(do_not_specialize=("rows",))
@@ -155,9 +154,8 @@ def norm_backward(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the sum, in its dtype, and of the weight, float32 [D]; grad_gate, strided like gate, is written."""
-    cut = _cut(total.shape[-1]) | {"STAGES": 1}
+    cut = _cut(total.shape[-1]) | {"STAGES": 3}
     cut["ROWS"] = max(1, cut["ROWS"] // 4)
-    cut |= OVERRIDE
     rows = total.numel() // max(cut["D"], 1)
     grad_x = torch.empty_like(total)
     programs = min(_PROGRAMS, triton.cdiv(rows, cut["ROWS"]))
@@ -177,8 +175,12 @@ def sum_parts(parts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """The sum over the first axis, float32 [P, D] to [D]: many short rows, of which torch's reduction takes longer."""
     count, channels = parts.shape
     total = torch.empty(channels, dtype=dtype, device=parts.device)
+    # Few columns give few programs, each of which must then hold many rows at once.
+    columns, rows, warps = (64, 64, 4) if channels >= 4096 else (16, 256, 8)
     with torch.cuda.device_of(parts):
-        _sum[(triton.cdiv(channels, 16),)](parts, total, count, D=channels, COLUMNS=16, ROWS=256, num_warps=8)
+        _sum[(triton.cdiv(channels, columns),)](
+            parts, total, count, D=channels, COLUMNS=columns, ROWS=rows, num_warps=warps
+        )
     return total
 
 

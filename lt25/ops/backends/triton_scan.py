@@ -408,7 +408,7 @@ def _backward_walk(
     a, b, h, lower_bound, valid, initial, grad_h, grad_final, grad_a, grad_b, grad_lower_bound, grad_initial, maps,
     item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
     D: tl.constexpr, STRIDE: tl.constexpr, GRAD_STRIDE: tl.constexpr, R: tl.constexpr, W: tl.constexpr, C: tl.constexpr,
-    GATED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, SPLIT: tl.constexpr,
+    GATED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, FINAL: tl.constexpr, SPLIT: tl.constexpr,
     REPAIR: tl.constexpr, EVEN: tl.constexpr, SIGN: tl.constexpr,
 ):  # fmt: skip
     TILE: tl.constexpr = R * W
@@ -438,8 +438,9 @@ def _backward_walk(
         first_state = tl.load(initial + sequence * D + channel, mask=channel_mask, other=0.0).to(tl.float32)[None, :]
 
     carry = tl.zeros([C], tl.float32)
-    if segment == 0:
-        carry = tl.load(grad_final + sequence * D + channel, mask=channel_mask, other=0.0).to(tl.float32)
+    if FINAL:  # noqa: SIM102  one is known when the kernel is compiled
+        if segment == 0:
+            carry = tl.load(grad_final + sequence * D + channel, mask=channel_mask, other=0.0).to(tl.float32)
     # The map of the first segment has its state in it already.
     product = tl.zeros([C], tl.float32) + tl.where(segment == 0, 0.0, 1.0)
     grad_bound = tl.zeros([W, C], tl.float32)
@@ -547,7 +548,8 @@ def _backward(
     maps, segment_sequence, segment_first, T, sequences, items, segments, tiles,
     D: tl.constexpr, FORWARD: tl.constexpr, STRIDE: tl.constexpr, GRAD_STRIDE: tl.constexpr, R: tl.constexpr,
     W: tl.constexpr, C: tl.constexpr, GATED: tl.constexpr, MASKED: tl.constexpr,
-    PACKED: tl.constexpr, STATE: tl.constexpr, SPLIT: tl.constexpr, REPAIR: tl.constexpr, EVEN: tl.constexpr,
+    PACKED: tl.constexpr, STATE: tl.constexpr, FINAL: tl.constexpr, SPLIT: tl.constexpr, REPAIR: tl.constexpr,
+    EVEN: tl.constexpr,
 ):  # fmt: skip
     """In the other direction: g_t = dh_t + c_{t+1} is the gradient of x_t, c_t = f_t g_t, and g_t h_{t-1} that of f_t."""
     BLOCKS: tl.constexpr = triton.cdiv(FORWARD, C) + triton.cdiv(D - FORWARD, C)
@@ -561,25 +563,25 @@ def _backward(
             _backward_walk(
                 a, b, h, lower_bound, valid, initial, grad_h, grad_final, grad_a, grad_b, grad_lower_bound, grad_initial,
                 maps, item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
-                D, STRIDE, GRAD_STRIDE, R, W, C, GATED, MASKED, STATE, SPLIT, REPAIR, EVEN, -1,
+                D, STRIDE, GRAD_STRIDE, R, W, C, GATED, MASKED, STATE, FINAL, SPLIT, REPAIR, EVEN, -1,
             )  # fmt: skip
         elif FORWARD == 0:
             _backward_walk(
                 a, b, h, lower_bound, valid, initial, grad_h, grad_final, grad_a, grad_b, grad_lower_bound, grad_initial,
                 maps, item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
-                D, STRIDE, GRAD_STRIDE, R, W, C, GATED, MASKED, STATE, SPLIT, REPAIR, EVEN, 1,
+                D, STRIDE, GRAD_STRIDE, R, W, C, GATED, MASKED, STATE, FINAL, SPLIT, REPAIR, EVEN, 1,
             )  # fmt: skip
         elif block < triton.cdiv(FORWARD, C):
             _backward_walk(
                 a, b, h, lower_bound, valid, initial, grad_h, grad_final, grad_a, grad_b, grad_lower_bound, grad_initial,
                 maps, item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
-                D, STRIDE, GRAD_STRIDE, R, W, C, GATED, MASKED, STATE, SPLIT, REPAIR, EVEN, -1,
+                D, STRIDE, GRAD_STRIDE, R, W, C, GATED, MASKED, STATE, FINAL, SPLIT, REPAIR, EVEN, -1,
             )  # fmt: skip
         else:
             _backward_walk(
                 a, b, h, lower_bound, valid, initial, grad_h, grad_final, grad_a, grad_b, grad_lower_bound, grad_initial,
                 maps, item, items, sequence, start, length, segment, first_item, tiles, channel, channel_mask,
-                D, STRIDE, GRAD_STRIDE, R, W, C, GATED, MASKED, STATE, SPLIT, REPAIR, EVEN, 1,
+                D, STRIDE, GRAD_STRIDE, R, W, C, GATED, MASKED, STATE, FINAL, SPLIT, REPAIR, EVEN, 1,
             )  # fmt: skip
 
 
@@ -608,7 +610,7 @@ def _plan(forward: bool, gated: bool, wide: bool, sequences: int, time: int, cha
     programs = sequences * _blocks(channels, plan.channels)
     if programs < processors:
         # Segments that are short beside what gates remember would be walked twice.
-        share = 6 if forward else 8
+        share = 3 if forward else 4
         plan = Plan(rows, 4, segments=max(1, min(share * processors // programs, time // 512)))
         if gated and not forward:
             plan = plan._replace(registers=168)
@@ -713,7 +715,7 @@ def launch_forward(
 
 def launch_backward(
     grad_h: Tensor,
-    grad_final: Tensor,
+    grad_final: Tensor | None,
     a: Tensor,
     b: Tensor,
     h: Tensor,
@@ -742,9 +744,9 @@ def launch_backward(
     with torch.cuda.device_of(h):
         launch(
             _backward, a, b, h, _or(lower_bound, a), _or(mask, a), _or(initial_state, a), _or(cu_seqlens, a), grad_h,
-            grad_final, grad_a, grad_b, _or(grad_bound, a), grad_initial,
+            _or(grad_final, a), grad_a, grad_b, _or(grad_bound, a), grad_initial,
             STRIDE=b.stride(1), GRAD_STRIDE=grad_a.stride(1), GATED=gated,
-            MASKED=mask is not None, STATE=initial_state is not None,
+            MASKED=mask is not None, STATE=initial_state is not None, FINAL=grad_final is not None,
         )  # fmt: skip
     return None if grad_bound is None else sum_parts(grad_bound), grad_initial
 
@@ -764,7 +766,7 @@ def forward(
 
 def backward(
     grad_h: Tensor,
-    grad_final: Tensor,
+    grad_final: Tensor | None,
     log_f: Tensor,
     h: Tensor,
     initial_state: Tensor | None,

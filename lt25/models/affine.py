@@ -1,0 +1,27 @@
+"""The linear maps at a model's ends, where the data says how many channels or classes there are.
+
+A GPU's matrix units want sizes that are multiples of 8, and products of others take several times as long.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_UNIT = 8
+
+
+def from_channels(x: Tensor, linear: nn.Linear) -> Tensor:
+    """linear(x), [..., channels] to [..., H], for few channels.
+
+    The bias is the weight of one more channel that is always 1: its gradient then comes with that of the weight, and is not a
+    sum over all steps of its own, which would take longer than the product.
+    """
+    weight = torch.cat((linear.weight, linear.bias[:, None]), 1)
+    missing = -weight.shape[1] % _UNIT
+    return F.linear(F.pad(x, (0, missing + 1), value=1.0), F.pad(weight, (0, missing)))
+
+
+def to_classes(x: Tensor, linear: nn.Linear) -> Tensor:
+    """linear(x), [..., H] to [..., classes], for few classes."""
+    classes = linear.weight.shape[0]
+    return F.linear(x, F.pad(linear.weight, (0, 0, 0, -classes % _UNIT)))[..., :classes] + linear.bias
