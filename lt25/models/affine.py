@@ -24,4 +24,5 @@ def from_channels(x: Tensor, linear: nn.Linear) -> Tensor:
 def to_classes(x: Tensor, linear: nn.Linear) -> Tensor:
     """linear(x), [..., H] to [..., classes], for few classes."""
     classes = linear.weight.shape[0]
-    return F.linear(x, F.pad(linear.weight, (0, 0, 0, -classes % _UNIT)))[..., :classes] + linear.bias
+    products = F.linear(x, F.pad(linear.weight, (0, 0, 0, -classes % _UNIT)))[..., :classes]
+    return products + linear.bias.to(products.dtype)

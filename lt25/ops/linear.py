@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lt25.ops.backends import as_multiplied, choose, kernels, reference
+from lt25.ops.backends import as_multiplied, choose, joined, kernels, reference
 from lt25.ops.rows import add_rms_norm
 
 
@@ -48,6 +48,9 @@ def add_norm_linear(
             y, total = _fused(x, residual, norm_weight, eps, multiplied)
             return y, x if residual is None else total
     normed, total = add_rms_norm(x, residual, norm_weight, eps, backend)
+    if backend == "triton":
+        normed, *multiplied = as_multiplied(normed, *weights)
+        return _joint(normed, multiplied), total
     return F.linear(normed, torch.cat(tuple(weights))), total
 
 
@@ -122,3 +125,39 @@ def _differentiate(ctx, grad_y, grad_total):
 
 
 _fused.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+@torch.library.custom_op("lt25::joint_linear", mutates_args=())
+def _joint(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    return F.linear(x, joined(weights))
+
+
+@_joint.register_fake
+def _(x, weights):
+    return x.new_empty(*x.shape[:-1], len(weights) * weights[0].shape[0])
+
+
+@torch.library.custom_op("lt25::joint_linear_backward", mutates_args=())
+def _joint_backward(grad_y: Tensor, x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    return grad_y @ joined(weights), grad_y.flatten(0, -2).T @ x.flatten(0, -2)
+
+
+@_joint_backward.register_fake
+def _(grad_y, x, weights):
+    outs, width = weights[0].shape
+    return x.new_empty(x.shape), x.new_empty(len(weights) * outs, width)
+
+
+def _joint_setup_context(ctx, inputs, output):
+    x, weights = inputs
+    ctx.count = len(weights)
+    ctx.save_for_backward(x, *weights)
+
+
+def _joint_differentiate(ctx, grad_y):
+    x, *weights = ctx.saved_tensors
+    grad_x, grad_weights = _joint_backward(grad_y, x, weights)
+    return grad_x, list(grad_weights.chunk(ctx.count))
+
+
+_joint.register_autograd(_joint_differentiate, setup_context=_joint_setup_context)

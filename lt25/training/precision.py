@@ -11,7 +11,8 @@ class LowPrecision:
     """A model whose matrix products read copies of their weights, made for all of them at once.
 
     Autocast casts every weight by itself and every gradient back: two launches each, in a small model a good part of all.
-    The numbers are autocast's, under which the model is still to be called.
+    The numbers are autocast's, under which the model is still to be called. In memory the copies stand in the order of the
+    modules, so that one product by several of them, see :func:`lt25.ops.backends.joined`, needs no copy of these.
 
     Args:
         model: its `nn.Linear` and `nn.Conv1d` get copies, except for weights that another module has as well.
@@ -33,8 +34,12 @@ class LowPrecision:
             for own, parameter in part.named_parameters(recurse=False)
             if parameter not in others
         }
+        # Each begins at a multiple of 128 bytes, as fast products want it.
+        room = [-(-weight.numel() // 64) * 64 for weight in self.weights.values()]
+        parts = torch.empty(sum(room), dtype=dtype, device=next(model.parameters()).device).split(room)
         self.copies = {
-            name: torch.empty_like(weight, dtype=dtype, requires_grad=True) for name, weight in self.weights.items()
+            name: part[: weight.numel()].view(weight.shape).requires_grad_()
+            for (name, weight), part in zip(self.weights.items(), parts, strict=True)
         }
 
     @torch.no_grad()

@@ -4,6 +4,7 @@ numba runs on CPUs, Triton on CUDA devices; the reference runs anywhere, in floa
 """
 
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
@@ -43,3 +44,17 @@ def as_multiplied(*tensors: Tensor) -> tuple[Tensor, ...]:
     if not torch.is_autocast_enabled(device):
         return tensors
     return tuple(tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors)
+
+
+def joined(weights: Sequence[Tensor]) -> Tensor:
+    """Matrices [N, D] of equal shape one below the other, [len(weights) * N, D]; not copied where memory has them so."""
+    first, (rows, columns) = weights[0], weights[0].shape
+    storage, start = first.untyped_storage().data_ptr(), first.storage_offset()
+    if all(
+        weight.is_contiguous()
+        and weight.untyped_storage().data_ptr() == storage
+        and weight.storage_offset() == start + n * first.numel()
+        for n, weight in enumerate(weights)
+    ):
+        return first.as_strided((len(weights) * rows, columns), (columns, 1))
+    return torch.cat(tuple(weights))

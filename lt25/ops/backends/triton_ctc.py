@@ -168,7 +168,7 @@ def _emissions(
 
         count = _label_count(labels, b, L, SLOTS)
         width: tl.constexpr = R * P
-        for start in tl.static_range(0, width, SLOTS):
+        for start in range(0, width, SLOTS):
             slot = start + tl.arange(0, SLOTS)
             j = slot % P * R + slot // P
             label = tl.load(labels + b * L + j, mask=(slot < width) & (j < count), other=0)
@@ -275,10 +275,8 @@ def _recursion(
 
 
 @triton.jit
-def _likelihood(states, lengths, labels, b, T, T_PAD, L, R: tl.constexpr, P: tl.constexpr, SLOTS: tl.constexpr):
-    """Of sequences b (one or a vector, with its number of labels): significand and exponent."""
-    length = _frames(lengths, b, T)
-    count = _label_count(labels, b, L, SLOTS)
+def _likelihood(states, length, count, b, T_PAD, R: tl.constexpr, P: tl.constexpr):
+    """Of sequences b, one or a vector, of `length` frames and `count` labels: significand and exponent."""
     slot = count % R * P + count // R
     return _unpack(tl.load(states + (b * T_PAD + length) * (2 * R * P) + slot))
 
@@ -288,11 +286,19 @@ def _total(
     states, lengths, labels, loss, B, T, T_PAD, L, R: tl.constexpr, P: tl.constexpr, SLOTS: tl.constexpr
 ):  # fmt: skip
     """The sum of -log likelihood, in nats, over the possible sequences; one program, for a fixed order."""
-    total = 0.0
-    for b in range(B):
-        m, e = _likelihood(states, lengths, labels, b, T, T_PAD.to(tl.int64), L, R, P, SLOTS)
-        total += tl.where(e > ZERO // 2, -(tl.log2(m) + e.to(tl.float32)) * LN_2, 0.0)
-    tl.store(loss, total)
+    total = tl.zeros([P], tl.float32)
+    for start in range(0, B, P):
+        b = start + tl.arange(0, P)
+        mask = b < B
+        b = tl.minimum(b, B - 1).to(tl.int64)
+        count = tl.zeros([P], tl.int32)
+        for first in range(0, L, SLOTS):
+            j = first + tl.arange(0, SLOTS)
+            label = tl.load(labels + (b * L)[:, None] + j[None], mask=(j < L)[None], other=_IGNORE)
+            count += tl.sum((label != _IGNORE).to(tl.int32), 1)
+        m, e = _likelihood(states, _frames(lengths, b, T), count, b, T_PAD, R, P)
+        total += tl.where(mask & (e > ZERO // 2), -(tl.log2(m) + e.to(tl.float32)) * LN_2, 0.0)
+    tl.store(loss, tl.sum(total))
 
 
 @triton.jit
@@ -317,7 +323,7 @@ def _occupancies(
     length = _frames(lengths, b, T)
     count = _label_count(labels, b, L, SLOTS)
     width: tl.constexpr = R * P
-    m, exponent = _likelihood(states, lengths, labels, b, T, T_PAD, L, R, P, SLOTS)
+    m, exponent = _likelihood(states, length, count, b, T_PAD, R, P)
     scale = 1.0 / m
     t = tl.program_id(0) * FRAMES + tl.arange(0, FRAMES)
     counts = (t < length) & (exponent > ZERO // 2)
@@ -326,7 +332,7 @@ def _occupancies(
     forward_row = states + (b * T_PAD + t)[:, None] * (2 * width)
     backward_row = states + ((B + b) * T_PAD + (length - 1 - t))[:, None] * (2 * width)
     total = tl.zeros([FRAMES], tl.float32)
-    for start in tl.static_range(0, width, SLOTS):
+    for start in range(0, width, SLOTS):
         slot = start + tl.arange(0, SLOTS)
         j = slot % P * R + slot // P
         mask = counts[:, None] & ((slot < width) & (j <= count))[None]
@@ -434,7 +440,8 @@ def forward(
     unroll = steps(L)
     t_pad = (T // unroll + 1) * unroll
     directions = 2 if differentiable else 1
-    slots = min(triton.next_power_of_2(R * P), 256)
+    # As many at once as leave none over.
+    slots = min(R * P & -(R * P), 256)
 
     def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=logits.device)
@@ -454,7 +461,7 @@ def forward(
             emissions, blanks, logit_lengths, labels, states, B, T, t_pad, L,
             R=R, P=P, UNROLL=unroll, num_warps=P // 32, num_stages=1,
         )  # fmt: skip
-    _total[(1,)](states, logit_lengths, labels, loss, B, T, t_pad, L, R=R, P=P, SLOTS=slots, num_warps=1)
+    _total[(1,)](states, logit_lengths, labels, loss, B, T, t_pad, L, R=R, P=P, SLOTS=32, num_warps=4)
     if not differentiable:
         return loss, new(0), new(0), new(0), new(0)
 

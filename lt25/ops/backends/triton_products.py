@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from lt25.ops.backends import joined
 from lt25.ops.backends.triton_math import sigmoid
 
 # Multiprocessors of an H100 and of an H200.
@@ -171,7 +172,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, of gate_weight above up_weight [2 I, H], and of down_weight, from what `forward` took and returned."""
     grad_gate_up = swiglu_product_backward(grad_y, gate_up, down_weight)
-    grad_x = grad_gate_up @ torch.cat((gate_weight, up_weight))
+    grad_x = grad_gate_up @ joined((gate_weight, up_weight))
     return grad_x, grad_gate_up.T @ x, grad_y.T @ act
 
 
