@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lt25.ops.backends import as_multiplied, choose, joined, kernels, reference
+from lt25.ops.backends import as_multiplied, choose, joined, kernels, reference, sum_dtype
 from lt25.ops.rows import add_rms_norm
 
 
@@ -31,7 +31,7 @@ def add_norm_linear(
     Returns:
         The products norm(x + residual) @ weight^T side by side, [..., len(weights) * N], in the dtype of
         :func:`torch.nn.functional.linear`, which under autocast is autocast's; sum [..., H] in the wider dtype of x and
-        residual, or x itself without a residual.
+        residual, a copy of x without a residual.
 
     Raises:
         ValueError: shapes that do not fit together, an unknown backend.
@@ -45,8 +45,7 @@ def add_norm_linear(
     if backend == "triton" and len(weights) <= 3:
         multiplied = as_multiplied(*weights)
         if kernels(backend, "norm_linear").fits(x, multiplied):
-            y, total = _fused(x, residual, norm_weight, eps, multiplied)
-            return y, x if residual is None else total
+            return _fused(x, residual, norm_weight, eps, multiplied)
     normed, total = add_rms_norm(x, residual, norm_weight, eps, backend)
     if backend == "triton":
         normed, *multiplied = as_multiplied(normed, *weights)
@@ -60,17 +59,13 @@ def _fused(
 ) -> tuple[Tensor, Tensor]:
     x, residual = x.contiguous(), None if residual is None else residual.contiguous()
     weights = [weight.contiguous() for weight in weights]
-    y, total = kernels("triton", "norm_linear").forward(x, residual, None, norm_weight, eps, weights)
-    # An operator may not return its argument.
-    return y, y.new_empty(0) if residual is None else total
+    return kernels("triton", "norm_linear").forward(x, residual, None, norm_weight, eps, weights)
 
 
 @_fused.register_fake
 def _(x, residual, norm_weight, eps, weights):
     y = x.new_empty(*x.shape[:-1], len(weights) * weights[0].shape[0])
-    if residual is None:
-        return y, y.new_empty(0)
-    return y, x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, residual.dtype))
+    return y, x.new_empty(x.shape, dtype=sum_dtype(x, residual))
 
 
 @torch.library.custom_op("lt25::add_norm_linear_backward", mutates_args=())
@@ -101,9 +96,8 @@ def _(grad_y, grad_total, total, norm_weight, eps, weights):
 
 def _setup_context(ctx, inputs, output):
     x, residual, norm_weight, ctx.eps, weights = inputs
-    ctx.count, ctx.alone = len(weights), residual is None
-    ctx.dtypes = x.dtype, x.dtype if residual is None else residual.dtype
-    ctx.save_for_backward(x if residual is None else output[1], norm_weight, *weights)
+    ctx.count, ctx.dtypes = len(weights), (x.dtype, None if residual is None else residual.dtype)
+    ctx.save_for_backward(output[1], norm_weight, *weights)
     ctx.set_materialize_grads(False)
 
 
@@ -111,13 +105,9 @@ def _differentiate(ctx, grad_y, grad_total):
     total, norm_weight, *weights = ctx.saved_tensors
     if grad_y is None:
         grad_y = weights[0].new_zeros(*total.shape[:-1], ctx.count * weights[0].shape[0])
-    grad, grad_norm_weight, grad_weights = _fused_backward(
-        grad_y, None if ctx.alone else grad_total, total, norm_weight, ctx.eps, weights
-    )
-    grad_x, grad_residual = (grad.to(dtype) for dtype in ctx.dtypes)
+    grad, grad_norm_weight, grad_weights = _fused_backward(grad_y, grad_total, total, norm_weight, ctx.eps, weights)
     return (
-        grad_x,
-        None if ctx.alone else grad_residual,
+        *(dtype and grad.to(dtype) for dtype in ctx.dtypes),
         grad_norm_weight.to(norm_weight.dtype),
         None,
         list(grad_weights.chunk(ctx.count)),

@@ -7,7 +7,7 @@ Normalization" (https://arxiv.org/abs/1910.07467). One pass over the data each, 
 import torch
 from torch import Tensor
 
-from lt25.ops.backends import choose, kernels, reference
+from lt25.ops.backends import choose, kernels, reference, sum_dtype
 
 
 def swiglu(gate_up: Tensor, backend: str | None = None) -> Tensor:
@@ -74,7 +74,8 @@ def add_rms_norm(
         backend: "numba" (CPU), "triton" (CUDA) or "reference" (float64, anywhere); by default chosen by the device.
 
     Returns:
-        normed [..., H] in x's dtype; sum [..., H] in the wider dtype of x and residual, or x itself without a residual.
+        normed [..., H] in x's dtype; sum [..., H] in the wider dtype of x and residual, a copy of x without a residual: so
+        that the gradients of both uses of x come from one operator, and need not be added.
 
     Raises:
         ValueError: shapes that do not fit together, an unknown backend.
@@ -87,32 +88,17 @@ def add_rms_norm(
         )
     if backend == "reference":
         return reference.add_rms_norm(x, residual, weight, eps)
-    if residual is None:
-        return _norm(x, weight, eps, backend), x
     return _add_norm(x, residual, weight, eps, backend)
 
 
-# Two operators, because one may not return its argument, which the sum is without a residual.
-
-
-@torch.library.custom_op("lt25::rms_norm", mutates_args=())
-def _norm(x: Tensor, weight: Tensor, eps: float, backend: str) -> Tensor:
-    return kernels(backend, "rows").add_rms_norm_forward(x, None, weight, eps)[0]
-
-
-@_norm.register_fake
-def _(x, weight, eps, backend):
-    return x.new_empty(x.shape)
-
-
 @torch.library.custom_op("lt25::add_rms_norm", mutates_args=())
-def _add_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, backend: str) -> tuple[Tensor, Tensor]:
+def _add_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, backend: str) -> tuple[Tensor, Tensor]:
     return kernels(backend, "rows").add_rms_norm_forward(x, residual, weight, eps)
 
 
 @_add_norm.register_fake
 def _(x, residual, weight, eps, backend):
-    return x.new_empty(x.shape), x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, residual.dtype))
+    return x.new_empty(x.shape), x.new_empty(x.shape, dtype=sum_dtype(x, residual))
 
 
 @torch.library.custom_op("lt25::add_rms_norm_backward", mutates_args=())
@@ -127,19 +113,10 @@ def _(grad_normed, grad_sum, total, weight, eps, backend):
     return total.new_empty(total.shape), weight.new_empty(weight.shape)
 
 
-def _norm_setup_context(ctx, inputs, output):
-    x, weight, ctx.eps, ctx.backend = inputs
-    ctx.save_for_backward(x, weight)
-
-
-def _norm_differentiate(ctx, grad_normed):
-    return *_norm_backward(grad_normed, None, *ctx.saved_tensors, ctx.eps, ctx.backend), None, None
-
-
 def _add_norm_setup_context(ctx, inputs, output):
     x, residual, weight, ctx.eps, ctx.backend = inputs
     ctx.save_for_backward(output[1], weight)
-    ctx.dtypes = x.dtype, residual.dtype
+    ctx.dtypes = x.dtype, None if residual is None else residual.dtype
     ctx.set_materialize_grads(False)
 
 
@@ -148,8 +125,7 @@ def _add_norm_differentiate(ctx, grad_normed, grad_sum):
     if grad_normed is None:
         grad_normed = total.new_zeros(total.shape, dtype=ctx.dtypes[0])
     grad, grad_weight = _norm_backward(grad_normed, grad_sum, total, weight, ctx.eps, ctx.backend)
-    return *(grad.to(dtype) for dtype in ctx.dtypes), grad_weight, None, None
+    return *(dtype and grad.to(dtype) for dtype in ctx.dtypes), grad_weight, None, None
 
 
-_norm.register_autograd(_norm_differentiate, setup_context=_norm_setup_context)
 _add_norm.register_autograd(_add_norm_differentiate, setup_context=_add_norm_setup_context)

@@ -157,8 +157,8 @@ def test_operators_keep_torchs_rules():
     check(conv_operator._backward, (ifg[:1], ifg[:1], taps, None, packing, False, "numba"))
     check(rows_operators._swiglu, (ifg.clone().requires_grad_(), "numba"))
     check(rows_operators._swiglu_backward, (y[..., :2], y, "numba"))
-    check(rows_operators._norm, (y.clone().requires_grad_(), grad[1], 1e-5, "numba"))
     check(rows_operators._add_norm, (y.clone().requires_grad_(), y.clone().requires_grad_(), grad[1], 1e-5, "numba"))
+    check(rows_operators._add_norm, (y.clone().requires_grad_(), None, grad[1], 1e-5, "numba"))
     check(rows_operators._norm_backward, (y, y, y, weight, 1e-5, "numba"))
 
 

@@ -38,6 +38,11 @@ def state_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def sum_dtype(x: Tensor, residual: Tensor | None) -> torch.dtype:
+    """Of x + residual."""
+    return x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
+
+
 def as_multiplied(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Tensors in the dtype in which :func:`torch.nn.functional.linear` would take them: autocast's where it is on."""
     device = tensors[0].device.type

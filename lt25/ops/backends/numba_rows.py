@@ -5,7 +5,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from lt25.ops.backends import state_dtype
+from lt25.ops.backends import state_dtype, sum_dtype
 from lt25.ops.backends.numba_common import JIT, ROWS, dot, rows, sigmoid, use_threads, vector
 
 
@@ -93,8 +93,8 @@ def swiglu_backward(grad_y: Tensor, gate_up: Tensor) -> Tensor:
 
 
 def add_rms_norm_forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The normed sum in x's dtype, and the sum in the wider of both dtypes; x itself without a residual."""
-    wide = x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
+    """The normed sum in x's dtype, and the sum in the wider of both dtypes; a copy of x without a residual."""
+    wide = sum_dtype(x, residual)
     dtype = torch.promote_types(wide, torch.float32)
     normed = torch.empty(x.shape, dtype=dtype)
     # Absence is an array without rows: numba would compile the kernel a second time for None.
@@ -109,7 +109,7 @@ def add_rms_norm_forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps
         rows(normed),
         absent if residual is None else rows(total),
     )
-    return normed.to(x.dtype), x if residual is None else total.to(wide)
+    return normed.to(x.dtype), x.clone() if residual is None else total.to(wide)
 
 
 def add_rms_norm_backward(

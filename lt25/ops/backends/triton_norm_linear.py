@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lt25.ops.backends import sum_dtype
 from lt25.ops.backends.triton_math import sigmoid
 from lt25.ops.backends.triton_rows import sum_parts
 
@@ -66,6 +67,7 @@ def _forward(
     value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
     if RESIDUAL:
         value += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
+    if not GATED:
         # What the way back will read is what the norm is taken of.
         value = value.to(total.dtype.element_ty)
         tl.store(total + at, value, mask=mask)
@@ -173,14 +175,12 @@ def forward(
 
     x and residual are [..., D] and contiguous, gate [..., D] has rows `gate.stride(-2)` apart, norm_weight is [D]; weights are
     one to three [N, D], contiguous, whose results stand side by side in y [..., weights * N] in x's dtype; see :func:`fits`.
-    Without a residual the sum is x itself.
+    A gate excludes a residual; with it the sum is x itself.
     """
     cut = _cut(weights)
     rows = x.numel() // cut["D"]
     y = torch.empty(*x.shape[:-1], len(weights) * cut["N"], dtype=x.dtype, device=x.device)
-    total = x
-    if residual is not None:
-        total = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, residual.dtype), device=x.device)
+    total = x if gate is not None else torch.empty(x.shape, dtype=sum_dtype(x, residual), device=x.device)
     if rows:
         with torch.cuda.device_of(x):
             _forward[(triton.cdiv(rows, _FORWARD["ROWS"]),)](

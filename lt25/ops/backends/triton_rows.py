@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lt25.ops.backends import sum_dtype
 from lt25.ops.backends.triton_math import sigmoid
 
 # Elements that a program holds at once; its rows are as many as fit.
@@ -30,6 +31,7 @@ def _norm_forward(
     value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
     if RESIDUAL:
         value += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
+    if not GATED:
         # What the way back will read is what the norm is taken of.
         value = value.to(total.dtype.element_ty)
         tl.store(total + at, value, mask=mask)
@@ -125,15 +127,13 @@ def norm_forward(
 ) -> tuple[Tensor, Tensor]:
     """rms_norm(x + residual) * weight * silu(gate), and x + residual.
 
-    x and residual are [..., D] and contiguous, gate [..., D] has rows `gate.stride(-2)` apart. Without a residual the
-    sum is x itself.
+    x and residual are [..., D] and contiguous, gate [..., D] has rows `gate.stride(-2)` apart and excludes a residual; with it
+    the sum is x itself.
     """
     cut = _cut(x.shape[-1])
     rows = x.numel() // max(cut["D"], 1)
     normed = torch.empty_like(x)
-    total = x
-    if residual is not None:
-        total = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, residual.dtype), device=x.device)
+    total = x if gate is not None else torch.empty(x.shape, dtype=sum_dtype(x, residual), device=x.device)
     if rows:
         with torch.cuda.device_of(x):
             _norm_forward[(triton.cdiv(rows, cut["ROWS"]),)](
