@@ -4,10 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
-def test_kernels_in_tritons_interpreter():
+
+@pytest.mark.parametrize("way", ["interpreted", "compiled"])
+def test_kernels(way):
     """In a process of its own: what Triton has once been told to interpret it does not compile any more."""
-    tests = Path(__file__).with_name("interpreted.py")
+    tests = Path(__file__).with_name(f"{way}.py")
     command = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(tests))
     result = subprocess.run(command, cwd=tests.parents[2], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -174,13 +174,13 @@ def _emissions(
             label = tl.load(labels + b * L + j, mask=(slot < width) & (j < count), other=0)
             mask = inside[:, None] & ((slot < width) & (j < count))[None]
             known = (label >= 0) & (label < V)
-            x = tl.load(row + label[None], mask=mask & known[None], other=float("-inf")).to(tl.float32)
-            significand, exponent = _probability(x - peak[:, None], norm[:, None])
-            word = _pack(significand, exponent)
-            tl.store(emissions + (b * T_PAD + t)[:, None] * width + slot[None], word, mask=mask)
+            of_label = tl.load(row + label[None], mask=mask & known[None], other=float("-inf")).to(tl.float32)
+            label_m, label_e = _probability(of_label - peak[:, None], norm[:, None])
+            pair = _pack(label_m, label_e)
+            tl.store(emissions + (b * T_PAD + t)[:, None] * width + slot[None], pair, mask=mask)
             opposite = count - 1 - j
             slot = opposite % R * P + opposite // R
-            tl.store(emissions + ((B + b) * T_PAD + mirrored)[:, None] * width + slot[None], word, mask=mask)
+            tl.store(emissions + ((B + b) * T_PAD + mirrored)[:, None] * width + slot[None], pair, mask=mask)
 
 
 @triton.jit

@@ -21,7 +21,7 @@ _PROCESSORS = 132
 # The widest hidden size of which a program can keep its columns of the weights.
 _WIDEST_KEPT = 256
 # The share of the hidden size that a forward program multiplies at once.
-_STEP = 64
+_STEP = 32
 
 
 class Cut(NamedTuple):
@@ -34,8 +34,8 @@ class Cut(NamedTuple):
 
 
 # Chosen from measurements on an H200 at a hidden size of 256: benchmarks/layer.py.
-FORWARD = Cut(rows=128, columns=64, warps=4, stages=3)
-BACKWARD = Cut(rows=64, columns=64, warps=4, stages=3)
+FORWARD = Cut(rows=128, columns=64, warps=4, stages=4)
+BACKWARD = Cut(rows=64, columns=64, warps=4, stages=4)
 
 
 @triton.jit

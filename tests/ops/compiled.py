@@ -1,0 +1,103 @@
+"""The Triton kernels compiled for a Hopper GPU, where there may be none; collected by test_triton.py, in a process of its own.
+
+The interpreter runs what the compiler refuses: names that change their type in a loop, tiles that do not fit into shared memory.
+"""
+
+from collections.abc import Iterator
+from unittest.mock import patch
+
+import pytest
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import JITFunction
+
+from lt25.ops import add_norm_linear, add_rms_norm, gated_mlp, hgrn_mix, hgrn_scan, hgrn_step, short_conv
+from lt25.ops.backends import triton_ctc, triton_products
+
+# Bytes of shared memory that a program may have.
+SHARED = 227 * 1024
+
+
+class Driver:
+    """As much of a driver as compiling asks for."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@pytest.fixture(autouse=True)
+def kernels() -> Iterator[dict]:
+    """Name and kernel of all that is launched, which is compiled instead."""
+    triton.runtime.driver.set_active(Driver())
+    launch, compiled = JITFunction.run, {}
+
+    def only_compile(self, *arguments, grid, warmup, **options):
+        kernel = launch(self, *arguments, grid=grid, warmup=True, **options)
+        compiled[self.__name__] = kernel
+        return kernel
+
+    with patch.object(JITFunction, "run", only_compile):
+        yield compiled
+    assert compiled
+    for name, kernel in compiled.items():
+        assert "cubin" in kernel.asm and kernel.metadata.shared <= SHARED, f"{name}: {kernel.metadata.shared} bytes"
+
+
+def half(*shape: int) -> torch.Tensor:
+    return torch.randn(shape).bfloat16().requires_grad_()
+
+
+def run(results: torch.Tensor | tuple) -> None:
+    """The way back of results that nothing was written to."""
+    results = [results] if isinstance(results, torch.Tensor) else [each for each in results if each is not None]
+    torch.autograd.backward(
+        [each for each in results if each.requires_grad], [torch.ones_like(each) for each in results]
+    )
+
+
+def test_scan():
+    run(hgrn_scan(half(2, 70, 64), half(2, 70, 64), backend="triton"))
+
+
+@pytest.mark.parametrize("channels", [64, 256])
+def test_mix(channels):
+    """With the product after it and without a gradient of the final state, as in training."""
+    bound, out = torch.rand(channels, requires_grad=True), half(channels, channels)
+    run(hgrn_mix(half(2, 70, 3 * channels), torch.ones(channels), 1e-6, bound, out_weight=out, backend="triton")[0])
+
+
+@pytest.mark.parametrize("channels", [64, 256, 2048])
+def test_norms(channels):
+    weight = torch.ones(channels, requires_grad=True)
+    run(add_rms_norm(half(70, channels), half(70, channels), weight, 1e-6, backend="triton"))
+    weights = [half(channels, channels) for _ in range(3)]
+    run(add_norm_linear(half(70, channels), half(70, channels), weight, 1e-6, weights, backend="triton"))
+
+
+@pytest.mark.parametrize(("hidden", "width"), [(64, 256), (128, 512), (256, 768)])
+def test_mlp(hidden, width):
+    weights = half(width, hidden), half(width, hidden), half(hidden, width)
+    run(gated_mlp(half(70, hidden), *weights, backend="triton"))
+    x, gate, up, down = (each.detach() for each in (half(70, hidden), *weights))
+    gate_up, _ = triton_products.gate_up_swiglu(x, gate, up)
+    triton_products.swiglu_product_backward(x, gate_up, down)
+
+
+def test_convolution_and_step():
+    run(short_conv(half(2, 70, 192), torch.randn(128, 4, requires_grad=True), backend="triton"))
+    hgrn_step(half(2, 192).detach(), torch.ones(64), 1e-6, torch.zeros(2, 64), backend="triton")
+
+
+@pytest.mark.parametrize(("classes", "labels"), [(39, 150), (1024, 150)])
+def test_ctc(classes, labels):
+    logits, lengths = half(2, 300, classes).detach(), torch.tensor([300, 200])
+    targets = torch.randint(1, classes, (2, labels))
+    _, *saved = triton_ctc.forward(logits, lengths, targets, 0, True)
+    triton_ctc.backward(torch.ones(()), logits, targets, 0, *saved)
