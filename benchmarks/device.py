@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,7 @@ def parser(description: str, seconds: float) -> argparse.ArgumentParser:
     made.add_argument("--markdown", action="store_true", help="print the table once more for RESULTS.md")
     made.add_argument("--seconds", type=float, default=seconds, help="time for everything")
     made.add_argument("--shapes", default="", help="some of the shapes only, by number from 0: 0,4")
+    made.add_argument("--compiled", action="store_true", help="all kernels are in the caches: compile none beforehand")
     made.add_argument("--compile", nargs=2, metavar=("WHOSE", "SHAPE"), help=argparse.SUPPRESS)
     return made
 
@@ -331,6 +333,14 @@ def compile_beforehand(whose: Sequence[tuple[str, int]], seconds: float, report:
         if wrong:
             report.note(wrong)
     report.note(f"compiled beforehand in {time.perf_counter() - started:.0f} s, in {len(whose)} processes")
+
+
+def tune_briefly() -> None:
+    """Let Triton's autotuner time each configuration for 20 ms; for that of FLA, which has hundreds, its 125 are minutes."""
+    from triton.runtime.autotuner import Autotuner
+
+    bench = triton.runtime.driver.active.get_benchmarker()
+    Autotuner.do_bench = property(lambda self: partial(bench, warmup=5, rep=20))
 
 
 def tune_quickly() -> None:

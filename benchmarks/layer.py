@@ -198,7 +198,9 @@ def main() -> None:
     report = Report(options, COLUMNS)
     numbers = device.numbers(options)
     whose = [(name, n) for name in ("lt25", "FLA") for n in numbers]
-    device.compile_beforehand(whose, min(90, options.seconds / 3), report)
+    if not options.compiled:
+        device.compile_beforehand(whose, min(90, options.seconds / 3), report)
+    device.tune_briefly()
     ceiling, way = device.copy_ceiling()
     report.note(f"copy ceiling {ceiling / 1e12:.3f} TB/s read and written, 1 GiB by {way}")
     for mine in (True, False):

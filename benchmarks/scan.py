@@ -41,9 +41,7 @@ COLUMNS = {
     "error grads": ".1e",
     "timed": "",
 }
-FLA, FLA_RECURRENT = "FLA chunk_hgrn", "FLA fused_recurrent"
-# Shapes at which FLA's other kernel is measured, which takes as long to tune.
-RECURRENT = (0, 2)
+FLA = "FLA chunk_hgrn"
 
 
 def inputs(shape: tuple[int, int, int], dtype: torch.dtype, gates: float | None = None) -> Set:
@@ -81,13 +79,7 @@ def fla_chunk(x: Tensor, log_f: Tensor) -> Tensor:
     return chunk_hgrn(x, log_f)[0]
 
 
-def fla_recurrent(x: Tensor, log_f: Tensor) -> Tensor:
-    from fla.ops.hgrn import fused_recurrent_hgrn
-
-    return fused_recurrent_hgrn(x, log_f)[0]
-
-
-CALLS: dict[str, Callable] = {"lt25": ours, FLA: fla_chunk, FLA_RECURRENT: fla_recurrent}
+CALLS: dict[str, Callable] = {"lt25": ours, FLA: fla_chunk}
 
 
 class Bench:
@@ -238,9 +230,10 @@ def main() -> None:
     numbers = device.numbers(options)
     warp = device.Compiling("warp")
     whose = [("lt25", n) for n in numbers] + [(FLA, n) for n in numbers]
-    whose += [(FLA_RECURRENT, n) for n in RECURRENT if n in numbers]
     whose += [("special", n) for n in range(len(special()))]
-    device.compile_beforehand(whose, min(90, options.seconds / 3), report)
+    if not options.compiled:
+        device.compile_beforehand(whose, min(90, options.seconds / 3), report)
+    device.tune_briefly()
     bench.ceiling, way = device.copy_ceiling()
     report.note(f"copy ceiling {bench.ceiling / 1e12:.3f} TB/s read and written, 1 GiB by {way}")
 
@@ -269,10 +262,6 @@ def main() -> None:
                 of_accelerated,
                 lambda shape=shape: transposed(inputs(shape, bf16), False),
             )
-    for n in numbers:
-        if n in RECURRENT:
-            shape = device.SHAPES[n]
-            bench.row(shape, FLA_RECURRENT, fla_recurrent, scan64, lambda shape=shape: inputs(shape, bf16))
     bench.ratios()
     first_call(report)
     warp_rows(bench, numbers, warp)

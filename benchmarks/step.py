@@ -53,12 +53,8 @@ SMALL = {
     "mnist": Case(hidden=16, layers=2, batch=8, steps=49, channels=1, classes=10),
 }
 MODES = ("eager", "graph", "compile")
-# The trainer's ways, in this order, on caches that are empty at first.
-TRAINERS = (
-    ("graphs", "empty", {}),
-    ("graphs", "full", {}),
-    ("no graphs", "full", {"cuda_graphs": False}),
-)
+# The kernel caches that the trainer finds, in this order.
+TRAINERS = ("empty", "full")
 CLIP, WARMUP, MEASURED = 1.0, 12, 100
 
 
@@ -507,14 +503,13 @@ class Report:
                 lines.append(f"| {' | '.join(cells)} |")
         lines += [
             "",
-            "| network | trainer | kernel caches | first step s | step ms |",
-            "| --- | --- | --- | ---: | ---: |",
+            "| network | kernel caches | first step s | step ms |",
+            "| --- | --- | ---: | ---: |",
         ]
         for row in self.rows:
             if "step_ms" in row:
                 cells = (
                     row["case"],
-                    row["trainer"],
                     row["caches"],
                     f"{row['first_step_s']:.1f}",
                     f"{row['step_ms']:.3f}",
@@ -596,15 +591,15 @@ def main() -> None:
         # The trainers come first: what they compiled from nothing then serves the networks.
         caches = {name: Path(folder) / name for name in names}
         for name in names if "lt25" in networks and not options.no_trainer else []:
-            for kind, state, settings in TRAINERS:
-                row = {"case": name, "trainer": kind, "caches": state}
+            for state in TRAINERS:
+                row = {"case": name, "caches": state}
                 if report.left() < 15:
                     report.add({**row, "left out": "no time left"})
                     continue
                 precision = {"mixed_precision_param": "float32" if options.small else "bfloat16"}
                 variant = Variant(
                     "speech_recognition" if cases[name].labels else "classification",
-                    {"training": {**precision, **settings}},
+                    {"training": precision},
                 )
                 run = Trained(cases[name], variant, 9 if options.small else 300, caches[name], options.device)
                 report.add({**row, **run.wait(report.left())})
