@@ -67,10 +67,13 @@ def test_scan():
 
 
 @pytest.mark.parametrize("channels", [64, 256])
-def test_mix(channels):
+@pytest.mark.parametrize("masked", [False, True])
+def test_mix(channels, masked):
     """With the product after it and without a gradient of the final state, as in training."""
     bound, out = torch.rand(channels, requires_grad=True), half(channels, channels)
-    run(hgrn_mix(half(2, 70, 3 * channels), torch.ones(channels), 1e-6, bound, out_weight=out, backend="triton")[0])
+    mask = torch.ones(2, 70, dtype=torch.bool) if masked else None
+    ifg = half(2, 70, 3 * channels)
+    run(hgrn_mix(ifg, torch.ones(channels), 1e-6, bound, mask, out_weight=out, backend="triton")[0])
 
 
 @pytest.mark.parametrize("channels", [64, 256, 2048])

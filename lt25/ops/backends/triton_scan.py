@@ -47,12 +47,17 @@ def _load(
     step: tl.constexpr,
     EVEN: tl.constexpr,
     R: tl.constexpr,
+    counts=None,
 ):
     """R tensors [W, C]: tensor r holds step row + r of every warp, `other` from step `length` on.
 
-    `whole`: no step of the tile is beyond the end. EVEN: nor any channel.
+    `whole`: no step of the tile is beyond the end. EVEN: nor any channel. `counts`: `other` as well where `_counting` says so.
     """
-    if whole:
+    if counts is not None:
+        rows = ()
+        for r in tl.static_range(R):
+            rows = rows + (tl.load(pointer + r * step, mask=counts[r] & channel_mask, other=other),)  # noqa: RUF005
+    elif whole:
         rows = ()
         for r in tl.static_range(R):
             if EVEN:
@@ -83,9 +88,15 @@ def _store(pointer, rows, row, length, channel_mask, whole, step: tl.constexpr, 
 
 
 @triton.jit
-def _valid(pointer, row, length, r: tl.constexpr, SIGN: tl.constexpr):
-    """Whether step row + r of every warp counts, bool [W, 1]."""
-    return (tl.load(pointer + (row + r) * SIGN, mask=(row + r) < length, other=0) != 0)[:, None]
+def _counting(valid, row, length, MASKED: tl.constexpr, SIGN: tl.constexpr, R: tl.constexpr):
+    """Of R steps of every warp whether they count, R times bool [W, 1]; None if all do."""
+    counts = None
+    if MASKED:
+        counts = ()
+        for r in tl.static_range(R):
+            here = tl.load(valid + (row + r) * SIGN, mask=(row + r) < length, other=0) != 0
+            counts = counts + (here[:, None],)  # noqa: RUF005
+    return counts
 
 
 @triton.jit
@@ -206,17 +217,17 @@ def _forward_walk(
 
     whole = (first + 1) * TILE <= length
     if not REPAIR:
-        a_rows = _load(a, row, length, wide, whole, 0.0, SIGN * STRIDE, EVEN, R)
-        b_rows = _load(b, row, length, wide, whole, BEYOND, SIGN * STRIDE, EVEN, R)
+        counts = _counting(valid, row, length, MASKED, SIGN, R)
+        a_rows = _load(a, row, length, wide, whole, 0.0, SIGN * STRIDE, EVEN, R, counts)
+        b_rows = _load(b, row, length, wide, whole, BEYOND, SIGN * STRIDE, EVEN, R, counts)
     for n in range(first, end):
         if REPAIR:
             whole = (n + 1) * TILE <= length
             if differs:
-                a_rows = _load(a, row, length, wide, whole, 0.0, SIGN * STRIDE, EVEN, R)
-                b_rows = _load(b, row, length, wide, whole, BEYOND, SIGN * STRIDE, EVEN, R)
-                f_rows, x_rows, f_run, h_run = _summarise(
-                    a_rows, b_rows, open_gate, valid, row, length, R, W, C, GATED, MASKED, SIGN
-                )
+                counts = _counting(valid, row, length, MASKED, SIGN, R)
+                a_rows = _load(a, row, length, wide, whole, 0.0, SIGN * STRIDE, EVEN, R, counts)
+                b_rows = _load(b, row, length, wide, whole, BEYOND, SIGN * STRIDE, EVEN, R, counts)
+                f_rows, x_rows, f_run, h_run = _summarise(a_rows, b_rows, open_gate, R, W, C, GATED)
                 f_to, h_to, f_before, h_before = _across_warps(f_run, h_run, W, C)
                 out = _replay(f_before * carry[None, :] + h_before, f_rows, x_rows, h.dtype.element_ty, R)
                 _store(h, out, row, length, wide, whole, SIGN * D, EVEN, R)
@@ -226,15 +237,15 @@ def _forward_walk(
             a += SIGN * TILE * STRIDE
             b += SIGN * TILE * STRIDE
         else:
-            f_rows, x_rows, f_run, h_run = _summarise(
-                a_rows, b_rows, open_gate, valid, row, length, R, W, C, GATED, MASKED, SIGN
-            )
+            # Asked for now, so that the loads that depend on it need not wait.
+            ahead = _counting(valid, row + TILE, length, MASKED, SIGN, R)
+            f_rows, x_rows, f_run, h_run = _summarise(a_rows, b_rows, open_gate, R, W, C, GATED)
             whole_now = whole
             whole = (n + 2) * TILE <= length
             a += SIGN * TILE * STRIDE
             b += SIGN * TILE * STRIDE
-            a_rows = _load(a, row + TILE, length, wide, whole, 0.0, SIGN * STRIDE, EVEN, R)
-            b_rows = _load(b, row + TILE, length, wide, whole, BEYOND, SIGN * STRIDE, EVEN, R)
+            a_rows = _load(a, row + TILE, length, wide, whole, 0.0, SIGN * STRIDE, EVEN, R, ahead)
+            b_rows = _load(b, row + TILE, length, wide, whole, BEYOND, SIGN * STRIDE, EVEN, R, ahead)
             f_to, h_to, f_before, h_before = _across_warps(f_run, h_run, W, C)
             state = f_before * carry[None, :] + h_before
             carry = _last_warp(f_to * carry[None, :] + h_to, W)
@@ -265,8 +276,7 @@ def _forward_walk(
 
 @triton.jit
 def _summarise(
-    a_rows, b_rows, open_gate, valid, row, length,
-    R: tl.constexpr, W: tl.constexpr, C: tl.constexpr, GATED: tl.constexpr, MASKED: tl.constexpr, SIGN: tl.constexpr,
+    a_rows, b_rows, open_gate, R: tl.constexpr, W: tl.constexpr, C: tl.constexpr, GATED: tl.constexpr
 ):  # fmt: skip
     """f and x of each step, and the map of each warp's steps together."""
     f_run = tl.full([W, C], 1.0, tl.float32)
@@ -275,10 +285,6 @@ def _summarise(
     x_rows = ()
     for r in tl.static_range(R):
         f, x = _gates(a_rows[r], b_rows[r], open_gate, GATED)
-        if MASKED:
-            counts = _valid(valid, row, length, r, SIGN)
-            f = tl.where(counts, f, 1.0)
-            x = tl.where(counts, x, 0.0)
         h_run = f * h_run + x
         f_run = f_run * f
         f_rows = f_rows + (f,)  # noqa: RUF005
@@ -350,8 +356,7 @@ def _open(b, GATED: tl.constexpr):
 
 @triton.jit
 def _summarise_backward(
-    b_rows, g_rows, open_gate, valid, row, length,
-    R: tl.constexpr, W: tl.constexpr, C: tl.constexpr, GATED: tl.constexpr, MASKED: tl.constexpr, SIGN: tl.constexpr,
+    b_rows, g_rows, open_gate, R: tl.constexpr, W: tl.constexpr, C: tl.constexpr, GATED: tl.constexpr
 ):  # fmt: skip
     """What `_open` says of each step, and the map of c over each warp's steps together."""
     f_run = tl.full([W, C], 1.0, tl.float32)
@@ -361,8 +366,6 @@ def _summarise_backward(
         gate = _open(b_rows[r], GATED)
         f = gate
         if GATED:
-            if MASKED:
-                gate = tl.where(_valid(valid, row, length, r, SIGN), gate, 0.0)
             f = 1.0 - open_gate * gate
         c_run = f * (c_run + g_rows[r].to(tl.float32))
         f_run = f_run * f
@@ -452,25 +455,25 @@ def _backward_walk(
     # One step more than the tile's, because of h.
     whole = (first + 1) * TILE < length
     if not REPAIR:
-        b_rows = _load(b, row, length, wide, whole, BEYOND, SIGN * STRIDE, EVEN, R)
+        counts = _counting(valid, row, length, MASKED, SIGN, R)
+        b_rows = _load(b, row, length, wide, whole, BEYOND, SIGN * STRIDE, EVEN, R, counts)
         a_rows = b_rows
         if GATED:
-            a_rows = _load(a, row, length, wide, whole, 0.0, SIGN * STRIDE, EVEN, R)
+            a_rows = _load(a, row, length, wide, whole, 0.0, SIGN * STRIDE, EVEN, R, counts)
         g_rows = _load(grad_h, row, length, wide, whole, 0.0, SIGN * D, EVEN, R)
         h_rows = _load(h, row, length - 1, wide, whole, 0.0, SIGN * D, EVEN, R)
     for n in range(first, end):
         if REPAIR:
             whole = (n + 1) * TILE < length
             if differs:
-                b_rows = _load(b, row, length, wide, whole, BEYOND, SIGN * STRIDE, EVEN, R)
+                counts = _counting(valid, row, length, MASKED, SIGN, R)
+                b_rows = _load(b, row, length, wide, whole, BEYOND, SIGN * STRIDE, EVEN, R, counts)
                 a_rows = b_rows
                 if GATED:
-                    a_rows = _load(a, row, length, wide, whole, 0.0, SIGN * STRIDE, EVEN, R)
+                    a_rows = _load(a, row, length, wide, whole, 0.0, SIGN * STRIDE, EVEN, R, counts)
                 g_rows = _load(grad_h, row, length, wide, whole, 0.0, SIGN * D, EVEN, R)
                 h_rows = _load(h, row, length - 1, wide, whole, 0.0, SIGN * D, EVEN, R)
-                gate_rows, f_run, c_run = _summarise_backward(
-                    b_rows, g_rows, open_gate, valid, row, length, R, W, C, GATED, MASKED, SIGN
-                )
+                gate_rows, f_run, c_run = _summarise_backward(b_rows, g_rows, open_gate, R, W, C, GATED)
                 f_to, c_to, f_before, c_before = _across_warps(f_run, c_run, W, C)
                 if GATED:
                     _, _, bound = _differentiate(
@@ -493,19 +496,18 @@ def _backward_walk(
             h += SIGN * TILE * D
             grad_h += SIGN * TILE * D
         else:
-            gate_rows, f_run, c_run = _summarise_backward(
-                b_rows, g_rows, open_gate, valid, row, length, R, W, C, GATED, MASKED, SIGN
-            )
+            ahead = _counting(valid, row + TILE, length, MASKED, SIGN, R)
+            gate_rows, f_run, c_run = _summarise_backward(b_rows, g_rows, open_gate, R, W, C, GATED)
             whole_now = whole
             whole = (n + 2) * TILE < length
             a += SIGN * TILE * STRIDE
             b += SIGN * TILE * STRIDE
             h += SIGN * TILE * D
             grad_h += SIGN * TILE * D
-            b_rows = _load(b, row + TILE, length, wide, whole, BEYOND, SIGN * STRIDE, EVEN, R)
+            b_rows = _load(b, row + TILE, length, wide, whole, BEYOND, SIGN * STRIDE, EVEN, R, ahead)
             a_next = b_rows
             if GATED:
-                a_next = _load(a, row + TILE, length, wide, whole, 0.0, SIGN * STRIDE, EVEN, R)
+                a_next = _load(a, row + TILE, length, wide, whole, 0.0, SIGN * STRIDE, EVEN, R, ahead)
             g_next = _load(grad_h, row + TILE, length, wide, whole, 0.0, SIGN * D, EVEN, R)
             h_next = _load(h, row + TILE, length - 1, wide, whole, 0.0, SIGN * D, EVEN, R)
             f_to, c_to, f_before, c_before = _across_warps(f_run, c_run, W, C)
