@@ -21,7 +21,8 @@ class CTCOutput(ModelOutput):
 
     Attributes:
         loss: nats per target character, or None without labels.
-        logits: float [B, T', vocab_size]; past the end of an utterance the blank has all the probability.
+        logits: float [B, T', vocab_size]; past the end of an utterance the blank has all the probability, but while training
+            these are anything.
         logit_lengths: int64 [B], frames of each utterance.
         hidden_states: float [B, T', hidden_size] of each layer, if asked for.
     """
@@ -70,6 +71,8 @@ class HGRNForCTC(HGRNPreTrainedModel):
             logit_lengths = logits.new_full(logits.shape[:1], logits.shape[1], dtype=torch.int64)
         else:
             logit_lengths = self._get_feat_extract_output_lengths(attention_mask.long().sum(1))
+        # The loss reads no frame past the end.
+        if attention_mask is not None and not self.training:
             classes = torch.arange(logits.shape[2], device=logits.device)
             silence = torch.where(classes == blank, 0.0, _NEVER).to(logits.dtype)
             frames = torch.arange(logits.shape[1], device=logits.device)
