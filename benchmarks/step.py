@@ -297,6 +297,7 @@ def write_project(folder: Path, case: Case, steps: int, variant: "Variant") -> P
         "lt25": {"experiment": "step", "model_config": "config.json", "data": "data"},
         "training": {"steps": steps, "local_batch_size": case.batch, "seq_len": case.steps},
         "lr_scheduler": {"warmup_steps": 1},
+        "activation_checkpoint": {"mode": "none"},
         "checkpoint": {"enable": False},
         "metrics": {"log_freq": max(steps // 3, 1)},
         "debug": {"seed": 0},

@@ -168,7 +168,7 @@ def _emissions(
 
         count = _label_count(labels, b, L, SLOTS)
         width: tl.constexpr = R * P
-        for start in range(0, width, SLOTS):
+        for start in tl.static_range(0, width, SLOTS):
             slot = start + tl.arange(0, SLOTS)
             j = slot % P * R + slot // P
             label = tl.load(labels + b * L + j, mask=(slot < width) & (j < count), other=0)
@@ -332,7 +332,7 @@ def _occupancies(
     forward_row = states + (b * T_PAD + t)[:, None] * (2 * width)
     backward_row = states + ((B + b) * T_PAD + (length - 1 - t))[:, None] * (2 * width)
     total = tl.zeros([FRAMES], tl.float32)
-    for start in range(0, width, SLOTS):
+    for start in tl.static_range(0, width, SLOTS):
         slot = start + tl.arange(0, SLOTS)
         j = slot % P * R + slot // P
         mask = counts[:, None] & ((slot < width) & (j <= count))[None]
@@ -440,8 +440,7 @@ def forward(
     unroll = steps(L)
     t_pad = (T // unroll + 1) * unroll
     directions = 2 if differentiable else 1
-    # As many at once as leave none over.
-    slots = min(R * P & -(R * P), 256)
+    slots = min(triton.next_power_of_2(R * P), 256)
 
     def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=logits.device)

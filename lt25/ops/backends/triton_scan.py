@@ -612,7 +612,7 @@ def _plan(forward: bool, gated: bool, wide: bool, sequences: int, time: int, cha
     programs = sequences * _blocks(channels, plan.channels)
     if programs < processors:
         # Segments that are short beside what gates remember would be walked twice.
-        share = 3 if forward else 4
+        share = 6 if forward else 8
         plan = Plan(rows, 4, segments=max(1, min(share * processors // programs, time // 512)))
         if gated and not forward:
             plan = plan._replace(registers=168)
