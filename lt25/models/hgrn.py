@@ -18,7 +18,7 @@ from lt25.models.cache import HGRNCache
 from lt25.models.configuration import HGRNConfig
 from lt25.models.features import FeatureEncoder
 from lt25.models.short_conv import ShortConvolution, last_inputs
-from lt25.ops import add_rms_norm, hgrn_mix, hgrn_step, short_conv, swiglu
+from lt25.ops import add_rms_norm, dropout, hgrn_mix, hgrn_step, short_conv, swiglu
 
 
 def _project_jointly(x: Tensor, *projections: nn.Linear) -> Tensor:
@@ -111,6 +111,15 @@ class GatedMLP(nn.Module):
         return self.down_proj(swiglu(_project_jointly(x, self.gate_proj, self.up_proj)))
 
 
+class Dropout(nn.Dropout):
+    """Its base class, on a CPU by the operator that takes all of its threads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and self.training and 0 < self.p < 1:
+            return dropout(x, self.p)
+        return super().forward(x)
+
+
 class HGRNLayer(GradientCheckpointingLayer):
     """A mixer and an MLP, each behind a norm and joined to the residual stream."""
 
@@ -120,7 +129,7 @@ class HGRNLayer(GradientCheckpointingLayer):
         self.attn = HGRNMixer(config, layer_idx)
         self.mlp_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.mlp = GatedMLP(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,

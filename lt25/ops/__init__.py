@@ -2,9 +2,10 @@
 
 from lt25.ops.conv import short_conv
 from lt25.ops.ctc import ctc_loss
+from lt25.ops.dropout import dropout
 from lt25.ops.mix import hgrn_mix
 from lt25.ops.rows import add_rms_norm, swiglu
 from lt25.ops.scan import hgrn_scan
 from lt25.ops.step import hgrn_step
 
-__all__ = ["add_rms_norm", "ctc_loss", "hgrn_mix", "hgrn_scan", "hgrn_step", "short_conv", "swiglu"]
+__all__ = ["add_rms_norm", "ctc_loss", "dropout", "hgrn_mix", "hgrn_scan", "hgrn_step", "short_conv", "swiglu"]

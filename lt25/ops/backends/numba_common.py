@@ -1,13 +1,17 @@
 """What the operators' numba kernels share: compiler options, exp and sigmoid that vectorise, tensors as rows, threads."""
 
+import contextlib
+import ctypes
 import math
 
 import numba
 import numpy as np
 import torch
+from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
-from numba.extending import overload
+from numba.extending import intrinsic, overload
 from torch import Tensor
 
 # Contraction lets a*b+c be one instruction and nothing else: re-association would break `exp`, and NaN must survive.
@@ -18,6 +22,10 @@ JIT_SUM = {**JIT, "fastmath": {"contract", "reassoc"}}
 # Rows of one work item. Fixed, because a gradient summed over rows is summed item by item: the result depends on how the
 # rows are cut, and may not depend on the number of threads.
 ROWS = 64
+# float32 of a cache line.
+LINE = 16
+# Rows that are asked for ahead of their use.
+AHEAD = 8
 # No loop is vectorised by more float32 at a time: two registers of 512 bits.
 LANES = 32
 
@@ -29,6 +37,19 @@ def _use_whole_registers() -> None:
         numba.config.CPU_FEATURES = f"{features},-prefer-256-bit"
 
 
+def _keep_memory() -> None:
+    """Has the C library keep memory that was freed, for what is allocated next.
+
+    It gives large blocks back, and the system hands out, fills with zeros and maps anew, page by page, what replaces them: that
+    takes several times as long as to write it.
+    """
+    with contextlib.suppress(AttributeError):
+        allocator = ctypes.CDLL(None).mallopt
+        trim_threshold, mmap_threshold = -1, -3
+        allocator(trim_threshold, -1)
+        allocator(mmap_threshold, 2**31 - 1)
+
+
 def _start_threads() -> None:
     """Starts numba's threads without touching torch's: one OpenMP library serves both, and starting sets its number."""
     threads = torch.get_num_threads()
@@ -37,6 +58,7 @@ def _start_threads() -> None:
 
 
 _use_whole_registers()
+_keep_memory()
 _start_threads()
 
 
@@ -148,6 +170,34 @@ def gates(f, bound):
     take = free * closing
     near_0, near_1 = bound + free * opening, one - take
     return near_0 if take > type(f)(0.5) else near_1, take, opening, closing
+
+
+@intrinsic
+def _fetch_line(typing_context, row, index):
+    """Asks for the cache line of an element, which may lie beyond the array."""
+
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        byte_pointer, integer = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte_pointer, integer, integer, integer])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        # To read, to be kept in the nearest cache, data.
+        options = [ir.Constant(integer, each) for each in (0, 3, 1)]
+        builder.call(prefetch, [builder.bitcast(builder.gep(data, [arguments[1]]), byte_pointer), *options])
+        return context.get_dummy_value()
+
+    return types.void(row, types.intp), generate
+
+
+@njit(forceinline=True, **JIT)
+def fetch(row):
+    """Asks for the memory of a row [D] that is to be read soon, or of none if it would lie before the first or behind the last.
+
+    Processors foresee long runs of memory. A part of each row, or row after row against the order of memory, is to them a run
+    that breaks off again and again, and each time the memory is waited for.
+    """
+    for d in range(0, len(row), LINE):
+        _fetch_line(row, d)
 
 
 @njit(**JIT_SUM)
