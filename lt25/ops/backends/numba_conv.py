@@ -6,7 +6,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from lt25.ops.backends import state_dtype
-from lt25.ops.backends.numba_common import JIT, ROWS, mask_rows, offsets_of, rows, use_threads
+from lt25.ops.backends.numba_common import AHEAD, JIT, ROWS, fetch, mask_rows, offsets_of, rows, use_threads
 
 # Lags that are read in one loop over the channels, whose sum stays in registers meanwhile.
 LAGS = 4
@@ -37,6 +37,8 @@ def _forward(x, weight, behind, mask, offsets, y):
             while t >= offsets[n + 1]:
                 n += 1
             first, last = offsets[n], offsets[n + 1]
+            fetch(x[t + AHEAD])
+            fetch(y[t + AHEAD])
             y_t = y[t, :channels]
             y_t[:] = 0
             y[t, channels:] = x[t, channels:]
@@ -55,26 +57,28 @@ def _forward(x, weight, behind, mask, offsets, y):
 def _backward(grad_y, x, weight, behind, mask, offsets, grad_x, grad_weights):
     count, (reads, channels) = len(x), weight.shape
     for item in prange((count + ROWS - 1) // ROWS):
-        n = _sequence_of(item * ROWS, offsets)
-        grad_weight = grad_weights[item]
+        start, stop = item * ROWS, min(count, (item + 1) * ROWS)
         zeros = np.zeros(channels, x.dtype)
-        for t in range(item * ROWS, min(count, (item + 1) * ROWS)):
-            while t >= offsets[n + 1]:
-                n += 1
-            first, last = offsets[n], offsets[n + 1]
-            x_t, grad_x_t = x[t, :channels], grad_x[t, :channels]
+        for t in range(start, stop):
+            grad_x[t, :channels] = 0
             grad_x[t, channels:] = grad_y[t, channels:]
-            grad_x_t[:] = 0
-            if not _counts(t, mask):
-                continue
-            for lag in range(0, reads, LAGS):
-                s = t + behind - lag
+        # The lags outside: a loop over the channels is vectorised only if what it writes is apart in all of the loop around it.
+        for lag in range(0, reads, LAGS):
+            w0, w1, w2, w3 = weight[lag], weight[lag + 1], weight[lag + 2], weight[lag + 3]
+            grad_w = grad_weights[item]
+            g0, g1, g2, g3 = grad_w[lag], grad_w[lag + 1], grad_w[lag + 2], grad_w[lag + 3]
+            n = _sequence_of(start, offsets)
+            for t in range(start, stop):
+                while t >= offsets[n + 1]:
+                    n += 1
+                if not _counts(t, mask):
+                    continue
+                first, last, s = offsets[n], offsets[n + 1], t + behind - lag
+                x_t, grad_x_t = x[t, :channels], grad_x[t, :channels]
                 y0 = grad_y[s, :channels] if first <= s < last else zeros
                 y1 = grad_y[s - 1, :channels] if first <= s - 1 < last else zeros
                 y2 = grad_y[s - 2, :channels] if first <= s - 2 < last else zeros
                 y3 = grad_y[s - 3, :channels] if first <= s - 3 < last else zeros
-                w0, w1, w2, w3 = weight[lag], weight[lag + 1], weight[lag + 2], weight[lag + 3]
-                g0, g1, g2, g3 = grad_weight[lag], grad_weight[lag + 1], grad_weight[lag + 2], grad_weight[lag + 3]
                 for d in range(channels):
                     grad_x_t[d] += w0[d] * y0[d] + w1[d] * y1[d] + w2[d] * y2[d] + w3[d] * y3[d]
                 for d in range(channels):
