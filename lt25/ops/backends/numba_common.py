@@ -26,8 +26,9 @@ ROWS = 64
 LINE = 16
 # Rows that are asked for ahead of their use.
 AHEAD = 8
-# No loop is vectorised by more float32 at a time: two registers of 512 bits.
-LANES = 32
+# Channels of a block, or a multiple. Threads that write nearer to each other than that, row by row, take cache lines from each
+# other, for processors fetch the neighbours of a line too: two threads on 32 channels each are slower than one on all 64.
+BLOCK = 128
 
 
 def _use_whole_registers() -> None:
@@ -254,10 +255,9 @@ def block_width(batch: int, span: int, cu_seqlens: Tensor | None) -> int:
     """Channels of a block: all, if there are sequences enough of equal length, otherwise about as many as give each thread one.
 
     Compilers may round the vectorised part of a loop and its remainder differently. So that an element falls into the same
-    part wherever blocks begin, they begin at multiples of a whole vector; that also keeps threads off each other's cache
-    lines.
+    part wherever blocks begin, they begin at multiples of a whole vector.
     """
     threads = use_threads()
     if cu_seqlens is None and (batch % threads == 0 or batch >= 4 * threads):
         return max(1, span)
-    return max(1, -(-span // (threads * LANES))) * LANES
+    return max(1, -(-span // (threads * BLOCK))) * BLOCK
