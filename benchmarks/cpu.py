@@ -1,6 +1,6 @@
 """The CPU operators beside memcpy, and training epochs of the HGRN classifier beside nn.GRU.
 
-    python benchmarks/cpu.py [--markdown] [--seconds 600] [--only kernels]
+    python benchmarks/cpu.py [--markdown] [--seconds 600] [--only kernels] [--rates 4e-3]
 
 "kernels": float32. GB/s counts the passes over [B, T, D] that an operator cannot do without, forward under no_grad (in
 brackets what is read and written) and forward with backward, which reads and writes besides:
@@ -17,8 +17,8 @@ are allocated anew in each call, as in training, those of copy_ are not.
 many steps as it says, with its batches, optimizer, schedule, clipping and dropout. GRU is nn.GRU of the same width and depth,
 one way; GRU both ways has half of the width each way, like the HGRN here. Input map, pooling and head are the HGRN's. At each
 learning rate the networks are trained in turns of a few steps; seconds an epoch are the median of these turns times their number
-in an epoch, and the accuracy is that of the learning rate at which it is highest. Milliseconds of a step pixel by pixel (mnist,
-784 steps in time) are those of a few steps, in turn as well. Both read what
+in an epoch, and the accuracy is that of the learning rate at which it is highest. "pixels" is MNIST pixel by pixel, 784 steps in
+time: milliseconds of a few steps, in turn as well. All read what
 `lt25 prepare config/experiments/NAME.yaml` has prepared.
 """
 
@@ -295,7 +295,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--markdown", action="store_true", help="print tables for RESULTS.md")
     parser.add_argument("--seconds", type=float, default=60, help="for the kernels; training takes what it takes")
-    parser.add_argument("--only", choices=("kernels", "digits", "mnist"))
+    parser.add_argument("--only", choices=("kernels", "digits", "mnist", "pixels"))
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="learning rates of the epochs")
     options = parser.parse_args()
     threads = f"{torch.get_num_threads()} threads of {os.cpu_count()}"
     versions = f"torch {torch.__version__}, numba {numba.__version__}"
@@ -305,10 +306,9 @@ def main() -> None:
     for name in ("digits", "mnist"):
         if options.only in (None, name):
             experiment = load_experiment(EXPERIMENTS / f"{name}.yaml")
-            rows = epochs(experiment, RATES)
-            if name == "mnist":
-                rows = itertools.chain(rows, pixels(experiment, options.seconds))
-            show(rows, options.markdown)
+            show(epochs(experiment, options.rates), options.markdown)
+    if options.only in (None, "pixels"):
+        show(pixels(load_experiment(EXPERIMENTS / "mnist.yaml"), options.seconds), options.markdown)
 
 
 if __name__ == "__main__":

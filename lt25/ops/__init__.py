@@ -2,6 +2,7 @@
 
 from lt25.ops.conv import short_conv
 from lt25.ops.ctc import ctc_loss
+from lt25.ops.dropout import dropout
 from lt25.ops.linear import add_norm_linear
 from lt25.ops.mix import hgrn_mix
 from lt25.ops.mlp import gated_mlp
@@ -13,6 +14,7 @@ __all__ = [
     "add_norm_linear",
     "add_rms_norm",
     "ctc_loss",
+    "dropout",
     "gated_mlp",
     "hgrn_mix",
     "hgrn_scan",

@@ -18,6 +18,8 @@ from unittest.mock import patch
 import psutil
 import torch
 
+from lt25.memory import keep_freed_memory
+
 DEVICE_TYPE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -98,6 +100,7 @@ def _open_gpu() -> None:
 
 # Triton's own default; inductor would choose another one in the middle of a run that compiles layers.
 os.environ.setdefault("TRITON_CACHE_DIR", str(Path(os.environ.get("TRITON_HOME", Path.home()), ".triton", "cache")))
+keep_freed_memory()
 if DEVICE_TYPE == "cuda":
     threading.Thread(target=_open_gpu, name="gpu").start()
 _import_libraries()

@@ -77,7 +77,7 @@ def outcome(case, dtype=torch.float32):
 @every_operator
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_the_same_bits_with_any_number_of_threads(operator, batch, threads):
-    case = plain(operator, batch, 150, 70)
+    case = plain(operator, batch, 150, 300)
     results = []
     for count in (1, 2, 3):
         threads(count)

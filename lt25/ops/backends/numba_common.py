@@ -5,10 +5,14 @@ import math
 import numba
 import numpy as np
 import torch
+from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
-from numba.extending import overload
+from numba.extending import intrinsic, overload
 from torch import Tensor
+
+from lt25.memory import keep_freed_memory
 
 # Contraction lets a*b+c be one instruction and nothing else: re-association would break `exp`, and NaN must survive.
 JIT = {"fastmath": {"contract"}, "error_model": "numpy", "cache": True, "nogil": True}
@@ -18,8 +22,13 @@ JIT_SUM = {**JIT, "fastmath": {"contract", "reassoc"}}
 # Rows of one work item. Fixed, because a gradient summed over rows is summed item by item: the result depends on how the
 # rows are cut, and may not depend on the number of threads.
 ROWS = 64
-# No loop is vectorised by more float32 at a time: two registers of 512 bits.
-LANES = 32
+# float32 of a cache line.
+LINE = 16
+# Rows that are asked for ahead of their use.
+AHEAD = 8
+# Channels of a block, or a multiple. Threads that write nearer to each other than that, row by row, take cache lines from each
+# other, for processors fetch the neighbours of a line too: two threads on 32 channels each are slower than one on all 64.
+BLOCK = 128
 
 
 def _use_whole_registers() -> None:
@@ -37,6 +46,7 @@ def _start_threads() -> None:
 
 
 _use_whole_registers()
+keep_freed_memory()
 _start_threads()
 
 
@@ -150,6 +160,34 @@ def gates(f, bound):
     return near_0 if take > type(f)(0.5) else near_1, take, opening, closing
 
 
+@intrinsic
+def _fetch_line(typing_context, row, index):
+    """Asks for the cache line of an element, which may lie beyond the array."""
+
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        byte_pointer, integer = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte_pointer, integer, integer, integer])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        # To read, to be kept in the nearest cache, data.
+        options = [ir.Constant(integer, each) for each in (0, 3, 1)]
+        builder.call(prefetch, [builder.bitcast(builder.gep(data, [arguments[1]]), byte_pointer), *options])
+        return context.get_dummy_value()
+
+    return types.void(row, types.intp), generate
+
+
+@njit(forceinline=True, **JIT)
+def fetch(row):
+    """Asks for the memory of a row [D] that is to be read soon, or of none if it would lie before the first or behind the last.
+
+    Processors foresee long runs of memory. A part of each row, or row after row against the order of memory, is to them a run
+    that breaks off again and again, and each time the memory is waited for.
+    """
+    for d in range(0, len(row), LINE):
+        _fetch_line(row, d)
+
+
 @njit(**JIT_SUM)
 def dot(a, b):
     """The sum over a * b, in their precision."""
@@ -204,10 +242,9 @@ def block_width(batch: int, span: int, cu_seqlens: Tensor | None) -> int:
     """Channels of a block: all, if there are sequences enough of equal length, otherwise about as many as give each thread one.
 
     Compilers may round the vectorised part of a loop and its remainder differently. So that an element falls into the same
-    part wherever blocks begin, they begin at multiples of a whole vector; that also keeps threads off each other's cache
-    lines.
+    part wherever blocks begin, they begin at multiples of a whole vector.
     """
     threads = use_threads()
     if cu_seqlens is None and (batch % threads == 0 or batch >= 4 * threads):
         return max(1, span)
-    return max(1, -(-span // (threads * LANES))) * LANES
+    return max(1, -(-span // (threads * BLOCK))) * BLOCK

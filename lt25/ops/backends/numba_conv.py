@@ -6,7 +6,10 @@ from numba import njit, prange
 from torch import Tensor
 
 from lt25.ops.backends import state_dtype
-from lt25.ops.backends.numba_common import JIT, ROWS, mask_rows, offsets_of, rows, use_threads
+from lt25.ops.backends.numba_common import AHEAD, JIT, ROWS, fetch, mask_rows, offsets_of, rows, use_threads
+
+# Lags that are read in one loop over the channels, whose sum stays in registers meanwhile.
+LAGS = 4
 
 
 @njit(**JIT)
@@ -20,59 +23,69 @@ def _counts(row, mask):
     return len(mask) == 0 or mask[row]
 
 
-# Channels in groups that read the same way: all of i and f forward, or in turn a half forward and a half backward. Weights
-# are [K, 2 D] here, with that of lag j in row K - 1 - j.
+# Weights are [R, 2 D] here: what row t gets of rows t - behind to t - behind + R - 1, zero where a channel does not read a row,
+# and to a multiple of LAGS. A row beyond the sequence or of padding is replaced by zeros, for what stands there may be NaN.
 
 
 @njit(parallel=True, **JIT)
-def _forward(x, weight, mask, offsets, groups, y):
-    count, (size, channels) = len(x), weight.shape
-    span = channels // groups
+def _forward(x, weight, behind, mask, offsets, y):
+    count, (reads, channels) = len(x), weight.shape
     for item in prange((count + ROWS - 1) // ROWS):
         n = _sequence_of(item * ROWS, offsets)
+        zeros = np.zeros(channels, x.dtype)
         for t in range(item * ROWS, min(count, (item + 1) * ROWS)):
             while t >= offsets[n + 1]:
                 n += 1
+            first, last = offsets[n], offsets[n + 1]
+            fetch(x[t + AHEAD])
+            fetch(y[t + AHEAD])
+            y_t = y[t, :channels]
+            y_t[:] = 0
             y[t, channels:] = x[t, channels:]
-            for group in range(groups):
-                part = slice(group * span, (group + 1) * span)
-                y_t = y[t, part]
-                y_t[:] = 0
-                for lag in range(size):
-                    source = t + lag if group % 2 else t - lag
-                    if source < offsets[n] or source >= offsets[n + 1]:
-                        break
-                    if _counts(source, mask):
-                        x_s, w = x[source, part], weight[size - 1 - lag, part]
-                        for d in range(span):
-                            y_t[d] += w[d] * x_s[d]
+            for lag in range(0, reads, LAGS):
+                s = t - behind + lag
+                x0 = x[s, :channels] if first <= s < last and _counts(s, mask) else zeros
+                x1 = x[s + 1, :channels] if first <= s + 1 < last and _counts(s + 1, mask) else zeros
+                x2 = x[s + 2, :channels] if first <= s + 2 < last and _counts(s + 2, mask) else zeros
+                x3 = x[s + 3, :channels] if first <= s + 3 < last and _counts(s + 3, mask) else zeros
+                w0, w1, w2, w3 = weight[lag], weight[lag + 1], weight[lag + 2], weight[lag + 3]
+                for d in range(channels):
+                    y_t[d] += w0[d] * x0[d] + w1[d] * x1[d] + w2[d] * x2[d] + w3[d] * x3[d]
 
 
 @njit(parallel=True, **JIT)
-def _backward(grad_y, x, weight, mask, offsets, groups, grad_x, grad_weights):
-    count, (size, channels) = len(x), weight.shape
-    span = channels // groups
+def _backward(grad_y, x, weight, behind, mask, offsets, grad_x, grad_weights):
+    count, (reads, channels) = len(x), weight.shape
     for item in prange((count + ROWS - 1) // ROWS):
-        n = _sequence_of(item * ROWS, offsets)
-        for t in range(item * ROWS, min(count, (item + 1) * ROWS)):
-            while t >= offsets[n + 1]:
-                n += 1
+        start, stop = item * ROWS, min(count, (item + 1) * ROWS)
+        zeros = np.zeros(channels, x.dtype)
+        for t in range(start, stop):
+            grad_x[t, :channels] = 0
             grad_x[t, channels:] = grad_y[t, channels:]
-            for group in range(groups):
-                part = slice(group * span, (group + 1) * span)
-                x_t, grad_x_t = x[t, part], grad_x[t, part]
-                grad_x_t[:] = 0
+        # The lags outside: a loop over the channels is vectorised only if what it writes is apart in all of the loop around it.
+        for lag in range(0, reads, LAGS):
+            w0, w1, w2, w3 = weight[lag], weight[lag + 1], weight[lag + 2], weight[lag + 3]
+            grad_w = grad_weights[item]
+            g0, g1, g2, g3 = grad_w[lag], grad_w[lag + 1], grad_w[lag + 2], grad_w[lag + 3]
+            n = _sequence_of(start, offsets)
+            for t in range(start, stop):
+                while t >= offsets[n + 1]:
+                    n += 1
                 if not _counts(t, mask):
                     continue
-                for lag in range(size):
-                    target = t - lag if group % 2 else t + lag
-                    if target < offsets[n] or target >= offsets[n + 1]:
-                        break
-                    grad_y_s = grad_y[target, part]
-                    w, grad_w = weight[size - 1 - lag, part], grad_weights[item, size - 1 - lag, part]
-                    for d in range(span):
-                        grad_x_t[d] += w[d] * grad_y_s[d]
-                        grad_w[d] += x_t[d] * grad_y_s[d]
+                first, last, s = offsets[n], offsets[n + 1], t + behind - lag
+                x_t, grad_x_t = x[t, :channels], grad_x[t, :channels]
+                y0 = grad_y[s, :channels] if first <= s < last else zeros
+                y1 = grad_y[s - 1, :channels] if first <= s - 1 < last else zeros
+                y2 = grad_y[s - 2, :channels] if first <= s - 2 < last else zeros
+                y3 = grad_y[s - 3, :channels] if first <= s - 3 < last else zeros
+                for d in range(channels):
+                    grad_x_t[d] += w0[d] * y0[d] + w1[d] * y1[d] + w2[d] * y2[d] + w3[d] * y3[d]
+                for d in range(channels):
+                    g0[d] += x_t[d] * y0[d]
+                    g1[d] += x_t[d] * y1[d]
+                    g2[d] += x_t[d] * y2[d]
+                    g3[d] += x_t[d] * y3[d]
 
 
 def forward(ifg: Tensor, weight: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, bidirectional: bool) -> Tensor:
@@ -82,10 +95,10 @@ def forward(ifg: Tensor, weight: Tensor, mask: Tensor | None, cu_seqlens: Tensor
     use_threads()
     _forward(
         rows(ifg, dtype),
-        _weight(weight, dtype),
+        _by_row(weight, bidirectional, dtype).numpy(),
+        weight.shape[1] - 1,
         mask_rows(mask),
         offsets_of(ifg, cu_seqlens),
-        4 if bidirectional else 1,
         rows(y),
     )
     return y.to(ifg.dtype)
@@ -100,24 +113,40 @@ def backward(
     bidirectional: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of ifg and weight, in their dtypes."""
-    dtype = state_dtype(ifg)
+    dtype, size = state_dtype(ifg), weight.shape[1]
     grad = torch.empty(ifg.shape, dtype=dtype)
-    x = rows(ifg, dtype)
-    grad_weights = torch.zeros(-(-len(x) // ROWS), *weight.shape[::-1], dtype=dtype)
+    x, by_row = rows(ifg, dtype), _by_row(weight, bidirectional, dtype)
+    grad_weights = torch.zeros(-(-len(x) // ROWS), *by_row.shape, dtype=dtype)
     use_threads()
     _backward(
         rows(grad_y, dtype),
         x,
-        _weight(weight, dtype),
+        by_row.numpy(),
+        size - 1,
         mask_rows(mask),
         offsets_of(ifg, cu_seqlens),
-        4 if bidirectional else 1,
         rows(grad),
         grad_weights.numpy(),
     )
-    return grad.to(ifg.dtype), grad_weights.sum(0).T.to(weight.dtype).contiguous()
+    by_row = grad_weights.sum(0).T
+    grad_weight = by_row[:, :size].to(weight.dtype, copy=True)
+    if bidirectional:
+        _ahead(grad_weight).copy_(_ahead(by_row)[..., size - 1 : 2 * size - 1].flip(-1))
+    return grad.to(ifg.dtype), grad_weight.contiguous()
 
 
-def _weight(weight: Tensor, dtype: torch.dtype) -> np.ndarray:
-    """[2 D, K] as a numpy copy [K, 2 D]."""
-    return weight.detach().T.to(dtype, copy=True, memory_format=torch.contiguous_format).numpy()
+def _by_row(weight: Tensor, bidirectional: bool, dtype: torch.dtype) -> Tensor:
+    """[2 D, K] as a copy [R, 2 D] for the kernels."""
+    channels, size = weight.shape
+    reads = 2 * size - 1 if bidirectional else size
+    by_row = weight.new_zeros(channels, -(-reads // LAGS) * LAGS, dtype=dtype)
+    by_row[:, :size] = weight.detach()
+    if bidirectional:
+        _ahead(by_row).zero_()
+        _ahead(by_row)[..., size - 1 : reads] = _ahead(weight.detach()).flip(-1)
+    return by_row.T.contiguous()
+
+
+def _ahead(by_channel: Tensor) -> Tensor:
+    """Of [2 D, ...] the channels that read what comes after them, [2, D / 2, ...]."""
+    return by_channel.unflatten(0, (2, 2, -1))[:, 1]

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from lt25.ops.backends import state_dtype
 from lt25.ops.backends.numba_common import (
+    AHEAD,
     JIT,
     ROWS,
     block_width,
     dot,
+    fetch,
     gates,
     initial,
     mask_rows,
@@ -44,6 +46,10 @@ def _scan(ifg, lower_bound, mask, offsets, halves, width, h, final_state):
         state, bound = final_state[n, start:stop], lower_bound[start:stop]
         for k in range(offsets[n + 1] - offsets[n]):
             t = offsets[n + 1] - 1 - k if reverse else offsets[n] + k
+            ahead = t - AHEAD if reverse else t + AHEAD
+            fetch(ifg[ahead, start:stop])
+            fetch(ifg[ahead, channels + start : channels + stop])
+            fetch(h[ahead, start:stop])
             h_t = h[t, start:stop]
             if len(mask) and not mask[t]:
                 h_t[:] = state
@@ -62,6 +68,7 @@ def _norm(h, ifg, weight, eps, y):
     one = weight.dtype.type(1)
     for item in prange((count + ROWS - 1) // ROWS):
         for t in range(item * ROWS, min(count, (item + 1) * ROWS)):
+            fetch(ifg[t + AHEAD, 2 * channels :])
             h_t, g, y_t = h[t], ifg[t, 2 * channels :], y[t]
             scale = one / np.sqrt(dot(h_t, h_t) / type(one)(channels) + eps)
             for d in range(channels):
@@ -76,6 +83,9 @@ def _norm_backward(grad_y, h, ifg, weight, eps, grad_ifg, grad_weights):
     for item in prange((count + ROWS - 1) // ROWS):
         grad_weight = grad_weights[item]
         for t in range(item * ROWS, min(count, (item + 1) * ROWS)):
+            fetch(ifg[t + AHEAD, 2 * channels :])
+            fetch(grad_ifg[t + AHEAD, :channels])
+            fetch(grad_ifg[t + AHEAD, 2 * channels :])
             grad_y_t, h_t, g = grad_y[t], h[t], ifg[t, 2 * channels :]
             grad_h, grad_g = grad_ifg[t, :channels], grad_ifg[t, 2 * channels :]
             scale = one / np.sqrt(dot(h_t, h_t) / type(one)(channels) + eps)
@@ -102,6 +112,12 @@ def _scan_backward(ifg, h, lower_bound, mask, initial_state, offsets, halves, wi
         state, bound, grad_bound = grad_state[n, start:stop], lower_bound[start:stop], grad_bounds[n, start:stop]
         for k in range(offsets[n + 1] - offsets[n] - 1, -1, -1):
             t = offsets[n + 1] - 1 - k if reverse else offsets[n] + k
+            ahead = t + AHEAD if reverse else t - AHEAD
+            fetch(ifg[ahead, start:stop])
+            fetch(ifg[ahead, channels + start : channels + stop])
+            fetch(grad_ifg[ahead, start:stop])
+            fetch(grad_ifg[ahead, channels + start : channels + stop])
+            fetch(h[ahead, start:stop])
             grad_i, grad_f = grad_ifg[t, start:stop], grad_ifg[t, channels + start : channels + stop]
             if len(mask) and not mask[t]:
                 for d in range(len(state)):

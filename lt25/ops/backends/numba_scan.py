@@ -11,7 +11,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from lt25.ops.backends import state_dtype
-from lt25.ops.backends.numba_common import JIT, block_width, exp, initial, offsets_of, rows
+from lt25.ops.backends.numba_common import AHEAD, JIT, ROWS, block_width, exp, fetch, initial, offsets_of, rows
 
 # The loops over channels run from 0 over slices of rows: numba lets an index be negative, and where it cannot see that one
 # is not, the check keeps the loop from becoming vector instructions.
@@ -26,6 +26,10 @@ def _forward(x, log_f, offsets, reverse, width, h, final_state):
         state = final_state[n, part]
         for k in range(offsets[n + 1] - offsets[n]):
             t = offsets[n + 1] - 1 - k if reverse else offsets[n] + k
+            ahead = t - AHEAD if reverse else t + AHEAD
+            fetch(x[ahead, part])
+            fetch(log_f[ahead, part])
+            fetch(h[ahead, part])
             x_t, log_f_t, h_t = x[t, part], log_f[t, part], h[t, part]
             for d in range(len(state)):
                 value = exp(log_f_t[d]) * state[d] + x_t[d]
@@ -35,26 +39,41 @@ def _forward(x, log_f, offsets, reverse, width, h, final_state):
 
 @njit(parallel=True, **JIT)
 def _backward(grad_h, log_f, h, initial_state, offsets, reverse, width, grad_x, grad_log_f, grad_state):
+    """Block by block of rows: first what knows no order, along memory, then, in the cache, the scan against it.
+
+    Processors foresee runs along memory. Against it, row by row, each is waited for.
+    """
     sequences, channels = grad_state.shape
     for item in prange(sequences * ((channels + width - 1) // width)):
         n, block = item % sequences, item // sequences
         part = slice(block * width, min(channels, (block + 1) * width))
         state = grad_state[n, part]
-        for k in range(offsets[n + 1] - offsets[n] - 1, -1, -1):
-            t = offsets[n + 1] - 1 - k if reverse else offsets[n] + k
-            before = initial_state[n, part] if k == 0 else h[t + 1 if reverse else t - 1, part]
-            grad_h_t, log_f_t, grad_x_t, grad_log_f_t = (
-                grad_h[t, part],
-                log_f[t, part],
-                grad_x[t, part],
-                grad_log_f[t, part],
-            )
-            for d in range(len(state)):
-                grad = state[d] + grad_h_t[d]
-                grad_x_t[d] = grad
-                grad = grad * exp(log_f_t[d])
-                grad_log_f_t[d] = grad * before[d]
-                state[d] = grad
+        length = offsets[n + 1] - offsets[n]
+        for block in range((length - 1) // ROWS, -1, -1):
+            # Rows of the block, which hold its steps in the opposite order if the scan is reversed.
+            if reverse:
+                first, last = max(offsets[n], offsets[n + 1] - (block + 1) * ROWS), offsets[n + 1] - block * ROWS
+            else:
+                first, last = offsets[n] + block * ROWS, min(offsets[n + 1], offsets[n] + (block + 1) * ROWS)
+            for t in range(first, last):
+                fetch(h[t, part])
+                grad_h_t, log_f_t, grad_x_t, f_t = grad_h[t, part], log_f[t, part], grad_x[t, part], grad_log_f[t, part]
+                for d in range(len(state)):
+                    grad_x_t[d] = grad_h_t[d]
+                    f_t[d] = exp(log_f_t[d])
+            for k in range(last - first):
+                t = first + k if reverse else last - 1 - k
+                if t == (offsets[n + 1] - 1 if reverse else offsets[n]):
+                    before = initial_state[n, part]
+                else:
+                    before = h[t + 1 if reverse else t - 1, part]
+                grad_x_t, grad_log_f_t = grad_x[t, part], grad_log_f[t, part]
+                for d in range(len(state)):
+                    grad = state[d] + grad_x_t[d]
+                    grad_x_t[d] = grad
+                    grad = grad * grad_log_f_t[d]
+                    grad_log_f_t[d] = grad * before[d]
+                    state[d] = grad
 
 
 def forward(

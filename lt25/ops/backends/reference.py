@@ -95,6 +95,16 @@ def add_norm_linear(
     return F.linear(normed, torch.cat(tuple(weights)).double()).to(x.dtype), total
 
 
+def dropout(x: Tensor, p: float, seed: Tensor) -> Tensor:
+    """Arguments and result of :func:`lt25.ops.dropout`."""
+    bits = torch.arange(x.numel(), device=x.device).view(x.shape) & 0xFFFFFFFF
+    for part in (int(seed) & 0xFFFFFFFF, int(seed) >> 32):
+        bits = bits ^ part
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+            bits = (bits ^ (bits >> shift)) * factor & 0xFFFFFFFF
+    return (x.double() * (bits >= int(p * 2**32)) / (1 - p)).to(x.dtype)
+
+
 def _recur(
     x: Tensor, f: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None, reverse: bool
 ) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,46 @@
+"""Dropout on a CPU: one pass, compiled by numba."""
+
+import numpy as np
+import torch
+from numba import njit, prange
+from torch import Tensor
+
+from lt25.ops.backends import state_dtype
+from lt25.ops.backends.numba_common import JIT, use_threads
+
+# Elements of one work item.
+ELEMENTS = 4096
+
+
+@njit(**JIT)
+def _mix(bits):
+    """Bits of which each depends on all: Wellons' lowbias32 (https://nullprogram.com/blog/2018/07/31/)."""
+    bits = np.uint32(bits ^ (bits >> np.uint32(16)))
+    bits = np.uint32(bits * np.uint32(0x7FEB352D))
+    bits = np.uint32(bits ^ (bits >> np.uint32(15)))
+    bits = np.uint32(bits * np.uint32(0x846CA68B))
+    return np.uint32(bits ^ (bits >> np.uint32(16)))
+
+
+@njit(parallel=True, **JIT)
+def _dropout(x, threshold, low, high, scale, y):
+    zero = x.dtype.type(0)
+    for item in prange((len(x) + ELEMENTS - 1) // ELEMENTS):
+        start = item * ELEMENTS
+        x_part, y_part = x[start : start + ELEMENTS], y[start : start + ELEMENTS]
+        for k in range(len(x_part)):
+            bits = _mix(np.uint32(_mix(np.uint32(np.uint32(start + k) ^ low)) ^ high))
+            # A product in any case, in which NaN survives.
+            y_part[k] = x_part[k] * (zero if bits < threshold else scale)
+
+
+def dropout(x: Tensor, p: float, seed: Tensor) -> Tensor:
+    """x / (1 - p) or 0, in x's dtype."""
+    dtype, seed = state_dtype(x), int(seed)
+    flat = x.detach().to(dtype).contiguous().view(-1)
+    y = torch.empty_like(flat)
+    use_threads()
+    scale = y.numpy().dtype.type(1 / (1 - p))
+    low, high = np.uint32(seed & 0xFFFFFFFF), np.uint32(seed >> 32)
+    _dropout(flat.numpy(), np.uint32(p * 2**32), low, high, scale, y.numpy())
+    return y.view(x.shape).to(x.dtype)
