@@ -25,6 +25,9 @@ Draw = Callable[[int, int], int]
 
 # Of the largest element of a result; with room for the rounding of what is saved for the way back.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+# A GPU's special function unit gives exponentials and reciprocals to 2**-22. The way back through a norm of two or three channels,
+# a small difference of large numbers, makes up to 1e-4 of that.
+ON_CUDA = {**TOLERANCE, torch.float32: 2e-4}
 
 
 class Sizes(NamedTuple):
@@ -198,7 +201,9 @@ def check(case: Case, backend: str, dtype: torch.dtype, device: str = "cpu") -> 
             # 1, because the way back through a norm of few channels is a small difference of numbers of that size.
             scale = 1 + reference.double().abs().max()
             error = ((found.double() - reference.double()).abs().max() / scale).item()
-            assert error <= TOLERANCE[dtype], f"{name}: off by {error:.1e} of the largest element"
+            assert error <= (ON_CUDA if device == "cuda" else TOLERANCE)[dtype], (
+                f"{name}: off by {error:.1e} of the largest element"
+            )
 
 
 def poison(device: str) -> None:

@@ -16,11 +16,15 @@ def test_are_what_torch_calls_them():
     torch.testing.assert_close(normed, F.rms_norm(total, (16,), weight, 1e-6))
 
 
-def test_without_a_residual_the_sum_is_x_itself():
-    x = torch.randn(3, 16)
-    normed, total = add_rms_norm(x, None, torch.ones(16), 1e-6)
-    assert total is x
+def test_without_a_residual_the_sum_is_x():
+    """And gradients of both results reach it."""
+    x, weight = torch.randn(3, 16, requires_grad=True), torch.ones(16)
+    normed, total = add_rms_norm(x, None, weight, 1e-6)
+    assert torch.equal(total, x)
     torch.testing.assert_close(normed, F.rms_norm(x, (16,), None, 1e-6))
+    (found,) = torch.autograd.grad(normed.sin().sum() + total.square().sum(), x)
+    (expected,) = torch.autograd.grad(F.rms_norm(x, (16,), None, 1e-6).sin().sum() + x.square().sum(), x)
+    torch.testing.assert_close(found, expected)
 
 
 def test_the_residual_stream_keeps_its_precision():
