@@ -112,11 +112,11 @@ class Bench:
                 del sets
                 entry["error h"], entry["error grads"] = errors(call, reference, first)
             self.report.add(**entry)
+            torch.cuda.empty_cache()
         except Exception as error:
             self.report.note(
                 f"failed: {what} at {shape}: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
             )
-        torch.cuda.empty_cache()
 
     def percent(self, size: int, spent: float) -> float:
         return 100 * size / (spent * 1e-6) / self.ceiling
@@ -248,6 +248,9 @@ def main() -> None:
     for n in numbers:
         shape = device.SHAPES[n]
         bench.row(shape, FLA, fla_chunk, scan64, lambda shape=shape: inputs(shape, bf16))
+    bench.ratios()
+    first_call(report)
+    # Last, since an error in a kernel of theirs would be the end of this process's GPU.
     try:
         from accelerated_scan.scalar import scan
     except ImportError as error:
@@ -262,8 +265,6 @@ def main() -> None:
                 of_accelerated,
                 lambda shape=shape: transposed(inputs(shape, bf16), False),
             )
-    bench.ratios()
-    first_call(report)
     warp_rows(bench, numbers, warp)
     bench.ratios(quiet=True)
     report.finish()

@@ -25,8 +25,8 @@ Draw = Callable[[int, int], int]
 
 # Of the largest element of a result; with room for the rounding of what is saved for the way back.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
-# A GPU's special function unit gives exponentials and reciprocals to 2**-22. The way back through a norm of two or three channels,
-# a small difference of large numbers, makes up to 1e-4 of that.
+# A GPU gives exponentials and reciprocals to 2**-22, of which the way back through a norm of two or three channels, a small
+# difference of large numbers, makes up to 1e-4.
 ON_CUDA = {**TOLERANCE, torch.float32: 2e-4}
 
 
