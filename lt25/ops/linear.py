@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lt25.ops.backends import as_multiplied, choose, joined, kernels, reference, sum_dtype
+from lt25.ops.backends.sizes import fits_norm_linear
 from lt25.ops.rows import add_rms_norm
 
 
@@ -42,9 +43,9 @@ def add_norm_linear(
         raise ValueError(f"add_norm_linear: x must be [..., H] and all weights [N, H], got {shapes}")
     if backend == "reference":
         return reference.add_norm_linear(x, residual, norm_weight, eps, weights)
-    if backend == "triton" and len(weights) <= 3:
+    if backend == "triton":
         multiplied = as_multiplied(*weights)
-        if kernels(backend, "norm_linear").fits(x, multiplied):
+        if fits_norm_linear(x, multiplied):
             return _fused(x, residual, norm_weight, eps, multiplied)
     normed, total = add_rms_norm(x, residual, norm_weight, eps, backend)
     if backend == "triton":

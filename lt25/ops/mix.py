@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lt25.ops.backends import as_multiplied, choose, kernels, reference, state_dtype
+from lt25.ops.backends.sizes import fits_norm_linear
 from lt25.ops.scan import check_sequences, count_sequences
 
 
@@ -83,7 +84,7 @@ def hgrn_mix(
     fused = None
     if backend == "triton" and out_weight is not None:
         (fused,) = as_multiplied(out_weight)
-        fused = fused if kernels(backend, "norm_linear").fits(ifg, [fused]) else None
+        fused = fused if fits_norm_linear(ifg, [fused]) else None
     y, _, final_state = _forward(*arguments, fused, backend)
     if out_weight is not None and fused is None:
         y = F.linear(y, out_weight)

@@ -10,10 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lt25.ops.backends import as_multiplied, choose, kernels, reference
+from lt25.ops.backends.sizes import fits_narrow_mlp, fits_wide_mlp
 from lt25.ops.rows import swiglu
-
-# Beyond it the sums of the weights' gradients do not fit into registers.
-_WIDEST_FUSED = 64
 
 
 def gated_mlp(
@@ -43,20 +41,12 @@ def gated_mlp(
         return reference.gated_mlp(x, gate_weight, up_weight, down_weight)
     if backend == "triton":
         arguments = as_multiplied(x, gate_weight, up_weight, down_weight)
-        if _can_fuse(*arguments):
+        if fits_narrow_mlp(*arguments):
             return _fused(*arguments)
-        if kernels("triton", "products").fits(*arguments[:2]):
+        if fits_wide_mlp(*arguments):
             return _wide(*arguments)[0]
     gate_up = F.linear(x, torch.cat((gate_weight, up_weight)))
     return F.linear(swiglu(gate_up, backend), down_weight)
-
-
-def _can_fuse(x: Tensor, gate_weight: Tensor, up_weight: Tensor, down_weight: Tensor) -> bool:
-    width, hidden = gate_weight.shape
-    dtypes = {each.dtype for each in (x, gate_weight, up_weight, down_weight)}
-    return (
-        dtypes in ({torch.bfloat16}, {torch.float16}) and width % 16 == hidden % 16 == 0 and 0 < hidden <= _WIDEST_FUSED
-    )
 
 
 @torch.library.custom_op("lt25::gated_mlp", mutates_args=())

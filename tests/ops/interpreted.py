@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lt25.ops import gated_mlp, mlp
+from lt25.ops import add_norm_linear, gated_mlp, hgrn_mix, mlp
 from lt25.ops.backends import triton_mlp, triton_products, triton_scan
 from lt25.ops.backends.triton_products import Cut
 from tests.ops import compare, products
@@ -128,3 +128,20 @@ def test_fused_mlp_compiles_into_one_graph():
     expected = torch.autograd.grad(run(*arguments), arguments)
     for found, wanted in zip(torch.autograd.grad(compiled(*arguments), arguments), expected, strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("hidden", [16, 24])
+def test_products_beside_a_norm_compile_into_one_graph(hidden):
+    """Fused or not; as a trainer compiles layers."""
+    arguments = [torch.randn(*shape).bfloat16().requires_grad_() for shape in ((2, 5, hidden), *[(hidden, hidden)] * 4)]
+    weight = torch.ones(hidden, requires_grad=True)
+
+    def run(x, i, f, g, out):
+        ifg, total = add_norm_linear(x, None, weight, 1e-6, (i, f, g), backend="triton")
+        mixed, _ = hgrn_mix(ifg, weight, 1e-6, out_weight=out, backend="triton")
+        return (mixed + gated_mlp(total, i, f, out, backend="triton")).float().square().sum()
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    expected = torch.autograd.grad(run(*arguments), arguments)
+    for found, wanted in zip(torch.autograd.grad(compiled(*arguments), arguments), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=2e-2, rtol=2e-2)

@@ -16,22 +16,11 @@ from lt25.ops.backends import sum_dtype
 from lt25.ops.backends.triton_math import sigmoid
 from lt25.ops.backends.triton_rows import sum_parts
 
-# The results of a row of which a program can hold several rows' gradients, and the sums for their weights.
-_MOST_OUTS = 192
 # Multiprocessors of an H100 and of an H200.
 _PROCESSORS = 132
-_WIDTHS = (16, 32, 64)
 # How kernels are cut: rows that a program holds at once, and how many of these are on their way from memory.
 _FORWARD = {"ROWS": 128, "num_warps": 8}
 _BACKWARD = {"ROWS": 64, "STAGES": 3, "num_warps": 4}
-
-
-def fits(x: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Whether the kernels take rows [..., D] in x's dtype, and the weights."""
-    outs, width = weights[0].shape
-    small = width in _WIDTHS and outs % 16 == 0 and len(weights) * outs <= _MOST_OUTS
-    alike = all(weight.shape == weights[0].shape and weight.dtype == x.dtype for weight in weights)
-    return small and alike and x.dtype in (torch.bfloat16, torch.float16)
 
 
 @triton.jit
@@ -174,8 +163,8 @@ def forward(
     """y = rms_norm(x + residual) * norm_weight * silu(gate) @ weight^T, and x + residual.
 
     x and residual are [..., D] and contiguous, gate [..., D] has rows `gate.stride(-2)` apart, norm_weight is [D]; weights are
-    one to three [N, D], contiguous, whose results stand side by side in y [..., weights * N] in x's dtype; see :func:`fits`.
-    A gate excludes a residual; with it the sum is x itself.
+    one to three [N, D], contiguous, whose results stand side by side in y [..., weights * N] in x's dtype, of sizes that
+    :mod:`lt25.ops.backends.sizes` allows. A gate excludes a residual; with it the sum is x itself.
     """
     cut = _cut(weights)
     rows = x.numel() // cut["D"]

@@ -18,8 +18,6 @@ from lt25.ops.backends.triton_math import sigmoid
 
 # Multiprocessors of an H100 and of an H200.
 _PROCESSORS = 132
-# The widest hidden size of which a program can keep its columns of the weights.
-_WIDEST_KEPT = 256
 # The share of the hidden size that a forward program multiplies at once.
 _STEP = 32
 
@@ -94,19 +92,6 @@ def _backward(
         gate_tile, up_tile = gate.load([tile * M, n]), up.load([tile * M, n])
         grad_act = tl.dot(grad.load([tile * M, 0]), from_act)
         _store_gradients(grad_act, gate_tile, up_tile, grad_gate, grad_up, tile * M, n)
-
-
-def fits(x: Tensor, gate_weight: Tensor) -> bool:
-    """Whether the kernels are made for x [R, H] and a weight [I, H]: half precision, multiples of 16, on a Hopper GPU."""
-    width, hidden = gate_weight.shape
-    return (
-        x.dtype == gate_weight.dtype
-        and x.dtype in (torch.bfloat16, torch.float16)
-        and width % 16 == hidden % 16 == 0
-        and 0 < hidden <= _WIDEST_KEPT
-        and x.is_cuda
-        and torch.cuda.get_device_capability(x.device)[0] == 9
-    )
 
 
 def gate_up_swiglu(x: Tensor, gate_weight: Tensor, up_weight: Tensor) -> tuple[Tensor, Tensor]:
