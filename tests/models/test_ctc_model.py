@@ -62,3 +62,21 @@ def test_half_precision_features_are_taken_as_they_come():
 def test_needs_features():
     with pytest.raises(ValueError, match="input_size"):
         tiny.ctc(input_size=None)
+
+
+def test_training_reads_no_frame_past_the_end():
+    """Where nothing is put in place of these frames: the loss and all gradients are those of the utterances by themselves."""
+    model = tiny.ctc().train()
+    features, labels = torch.randn(2, 9, model.config.input_size), torch.tensor([[1, 2, 3], [2, -100, -100]])
+    mask = torch.tensor([[1] * 9, [1] * 5 + [0] * 4])
+    features.requires_grad_()
+    together = model(features, attention_mask=mask, labels=labels).loss * 4
+    apart = model(features[:1], labels=labels[:1]).loss * 3 + model(features[1:, :5], labels=labels[1:, :1]).loss
+    torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-4)
+    wanted = [features, *model.parameters()]
+    gradients = [
+        torch.autograd.grad(loss, wanted, materialize_grads=True, allow_unused=True) for loss in (together, apart)
+    ]
+    assert not gradients[0][0][1, 5:].any()
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
