@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lt25.ops.backends import sum_dtype
 from lt25.ops.backends.triton_math import sigmoid
-from lt25.ops.backends.triton_rows import sum_parts
+from lt25.ops.backends.triton_rows import add_residual, sum_parts
 
 # Multiprocessors of an H100 and of an H200.
 _PROCESSORS = 132
@@ -53,14 +53,7 @@ def _forward(
     mask = (row < rows)[:, None]
     column = tl.arange(0, D)
     at = row[:, None] * D + column[None, :]
-    value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
-    if RESIDUAL:
-        value += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
-    if not GATED:
-        # What the way back will read is what the norm is taken of.
-        value = value.to(total.dtype.element_ty)
-        tl.store(total + at, value, mask=mask)
-        value = value.to(tl.float32)
+    value = add_residual(x, residual, total, at, mask, RESIDUAL, GATED)
     value *= tl.rsqrt(tl.sum(value * value, 1) / D + eps)[:, None]
     value *= tl.load(norm_weight + column).to(tl.float32)[None, :]
     if GATED:

@@ -18,6 +18,20 @@ _ELEMENTS = 4096
 _PROGRAMS = 528
 
 
+@triton.jit
+def add_residual(x, residual, total, at, mask, RESIDUAL: tl.constexpr, GATED: tl.constexpr):
+    """x + residual in float32, and stored as `total` unless there is a gate, which excludes a residual."""
+    value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+    if RESIDUAL:
+        value += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
+    if not GATED:
+        # What the way back will read is what the norm is taken of.
+        value = value.to(total.dtype.element_ty)
+        tl.store(total + at, value, mask=mask)
+        value = value.to(tl.float32)
+    return value
+
+
 @triton.jit(do_not_specialize=("rows",))
 def _norm_forward(
     x, residual, gate, weight, normed, total, rows, gate_stride, eps,
@@ -28,14 +42,7 @@ def _norm_forward(
     column = tl.arange(0, BLOCK)
     mask = (row < rows)[:, None] & (column < D)[None, :]
     at = row[:, None] * D + column[None, :]
-    value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
-    if RESIDUAL:
-        value += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
-    if not GATED:
-        # What the way back will read is what the norm is taken of.
-        value = value.to(total.dtype.element_ty)
-        tl.store(total + at, value, mask=mask)
-        value = value.to(tl.float32)
+    value = add_residual(x, residual, total, at, mask, RESIDUAL, GATED)
     scale = tl.rsqrt(tl.sum(value * value, 1) / D + eps)
     value = value * scale[:, None] * tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32)[None, :]
     if GATED:
