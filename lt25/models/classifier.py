@@ -54,11 +54,11 @@ class HGRNForSequenceClassification(HGRNPreTrainedModel):
 def _pool(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
     """[B, T, H] to [B, H]: the mean over steps that are not padding, or the last of them."""
     if mask is None:
-        mask = hidden.new_ones(hidden.shape[:2])
+        mask = hidden.new_ones(hidden.shape[:2], dtype=torch.int64)
     if pooling == "mean":
         # As a product, which reads the hidden states once, and the way back writes their gradient once.
         shares = mask / mask.sum(1, keepdim=True, dtype=torch.float32).clamp_min(1)
         return (shares[:, None].to(hidden.dtype) @ hidden)[:, 0]
     steps = torch.arange(hidden.shape[1], device=hidden.device)
-    last = (steps * mask).amax(1).long()
+    last = (steps * mask).amax(1)
     return hidden[torch.arange(len(hidden), device=hidden.device), last]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lt25.models.classifier import _pool
 from tests.models import tiny
 
 
@@ -57,3 +58,14 @@ def test_learns_a_rule_that_needs_memory():
         optimizer.step()
         optimizer.zero_grad()
     assert (output.logits.argmax(-1) == first).float().mean() > 0.95
+
+
+def test_long_series_are_pooled_right_in_half_precision():
+    """Their steps are more than such numbers count exactly."""
+    hidden = torch.randn(2, 1003, 4).bfloat16()
+    assert torch.equal(_pool(hidden, None, "last"), hidden[:, -1])
+    torch.testing.assert_close(
+        _pool(hidden + 1, None, "mean").float(), (hidden + 1).float().mean(1), atol=0.01, rtol=0.01
+    )
+    mask = torch.arange(1003) < torch.tensor([[1001], [3]])
+    assert torch.equal(_pool(hidden, mask.long(), "last"), torch.stack((hidden[0, 1000], hidden[1, 2])))
