@@ -234,6 +234,10 @@ def one_process(case: Case, network: str, device: str, modes: list[str], profile
     """Measure a network in each mode, writing a line of JSON to `out` for each; what fails says why in its line."""
     import torch
 
+    if network == "fla":
+        from device import tune_briefly
+
+        tune_briefly()
     count = MEASURED if device == "cuda" else 5
     for mode in modes:
         row: dict[str, Any] = {"network": network, "mode": mode}

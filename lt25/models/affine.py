@@ -11,14 +11,16 @@ _UNIT = 8
 
 
 def from_channels(x: Tensor, linear: nn.Linear) -> Tensor:
-    """linear(x), [..., channels] to [..., H], for few channels.
+    """linear(x), [..., channels] in any dtype to [..., H], for few channels.
 
     The bias is the weight of one more channel that is always 1: its gradient then comes with that of the weight, and is not a
     sum over all steps of its own, which would take longer than the product.
     """
     weight = torch.cat((linear.weight, linear.bias[:, None]), 1)
-    missing = -weight.shape[1] % _UNIT
-    return F.linear(F.pad(x, (0, missing + 1), value=1.0), F.pad(weight, (0, missing)))
+    weight = F.pad(weight, (0, -weight.shape[1] % _UNIT))
+    padded = weight.new_ones(*x.shape[:-1], weight.shape[1])
+    padded[..., : x.shape[-1]] = x
+    return F.linear(padded, weight)
 
 
 def to_classes(x: Tensor, linear: nn.Linear) -> Tensor:

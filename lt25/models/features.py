@@ -25,7 +25,7 @@ class FeatureEncoder(nn.Module):
     def forward(self, features: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Hidden states, and the attention mask [B, T'] at their rate; padding is read as zero."""
         if self.proj is not None:
-            return from_channels(features.to(self.proj.weight.dtype), self.proj), attention_mask
+            return from_channels(features, self.proj), attention_mask
         hidden = features.to(self.convs[0].weight.dtype).transpose(1, 2)
         for conv in self.convs:
             if attention_mask is not None:

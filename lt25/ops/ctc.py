@@ -79,9 +79,12 @@ def _setup_context(ctx, inputs, output):
     logits, _, labels, ctx.blank, _ = inputs
     ctx.save_for_backward(logits, labels, *output[1:])
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx, grad_loss, *_):
+    if grad_loss is None:
+        return None, None, None, None, None
     logits, labels, *saved = ctx.saved_tensors
     return _backward(grad_loss, logits, labels, ctx.blank, *saved), None, None, None, None
 

@@ -4,6 +4,7 @@ What is decided anew in every step stays on the device, so that the host never w
 many were, and the learning rate, which is looked up by that number in a table of the whole schedule.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -47,10 +48,12 @@ class FiniteOptimizers(OptimizersContainer):
 
     def step(self, norm: Tensor) -> None:
         """Take a step, if the norm of the gradients over all ranks, a scalar, is finite."""
-        found = (~norm.isfinite()).to(device=self.taken.device, dtype=torch.float32)
+        # A norm is not negative, and no comparison holds for NaN.
+        finite = (norm < math.inf).to(device=self.taken.device, dtype=torch.int64)
+        missed = 1 - finite
         torch.index_select(self.rates, 0, self.taken.clamp_max(len(self.rates) - 1), out=self.rate)
         for optimizer in self.optimizers:
-            optimizer.found_inf = found
+            optimizer.found_inf = missed.float()
             for group in optimizer.param_groups:
                 group["lr"], group["capturable"] = self.rate[0], self.capturable
             optimizer.step()
@@ -58,8 +61,8 @@ class FiniteOptimizers(OptimizersContainer):
             optimizer.found_inf = None
             for group in optimizer.param_groups:
                 group["lr"], group["capturable"] = self.constant, False
-        self.skipped += found.long()
-        self.taken += 1 - found.long()
+        self.skipped += missed
+        self.taken += finite
 
 
 class Schedule(Stateful):

@@ -124,18 +124,24 @@ def _frames(lengths, b, T):
 
 @triton.jit
 def _label_count(labels, b, L, BLOCK: tl.constexpr):
-    count = 0
+    count = tl.zeros([BLOCK], tl.int32)
     for start in range(0, L, BLOCK):
         j = start + tl.arange(0, BLOCK)
         label = tl.load(labels + b * L + j, mask=j < L, other=_IGNORE)
-        count += tl.sum((label != _IGNORE).to(tl.int32))
-    return count
+        count += (label != _IGNORE).to(tl.int32)
+    return tl.sum(count)
+
+
+@triton.jit
+def _slot(j, R: tl.constexpr, P: tl.constexpr):
+    """Where label j, or the blank before it, is in memory."""
+    return j % R * P + j // R
 
 
 @triton.jit(do_not_specialize=["B", "T", "T_PAD", "L", "blank"])
 def _emissions(
     logits, lengths, labels, emissions, blanks, peaks, norms, B, T, T_PAD, L, V, blank,
-    R: tl.constexpr, P: tl.constexpr, FRAMES: tl.constexpr, CLASSES: tl.constexpr, SLOTS: tl.constexpr,
+    R: tl.constexpr, P: tl.constexpr, FRAMES: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
     """Probabilities of every label and of the blank at FRAMES frames, for both directions, and the log-softmax's terms."""
     b = tl.program_id(1).to(tl.int64)
@@ -166,21 +172,20 @@ def _emissions(
         tl.store(blanks + b * T_PAD + t, word, mask=inside)
         tl.store(blanks + (B + b) * T_PAD + mirrored, word, mask=inside)
 
-        count = _label_count(labels, b, L, SLOTS)
-        width: tl.constexpr = R * P
-        for start in tl.static_range(0, width, SLOTS):
-            slot = start + tl.arange(0, SLOTS)
-            j = slot % P * R + slot // P
-            label = tl.load(labels + b * L + j, mask=(slot < width) & (j < count), other=0)
-            mask = inside[:, None] & ((slot < width) & (j < count))[None]
+        count = _label_count(labels, b, L, P)
+        lanes = tl.arange(0, P)
+        to = emissions + (b * T_PAD + t)[:, None] * (R * P)
+        to_mirrored = emissions + ((B + b) * T_PAD + mirrored)[:, None] * (R * P)
+        for r in tl.static_range(R):
+            j = lanes * R + r
+            label = tl.load(labels + b * L + j, mask=j < count, other=0)
+            mask = inside[:, None] & (j < count)[None]
             known = (label >= 0) & (label < V)
             of_label = tl.load(row + label[None], mask=mask & known[None], other=float("-inf")).to(tl.float32)
             label_m, label_e = _probability(of_label - peak[:, None], norm[:, None])
             pair = _pack(label_m, label_e)
-            tl.store(emissions + (b * T_PAD + t)[:, None] * width + slot[None], pair, mask=mask)
-            opposite = count - 1 - j
-            slot = opposite % R * P + opposite // R
-            tl.store(emissions + ((B + b) * T_PAD + mirrored)[:, None] * width + slot[None], pair, mask=mask)
+            tl.store(to + (r * P + lanes)[None], pair, mask=mask)
+            tl.store(to_mirrored + _slot(count - 1 - j, R, P)[None], pair, mask=mask)
 
 
 @triton.jit
@@ -277,8 +282,7 @@ def _recursion(
 @triton.jit
 def _likelihood(states, length, count, b, T_PAD, R: tl.constexpr, P: tl.constexpr):
     """Of sequences b, one or a vector, of `length` frames and `count` labels: significand and exponent."""
-    slot = count % R * P + count // R
-    return _unpack(tl.load(states + (b * T_PAD + length) * (2 * R * P) + slot))
+    return _unpack(tl.load(states + (b * T_PAD + length) * (2 * R * P) + _slot(count, R, P)))
 
 
 @triton.jit(do_not_specialize=["B", "T", "T_PAD", "L"])
@@ -313,46 +317,40 @@ def _product(forward, backward, p_m, p_e, scale, exponent):
 @triton.jit(do_not_specialize=["B", "T", "T_PAD", "L"])
 def _occupancies(
     states, emissions, blanks, lengths, labels, occupancy, blank_occupancy, norms, B, T, T_PAD, L,
-    R: tl.constexpr, P: tl.constexpr, FRAMES: tl.constexpr, SLOTS: tl.constexpr,
+    R: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
-    """The probability of each state at FRAMES frames given the labels; those of all blanks summed.
+    """The probability of each state at a frame given the labels; those of all blanks summed.
 
     Frames that do not count, past the end or of impossible sequences, get an infinite norm.
     """
-    b = tl.program_id(1).to(tl.int64)
+    t, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
     length = _frames(lengths, b, T)
-    count = _label_count(labels, b, L, SLOTS)
+    count = _label_count(labels, b, L, P)
     width: tl.constexpr = R * P
     m, exponent = _likelihood(states, length, count, b, T_PAD, R, P)
     scale = 1.0 / m
-    t = tl.program_id(0) * FRAMES + tl.arange(0, FRAMES)
     counts = (t < length) & (exponent > ZERO // 2)
-    tl.store(norms + b * T + t, float("inf"), mask=(t < T) & ~counts)
+    tl.store(norms + b * T + t, float("inf"), mask=~counts)
     pb_m, pb_e = _unpack(tl.load(blanks + b * T_PAD + t, mask=counts, other=0))
-    forward_row = states + (b * T_PAD + t)[:, None] * (2 * width)
-    backward_row = states + ((B + b) * T_PAD + (length - 1 - t))[:, None] * (2 * width)
-    total = tl.zeros([FRAMES], tl.float32)
-    for start in tl.static_range(0, width, SLOTS):
-        slot = start + tl.arange(0, SLOTS)
-        j = slot % P * R + slot // P
-        mask = counts[:, None] & ((slot < width) & (j <= count))[None]
-        mirror = count - j
-        mirror = mirror % R * P + mirror // R
-        f = tl.load(forward_row + slot[None], mask=mask, other=0)
-        g = tl.load(backward_row + mirror[None], mask=mask, other=0)
-        total += tl.sum(tl.where(mask, _product(f, g, pb_m[:, None], pb_e[:, None], scale, exponent), 0.0), 1)
+    forward = states + (b * T_PAD + t) * (2 * width)
+    backward = states + ((B + b) * T_PAD + (length - 1 - t)) * (2 * width)
+    emissions += (b * T_PAD + t) * width
+    occupancy += (b * T + t) * width
+    total = tl.zeros([P], tl.float32)
+    lanes = tl.arange(0, P)
+    for r in tl.static_range(R):
+        j, slot = lanes * R + r, r * P + lanes
+        mask = counts & (j <= count)
+        f = tl.load(forward + slot, mask=mask, other=0)
+        g = tl.load(backward + _slot(count - j, R, P), mask=mask, other=0)
+        total += tl.where(mask, _product(f, g, pb_m, pb_e, scale, exponent), 0.0)
 
-        mask = mask & (j < count)[None]
-        mirror = count - 1 - j
-        mirror = mirror % R * P + mirror // R
-        f = tl.load(forward_row + width + slot[None], mask=mask, other=0)
-        g = tl.load(backward_row + width + mirror[None], mask=mask, other=0)
-        p_m, p_e = _unpack(tl.load(emissions + (b * T_PAD + t)[:, None] * width + slot[None], mask=mask, other=0))
-        value = tl.where(mask, _product(f, g, p_m, p_e, scale, exponent), 0.0)
-        tl.store(
-            occupancy + (b * T + t)[:, None] * width + slot[None], value, mask=(t < T)[:, None] & (slot < width)[None]
-        )
-    tl.store(blank_occupancy + b * T + t, total, mask=t < T)
+        mask = counts & (j < count)
+        f = tl.load(forward + width + slot, mask=mask, other=0)
+        g = tl.load(backward + width + _slot(count - 1 - j, R, P), mask=mask, other=0)
+        p_m, p_e = _unpack(tl.load(emissions + slot, mask=mask, other=0))
+        tl.store(occupancy + slot, tl.where(mask, _product(f, g, p_m, p_e, scale, exponent), 0.0))
+    tl.store(blank_occupancy + b * T + t, tl.sum(total))
 
 
 @triton.jit(do_not_specialize=["T", "L", "blank"])
@@ -440,7 +438,6 @@ def forward(
     unroll = steps(L)
     t_pad = (T // unroll + 1) * unroll
     directions = 2 if differentiable else 1
-    slots = min(triton.next_power_of_2(R * P), 256)
 
     def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=logits.device)
@@ -449,11 +446,10 @@ def forward(
     emissions, blanks = new(2, B, t_pad, R * P, dtype=torch.int64), new(2, B, t_pad, dtype=torch.int64)
     states = new(directions, B, t_pad, 2, R * P, dtype=torch.int64)
     if B and T and V:
-        classes = min(triton.next_power_of_2(V), 1024)
-        frames = max(4096 // max(classes, slots), 1)
+        frames = 4
         _emissions[triton.cdiv(T, frames), B](
             logits, logit_lengths, labels, emissions, blanks, peaks, norms, B, T, t_pad, L, V, blank,
-            R=R, P=P, FRAMES=frames, CLASSES=classes, SLOTS=slots, num_warps=4,
+            R=R, P=P, FRAMES=frames, CLASSES=min(triton.next_power_of_2(V), 1024), num_warps=2,
         )  # fmt: skip
     if B:
         _recursion[(directions * B,)](
@@ -466,10 +462,9 @@ def forward(
 
     occupancy, blank_occupancy = new(B, T, R * P), new(B, T)
     if B and T:
-        frames = max(2048 // slots, 1)
-        _occupancies[triton.cdiv(T, frames), B](
+        _occupancies[T, B](
             states, emissions, blanks, logit_lengths, labels, occupancy, blank_occupancy, norms, B, T, t_pad, L,
-            R=R, P=P, FRAMES=frames, SLOTS=slots, num_warps=4,
+            R=R, P=P, num_warps=1,
         )  # fmt: skip
     return loss, occupancy, blank_occupancy, peaks, norms
 
@@ -490,9 +485,9 @@ def backward(
     grad = torch.empty_like(logits)
     if grad.numel():
         P = threads(L)
-        classes, frames = (64, 32) if V <= 64 else (128, 16)
+        frames, classes, slots = (64, 64, 64) if V <= 64 else (64, 128, 32)
         _gradient[triton.cdiv(T, frames), triton.cdiv(V, classes), B](
             grad_loss, logits, labels, occupancy, blank_occupancy, peaks, norms, grad, T, L, V, blank,
-            R=width(L) // P, P=P, FRAMES=frames, CLASSES=classes, SLOTS=32, num_warps=8,
+            R=width(L) // P, P=P, FRAMES=frames, CLASSES=classes, SLOTS=slots, num_warps=4,
         )  # fmt: skip
     return grad
