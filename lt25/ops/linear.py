@@ -130,7 +130,8 @@ def _(x, weights):
 
 @torch.library.custom_op("lt25::joint_linear_backward", mutates_args=())
 def _joint_backward(grad_y: Tensor, x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    return grad_y @ joined(weights), grad_y.flatten(0, -2).T @ x.flatten(0, -2)
+    rows = grad_y.reshape(-1, grad_y.shape[-1])
+    return grad_y @ joined(weights), rows.T @ x.reshape(-1, x.shape[-1])
 
 
 @_joint_backward.register_fake

@@ -86,7 +86,7 @@ _fused.register_autograd(_differentiate, setup_context=_setup_context)
 
 @torch.library.custom_op("lt25::wide_mlp", mutates_args=())
 def _wide(x: Tensor, gate_weight: Tensor, up_weight: Tensor, down_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    y, *saved = kernels("triton", "products").forward(x.flatten(0, -2), gate_weight, up_weight, down_weight)
+    y, *saved = kernels("triton", "products").forward(x.reshape(-1, x.shape[-1]), gate_weight, up_weight, down_weight)
     return y.view(x.shape), *saved
 
 
@@ -106,7 +106,7 @@ def _wide_backward(
     up_weight: Tensor,
     down_weight: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_y, flat = grad_y.flatten(0, -2), x.flatten(0, -2)
+    grad_y, flat = grad_y.reshape(-1, grad_y.shape[-1]), x.reshape(-1, x.shape[-1])
     grads = kernels("triton", "products").backward(grad_y, flat, gate_up, act, gate_weight, up_weight, down_weight)
     return grads[0].view(x.shape), *grads[1:]
 

@@ -4,6 +4,7 @@ The arguments are torchtitan's. Without torchrun, ``python -m lt25.training`` tr
 """
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -18,6 +19,9 @@ from lt25.checkpoints.whole import damage, kept_steps
 from lt25.errors import UserError
 
 # isort: off
+# ruff: noqa: E402
+# What is imported stays, and is so much that to look through it for garbage, time and again, takes an eighth of the imports.
+gc.disable()
 from lt25.training.device import DEVICE_TYPE, device_name  # must come before any other import of torchtitan
 
 import torch
@@ -27,6 +31,9 @@ from torchtitan.config import ConfigManager, JobConfig
 from lt25.training import run as runs
 from lt25.training import spec
 from lt25.training.trainer import Trainer
+
+gc.freeze()
+gc.enable()
 # isort: on
 
 

@@ -12,7 +12,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction
 
-from lt25.ops import add_norm_linear, add_rms_norm, gated_mlp, hgrn_mix, hgrn_scan, hgrn_step, short_conv
+from lt25.ops import add_norm_linear, add_rms_norm, gated_mlp, hgrn_mix, hgrn_scan, hgrn_step, mlp, short_conv
 from lt25.ops.backends import triton_ctc, triton_products
 
 # Bytes of shared memory that a program may have.
@@ -88,6 +88,8 @@ def test_norms(channels):
 def test_mlp(hidden, width):
     weights = half(width, hidden), half(width, hidden), half(hidden, width)
     run(gated_mlp(half(70, hidden), *weights, backend="triton"))
+    # What wide networks take on a GPU, of a single row.
+    run(mlp._wide(half(hidden), *weights)[0])
     x, gate, up, down = (each.detach() for each in (half(70, hidden), *weights))
     gate_up, _ = triton_products.gate_up_swiglu(x, gate, up)
     triton_products.swiglu_product_backward(x, gate_up, down)

@@ -1,5 +1,6 @@
 """Products of several weights at once."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -25,9 +26,10 @@ def test_other_weights_are_copied():
         assert found.data_ptr() not in {weight.data_ptr() for weight in weights}
 
 
-def test_a_joint_product_is_that_of_each():
+@pytest.mark.parametrize("shape", [(2, 5), (4,), (), (0,)])
+def test_a_joint_product_is_that_of_each(shape):
     weights = [weight.requires_grad_() for weight in weights_in_a_row()]
-    x = torch.randn(2, 5, 8, requires_grad=True)
+    x = torch.randn(*shape, 8, requires_grad=True)
     torch.library.opcheck(linear._joint, (x, weights))
     y = linear._joint(x, weights)
     grad = torch.randn_like(y)
