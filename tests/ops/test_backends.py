@@ -1,5 +1,10 @@
 """Every operator on a CPU against the float64 reference, and what makes it a well-behaved operator of torch."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +18,8 @@ from lt25.ops import rows as rows_operators
 from lt25.ops import step as step_operator
 from tests.ops import compare
 from tests.ops.compare import CASES, Case, Sizes
+
+REPOSITORY = Path(__file__).parents[2]
 
 every_operator = pytest.mark.parametrize("operator", CASES)
 differentiable = pytest.mark.parametrize("operator", [name for name in CASES if name != "hgrn_step"])
@@ -50,6 +57,29 @@ def plain(operator: str, batch: int = 3, time: int = 12, channels: int = 38) -> 
 def test_equals_the_reference(operator, dtype, data):
     case = CASES[operator](lambda low, high: data.draw(st.integers(low, high)), Sizes(4, 40, 70))
     compare.check(case, "numba", dtype)
+
+
+def test_kernels_from_the_cache_give_the_bits_of_those_just_compiled(tmp_path):
+    """Else a training that is stopped in its very first process would not go on as it began."""
+    script = (
+        "import random, sys, torch\n"
+        "from tests.ops import compare\n"
+        "found = {}\n"
+        "for operator, make in compare.CASES.items():\n"
+        "    case = make(random.Random(0).randint, compare.Sizes(4, 60, 70))\n"
+        "    tensors = {name: each.float() for name, each in case.tensors.items()}\n"
+        "    found[operator] = compare._outcome(case, tensors, 'numba', 'cpu')\n"
+        "torch.save(found, sys.argv[1])\n"
+    )
+    found = []
+    for name in ("compiled", "cached"):
+        file = tmp_path / name
+        subprocess.run(
+            [sys.executable, "-c", script, str(file)],
+            check=True, cwd=REPOSITORY, env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")},
+        )  # fmt: skip
+        found.append(torch.load(file))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
 @every_operator

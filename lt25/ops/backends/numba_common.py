@@ -161,6 +161,21 @@ def gates(f, bound):
 
 
 @intrinsic
+def multiply_add(typing_context, a, b, c):
+    """a * b + c, in one instruction where there is one. Of a sum of two products it says which of them is not rounded: compilers
+    choose now the one, now the other, and a kernel read from numba's cache is not what ran in the process that compiled it.
+    """
+
+    def generate(context, builder, signature, arguments):
+        kind = arguments[0].type
+        function = ir.FunctionType(kind, [kind] * 3)
+        name = f"llvm.fmuladd.f{signature.return_type.bitwidth}"
+        return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
+
+    return a(a, a, a), generate
+
+
+@intrinsic
 def _fetch_line(typing_context, row, index):
     """Asks for the cache line of an element, which may lie beyond the array."""
 

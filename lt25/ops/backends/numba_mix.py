@@ -21,6 +21,7 @@ from lt25.ops.backends.numba_common import (
     gates,
     initial,
     mask_rows,
+    multiply_add,
     offsets_of,
     rows,
     sigmoid,
@@ -57,7 +58,7 @@ def _scan(ifg, lower_bound, mask, offsets, halves, width, h, final_state):
             i, f = ifg[t, start:stop], ifg[t, channels + start : channels + stop]
             for d in range(len(state)):
                 keep, take, _, _ = gates(f[d], bound[d])
-                value = keep * state[d] + take * i[d] * sigmoid(i[d])
+                value = multiply_add(keep, state[d], take * i[d] * sigmoid(i[d]))
                 state[d] = value
                 h_t[d] = value
 

@@ -6,7 +6,7 @@ from numba import njit
 from torch import Tensor
 
 from lt25.ops.backends import state_dtype
-from lt25.ops.backends.numba_common import JIT, dot, gates, rows, sigmoid, vector
+from lt25.ops.backends.numba_common import JIT, dot, gates, multiply_add, rows, sigmoid, vector
 from lt25.ops.backends.numba_mix import bound_of
 
 
@@ -19,7 +19,7 @@ def _step(ifg, weight, eps, state, lower_bound, y, new_state):
         state_n, h, y_n = state[n], new_state[n], y[n]
         for d in range(channels):
             keep, take, _, _ = gates(f[d], lower_bound[d])
-            h[d] = keep * state_n[d] + take * i[d] * sigmoid(i[d])
+            h[d] = multiply_add(keep, state_n[d], take * i[d] * sigmoid(i[d]))
         scale = one / np.sqrt(dot(h, h) / type(one)(channels) + eps)
         for d in range(channels):
             y_n[d] = h[d] * scale * weight[d] * (g[d] * sigmoid(g[d]))
