@@ -122,12 +122,12 @@ def test_extreme_gates(dtype):
     assert h[4:].isnan().all(), "NaN must not be lost: a trainer looks for it"
 
 
-def test_float32_exponential_is_exact_to_rounding():
+def test_float32_exponential_is_exact_to_the_last_bits():
     log_f = torch.linspace(-87, 0, 100_001)[None, :, None]
     # A scan over one step from a state of 1 is the gate itself.
     gates = hgrn_scan(torch.zeros_like(log_f).transpose(0, 1), log_f.transpose(0, 1), torch.ones(100_001, 1))[0]
     exact = log_f.flatten().double().exp()
-    assert ((gates.flatten().double() - exact) / exact).abs().max() < 1.5e-7
+    assert ((gates.flatten().double() - exact) / exact).abs().max() < 2e-7
 
 
 def test_the_same_bits_with_any_number_of_threads():
