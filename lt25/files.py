@@ -32,9 +32,11 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
     """Read a JSON file of an earlier stage.
 
     Raises:
-        UserError: if it is not there, with the hint what to do.
+        UserError: if it is not there, with the hint what to do, or no JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not there: {hint}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON ({error}): make this file again") from error

@@ -173,9 +173,9 @@ def kill_at(experiment: Experiment, seen) -> None:
     process.join()
 
 
-def history(experiment: Experiment, run: str | None = None) -> list[dict]:
+def history(experiment: Experiment) -> list[dict]:
     """Return the records of an experiment's current run."""
-    folder = experiment.results_dir / "runs" / run if run else (experiment.results_dir / "checkpoints").resolve().parent
+    folder = (experiment.results_dir / "checkpoints").resolve().parent
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 

@@ -57,9 +57,10 @@ def model_card(experiment: Experiment, trained: dict[str, Any], stats: dict[str,
         f"{split}: {', '.join(f'{value:,.0f} {name}' for name, value in numbers.items() if isinstance(value, int | float))}"
         for split, numbers in stats["splits"].items()
     )
+    local, total = training.get("local_batch_size", 8), training.get("global_batch_size", -1)
     settings = {
         "steps": f"{step} of {trained['steps']}",
-        "examples a step": training.get("global_batch_size") or training.get("local_batch_size"),
+        "examples a step": total if total > 0 else f"{local} in each process",
         **{name: optimizer[name] for name in ("name", "lr", "weight_decay") if name in optimizer},
         "device": f"{trained['device']}, {trained['world_size']} process(es)",
         "fingerprint of the run": trained["fingerprint"],

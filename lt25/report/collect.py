@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from lt25.config import Experiment
-from lt25.errors import UserError
+from lt25.files import read_json
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ def collect(experiment: Experiment) -> Results:
     """Read an experiment's results. Raises UserError if it has not been evaluated, or a file is damaged."""
     folder = experiment.results_dir
     metrics = read_metrics(experiment)
-    train = read_json(folder / "train.json")
+    train = read_if_there(folder / "train.json")
     final = [metrics] if metrics.get("step") is not None else []
-    kept = {m["step"]: m for m in map(read_json, folder.glob("evaluation/step-*/metrics.json")) if m.get("step")}
+    kept = {m["step"]: m for m in map(read_if_there, folder.glob("evaluation/step-*/metrics.json")) if m.get("step")}
     kept.update({m["step"]: m for m in final})
     config = experiment.root / experiment.path
     return Results(
@@ -57,9 +57,9 @@ def collect(experiment: Experiment) -> Results:
         steps=[kept[step] for step in sorted(kept)],
         train=train,
         history=read_history(folder / train["run_dir"] / "metrics.jsonl") if train else [],
-        model=read_json(folder / "model" / "config.json"),
-        stats=read_json(experiment.processed_dir / "stats.json"),
-        source=read_json(experiment.raw_dir / "SOURCE.json"),
+        model=read_if_there(folder / "model" / "config.json"),
+        stats=read_if_there(experiment.processed_dir / "stats.json"),
+        source=read_if_there(experiment.raw_dir / "SOURCE.json"),
         config=config.read_text() if config.exists() else "",
     )
 
@@ -67,20 +67,12 @@ def collect(experiment: Experiment) -> Results:
 def read_metrics(experiment: Experiment) -> dict:
     """The experiment's metrics.json. Raises UserError if it is not there or damaged."""
     path = experiment.results_dir / "evaluation" / "metrics.json"
-    metrics = read_json(path)
-    if not metrics:
-        raise UserError(f"{path}: not there: run `lt25 evaluate {experiment.path}` first")
-    return metrics
+    return read_json(path, f"run `lt25 evaluate {experiment.path}` first")
 
 
-def read_json(path: Path) -> dict:
+def read_if_there(path: Path) -> dict:
     """A JSON object, {} if the file is not there. Raises UserError if it is no JSON."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON ({error}): make this file again") from error
+    return read_json(path, "") if path.exists() else {}
 
 
 def read_history(path: Path) -> list[dict]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from lt25.config import Experiment
 from lt25.errors import UserError
 from lt25.files import write_text
-from lt25.report.collect import read_json, read_metrics
+from lt25.report.collect import read_if_there, read_metrics
 from lt25.report.headline import count, duration, headline
 
 MARK = "<!-- results -->"
@@ -22,7 +22,7 @@ def results_table(experiments: Sequence[Experiment]) -> str:
     ]
     for experiment in experiments:
         metrics = read_metrics(experiment)
-        train = read_json(experiment.results_dir / "train.json")
+        train = read_if_there(experiment.results_dir / "train.json")
         said = headline(experiment.task, metrics["splits"][metrics["headline"]], metrics["headline"])
         beside = [f"{name} {value}" for name, value in said.also.items() if name.startswith(("gzip", "xz"))]
         result = f"{said.name.lower()} **{said.value}{' ' + said.unit if said.unit else ''}**"
