@@ -18,8 +18,10 @@ many steps as it says, with its batches, optimizer, schedule, clipping and dropo
 one way; GRU both ways has half of the width each way, like the HGRN here. Input map, pooling and head are the HGRN's. At each
 learning rate the networks are trained in turns of a few steps; seconds an epoch are the median of these turns times their number
 in an epoch, and the accuracy is that of the learning rate at which it is highest. "pixels" is MNIST pixel by pixel, 784 steps in
-time: milliseconds of a few steps, in turn as well. All read what
-`lt25 prepare config/experiments/NAME.yaml` has prepared.
+time: milliseconds of a few steps, in turn as well. All read what `lt25 prepare config/experiments/NAME.yaml` has prepared.
+
+"products": the matrix products of the layers in a training step of `digits`, forward and both ways back, in float32 and in
+bfloat16: the least that a step takes.
 """
 
 import argparse
@@ -31,6 +33,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +275,39 @@ def pixels(experiment: Experiment, limit: float) -> Iterator[dict[str, str]]:
         }
 
 
+def products(experiment: Experiment, limit: float) -> Iterator[dict[str, str]]:
+    config = configuration(experiment)
+    length = int(PreparedSplit(experiment.processed_dir, "train").lengths[0])
+    rows = experiment.job["training"]["local_batch_size"] * length
+    hidden, channels, width = config.hidden_size, config.channels, config.mlp_size
+    names = {
+        "i, f, g": (hidden, 3 * channels),
+        "o": (channels, hidden),
+        "gate, up": (hidden, 2 * width),
+        "down": (width, hidden),
+    }
+    totals = [0.0, 0.0]
+    for name, (width_in, width_out) in names.items():
+        times = []
+        for dtype in (torch.float32, torch.bfloat16):
+            x, weight, grad = (
+                torch.randn(size).to(dtype) for size in ((rows, width_in), (width_out, width_in), (rows, width_out))
+            )
+            runs = [partial(torch.mm, *pair) for pair in ((x, weight.T), (grad, weight), (grad.T, x))]
+            times.append(sum(in_turn(runs, limit / 2 / len(names))))
+        totals = [total + config.num_hidden_layers * spent for total, spent in zip(totals, times, strict=True)]
+        yield _product_row(name, 6 * rows * width_in * width_out, times)
+    work = 6 * rows * config.num_hidden_layers * sum(a * b for a, b in names.values())
+    yield _product_row(f"all, {config.num_hidden_layers} layers", work, totals)
+
+
+def _product_row(name: str, operations: int, times: Sequence[float]) -> dict[str, str]:
+    row = {"product": name, "GFLOP": f"{operations / 1e9:.3f}"}
+    for dtype, spent in zip(("float32", "bfloat16"), times, strict=True):
+        row |= {f"{dtype} ms": f"{spent * 1e3:.2f}", f"{dtype} GFLOP/s": f"{operations / spent / 1e9:.0f}"}
+    return row
+
+
 def show(rows: Iterator[dict[str, str]], markdown: bool) -> None:
     """Rows as they come, under the titles of the first."""
     titles: list[str] = []
@@ -295,7 +331,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--markdown", action="store_true", help="print tables for RESULTS.md")
     parser.add_argument("--seconds", type=float, default=60, help="for the kernels; training takes what it takes")
-    parser.add_argument("--only", choices=("kernels", "digits", "mnist", "pixels"))
+    parser.add_argument("--only", choices=("kernels", "digits", "mnist", "pixels", "products"))
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="learning rates of the epochs")
     options = parser.parse_args()
     threads = f"{torch.get_num_threads()} threads of {os.cpu_count()}"
@@ -309,6 +345,8 @@ def main() -> None:
             show(epochs(experiment, options.rates), options.markdown)
     if options.only in (None, "pixels"):
         show(pixels(load_experiment(EXPERIMENTS / "mnist.yaml"), options.seconds), options.markdown)
+    if options.only in (None, "products"):
+        show(products(load_experiment(EXPERIMENTS / "digits.yaml"), options.seconds), options.markdown)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,17 @@ from numba import njit, prange
 from torch import Tensor
 
 from lt25.ops.backends import state_dtype
-from lt25.ops.backends.numba_common import AHEAD, JIT, ROWS, fetch, mask_rows, offsets_of, rows, use_threads
+from lt25.ops.backends.numba_common import (
+    AHEAD,
+    JIT,
+    ROWS,
+    fetch,
+    mask_rows,
+    multiply_add,
+    offsets_of,
+    rows,
+    use_threads,
+)
 
 # Lags that are read in one loop over the channels, whose sum stays in registers meanwhile.
 LAGS = 4
@@ -16,6 +26,12 @@ LAGS = 4
 def _sequence_of(row, offsets):
     """The sequence that a row belongs to; empty ones are passed over."""
     return np.searchsorted(offsets, row, side="right") - 1
+
+
+@njit(**JIT)
+def _sum(w0, x0, w1, x1, w2, x2, w3, x3):
+    """w0 x0 + w1 x1 + w2 x2 + w3 x3, of which only the second is rounded before it is added."""
+    return multiply_add(w3, x3, multiply_add(w2, x2, multiply_add(w0, x0, w1 * x1)))
 
 
 @njit(**JIT)
@@ -50,7 +66,7 @@ def _forward(x, weight, behind, mask, offsets, y):
                 x3 = x[s + 3, :channels] if first <= s + 3 < last and _counts(s + 3, mask) else zeros
                 w0, w1, w2, w3 = weight[lag], weight[lag + 1], weight[lag + 2], weight[lag + 3]
                 for d in range(channels):
-                    y_t[d] += w0[d] * x0[d] + w1[d] * x1[d] + w2[d] * x2[d] + w3[d] * x3[d]
+                    y_t[d] += _sum(w0[d], x0[d], w1[d], x1[d], w2[d], x2[d], w3[d], x3[d])
 
 
 @njit(parallel=True, **JIT)
@@ -80,7 +96,7 @@ def _backward(grad_y, x, weight, behind, mask, offsets, grad_x, grad_weights):
                 y2 = grad_y[s - 2, :channels] if first <= s - 2 < last else zeros
                 y3 = grad_y[s - 3, :channels] if first <= s - 3 < last else zeros
                 for d in range(channels):
-                    grad_x_t[d] += w0[d] * y0[d] + w1[d] * y1[d] + w2[d] * y2[d] + w3[d] * y3[d]
+                    grad_x_t[d] += _sum(w0[d], y0[d], w1[d], y1[d], w2[d], y2[d], w3[d], y3[d])
                 for d in range(channels):
                     g0[d] += x_t[d] * y0[d]
                     g1[d] += x_t[d] * y1[d]
