@@ -41,9 +41,9 @@ import numba
 import torch
 from torch import Tensor, nn
 
-from lt25.config import Experiment, load_experiment
 from lt25.data.loader import StepBatches
 from lt25.data.prepared import PreparedSplit
+from lt25.experiment import Experiment, load_experiment
 from lt25.models import HGRNConfig, HGRNForSequenceClassification
 from lt25.ops import add_rms_norm, hgrn_mix, hgrn_scan, swiglu
 

@@ -77,29 +77,29 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _download(options: argparse.Namespace) -> None:
-    from lt25.config import hub_mirror, load_dataset_config, project_root
     from lt25.data.acquire import acquire
+    from lt25.experiment import hub_mirror, load_dataset_config, project_root
 
     dataset = load_dataset_config(options.dataset)
     acquire(dataset, project_root() / "data" / "raw" / dataset.name, hub_mirror())
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    from lt25.config import load_experiment
     from lt25.data.prepare import prepare
+    from lt25.experiment import load_experiment
 
     prepare(load_experiment(options.experiment))
 
 
 def _configure(options: argparse.Namespace) -> None:
-    from lt25.config import load_experiment
+    from lt25.experiment import load_experiment
     from lt25.training.job import write_job
 
     write_job(load_experiment(options.experiment))
 
 
 def _train(options: argparse.Namespace) -> None:
-    from lt25.config import load_experiment
+    from lt25.experiment import load_experiment
     from lt25.training.job import write_job
 
     experiment = load_experiment(options.experiment)
@@ -143,14 +143,14 @@ def _export(options: argparse.Namespace) -> None:
         import_model(*options.to_dcp)
         return
     from lt25.checkpoints.export import export
-    from lt25.config import load_experiment
+    from lt25.experiment import load_experiment
 
     export(load_experiment(options.experiment), options.step)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from lt25.config import load_experiment
     from lt25.evaluation import evaluate
+    from lt25.experiment import load_experiment
 
     experiment, step = load_experiment(options.experiment), options.step
     part = "" if step is None else f"step-{step}"
@@ -161,7 +161,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from lt25 import report
-    from lt25.config import load_experiment
+    from lt25.experiment import load_experiment
 
     experiments = [load_experiment(name) for name in options.experiments]
     if options.table:

@@ -20,7 +20,7 @@ def test_help_answers_within_a_second_and_imports_neither_torch_nor_transformers
     assert time.perf_counter() - started < 1
     for command in ("download", "prepare", "configure", "train", "export", "evaluate", "report"):
         assert command in shown
-    script = "import sys, lt25.cli, lt25.config; print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
+    script = "import sys, lt25.cli, lt25.experiment; print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "set()\n"
 
 

@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import save_file
 
 from lt25.checkpoints.convert import read_weights
-from lt25.config import Experiment, load_experiment
+from lt25.experiment import Experiment, load_experiment
 from lt25.files import write_json
 from lt25.training.job import write_job
 

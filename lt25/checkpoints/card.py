@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from lt25.config import Experiment
+from lt25.experiment import Experiment
 
 _TASKS = {
     "classification": ("time-series-classification", "a classifier of sequences"),

@@ -10,8 +10,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from lt25.checkpoints.card import model_card
 from lt25.checkpoints.convert import read_weights
-from lt25.config import Experiment
 from lt25.errors import UserError
+from lt25.experiment import Experiment
 from lt25.files import read_json, write_json, write_text
 from lt25.models.tasks import AUTO_MODEL
 

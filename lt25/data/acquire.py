@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from lt25 import files
-from lt25.config import Dataset
 from lt25.data import hub
 from lt25.data.folder import whole_folder
 from lt25.data.progress import say, track
 from lt25.errors import UserError
+from lt25.experiment import Dataset
 
 BUILDERS = {"sklearn_digits": "digits", "espeak": "espeak", "stdlib": "stdlib"}
 MANIFEST = "SOURCE.json"

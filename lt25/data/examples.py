@@ -8,9 +8,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from lt25.config import Dataset
 from lt25.data import read
 from lt25.errors import UserError
+from lt25.experiment import Dataset
 
 SPLITS = ("train", "validation", "test")
 VALIDATION = {"from": "train", "fraction": 0.1}

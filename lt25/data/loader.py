@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lt25.config import Task
 from lt25.data.prepared import PreparedSplit
 from lt25.errors import UserError
+from lt25.experiment import Task
 
 IGNORE = -100
 """Label of a position that has none; the same number as torch's and torchtitan's."""

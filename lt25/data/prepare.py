@@ -6,27 +6,20 @@ The folder is written beside its place and moved there when it is whole. The sam
 """
 
 import hashlib
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lt25 import files
-from lt25.config import Experiment
 from lt25.data import acquire, recipes
 from lt25.data.examples import SPLITS, Examples
 from lt25.data.folder import whole_folder
 from lt25.data.progress import say
 from lt25.data.shards import SplitWriter
 from lt25.errors import UserError
-
-_MODULES = {"classification": "classification", "speech_recognition": "speech", "language_modeling": "language"}
-_COLUMNS = {
-    "classification": ("input", "label"),
-    "speech_recognition": ("audio", "text"),
-    "language_modeling": ("text",),
-}
+from lt25.experiment import Experiment
+from lt25.tasks import TASKS
 
 
 def prepare(experiment: Experiment) -> None:
@@ -40,12 +33,12 @@ def prepare(experiment: Experiment) -> None:
     recipe = recipes.resolve(experiment)
     if experiment.task not in dataset.options["tasks"]:
         raise UserError(f"{experiment.path}: task: {dataset.name} is for {', '.join(dataset.options['tasks'])}")
-    for role in _COLUMNS[experiment.task]:
+    for role in TASKS[experiment.task].columns:
         if role not in dataset.columns:
             raise UserError(f"{config}: columns.{role}: missing: {experiment.task} needs it")
     acquire.verify(dataset, experiment.raw_dir)
     examples = Examples(dataset, acquire.data_root(dataset, experiment.raw_dir))
-    module = import_module(f"lt25.data.{_MODULES[experiment.task]}")
+    module = TASKS[experiment.task].module("data")
 
     with whole_folder(folder) as partial:
         writers = {split: SplitWriter(partial, split) for split in SPLITS}

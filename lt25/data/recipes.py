@@ -3,8 +3,8 @@
 import difflib
 from typing import Any
 
-from lt25.config import Experiment
 from lt25.errors import UserError
+from lt25.experiment import Experiment
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz'"
 

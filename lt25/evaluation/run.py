@@ -12,12 +12,14 @@ import torch
 import transformers
 
 import lt25  # noqa: F401  (registers the models with the Auto classes)
-from lt25.config import Experiment
 from lt25.data.prepared import PreparedSplit
 from lt25.data.progress import say
 from lt25.errors import UserError
-from lt25.evaluation import classification, language, plots, speech, style
+from lt25.evaluation import classification, plots, style
+from lt25.evaluation import language_modeling as language
+from lt25.evaluation import speech_recognition as speech
 from lt25.evaluation.options import Options, read_options
+from lt25.experiment import Experiment
 from lt25.files import write_json
 from lt25.models.tasks import AUTO_MODEL
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lt25.config import Experiment
+    from lt25.experiment import Experiment
 
 __all__ = ["build", "renew_table", "table"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lt25.config import Experiment
+from lt25.experiment import Experiment
 from lt25.files import read_json
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lt25.config import Experiment
 from lt25.errors import UserError
+from lt25.experiment import Experiment
 from lt25.files import write_text
 from lt25.report.collect import read_if_there, read_metrics
 from lt25.report.headline import count, duration, headline

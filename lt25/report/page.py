@@ -16,9 +16,9 @@ import pandas as pd
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from lt25.config import Experiment
 from lt25.data.progress import say
 from lt25.evaluation import style
+from lt25.experiment import Experiment
 from lt25.report import media, plots
 from lt25.report.collect import Results, collect
 from lt25.report.headline import TASK_NAMES, count, duration, headline, size
@@ -242,7 +242,7 @@ def mistakes(results: Results) -> list[dict]:
 
 def utterances(results: Results) -> list[dict]:
     """The utterances with most errors, aligned word by word, with their sound where the prepared data keeps it."""
-    from lt25.evaluation.speech import align
+    from lt25.evaluation.speech_recognition import align
 
     table = headline_predictions(results)
     worst = table.sort_values(["errors", "character_errors", "words"], ascending=False, kind="stable")

@@ -10,8 +10,8 @@ from typing import Any
 
 import tomli_w
 
-from lt25.config import Experiment
 from lt25.errors import UserError
+from lt25.experiment import Experiment
 from lt25.files import write_text
 
 

@@ -16,8 +16,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lt25.checkpoints.whole import kept_steps
-from lt25.config import digest
 from lt25.errors import UserError
+from lt25.experiment import digest
 from lt25.files import read_json, write_json
 
 # Keys of the shaping sections that change the speed, the layout or the record of a run, and not where it arrives.

@@ -12,7 +12,7 @@ from typing import Any
 
 from torchtitan.config import ConfigManager, JobConfig
 
-from lt25.config import SECTIONS, project_root
+from lt25.experiment import SECTIONS, project_root
 from lt25.training.job_config import JobConfig as Added
 
 # Bounds that torchtitan checks late, with an assertion, or not at all.
@@ -59,7 +59,7 @@ HIDDEN = {
 
 
 def build() -> dict[str, Any]:
-    """Return the schema: ``$defs`` has one closed object for each section of `lt25.config.SECTIONS`."""
+    """Return the schema: ``$defs`` has one closed object for each section of `lt25.experiment.SECTIONS`."""
     sections = typing.get_type_hints(ConfigManager._merge_configs(JobConfig, Added))
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

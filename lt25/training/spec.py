@@ -24,9 +24,9 @@ from torchtitan.protocols.train_spec import TrainSpec, register_train_spec
 from transformers import AutoConfig, PreTrainedModel
 
 from lt25.checkpoints.convert import PREFIX
-from lt25.config import TASKS, Task
 from lt25.data.loader import StepBatches
 from lt25.data.prepared import PreparedSplit
+from lt25.experiment import TASKS, Task
 from lt25.models.tasks import AUTO_MODEL
 from lt25.ops import ctc_loss
 from lt25.training.device import DEVICE_TYPE

@@ -9,8 +9,8 @@ from transformers import AutoConfig
 
 from lt25.checkpoints import convert
 from lt25.checkpoints.export import export
-from lt25.config import TASKS
 from lt25.errors import UserError
+from lt25.experiment import TASKS
 from lt25.models.tasks import AUTO_MODEL
 from tests import tiny
 

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import soundfile
 from PIL import Image
 
-from lt25.config import Dataset, Experiment
 from lt25.data.acquire import acquire
 from lt25.data.prepare import prepare
+from lt25.experiment import Dataset, Experiment
 
 ROLES = {
     "classification": {"input": "image", "label": "label"},

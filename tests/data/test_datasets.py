@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import yaml
 
-from lt25.config import load_dataset_config
 from lt25.data.prepared import PreparedSplit
 from lt25.errors import UserError
+from lt25.experiment import load_dataset_config
 from tests.data import make
 from tests.tiny import REPOSITORY
 

@@ -19,10 +19,11 @@ from transformers import (
 )
 
 import lt25  # noqa: F401
-from lt25.config import Dataset, Experiment
 from lt25.data.shards import SplitWriter
 from lt25.errors import UserError
-from lt25.evaluation import evaluate, language
+from lt25.evaluation import evaluate
+from lt25.evaluation import language_modeling as language
+from lt25.experiment import Dataset, Experiment
 from lt25.models.configuration import HGRNConfig
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "use_short_conv": True, "initializer_range": 0.3}

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lt25.config import Dataset, Experiment
 from lt25.data.shards import SplitWriter
-from lt25.evaluation import classification, language, plots, speech, style
+from lt25.evaluation import classification, plots, style
+from lt25.evaluation import language_modeling as language
+from lt25.evaluation import speech_recognition as speech
 from lt25.evaluation.compression import compressors
+from lt25.experiment import Dataset, Experiment
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 TITLES = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lt25.config import TASKS
+from lt25.experiment import TASKS
 from tests import tiny
 
 PLAIN = {"model": {"dropout": 0.0}}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from lt25.config import Experiment, load_config, load_experiment
+from lt25.experiment import Experiment, load_config, load_experiment
 from lt25.errors import UserError
 
 # `.venv/bin/snakemake` works without an activated environment.

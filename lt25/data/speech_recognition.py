@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from lt25.config import Dataset
 from lt25.data.audio import decode_audio, log_mel
 from lt25.data.examples import Example, Examples
 from lt25.data.progress import say, track
 from lt25.data.shards import SplitWriter
 from lt25.errors import UserError
+from lt25.experiment import Dataset
 from lt25.files import write_json
 
 BLANK, SPACE, UNKNOWN = "<pad>", "|", "<unk>"

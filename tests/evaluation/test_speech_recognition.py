@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lt25.evaluation.options import Options
-from lt25.evaluation.speech import align, evaluate_split, score
+from lt25.evaluation.speech_recognition import align, evaluate_split, score
 
 from .fakes import FakeSplit, LetterTokenizer
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lt25.data.language import END
+from lt25.data.language_modeling import END
 from lt25.data.prepared import PreparedSplit
 from lt25.errors import UserError
 from tests.data import make

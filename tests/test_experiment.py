@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lt25 import config
+from lt25 import experiment as config
 from lt25.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lt25.errors import UserError
-from lt25.evaluation import language
+from lt25.evaluation import language_modeling as language
 from lt25.evaluation.compression import compressors
 from lt25.evaluation.options import Options
 

@@ -1,0 +1,146 @@
+"""One key of a configuration file: type, default, bounds, meaning, and whether it decides where a run arrives.
+
+A section is a mapping from names to keys. It stands in one place, and everything else is made from it: the check of a file,
+the defaults that are filled in, the identity of a run, and the tables of docs/.
+"""
+
+import copy
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lt25.errors import UserError
+
+REQUIRED = object()
+"""The default of a key that a file must have."""
+
+Section = Mapping[str, "Key"]
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key.
+
+    Attributes:
+        type: JSON's name of the value's type, or several: "boolean", "integer", "number", "string", "array", "object", "null".
+        default: what stands where a file says nothing; `REQUIRED` for a key that must be given.
+        meaning: one line for people, with the unit.
+        identity: True if the value decides where a run (for ``prepare``: the prepared data; for ``evaluation``: the numbers)
+            arrives, False if it changes speed, layout or record only. Every key must say which.
+        bounds: further conditions in JSON Schema's words, for example ``{"minimum": 1}`` or ``{"enum": ["a", "b"]}``; a
+            ``description`` among them is shown when one is not met.
+        keys: of an object, its own keys; None for any.
+    """
+
+    type: str | tuple[str, ...]
+    default: Any
+    meaning: str
+    identity: bool
+    bounds: Mapping[str, Any] = field(default_factory=dict)
+    keys: Section | None = None
+
+    def schema(self) -> dict[str, Any]:
+        """Return the key's JSON schema (draft 2020-12)."""
+        kinds = self.type if isinstance(self.type, str) else list(self.type)
+        inner = schema(self.keys) if self.keys is not None else {}
+        return {"type": kinds, "description": self.meaning, **inner, **self.bounds}
+
+
+def schema(section: Section) -> dict[str, Any]:
+    """Return the JSON schema of a section: an object that has no other keys."""
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": [name for name, key in section.items() if key.default is REQUIRED],
+        "properties": {name: key.schema() for name, key in section.items()},
+    }
+
+
+def check(values: Any, section: Section, where: str) -> None:
+    """Compare values with a section.
+
+    Args:
+        values: what a file says.
+        section: what it may say.
+        where: the file, or file and key, that the values stand in.
+
+    Raises:
+        UserError: for the first thing that is wrong: file, key, what was found, what is allowed.
+    """
+    # Imported here, because a trainer reads no experiment file.
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    error = best_match(Draft202012Validator(schema(section)).iter_errors(values))
+    if error is not None:
+        raise UserError(
+            f"{where}: {explain(error)}" if where.endswith((".yaml", ".yml")) else f"{where}.{explain(error)}"
+        )
+
+
+def resolve(values: Mapping[str, Any], section: Section) -> dict[str, Any]:
+    """Return values with every default of a section filled in, in the section's order."""
+    resolved = {}
+    for name, key in section.items():
+        value = values.get(name, key.default)
+        if key.keys is not None and (isinstance(value, Mapping) or value is REQUIRED):
+            value = resolve({} if value is REQUIRED else value, key.keys)
+        if value is not REQUIRED:
+            resolved[name] = copy.deepcopy(value)
+    return resolved
+
+
+def identity(values: Mapping[str, Any], section: Section) -> dict[str, Any]:
+    """Return those of a section's resolved values that decide where a run arrives."""
+    decisive = {}
+    for name, key in section.items():
+        if name not in values:
+            continue
+        if key.keys is not None and isinstance(values[name], Mapping):
+            if inner := identity(values[name], key.keys):
+                decisive[name] = inner
+        elif key.identity:
+            decisive[name] = values[name]
+    return decisive
+
+
+def suggestion(name: str, known: Any) -> str:
+    """Return "did you mean ...? " for a name that is close to a known one, otherwise nothing."""
+    close = difflib.get_close_matches(str(name), [str(one) for one in known], 1)
+    return f"did you mean {close[0]}? " if close else ""
+
+
+def show(value: Any) -> str:
+    """Return a value as a message shows it, cut to 60 characters."""
+    text = json.dumps(value, default=str)
+    return text if len(text) < 60 else f"{text[:57]}..."
+
+
+def explain(error: Any) -> str:
+    """Say in one line what a schema violation (`jsonschema.ValidationError`) means: key, what was found, what is allowed."""
+    key = ".".join(str(part) for part in error.absolute_path)
+    at = f"{key}: " if key else ""
+    found = f"{at}found {show(error.instance)}"
+    match error.validator:
+        case "additionalProperties":
+            allowed = sorted(error.schema.get("properties", {}))
+            extra = next(name for name in error.instance if name not in allowed)
+            hint = suggestion(extra, allowed)
+            return f"{key + '.' if key else ''}{extra}: unknown key: {hint}Allowed: {', '.join(allowed)}"
+        case "required":
+            missing = next(name for name in error.validator_value if name not in error.instance)
+            meaning = error.schema.get("properties", {}).get(missing, {}).get("description", "")
+            return f"{key + '.' if key else ''}{missing}: missing{': ' + meaning if meaning else ''}"
+        case "enum":
+            return f"{found}, allowed: {', '.join(str(value) for value in error.validator_value)}"
+        case "type":
+            types = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
+            return f"{found}, expected {' or '.join(types)}"
+        case "minimum" | "exclusiveMinimum" | "maximum" | "exclusiveMaximum":
+            sign = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most"}
+            return f"{found}, expected {sign.get(error.validator, 'less than')} {error.validator_value}"
+        case "not":
+            return f"{found}, which is not allowed: {error.schema.get('description', '')}"
+    return f"{at}{error.message}"

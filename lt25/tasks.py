@@ -1,0 +1,224 @@
+"""The tasks: what each is called, what its data and its model look like, and where its behaviour stands.
+
+What a task does is in one module for each stage, found by the task's name:
+
+    lt25/data/<task>.py              write(...)  examples to prepared tensors; collate(...)  examples to a batch
+    lt25/training/losses/<task>.py   loss(...)  a model's output and labels to a sum; metric(...)  what validation reports
+    lt25/evaluation/<task>.py        evaluate_split(...), summary(...), plots(...)
+    lt25/report/<task>.py            headline(...), and what the page shows of single examples
+
+A task of your own is a package with modules of the same functions, called data, loss, evaluation and report, and a call of
+`register`; see CONTRIBUTING.md. Nothing here imports torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+
+from lt25.config.key import Key, Section
+
+STAGES = {
+    "data": "lt25.data",
+    "loss": "lt25.training.losses",
+    "evaluation": "lt25.evaluation",
+    "report": "lt25.report",
+}
+"""Stage -> the package that holds its modules of lt25's own tasks."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    Attributes:
+        name: as experiment and dataset files write it, and what its modules are called.
+        title: for people, "Speech recognition".
+        description: what its models are, with an article, "a speech recogniser (CTC)".
+        columns: the roles that a dataset must have for it.
+        main_input: the argument of the model's forward that takes the data.
+        auto_model: the Auto class of transformers that loads its models.
+        pipeline_tag: the Hub's name for what its models do.
+        prefix: of the name of its prepared data's folder.
+        unit: what one step of its sequences is, in the plural.
+        usage: Python that loads and uses a model; ``{folder}`` stands for the model's folder.
+        prepare: the keys of an experiment's ``prepare`` section.
+        evaluation: the keys of an experiment's ``evaluation`` section.
+        package: for a task that is not lt25's own, the package of its modules.
+    """
+
+    name: str
+    title: str
+    description: str
+    columns: tuple[str, ...]
+    main_input: str
+    auto_model: str
+    pipeline_tag: str
+    prefix: str
+    unit: str
+    usage: str
+    prepare: Section
+    evaluation: Section
+    package: str | None = None
+
+    def module(self, stage: str) -> ModuleType:
+        """Import the task's module of a stage: "data", "loss", "evaluation" or "report"."""
+        return import_module(f"{self.package}.{stage}" if self.package else f"{STAGES[stage]}.{self.name}")
+
+
+TASKS: dict[str, Task] = {}
+"""Every task by its name."""
+
+
+def register(task: Task) -> None:
+    """Add a task, or replace the one of the same name."""
+    TASKS[task.name] = task
+
+
+def _evaluation(**further: Key) -> Mapping[str, Key]:
+    return {
+        "splits": Key(
+            "array",
+            ["validation", "test"],
+            "prepared splits to evaluate; `test`, or else the last, gives the headline number",
+            True,
+            {"items": {"enum": ["train", "validation", "test"]}, "minItems": 1, "uniqueItems": True},
+        ),
+        "batch_size": Key("integer", 64, "examples in a batch; documents, for a language model", False, {"minimum": 1}),
+        **further,
+    }
+
+
+register(
+    Task(
+        name="classification",
+        title="Sequence classification",
+        description="a classifier of sequences",
+        columns=("input", "label"),
+        main_input="input_features",
+        auto_model="AutoModelForSequenceClassification",
+        pipeline_tag="time-series-classification",
+        prefix="series",
+        unit="steps",
+        usage="""\
+import lt25
+from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification
+
+model = AutoModelForSequenceClassification.from_pretrained("{folder}")
+extractor = AutoFeatureExtractor.from_pretrained("{folder}")
+logits = model(**extractor(series, return_tensors="pt")).logits
+print(model.config.id2label[int(logits.argmax())])""",
+        prepare={
+            "layout": Key(
+                "string",
+                "pixels",
+                "`pixels`: a step is a pixel (1 or 3 numbers); `rows`: a row of the image (width times 1 or 3); `series`: "
+                "the input is a list of numbers",
+                True,
+                {"enum": ["pixels", "rows", "series"]},
+            ),
+            "size": Key(
+                ("array", "null"),
+                None,
+                "`[height, width]` that images are brought to; without it they must all have one size",
+                True,
+                {"items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2},
+            ),
+        },
+        evaluation=_evaluation(),
+    )
+)
+
+register(
+    Task(
+        name="speech_recognition",
+        title="Speech recognition",
+        description="a speech recogniser (CTC)",
+        columns=("audio", "text"),
+        main_input="input_features",
+        auto_model="AutoModelForCTC",
+        pipeline_tag="automatic-speech-recognition",
+        prefix="speech",
+        unit="frames of 10 ms",
+        usage="""\
+import lt25
+from transformers import pipeline
+
+recognise = pipeline("automatic-speech-recognition", "{folder}")
+print(recognise("speech.wav")["text"])""",
+        prepare={
+            "n_mels": Key("integer", 80, "mel bands", True, {"enum": [40, 80]}),
+            "sample_rate": Key("integer", 16000, "Hz; all audio is brought to it", True, {"minimum": 4000}),
+            "units": Key("string", "characters", "what the model writes", True, {"enum": ["characters"]}),
+            "alphabet": Key(
+                "string",
+                "abcdefghijklmnopqrstuvwxyz'",
+                "the characters of a transcript, in lower case, besides the space",
+                True,
+                {"minLength": 1, "pattern": "^(?!.*(.).*\\1)[^A-Z |]+$"},
+            ),
+            "faulty": Key(
+                "string",
+                "stop",
+                "`stop`: an audio file that cannot be read, or a transcript outside the alphabet, is an error; `exclude` "
+                "leaves it out, and `stats.json` counts how many",
+                True,
+                {"enum": ["stop", "exclude"]},
+            ),
+        },
+        evaluation=_evaluation(),
+    )
+)
+
+register(
+    Task(
+        name="language_modeling",
+        title="Language modelling",
+        description="a causal language model",
+        columns=("text",),
+        main_input="input_ids",
+        auto_model="AutoModelForCausalLM",
+        pipeline_tag="text-generation",
+        prefix="tokens",
+        unit="tokens",
+        usage="""\
+import lt25
+from transformers import pipeline
+
+generate = pipeline("text-generation", "{folder}")
+print(generate("def main(", max_new_tokens=50)[0]["generated_text"])""",
+        prepare={
+            "vocab_size": Key(
+                "integer",
+                4096,
+                "tokens of the byte-level BPE: the bytes and the end of a document at least",
+                True,
+                {"minimum": 257},
+            ),
+            "documents": Key(
+                "string",
+                "whole",
+                "a text is one document (`whole`); `paragraphs` (ended by an empty line) or `lines`: it is cut into them",
+                True,
+                {"enum": ["whole", "paragraphs", "lines"]},
+            ),
+        },
+        evaluation=_evaluation(
+            max_bytes=Key(
+                ("integer", "null"),
+                None,
+                "evaluate whole documents, drawn in a fixed random order, until they hold this many bytes; none: all",
+                True,
+                {"minimum": 1},
+            ),
+            prompts=Key(
+                "array",
+                [],
+                "texts to continue; none: the first lines of three evaluated documents",
+                True,
+                {"items": {"type": "string", "minLength": 1}},
+            ),
+            new_tokens=Key("integer", 96, "the most tokens of a continuation; 0: no samples", True, {"minimum": 0}),
+        ),
+    )
+)
