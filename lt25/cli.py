@@ -1,7 +1,7 @@
-"""The command line: ``lt25 download|prepare|configure|train|export|evaluate|report|...``.
+"""The command line: ``lt25 download|prepare|configure|train|export|evaluate|report|config|check``.
 
-Each command is one stage of the chain and can be run by hand. A command imports what it needs when it runs, so that ``--help``
-answers at once.
+Each command is one stage of the chain and can be run by hand. A command that takes an experiment takes overrides of it too,
+``--optimizer.lr 1e-3``. A command imports what it needs when it runs, so that ``--help`` answers at once.
 """
 
 import argparse
@@ -11,14 +11,25 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lt25.config.overrides import split_arguments
 from lt25.errors import UserError
+
+if TYPE_CHECKING:
+    from lt25.experiment import Experiment
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status: 0, 2 after a user's error, 130 when stopped."""
-    options = _parser().parse_args(arguments)
     try:
+        others, overrides = split_arguments(sys.argv[1:] if arguments is None else arguments)
+        options = _parser().parse_args(others)
+        options.overrides = overrides
+        if overrides and not options.takes_overrides:
+            raise UserError(
+                f"lt25 {others[0]}: takes no overrides of an experiment: leave out --{overrides[0].split('=')[0]}"
+            )
         return options.run(options) or 0
     except UserError as error:
         print(f"lt25: error: {error}", file=sys.stderr)
@@ -37,14 +48,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name, run, help):
-        sub = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
-        sub.set_defaults(run=run)
+    def command(name, run, help, overrides=True):
+        sub = commands.add_parser(
+            name,
+            help=help,
+            description=f"{help[0].upper()}{help[1:]}.",
+            epilog="--SECTION.KEY VALUE sets a key of the experiment for this once." if overrides else None,
+            allow_abbrev=False,
+        )
+        sub.set_defaults(run=run, takes_overrides=overrides)
         return sub
 
     experiment = {"metavar": "EXPERIMENT", "help": "a name in config/experiments/, or a path"}
 
-    sub = command("download", _download, "fetch a dataset, or check one that is there, into data/raw/")
+    sub = command("download", _download, "fetch a dataset, or check one that is there, into data/raw/", overrides=False)
     sub.add_argument("dataset", metavar="DATASET", help="a name in config/datasets/, or a path")
 
     sub = command("prepare", _prepare, "turn an experiment's dataset into what its model reads, in data/processed/")
@@ -73,7 +90,19 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("experiments", nargs="+", **experiment)
     sub.add_argument("--output", type=Path, default=Path("results/report.html"), help="default: %(default)s")
     sub.add_argument("--table", type=Path, metavar="FILE", help="instead, renew the results table in a Markdown file")
+
+    sub = command("config", _config, "print an experiment with every value resolved, and where each comes from")
+    sub.add_argument("experiment", **experiment)
+
+    sub = command("check", _check, "check experiments, and what they need, before anything runs")
+    sub.add_argument("experiments", nargs="*", **{**experiment, "help": f"{experiment['help']}; default: all"})
     return parser
+
+
+def _load(options: argparse.Namespace) -> "Experiment":
+    from lt25.experiment import load_experiment
+
+    return load_experiment(options.experiment, options.overrides)
 
 
 def _download(options: argparse.Namespace) -> None:
@@ -85,24 +114,22 @@ def _download(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
+    experiment = _load(options)
     from lt25.data.prepare import prepare
-    from lt25.experiment import load_experiment
 
-    prepare(load_experiment(options.experiment))
+    prepare(experiment)
 
 
 def _configure(options: argparse.Namespace) -> None:
-    from lt25.experiment import load_experiment
     from lt25.training.job import write_job
 
-    write_job(load_experiment(options.experiment))
+    write_job(_load(options))
 
 
 def _train(options: argparse.Namespace) -> None:
-    from lt25.experiment import load_experiment
     from lt25.training.job import write_job
 
-    experiment = load_experiment(options.experiment)
+    experiment = _load(options)
     job = write_job(experiment)
     os.chdir(experiment.root)
     command = [*_launcher(), "-m", "lt25.training", "--job.config_file", os.path.relpath(job)]
@@ -142,32 +169,44 @@ def _export(options: argparse.Namespace) -> None:
 
         import_model(*options.to_dcp)
         return
+    experiment = _load(options)
     from lt25.checkpoints.export import export
-    from lt25.experiment import load_experiment
 
-    export(load_experiment(options.experiment), options.step)
+    export(experiment, options.step)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from lt25.evaluation import evaluate
-    from lt25.experiment import load_experiment
 
-    experiment, step = load_experiment(options.experiment), options.step
+    experiment, step = _load(options), options.step
     part = "" if step is None else f"step-{step}"
-    evaluate(
-        experiment, experiment.results_dir / "hf" / part, experiment.results_dir / "evaluation" / part, step is not None
-    )
+    evaluate(experiment, experiment.results_dir / "hf" / part, experiment.evaluation_dir / part, step is not None)
 
 
 def _report(options: argparse.Namespace) -> None:
     from lt25 import report
     from lt25.experiment import load_experiment
 
-    experiments = [load_experiment(name) for name in options.experiments]
+    experiments = [load_experiment(name, options.overrides) for name in options.experiments]
     if options.table:
         report.renew_table(experiments, options.table)
     else:
         report.build(experiments, options.output)
+
+
+def _config(options: argparse.Namespace) -> None:
+    from lt25.config.describe import describe
+
+    experiment = _load(options)
+    print(f"# {experiment.name}: {experiment.results_dir.relative_to(experiment.root)}")
+    print(f"# prepared data: {experiment.processed_dir.relative_to(experiment.root)}")
+    print(describe(*experiment.resolved()))
+
+
+def _check(options: argparse.Namespace) -> int:
+    from lt25.check import check
+
+    return check(options.experiments, options.overrides)
 
 
 if __name__ == "__main__":

@@ -1,65 +1,43 @@
-"""From a YAML file to a validated experiment.
+"""From a YAML file to a validated experiment, in which every value is resolved.
 
-One experiment is one file of ``config/experiments/``, one dataset one file of ``config/datasets/``. Both are checked
-against the JSON schemas in ``workflow/schemas/`` when they are read, and every complaint is one line: file, key, what
-was found, what is allowed. Nothing here imports torch, so that the DAG is built in no time.
+One experiment is one file of ``config/experiments/``, one dataset one file of ``config/datasets/``. What they may say stands in
+`lt25.config.sections`, `lt25.tasks` and `lt25.models.families`. Every complaint is one line: file, key, what was found, what is
+allowed. Nothing here imports torch.
 """
 
-import difflib
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any
 
-import yaml
-
+from lt25.config import overrides as on_command_line
+from lt25.config.files import read_model, read_yaml
+from lt25.config.key import OPTIONAL, Section, check, flat, identity, resolve, suggestion
+from lt25.config.sections import CONFIG, DATASET, EXPERIMENT, HIDDEN, JOB, MODEL, SET
 from lt25.errors import UserError
+from lt25.files import read_json
+from lt25.models import families
+from lt25.tasks import TASKS, Task
 
-if TYPE_CHECKING:
-    import jsonschema
-
-Task = Literal["classification", "speech_recognition", "language_modeling"]
-TASKS: tuple[str, ...] = get_args(Task)
-
-# The prefix of a prepared dataset's directory name.
-RECIPES = {"classification": "series", "speech_recognition": "speech", "language_modeling": "tokens"}
-
-# What lt25 decides differently from torchtitan 0.2.2; an experiment file overrides it key by key.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "checkpoint": {"enable": True, "folder": "checkpoints", "last_save_model_only": False},
-    "metrics": {"enable_tensorboard": True, "disable_color_printing": True},
-    "activation_checkpoint": {"mode": "none"},
-    "debug": {"seed": 0},
-}
-
-# The sections of a job file that are torchtitan's and that an experiment file may set.
-SECTIONS = (
-    "training",
-    "optimizer",
-    "lr_scheduler",
-    "checkpoint",
-    "parallelism",
-    "activation_checkpoint",
-    "compile",
-    "metrics",
-    "profiling",
-    "comm",
-    "debug",
-)
+DEFAULT = "default"
+"""The origin of a value that nobody gave."""
 
 
 @dataclass(frozen=True)
 class Dataset:
     """One file of ``config/datasets/``: where a dataset comes from and which of its columns and splits are used.
 
-    ``origin`` has one of the keys ``builder``, ``hub`` or ``path``; ``columns`` maps a role (``input``, ``label``,
-    ``audio``, ``text``) to a column's name; ``splits`` maps ``train``, ``validation`` and ``test`` to the source's
-    split, or to a held-out part of one, ``{"from": "train", "fraction": 0.1}``. All other keys are in ``options``.
+    Attributes:
+        name: of the file, without its suffix.
+        title, licence, homepage: for people.
+        origin: has one of the keys ``builder``, ``hub`` or ``path``.
+        columns: role (``input``, ``label``, ``audio``, ``text``) -> name of the column.
+        splits: ``train``, ``validation`` and ``test`` -> the source's split, or a held-out part of one,
+            ``{"from": "train", "fraction": 0.1}``.
+        options: the other keys, ``tasks`` and ``labels``.
     """
 
     name: str
@@ -71,31 +49,78 @@ class Dataset:
     splits: dict[str, Any]
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What decides the prepared data."""
+        return identity({"columns": self.columns, "splits": self.splits, **self.options}, DATASET)
+
 
 @dataclass(frozen=True)
 class Experiment:
-    """One file of ``config/experiments/``, validated, with the directories that its stages fill.
+    """One file of ``config/experiments/``, validated and resolved, with the directories that its stages fill.
 
-    ``model`` is a Hugging Face config without the fields that the data decides; ``job`` holds torchtitan's sections
-    with lt25's defaults filled in; ``prepare`` and ``evaluation`` are the options of those two stages.
+    Attributes:
+        name: of the file, without its suffix; of a variant, with what was overridden.
+        path: the file, relative to ``root``.
+        root: the project's directory.
+        task: the task's name.
+        dataset: the dataset.
+        prepare: the resolved options of preparation.
+        model: a Hugging Face config without the fields that the data decides.
+        init_from: another experiment, whose exported model training starts from.
+        evaluation: the resolved options of evaluation.
+        job: the resolved sections of a training job.
+        origins: dotted key -> the file that its value comes from, ``default`` or ``command line``.
+        overrides: what the command line changed, by dotted key.
     """
 
     name: str
     path: Path
     root: Path
-    task: Task
+    task: str
     dataset: Dataset
     prepare: dict[str, Any]
     model: dict[str, Any]
     init_from: str | None
     evaluation: dict[str, Any]
     job: dict[str, dict[str, Any]]
+    origins: dict[str, str] = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def resolved(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return all values, in the sections of an experiment file, and where each comes from, by dotted key.
+
+        What the data decides of the model is among them once it is prepared.
+        """
+        values = {
+            "task": self.task,
+            "dataset": self.dataset.name,
+            "prepare": self.prepare,
+            "model": dict(self.model),
+            "init_from": self.init_from,
+            "evaluation": self.evaluation,
+            **self.job,
+        }
+        origins = dict(self.origins)
+        stats = self.processed_dir / "stats.json"
+        if stats.is_file():
+            decided = read_json(stats, "")["model"]
+            values["model"] |= decided
+            origins |= {f"model.{key}": "the prepared data" for key in decided}
+        return values, origins
 
     @property
-    def recipe(self) -> str:
+    def preparation(self) -> str:
         """Name of the prepared data: the same for two experiments exactly when they prepare the same thing."""
-        shape = [self.task, self.prepare, self.dataset.columns, self.dataset.splits, self.dataset.options]
-        return f"{RECIPES[self.task]}-{digest(shape)[:8]}"
+        task = TASKS[self.task]
+        shape = [task.name, task.preparation_version, identity(self.prepare, task.prepare), self.dataset.shape]
+        return f"{task.prefix}-{digest(shape)[:8]}"
+
+    @property
+    def arguments(self) -> str:
+        """What a command takes to mean this experiment: its name, and the overrides."""
+        given = (f"--{key} {json.dumps(value, default=str)}" for key, value in self.overrides.items())
+        return " ".join([self.path.stem, *given])
 
     @property
     def raw_dir(self) -> Path:
@@ -103,19 +128,24 @@ class Experiment:
 
     @property
     def processed_dir(self) -> Path:
-        return self.root / "data" / "processed" / self.dataset.name / self.recipe
+        return self.root / "data" / "processed" / self.dataset.name / self.preparation
 
     @property
     def results_dir(self) -> Path:
         return self.root / "results" / self.name
 
     @property
+    def evaluation_dir(self) -> Path:
+        """Where numbers and plots go: apart from the experiment's own, if options of the evaluation are overridden."""
+        return self.root / "results" / f"{self.path.stem}{on_command_line.variant(self.overrides)}" / "evaluation"
+
+    @property
     def kept_steps(self) -> list[int]:
         """The steps whose checkpoints a finished run has kept, ascending; the last is the final step."""
         steps, checkpoint = self.job["training"]["steps"], self.job["checkpoint"]
-        interval = checkpoint.get("interval", 500)
+        interval = checkpoint["interval"]
         saved = sorted({*range(interval, steps + 1, interval), steps})
-        return saved[-checkpoint.get("keep_latest_k", 10) :]
+        return saved[-checkpoint["keep_latest_k"] :]
 
 
 def digest(value: Any) -> str:
@@ -124,58 +154,36 @@ def digest(value: Any) -> str:
 
 
 def project_root() -> Path:
-    """Return the project directory: the nearest one, from here upwards, that holds ``config/`` and ``workflow/``.
+    """Return the project directory: the nearest one, from here upwards, that holds ``config/experiments/``.
 
     Raises:
         UserError: if there is none.
     """
     for folder in (Path.cwd(), *Path.cwd().parents):
-        if (folder / "config").is_dir() and (folder / "workflow" / "schemas").is_dir():
+        if (folder / "config" / "experiments").is_dir():
             return folder
-    raise UserError(f"{Path.cwd()}: not inside an lt25 project (config/ and workflow/schemas/): cd into one")
+    raise UserError(f"{Path.cwd()}: not inside an lt25 project (a folder with config/experiments/): cd into one")
 
 
-def load_experiment(path: str | Path) -> Experiment:
-    """Read and validate an experiment file.
+def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
+    """Read, check and resolve an experiment.
 
     Args:
         path: the YAML file, or the bare name of one in ``config/experiments/``.
+        overrides: "key=value" with a dotted key, as on the command line: "optimizer.lr=1e-3".
 
     Raises:
-        UserError: if the file is missing, is not YAML, or has a key or value that the schema does not allow.
+        UserError: if a file is missing or is not YAML, or a key or value is not allowed or does not fit the others.
     """
     root = project_root()
     path = Path(path)
     if path.suffix not in (".yaml", ".yml"):
         path = root / "config" / "experiments" / f"{path}.yaml"
-    path = Path(os.path.relpath(path, root))
-    raw = _read_yaml(root / path, "experiment")
-    _validate(raw, root / "workflow" / "schemas" / "experiment.schema.json", path)
-
-    model = dict(raw["model"])
-    if base := model.pop("base", None):
-        model = {**_read_json(root / base, f"{path}: model.base"), **model}
-    if "model_type" not in model:
-        raise UserError(f"{path}: model.model_type: missing: name a model type (lt25_hgrn) or a `base:` file")
-
-    job = {section: {**DEFAULTS.get(section, {}), **raw.get(section, {})} for section in SECTIONS}
-    _check_job(job, path)
-    return Experiment(
-        name=path.stem,
-        path=path,
-        root=root,
-        task=raw["task"],
-        dataset=load_dataset_config(raw["dataset"], root),
-        prepare=raw.get("prepare", {}),
-        model=model,
-        init_from=raw.get("init_from"),
-        evaluation=raw.get("evaluation", {}),
-        job={section: values for section, values in job.items() if values},
-    )
+    return _load(Path(os.path.relpath(path, root)), on_command_line.parse(overrides), root, ())
 
 
 def load_dataset_config(name: str | Path, root: Path | None = None) -> Dataset:
-    """Read and validate a dataset file: a path, or the bare name of one in ``config/datasets/``.
+    """Read, check and resolve a dataset file: a path, or the bare name of one in ``config/datasets/``.
 
     Raises:
         UserError: as `load_experiment`.
@@ -184,156 +192,236 @@ def load_dataset_config(name: str | Path, root: Path | None = None) -> Dataset:
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         path = root / "config" / "datasets" / f"{name}.yaml"
-    shown = Path(os.path.relpath(path, root))
-    raw = _read_yaml(path if path.is_absolute() else root / path, "dataset")
-    _validate(raw, root / "workflow" / "schemas" / "dataset.schema.json", shown)
-    known = ("title", "licence", "homepage", "origin", "columns", "splits")
-    return Dataset(
-        name=path.stem,
-        title=raw["title"],
-        licence=raw["licence"],
-        homepage=raw.get("homepage", ""),
-        origin=raw["origin"],
-        columns=raw.get("columns", {}),
-        splits=raw.get("splits", {}),
-        options={key: value for key, value in raw.items() if key not in known},
-    )
+    path = path if path.is_absolute() else root / path
+    written = read_yaml(path, "dataset")
+    check(written, _dataset_section(), os.path.relpath(path, root))
+    values = resolve(written, DATASET)
+    options = {key: values.pop(key) for key in ("tasks", "labels")}
+    return Dataset(name=path.stem, options=options, **values)
 
 
 def load_config(path: str | Path = "config/config.yaml") -> dict[str, Any]:
-    """Read and validate the project's ``config/config.yaml``.
+    """Read, check and resolve the project's ``config/config.yaml``.
 
     Raises:
         UserError: as `load_experiment`.
     """
-    root = project_root()
-    raw = _read_yaml(root / path, "configuration")
-    _validate(raw, root / "workflow" / "schemas" / "config.schema.json", Path(path))
-    return raw
+    written = read_yaml(project_root() / path, "configuration")
+    check(written, CONFIG, str(path))
+    return resolve(written, CONFIG)
+
+
+def plugin_names(root: Path) -> list[str]:
+    """Return the plugins that a project's config/config.yaml names; none if it has no such file."""
+    return load_config()["plugins"] if (root / "config" / "config.yaml").is_file() else []
 
 
 def hub_mirror() -> Path | None:
     """Return the local mirror of the Hub that ``LT25_HUB_MIRROR`` or config/config.yaml's ``hub_mirror`` names."""
-    name = os.environ.get("LT25_HUB_MIRROR") or load_config().get("hub_mirror")
+    name = os.environ.get("LT25_HUB_MIRROR") or load_config()["hub_mirror"]
     return Path(name).expanduser() if name else None
 
 
-def _check_job(job: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    training, schedule = job["training"], job["lr_scheduler"]
-    local, total = training.get("local_batch_size", 8), training.get("global_batch_size", -1)
+def _load(path: Path, overrides: Mapping[str, Any], root: Path, descendants: tuple[str, ...]) -> Experiment:
+    """As `load_experiment`; ``descendants`` are the experiments that start, directly or not, from this one."""
+    written, where = read_yaml(root / path, "experiment"), str(path)
+    values, base = _resolve(written, where, root)
+    if overrides:
+        before = {**flat(values), **flat(written)}
+        _check_overrides(overrides)
+        written = on_command_line.merge(written, overrides)
+        values, base = _resolve(written, on_command_line.WHERE, root)
+        after = {**flat(written), **flat(values)}
+        overrides = {key: after[key] for key in overrides if before.get(key, DEFAULT) != after[key]}
+        where = f"{path}, with what the command line sets"
+
+    trained = {key: value for key, value in overrides.items() if not key.startswith("evaluation.")}
+    experiment = Experiment(
+        name=f"{path.stem}{on_command_line.variant(trained)}",
+        path=path,
+        root=root,
+        task=values["task"],
+        dataset=load_dataset_config(values["dataset"], root),
+        prepare=values["prepare"],
+        model=values["model"],
+        init_from=values["init_from"],
+        evaluation=values["evaluation"],
+        job={name: values[name] for name in JOB},
+        origins=_origins(values, written, base, overrides, path),
+        overrides=dict(overrides),
+    )
+    _check_data(experiment)
+    _check_model(experiment, base, where)
+    _check_job(experiment, where)
+    _check_start(experiment, (*descendants, path.stem))
+    return experiment
+
+
+def _resolve(written: Mapping[str, Any], where: str, root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Check what an experiment file says and fill in the defaults.
+
+    Returns:
+        The values of all keys and sections, and the content of the file that ``model.base`` names.
+    """
+    for name, hidden in HIDDEN.items():
+        section = written.get(name)
+        for key in section if isinstance(section, Mapping) else ():
+            if key in hidden:
+                raise UserError(f"{where}: {name}.{key}: not for an experiment: {hidden[key]}: remove the key")
+    common = {name: replace(key, default=OPTIONAL) for name, key in MODEL.items()}
+    top = {**EXPERIMENT, "task": replace(EXPERIMENT["task"], bounds={"enum": list(TASKS)})}
+    check(written, top, where)
+    check(
+        {"model": {name: value for name, value in written["model"].items() if name in common}},
+        {"model": replace(EXPERIMENT["model"], keys=common)},
+        where,
+    )
+
+    task, own = TASKS[written["task"]], dict(written["model"])
+    path = own.pop("base", None)
+    base = read_model(root / path, f"{where}: model.base") if path else {}
+    model = {**base, **own}
+    if "model_type" not in model:
+        raise UserError(f"{where}: model.model_type: missing: name a model type (lt25_hgrn) or a `base:` file")
+    try:
+        keys = families.find(model["model_type"]).model_keys()
+    except UserError as error:
+        raise UserError(f"{where if 'model_type' in own else path}: model.model_type: {error}") from None
+    known = None if keys is None else {**common, **keys}
+    if known is not None:
+        check(base, known, path)
+        model = {**model, **resolve(model, keys)}
+    sections = {
+        **top,
+        "prepare": replace(top["prepare"], keys=task.prepare),
+        "model": replace(top["model"], keys=known),
+        "evaluation": replace(top["evaluation"], keys=task.evaluation),
+    }
+    check(written, sections, where)
+    values = {**resolve(written, sections), "model": model}
+    for name, fixed in SET.items():
+        values[name] = {**values[name], **fixed}
+    return values, base
+
+
+def _origins(
+    values: Mapping[str, Any],
+    written: Mapping[str, Any],
+    base: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    path: Path,
+) -> dict[str, str]:
+    """Return where each value comes from, by dotted key."""
+    given = flat(written)
+    in_base = dict.fromkeys(flat({"model": base}), written["model"]["base"]) if base else {}
+    origins = {key: in_base.get(key, DEFAULT) for key in flat(values)}
+    origins |= {key: str(path) for key in origins if key in given}
+    origins |= {key: on_command_line.WHERE for key in origins if key in overrides}
+    return origins | {f"{name}.{key}": "lt25" for name, fixed in SET.items() for key in fixed}
+
+
+def _dataset_section() -> Section:
+    """Return the keys of a dataset file, with the tasks that there are and the roles that they have."""
+    roles = {role: {"type": "string", "minLength": 1} for task in TASKS.values() for role in task.columns}
+    roles |= {role: {"type": "string", "minLength": 1} for role in ("group", "id")}
+    columns = {"minProperties": 1, "additionalProperties": False, "properties": roles}
+    return {
+        **DATASET,
+        "tasks": replace(DATASET["tasks"], bounds={"items": {"enum": list(TASKS)}, "minItems": 1}),
+        "columns": replace(DATASET["columns"], bounds=columns),
+    }
+
+
+def _check_overrides(overrides: Mapping[str, Any]) -> None:
+    sections = [name for name, key in EXPERIMENT.items() if key.type == "object"]
+    for key in overrides:
+        if (section := key.split(".")[0]) not in sections:
+            hint = suggestion(section, sections)
+            raise UserError(
+                f"{on_command_line.WHERE}: {key}: no section {section}: {hint}There are: {', '.join(sections)}"
+            )
+
+
+def _check_data(experiment: Experiment) -> None:
+    dataset = experiment.dataset
+    if experiment.task not in dataset.options["tasks"]:
+        raise UserError(f"{experiment.path}: task: {dataset.name} is for {', '.join(dataset.options['tasks'])}")
+    for role in TASKS[experiment.task].columns:
+        if role not in dataset.columns:
+            raise UserError(f"config/datasets/{dataset.name}.yaml: columns.{role}: missing: {experiment.task} needs it")
+
+
+def _check_model(experiment: Experiment, base: Mapping[str, Any], where: str) -> None:
+    task, family = TASKS[experiment.task], families.find(experiment.model["model_type"])
+    if not any(TASKS[name].auto_model == task.auto_model for name in family.tasks):
+        raise UserError(
+            f"{where}: model.model_type: {family.model_type} is for {', '.join(family.tasks)}, not {task.name}"
+        )
+    for architecture in experiment.model.get("architectures", ()):
+        for other in TASKS.values():
+            if _made_for(architecture, other) and not _made_for(architecture, task):
+                key = "base" if architecture in base.get("architectures", ()) else "architectures"
+                raise UserError(
+                    f"{where}: model.{key}: made for {architecture}, which does {other.name}, and the task is "
+                    f"{task.name}: name a model of this task"
+                )
+
+
+def _made_for(architecture: str, task: Task) -> bool:
+    return architecture.endswith(task.auto_model.removeprefix("AutoModel"))
+
+
+def _check_job(experiment: Experiment, where: str) -> None:
+    """Compare the sections of a job with each other and with the model's family."""
+    training, schedule, parallelism = (experiment.job[name] for name in ("training", "lr_scheduler", "parallelism"))
+    local, total, steps = training["local_batch_size"], training["global_batch_size"], training["steps"]
     if total > 0 and total % local:
         raise UserError(
-            f"{path}: training.global_batch_size: {total} is no multiple of "
-            f"training.local_batch_size, {local}: change one"
+            f"{where}: training.global_batch_size: {total} is no multiple of training.local_batch_size, {local}: change one"
         )
-    if schedule.get("warmup_steps", 200) > training["steps"]:
+    if schedule["warmup_steps"] > (schedule["total_steps"] or steps):
+        of = "lr_scheduler.total_steps" if schedule["total_steps"] else "training.steps"
         raise UserError(
-            f"{path}: lr_scheduler.warmup_steps: {schedule.get('warmup_steps', 200)} is more than training.steps, "
-            f"{training['steps']}: lower it"
+            f"{where}: lr_scheduler.warmup_steps: {schedule['warmup_steps']} is more than {of}, "
+            f"{schedule['total_steps'] or steps}: lower it"
         )
+    validation, keep = experiment.job["validation"], experiment.job["checkpoint"]["keep"]
+    for key, wants in (("validation.patience", validation["patience"] > 0), ("checkpoint.keep", keep == "best")):
+        if wants and not validation["freq"]:
+            raise UserError(
+                f"{where}: {key}: needs validation: set validation.freq to a number of steps, {steps} at most"
+            )
+        if wants and validation["freq"] > steps:
+            raise UserError(
+                f"{where}: validation.freq: {validation['freq']} is more than training.steps, {steps}, so there is no "
+                f"validation, which {key} needs: lower it"
+            )
+    if not experiment.job["checkpoint"]["enable"] and keep == "best":
+        raise UserError(f"{where}: checkpoint.keep: best needs checkpoint.enable: set it to true")
+    family = families.find(experiment.model["model_type"])
+    for kind in ("tensor", "pipeline", "context"):
+        degree = parallelism[f"{kind}_parallel_degree"]
+        if degree > 1 and kind not in family.parallelism:
+            raise UserError(
+                f"{where}: parallelism.{kind}_parallel_degree: found {degree}: {family.model_type} has no {kind} "
+                f"parallelism: set it to 1"
+            )
 
 
-def _read_yaml(path: Path, kind: str) -> dict[str, Any]:
-    shown = os.path.relpath(path)
-    if not path.is_file():
-        there = sorted(file.stem for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        close = difflib.get_close_matches(path.stem, there, 1)
-        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(there) or 'none'}"
-        raise UserError(f"{shown}: no such {kind} file: {hint}")
-    try:
-        raw = yaml.load(path.read_text(), Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{shown}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{shown}: expected keys and values, found {_show(raw)}")
-    return raw
-
-
-def _read_json(path: Path, where: str) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{where}: no such file: {os.path.relpath(path)}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{os.path.relpath(path)}:{error.lineno}: not valid JSON: {error.msg}") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which ``1e-3`` is a number, as everybody who writes a learning rate expects, and no key stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*(?:[eE][-+]?[0-9]+)|[0-9]+\.[0-9_]*|\.[0-9]+|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-    ),
-    list("-+0123456789."),
-)
-
-
-@cache
-def _validator(schema: Path) -> "jsonschema.Draft202012Validator":
-    # Imported here, because a trainer reads no experiment file.
-    import jsonschema
-    import referencing.jsonschema
-
-    documents = {file.name: json.loads(file.read_text()) for file in schema.parent.glob("*.schema.json")}
-    registry = referencing.Registry().with_resources(
-        (name, referencing.jsonschema.DRAFT202012.create_resource(document)) for name, document in documents.items()
-    )
-    return jsonschema.Draft202012Validator(documents[schema.name], registry=registry)
-
-
-def _validate(raw: Mapping[str, Any], schema: Path, shown: Path) -> None:
-    from jsonschema.exceptions import best_match
-
-    error = best_match(_validator(schema).iter_errors(raw))
-    if error is not None:
-        raise UserError(f"{shown}: {_explain(error)}")
-
-
-def _explain(error: "jsonschema.ValidationError") -> str:
-    """Say in one line what a schema violation means: key, what was found, what is allowed."""
-    key = ".".join(str(part) for part in error.absolute_path)
-    at = f"{key}: " if key else ""
-    match error.validator:
-        case "additionalProperties":
-            allowed = sorted(error.schema.get("properties", {}))
-            extra = next(name for name in error.instance if name not in allowed)
-            close = difflib.get_close_matches(str(extra), allowed, 1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            return f"{key + '.' if key else ''}{extra}: unknown key: {hint}Allowed: {', '.join(allowed)}"
-        case "required":
-            missing = next(name for name in error.validator_value if name not in error.instance)
-            meaning = error.schema.get("properties", {}).get(missing, {}).get("description", "")
-            return f"{key + '.' if key else ''}{missing}: missing{': ' + meaning if meaning else ''}"
-        case "enum":
-            return f"{at}found {_show(error.instance)}, allowed: {_list(error.validator_value)}"
-        case "type":
-            types = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
-            return f"{at}found {_show(error.instance)}, expected {' or '.join(types)}"
-        case "minimum" | "exclusiveMinimum" | "maximum" | "exclusiveMaximum":
-            sign = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most"}
-            bound = f"{sign.get(error.validator, 'less than')} {error.validator_value}"
-            return f"{at}found {_show(error.instance)}, expected {bound}"
-        case "not":
-            return f"{at}found {_show(error.instance)}, which is not allowed: {error.schema.get('description', '')}"
-    return f"{at}{error.message}"
-
-
-def _list(values: Iterable[Any]) -> str:
-    return ", ".join(str(value) for value in values)
-
-
-def _show(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) < 60 else f"{text[:57]}..."
+def _check_start(experiment: Experiment, chain: tuple[str, ...]) -> None:
+    """Check the experiment whose model training starts from; ``chain`` ends with this one."""
+    start = experiment.init_from
+    if start is None:
+        return
+    where = f"{experiment.path}: init_from"
+    if start in chain:
+        raise UserError(f"{where}: a circle: {' starts from '.join((*chain, start))}: end it somewhere")
+    parent = _load(Path("config/experiments") / f"{start}.yaml", {}, experiment.root, chain)
+    for what, here, there in (
+        ("task", experiment.task, parent.task),
+        ("model type", experiment.model["model_type"], parent.model["model_type"]),
+    ):
+        if here != there:
+            raise UserError(
+                f"{where}: {start} has the {what} {there}, this experiment {here}: start from one of the same"
+            )

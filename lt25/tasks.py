@@ -44,6 +44,7 @@ class Task:
         usage: Python that loads and uses a model; ``{folder}`` stands for the model's folder.
         prepare: the keys of an experiment's ``prepare`` section.
         evaluation: the keys of an experiment's ``evaluation`` section.
+        preparation_version: of the code that prepares; where it gives other data for the same options, it is raised by one.
         package: for a task that is not lt25's own, the package of its modules.
     """
 
@@ -59,6 +60,7 @@ class Task:
     usage: str
     prepare: Section
     evaluation: Section
+    preparation_version: int = 1
     package: str | None = None
 
     def module(self, stage: str) -> ModuleType:

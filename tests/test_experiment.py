@@ -1,6 +1,7 @@
 """Experiment files: what is filled in, and what each mistake is answered with."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import yaml
 
 from lt25 import experiment as config
 from lt25.errors import UserError
+from lt25.tasks import TASKS
 
 REPOSITORY = Path(__file__).parents[1]
 GOOD = {
@@ -23,15 +25,14 @@ GOOD = {
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project whose only experiment is what the test makes of `GOOD`."""
-    for name in ("config/datasets", "config/models", "workflow/schemas"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "config" / "experiments").mkdir(parents=True)
+    for name in ("config/datasets", "config/models"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
-    (tmp_path / "config" / "experiments").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def write(project, change=None, text=None):
+def write(project, change=None, text=None, name="tiny"):
     experiment = json.loads(json.dumps(GOOD))
     for key, value in (change or {}).items():
         *path, last = key.split(".")
@@ -39,19 +40,20 @@ def write(project, change=None, text=None):
         for part in path:
             place = place.setdefault(part, {})
         place[last] = value
-    (project / "config" / "experiments" / "tiny.yaml").write_text(text or yaml.safe_dump(experiment))
+    (project / "config" / "experiments" / f"{name}.yaml").write_text(text or yaml.safe_dump(experiment))
 
 
 def test_defaults_are_filled_in_and_overridden_key_by_key(project):
     write(project, {"checkpoint.interval": 5})
     experiment = config.load_experiment("tiny")
-    assert experiment.job["checkpoint"] == {
-        "enable": True,
-        "folder": "checkpoints",
-        "last_save_model_only": False,
-        "interval": 5,
-    }
-    assert experiment.job["training"] == GOOD["training"]
+    checkpoint = experiment.job["checkpoint"]
+    assert (checkpoint["interval"], checkpoint["enable"], checkpoint["keep_latest_k"]) == (5, True, 10)
+    assert (checkpoint["folder"], checkpoint["last_save_model_only"]) == ("checkpoints", False)
+    assert experiment.job["training"]["steps"] == 10
+    assert experiment.job["training"]["seq_len"] == 2048
+    assert experiment.prepare == {"layout": "pixels", "size": None}
+    assert experiment.evaluation == {"splits": ["validation", "test"], "batch_size": 64}
+    assert (experiment.model["hidden_size"], experiment.model["num_hidden_layers"]) == (8, 24)
     assert experiment.results_dir == project / "results" / "tiny"
     assert experiment.kept_steps == [5, 10]
 
@@ -66,13 +68,103 @@ def test_kept_steps_follow_interval_last_step_and_keep_latest_k(project):
     assert config.load_experiment("tiny").kept_steps == [6, 9, 10]
 
 
-def test_recipes_differ_exactly_when_the_prepared_data_does(project):
+def test_preparations_differ_exactly_when_the_prepared_data_does(project, monkeypatch):
     write(project)
-    first = config.load_experiment("tiny").recipe
-    write(project, {"optimizer.lr": 2e-3})
-    assert config.load_experiment("tiny").recipe == first
+    first = config.load_experiment("tiny").preparation
+    for same in ({"optimizer.lr": 2e-3}, {"prepare": {}}, {"prepare": {"layout": "pixels"}}, {"prepare.size": None}):
+        write(project, same)
+        assert config.load_experiment("tiny").preparation == first
     write(project, {"prepare": {"layout": "rows"}})
-    assert config.load_experiment("tiny").recipe != first
+    assert config.load_experiment("tiny").preparation != first
+    write(project)
+    task = TASKS["classification"]
+    monkeypatch.setitem(TASKS, task.name, replace(task, preparation_version=task.preparation_version + 1))
+    assert config.load_experiment("tiny").preparation != first
+    default = replace(task.prepare["layout"], default="rows")
+    monkeypatch.setitem(TASKS, task.name, replace(task, prepare={**task.prepare, "layout": default}))
+    assert config.load_experiment("tiny").preparation != first
+
+
+def test_each_value_knows_where_it_comes_from(project):
+    write(project, {"model": {"base": "config/models/hgrn_classifier_tiny.json", "dropout": 0.2}})
+    origins = config.load_experiment("tiny", ["optimizer.lr=1"]).origins
+    assert origins["training.steps"] == origins["model.dropout"] == "config/experiments/tiny.yaml"
+    assert origins["model.hidden_size"] == "config/models/hgrn_classifier_tiny.json"
+    assert origins["model.norm_eps"] == origins["checkpoint.interval"] == origins["prepare.layout"] == "default"
+    assert origins["optimizer.lr"] == "command line"
+    assert origins["checkpoint.folder"] == "lt25"
+
+
+def test_overrides_make_a_variant_with_results_of_its_own(project):
+    write(project)
+    plain = config.load_experiment("tiny")
+    variant = config.load_experiment("tiny", ["training.steps=20", "optimizer.lr=1e-2"])
+    assert variant.name == "tiny@optimizer.lr=0.01,training.steps=20"
+    assert variant.results_dir == project / "results" / variant.name
+    assert variant.arguments == "tiny --training.steps 20 --optimizer.lr 0.01"
+    assert (variant.job["training"]["steps"], variant.job["optimizer"]["lr"]) == (20, 0.01)
+    assert variant.processed_dir == plain.processed_dir
+    assert config.load_experiment("tiny", ["prepare.layout=rows"]).processed_dir != plain.processed_dir
+
+
+def test_an_override_by_what_the_file_says_is_no_variant(project):
+    write(project)
+    same = config.load_experiment("tiny", ["optimizer.lr=1e-3", "checkpoint.interval=500", "training.max_norm=1"])
+    assert (same.name, same.overrides) == ("tiny", {})
+
+
+def test_options_of_the_evaluation_leave_the_model_where_it_is(project):
+    write(project)
+    plain = config.load_experiment("tiny")
+    assert plain.evaluation_dir == project / "results" / "tiny" / "evaluation"
+    variant = config.load_experiment("tiny", ["evaluation.batch_size=2"])
+    assert variant.results_dir == plain.results_dir
+    assert variant.evaluation_dir == project / "results" / "tiny@evaluation.batch_size=2" / "evaluation"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lrr=1", "command line: optimizer.lrr: unknown key: did you mean lr?"),
+        ("optimizer.lr=high", 'command line: optimizer.lr: found "high", expected number'),
+        ("optimiser.lr=1", "command line: optimiser.lr: no section optimiser: did you mean optimizer?"),
+        ("task.x=1", "command line: task.x: no section task"),
+        (
+            "training.steps=1",
+            "with what the command line sets: lr_scheduler.warmup_steps: 2 is more than training.steps, 1",
+        ),
+        ("model.dropout=1.5", "command line: model.dropout: found 1.5, expected less than 1"),
+    ],
+)
+def test_overrides_are_checked_like_the_file(project, override, message):
+    write(project)
+    with pytest.raises(UserError) as caught:
+        config.load_experiment("tiny", [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
+    write(project, name="first")
+    write(project, {"init_from": "first"})
+    assert config.load_experiment("tiny").init_from == "first"
+    write(project, {"init_from": "tiny"}, name="first")
+    with pytest.raises(UserError, match="init_from: a circle: tiny starts from first starts from tiny"):
+        config.load_experiment("tiny")
+    write(project, {"init_from": "tiny"})
+    with pytest.raises(UserError, match="init_from: a circle: tiny starts from tiny"):
+        config.load_experiment("tiny")
+    write(project, {"task": "language_modeling", "dataset": "stdlib"}, name="first")
+    write(project, {"init_from": "first"})
+    with pytest.raises(UserError) as caught:
+        config.load_experiment("tiny")
+    said = (
+        "config/experiments/tiny.yaml: init_from: first has the task language_modeling, this experiment classification"
+    )
+    assert said in str(caught.value)
+    write(project, {"init_from": "frist"})
+    with pytest.raises(UserError, match=r"frist.yaml: no such experiment file: did you mean first"):
+        config.load_experiment("tiny")
 
 
 @pytest.mark.parametrize(
@@ -94,6 +186,34 @@ def test_recipes_differ_exactly_when_the_prepared_data_does(project):
         ({"model": {"base": "config/models/none.json"}}, "model.base: no such file: config/models/none.json"),
         ({"dataset": "digit"}, "config/datasets/digit.yaml: no such dataset file: did you mean digits?"),
         ({"extra": 1}, "extra: unknown key"),
+        ({"model.droput": 0.5}, "model.droput: unknown key: did you mean dropout? Allowed: "),
+        ({"model.dropout": "high"}, 'model.dropout: found "high", expected number'),
+        ({"model.dropout": 1.5}, "model.dropout: found 1.5, expected less than 1"),
+        ({"model.hidden_size": -3}, "model.hidden_size: found -3, expected at least 1"),
+        ({"model.model_type": "lt25_hgm"}, "model.model_type: unknown model type lt25_hgm: did you mean lt25_hgrn?"),
+        ({"model.model_type": "glaa"}, "model.model_type: unknown model type glaa: "),
+        (
+            {"model": {"base": "config/models/hgrn_ctc_tiny.json"}},
+            "model.base: made for HGRNForCTC, which does speech_recognition, and the task is classification",
+        ),
+        ({"model.base": 3}, "model.base: found 3, expected string"),
+        ({"evaluation": {"batchsize": 3}}, "evaluation.batchsize: unknown key: did you mean batch_size? Allowed: "),
+        ({"evaluation.batch_size": 0}, "evaluation.batch_size: found 0, expected at least 1"),
+        ({"evaluation.splits": []}, "evaluation.splits: found [], expected: prepared splits to evaluate"),
+        ({"evaluation.max_bytes": 3}, "evaluation.max_bytes: unknown key"),
+        ({"prepare.layuot": "rows"}, "prepare.layuot: unknown key: did you mean layout? Allowed: layout, size"),
+        ({"prepare.n_mels": 40}, "prepare.n_mels: unknown key"),
+        ({"prepare.layout": "columns"}, 'prepare.layout: found "columns", allowed: pixels, rows, series'),
+        ({"prepare.size": [8]}, "prepare.size: found [8], expected: `[height, width]`"),
+        ({"optimizer.lr": float("nan")}, "optimizer.lr: found nan, expected a finite number"),
+        ({"checkpoint.folder": "here"}, "checkpoint.folder: not for an experiment: it is `checkpoints`"),
+        ({"dataset": "stdlib"}, "task: stdlib is for language_modeling"),
+        ({"validation.patience": 2}, "validation.patience: needs validation: set validation.freq"),
+        ({"checkpoint.keep": "best"}, "checkpoint.keep: needs validation: set validation.freq"),
+        ({"validation": {"freq": 11, "patience": 1}}, "validation.freq: 11 is more than training.steps, 10"),
+        ({"validation.steps": 0}, "validation.steps: found 0, which is not allowed: how many batches, or -1 for all"),
+        ({"parallelism.tensor_parallel_degree": 2}, "lt25_hgrn has no tensor parallelism"),
+        ({"training": "much"}, 'training: found "much", expected object'),
     ],
 )
 def test_a_mistake_is_one_line_that_names_file_key_found_and_allowed(project, change, message):
@@ -132,11 +252,74 @@ def test_outside_a_project_there_is_one_line(tmp_path, monkeypatch):
         config.load_experiment("tiny")
 
 
-def test_the_schema_of_torchtitans_sections_is_in_step_with_torchtitan():
-    from lt25.training.schema import build
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("speech_recognition", {"n_mels": 64}, "prepare.n_mels: found 64, allowed: 40, 80"),
+        ("speech_recognition", {"sample_rate": "16k"}, 'prepare.sample_rate: found "16k", expected integer'),
+        ("speech_recognition", {"alphabet": "ABC"}, 'prepare.alphabet: found "ABC", expected: the characters'),
+        ("speech_recognition", {"alphabet": "a|b"}, 'prepare.alphabet: found "a|b", expected: the characters'),
+        ("speech_recognition", {"alphabet": "aba"}, 'prepare.alphabet: found "aba", expected: the characters'),
+        ("language_modeling", {"vocab_size": 200}, "prepare.vocab_size: found 200, expected at least 257"),
+        ("language_modeling", {"vocab_size": True}, "prepare.vocab_size: found true, expected integer"),
+    ],
+)
+def test_options_of_preparation_are_checked_by_task(project, task, options, message):
+    dataset = {"speech_recognition": "spoken-digits", "language_modeling": "stdlib"}[task]
+    write(project, {"task": task, "dataset": dataset, "prepare": options})
+    with pytest.raises(UserError) as caught:
+        config.load_experiment("tiny")
+    assert str(caught.value).startswith(f"config/experiments/tiny.yaml: {message}")
 
-    written = json.loads((REPOSITORY / "workflow" / "schemas" / "torchtitan.schema.json").read_text())
-    assert written == build(), "run `python -m lt25.training.schema`"
+
+def write_dataset(project, **changes):
+    (project / "config" / "datasets").unlink(missing_ok=True)
+    (project / "config" / "datasets").mkdir(exist_ok=True)
+    dataset = {
+        "title": "Leaves",
+        "licence": "my own",
+        "tasks": ["classification"],
+        "origin": {"path": "leaves"},
+        "columns": {"input": "image", "label": "label"},
+        "splits": {"train": "all", "test": {"from": "train", "fraction": 0.2}},
+    }
+    (project / "config" / "datasets" / "leaves.yaml").write_text(yaml.safe_dump({**dataset, **changes}))
+
+
+def test_a_dataset_is_resolved(project):
+    write_dataset(project)
+    data = config.load_dataset_config("leaves")
+    assert data.splits["validation"] == {"from": "train", "fraction": 0.1}
+    assert data.origin == {"path": "leaves"}
+    assert data.options["labels"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colums": {}}, "colums: unknown key: did you mean columns?"),
+        ({"tasks": ["vision"]}, 'tasks.0: found "vision", allowed: classification, '),
+        ({"origin": {}}, "origin"),
+        ({"origin": {"path": "x", "hub": "a/b"}}, "origin"),
+        ({"origin": {"builder": "mnist"}}, 'origin.builder: found "mnist", allowed: sklearn_digits, espeak, stdlib'),
+        ({"columns": {"inptu": "image"}}, "columns.inptu: unknown key: did you mean input?"),
+        ({"splits": {"train": "all"}}, "splits.test: missing"),
+        ({"splits": {"train": "all", "test": {"from": "train", "fraction": 2}}}, "splits.test"),
+    ],
+)
+def test_a_wrong_dataset_file_is_one_line(project, change, message):
+    write_dataset(project, **change)
+    with pytest.raises(UserError) as caught:
+        config.load_dataset_config("leaves")
+    assert str(caught.value).startswith(f"config/datasets/leaves.yaml: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dataset_must_have_the_columns_that_the_task_needs(project):
+    write_dataset(project, columns={"input": "image"})
+    write(project, {"dataset": "leaves"})
+    with pytest.raises(UserError, match=r"config/datasets/leaves.yaml: columns.label: missing: classification needs it"):
+        config.load_experiment("tiny")
 
 
 @pytest.mark.parametrize(

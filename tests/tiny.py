@@ -37,8 +37,8 @@ DATASETS = {"classification": "digits", "speech_recognition": "spoken-digits", "
 
 
 def make_project(root: Path) -> Path:
-    """Make ``root`` a project: the repository's datasets and schemas, and an empty experiments directory."""
-    for name in ("config/datasets", "config/models", "workflow/schemas"):
+    """Make ``root`` a project: the repository's datasets and model configurations, and an empty experiments directory."""
+    for name in ("config/datasets", "config/models"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).symlink_to(REPOSITORY / name)
     (root / "config" / "experiments").mkdir()

@@ -46,7 +46,7 @@ def model_card(experiment: Experiment, trained: dict[str, Any], stats: dict[str,
         step: the exported step.
     """
     tag, what = _TASKS[experiment.task]
-    dataset, training, optimizer = experiment.dataset, experiment.job["training"], experiment.job.get("optimizer", {})
+    dataset, training, optimizer = experiment.dataset, experiment.job["training"], experiment.job["optimizer"]
     front = {
         "library_name": "transformers",
         "pipeline_tag": tag,
@@ -57,11 +57,11 @@ def model_card(experiment: Experiment, trained: dict[str, Any], stats: dict[str,
         f"{split}: {', '.join(f'{value:,.0f} {name}' for name, value in numbers.items() if isinstance(value, int | float))}"
         for split, numbers in stats["splits"].items()
     )
-    local, total = training.get("local_batch_size", 8), training.get("global_batch_size", -1)
+    local, total = training["local_batch_size"], training["global_batch_size"]
     settings = {
         "steps": f"{step} of {trained['steps']}",
         "examples a step": total if total > 0 else f"{local} in each process",
-        **{name: optimizer[name] for name in ("name", "lr", "weight_decay") if name in optimizer},
+        **{name: optimizer[name] for name in ("name", "lr", "weight_decay")},
         "device": f"{trained['device']}, {trained['world_size']} process(es)",
         "fingerprint of the run": trained["fingerprint"],
     }
@@ -69,6 +69,9 @@ def model_card(experiment: Experiment, trained: dict[str, Any], stats: dict[str,
     versions = ", ".join(f"{name} {number}" for name, number in trained["versions"].items())
     use = _USE[experiment.task].format(folder=f"results/{experiment.name}/hf")
     start = f" It started from the weights of the experiment `{experiment.init_from}`." if experiment.init_from else ""
+    again = f"`snakemake results/{experiment.name}/hf/config.json` makes"
+    if experiment.overrides:
+        again = f"`lt25 train {experiment.arguments}` and `lt25 export {experiment.arguments}` make"
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}
 ---
@@ -94,8 +97,8 @@ This is {what} with {trained["parameters"]:,} parameters, of the type `{experime
 | --- | --- |
 {rows}
 
-Made with {versions}. The experiment file is `{experiment.path}`; `snakemake results/{experiment.name}/hf/config.json` makes
-the model again. Its measured quality stands in `results/{experiment.name}/evaluation/metrics.json`.
+Made with {versions}. The experiment file is `{experiment.path}`; {again} the model again.
+Its measured quality stands in `results/{experiment.name}/evaluation/metrics.json`.
 
 ## What it is not for
 

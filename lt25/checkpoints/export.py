@@ -34,7 +34,7 @@ def export(experiment: Experiment, step: int | None = None) -> Path:
     Raises:
         UserError: if the experiment is not trained, or the step's checkpoint is not kept or is damaged.
     """
-    trained = read_json(experiment.results_dir / "train.json", f"run `lt25 train {experiment.name}` first")
+    trained = read_json(experiment.results_dir / "train.json", f"run `lt25 train {experiment.arguments}` first")
     number = trained["steps"] if step is None else step
     if number not in trained["checkpoints"]:
         there = ", ".join(map(str, trained["checkpoints"])) or "none"
@@ -54,7 +54,7 @@ def export(experiment: Experiment, step: int | None = None) -> Path:
     for name in _ASSETS:
         if (asset := experiment.processed_dir / name).is_file():
             shutil.copy(asset, partial / name)
-    stats = read_json(experiment.processed_dir / "stats.json", f"run `lt25 prepare {experiment.name}` first")
+    stats = read_json(experiment.processed_dir / "stats.json", f"run `lt25 prepare {experiment.arguments}` first")
     record = {
         "experiment": experiment.name,
         "task": experiment.task,

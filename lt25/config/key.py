@@ -7,6 +7,7 @@ the defaults that are filled in, the identity of a run, and the tables of docs/.
 import copy
 import difflib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,9 @@ from lt25.errors import UserError
 
 REQUIRED = object()
 """The default of a key that a file must have."""
+
+OPTIONAL = object()
+"""The default of a key that has no value where a file does not give it one."""
 
 Section = Mapping[str, "Key"]
 
@@ -25,7 +29,8 @@ class Key:
 
     Attributes:
         type: JSON's name of the value's type, or several: "boolean", "integer", "number", "string", "array", "object", "null".
-        default: what stands where a file says nothing; `REQUIRED` for a key that must be given.
+        default: what stands where a file says nothing; `REQUIRED` for a key that must be given, `OPTIONAL` for one that then
+            has no value.
         meaning: one line for people, with the unit.
         identity: True if the value decides where a run (for ``prepare``: the prepared data; for ``evaluation``: the numbers)
             arrives, False if it changes speed, layout or record only. Every key must say which.
@@ -64,7 +69,7 @@ def check(values: Any, section: Section, where: str) -> None:
     Args:
         values: what a file says.
         section: what it may say.
-        where: the file, or file and key, that the values stand in.
+        where: the file, for messages.
 
     Raises:
         UserError: for the first thing that is wrong: file, key, what was found, what is allowed.
@@ -75,21 +80,46 @@ def check(values: Any, section: Section, where: str) -> None:
 
     error = best_match(Draft202012Validator(schema(section)).iter_errors(values))
     if error is not None:
-        raise UserError(
-            f"{where}: {explain(error)}" if where.endswith((".yaml", ".yml")) else f"{where}.{explain(error)}"
-        )
+        raise UserError(f"{where}: {explain(error)}")
+    for name, value in flat(values).items():
+        # JSON Schema's bounds let them pass.
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{where}: {name}: found {value}, expected a finite number")
 
 
 def resolve(values: Mapping[str, Any], section: Section) -> dict[str, Any]:
-    """Return values with every default of a section filled in, in the section's order."""
+    """Return values with every default of a section filled in, in the section's order.
+
+    Numbers have the type of their key, so that 1 and 1.0 are the same value.
+    """
     resolved = {}
     for name, key in section.items():
         value = values.get(name, key.default)
         if key.keys is not None and (isinstance(value, Mapping) or value is REQUIRED):
             value = resolve({} if value is REQUIRED else value, key.keys)
-        if value is not REQUIRED:
-            resolved[name] = copy.deepcopy(value)
+        if value is not REQUIRED and value is not OPTIONAL:
+            resolved[name] = _typed(copy.deepcopy(value), key.type)
     return resolved
+
+
+def _typed(value: Any, kinds: str | tuple[str, ...]) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if "number" in ([kinds] if isinstance(kinds, str) else kinds):
+            return float(value)
+        if "integer" in ([kinds] if isinstance(kinds, str) else kinds):
+            return int(value)
+    return value
+
+
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one, whose keys have dots: ``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    if not isinstance(values, Mapping) or not (values or prefix):
+        return {prefix: values} if prefix else {}
+    if not values:
+        return {prefix: {}}
+    return {
+        name: value for key, part in values.items() for name, value in flat(part, f"{prefix}.{key}".strip(".")).items()
+    }
 
 
 def identity(values: Mapping[str, Any], section: Section) -> dict[str, Any]:
@@ -143,4 +173,6 @@ def explain(error: Any) -> str:
             return f"{found}, expected {sign.get(error.validator, 'less than')} {error.validator_value}"
         case "not":
             return f"{found}, which is not allowed: {error.schema.get('description', '')}"
+    if meaning := error.schema.get("description"):
+        return f"{found}, expected: {meaning}"
     return f"{at}{error.message}"

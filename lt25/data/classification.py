@@ -20,28 +20,28 @@ MEASURED = 10_000
 
 
 def write(
-    dataset: Dataset, examples: Examples, recipe: dict[str, Any], writers: dict[str, SplitWriter], folder: Path
+    dataset: Dataset, examples: Examples, options: dict[str, Any], writers: dict[str, SplitWriter], folder: Path
 ) -> dict:
     """Write the splits and ``preprocessor_config.json``; return what `stats.json` says of splits and model.
 
     Raises:
         UserError: for an unreadable image, one of another size than the first, or a label that train does not have.
     """
-    names, numbers, mean, std, first = _survey(dataset, examples, recipe)
+    names, numbers, mean, std, first = _survey(dataset, examples, options)
     counts = {split: Counter() for split in writers}
     for example in track(examples.of(*writers), f"{dataset.name}: examples prepared"):
-        values = _values(example, recipe, first)
-        if recipe["layout"] == "series":
+        values = _values(example, options, first)
+        if options["layout"] == "series":
             inputs = normalise_series(values, mean, std)
         else:
             # Half precision tells the 256 levels of a pixel apart, and halves what is read while training.
-            inputs = image_to_series(values, recipe["layout"], mean, std).astype(np.float16)
+            inputs = image_to_series(values, options["layout"], mean, std).astype(np.float16)
         label = example.roles["label"]
         if label not in numbers:
             known = ", ".join(map(str, list(numbers)[:10]))
             raise UserError(f"{example.where}: the label {label!r} is none of the training split's: {known}")
         row = {"id": example.id, "label": names[numbers[label]], "path": example.where}
-        if example.split == "test" and recipe["layout"] != "series":
+        if example.split == "test" and options["layout"] != "series":
             row["image"] = example.roles["input"]["bytes"]
         writers[example.split].add(row, inputs, numbers[label])
         counts[example.split][row["label"]] += 1
@@ -50,8 +50,8 @@ def write(
         folder / "preprocessor_config.json",
         {
             "feature_extractor_type": "SeriesFeatureExtractor",
-            "layout": recipe["layout"],
-            "size": None if recipe["layout"] == "series" else list(first.shape[:2]),
+            "layout": options["layout"],
+            "size": None if options["layout"] == "series" else list(first.shape[:2]),
             "feature_size": inputs.shape[1],
             "mean": mean,
             "std": std,
@@ -69,7 +69,7 @@ def write(
 
 
 def _survey(
-    dataset: Dataset, examples: Examples, recipe: dict[str, Any]
+    dataset: Dataset, examples: Examples, options: dict[str, Any]
 ) -> tuple[list[str], dict[Any, int], list[float], list[float], np.ndarray]:
     """Return the names of the classes, label -> number, mean [C] and standard deviation [C], and the first input.
 
@@ -82,13 +82,13 @@ def _survey(
             raise UserError(f"{example.where}: the label {label!r} is neither a name nor a whole number")
         labels.add(label)
         if number < MEASURED:
-            values = _values(example, recipe, first)
+            values = _values(example, options, first)
             first = values if first is None else first
             flat = np.asarray(values, np.float64).reshape(-1, values.shape[-1])
             count, total, squares = count + len(flat), total + flat.sum(0), squares + (flat**2).sum(0)
     if first is None:
         raise UserError(f"config/datasets/{dataset.name}.yaml: splits.train: the training split has no examples")
-    scale = 1 if recipe["layout"] == "series" else 255
+    scale = 1 if options["layout"] == "series" else 255
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     std[std == 0] = scale
@@ -113,13 +113,15 @@ def _classes(dataset: Dataset, labels: set) -> tuple[list[str], dict[Any, int]]:
     return names, {name: number for number, name in enumerate(names)}
 
 
-def _values(example: Example, recipe: dict[str, Any], first: np.ndarray | None) -> np.ndarray:
+def _values(example: Example, options: dict[str, Any], first: np.ndarray | None) -> np.ndarray:
     """Return an example's pixels, uint8 [H, W, C], or series, float32 [T, C], shaped like the ``first``."""
     value = example.roles["input"]
     is_image = isinstance(value, dict) and isinstance(value.get("bytes"), bytes)
-    if is_image == (recipe["layout"] == "series"):
+    if is_image == (options["layout"] == "series"):
         kind, fitting = ("an image", "pixels or rows") if is_image else (f"{type(value).__name__}, no image,", "series")
-        raise UserError(f"{example.where}: the input is {kind} and prepare.layout is {recipe['layout']}: use {fitting}")
+        raise UserError(
+            f"{example.where}: the input is {kind} and prepare.layout is {options['layout']}: use {fitting}"
+        )
     if not is_image:
         try:
             series = np.asarray(value, np.float32)
@@ -134,7 +136,7 @@ def _values(example: Example, recipe: dict[str, Any], first: np.ndarray | None) 
             raise UserError(f"{example.where}: {series.shape[1]} values a step, the first series has {first.shape[1]}")
         return series
     try:
-        pixels = decode_image(value["bytes"], None if first is None else first.shape[2], recipe["size"])
+        pixels = decode_image(value["bytes"], None if first is None else first.shape[2], options["size"])
     except ValueError as error:
         raise UserError(f"{example.where}: {error}: replace or remove it") from None
     if first is not None and pixels.shape != first.shape:

@@ -13,8 +13,6 @@ from lt25.errors import UserError
 from lt25.experiment import Dataset
 
 SPLITS = ("train", "validation", "test")
-VALIDATION = {"from": "train", "fraction": 0.1}
-"""How validation examples come about where a dataset does not say."""
 
 
 @dataclass(slots=True)
@@ -38,7 +36,7 @@ class Examples:
     def __init__(self, dataset: Dataset, root: Path) -> None:
         self.config = f"config/datasets/{dataset.name}.yaml"
         self._dataset, self._root = dataset, root
-        splits = {"validation": VALIDATION, **dataset.splits}
+        splits = dataset.splits
         self._published = {split: splits[split] for split in SPLITS if not isinstance(splits[split], dict)}
         # The test split is chosen first, so that it stays the same whatever is held out for validation.
         self._held_out = {

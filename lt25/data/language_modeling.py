@@ -29,20 +29,20 @@ _BATCH = 256
 
 
 def write(
-    dataset: Dataset, examples: Examples, recipe: dict[str, Any], writers: dict[str, SplitWriter], folder: Path
+    dataset: Dataset, examples: Examples, options: dict[str, Any], writers: dict[str, SplitWriter], folder: Path
 ) -> dict:
     """Write the splits and the tokenizer; return what `stats.json` says of splits and model.
 
     Raises:
         UserError: if a text is no string, or train is too small for the vocabulary asked for.
     """
-    cut = recipe["documents"]
-    tokenizer = _train_tokenizer(dataset, _texts(examples.of("train"), cut), recipe["vocab_size"])
+    cut = options["documents"]
+    tokenizer = _train_tokenizer(dataset, _texts(examples.of("train"), cut), options["vocab_size"])
     size = tokenizer.get_vocab_size()
-    if size < recipe["vocab_size"]:
+    if size < options["vocab_size"]:
         raise UserError(
             f"dataset {dataset.name}: the training split has too little text for a vocabulary of "
-            f"{recipe['vocab_size']}: set prepare.vocab_size to {size} or less"
+            f"{options['vocab_size']}: set prepare.vocab_size to {size} or less"
         )
     end = tokenizer.token_to_id(END)
     # A text that happens to contain the end mark is tokenized as what it is, text: no byte is lost, no document cut.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lt25 import files
-from lt25.data import acquire, recipes
+from lt25.data import acquire
 from lt25.data.examples import SPLITS, Examples
 from lt25.data.folder import whole_folder
 from lt25.data.progress import say
@@ -23,26 +23,20 @@ from lt25.tasks import TASKS
 
 
 def prepare(experiment: Experiment) -> None:
-    """Prepare ``experiment.dataset`` as its recipe says, from ``raw_dir`` into ``processed_dir``.
+    """Prepare ``experiment.dataset`` as its options say, from ``raw_dir`` into ``processed_dir``.
 
     Raises:
-        UserError: if the dataset is not there or damaged, does not suit the task, or holds something unusable.
+        UserError: if the dataset is not there or damaged, or holds something unusable.
     """
     dataset, folder = experiment.dataset, experiment.processed_dir
     config = f"config/datasets/{dataset.name}.yaml"
-    recipe = recipes.resolve(experiment)
-    if experiment.task not in dataset.options["tasks"]:
-        raise UserError(f"{experiment.path}: task: {dataset.name} is for {', '.join(dataset.options['tasks'])}")
-    for role in TASKS[experiment.task].columns:
-        if role not in dataset.columns:
-            raise UserError(f"{config}: columns.{role}: missing: {experiment.task} needs it")
     acquire.verify(dataset, experiment.raw_dir)
     examples = Examples(dataset, acquire.data_root(dataset, experiment.raw_dir))
     module = TASKS[experiment.task].module("data")
 
     with whole_folder(folder) as partial:
         writers = {split: SplitWriter(partial, split) for split in SPLITS}
-        facts = module.write(dataset, examples, recipe, writers, partial)
+        facts = module.write(dataset, examples, experiment.prepare, writers, partial)
         for split, writer in writers.items():
             if not len(writer):
                 raise UserError(
@@ -52,8 +46,8 @@ def prepare(experiment: Experiment) -> None:
         stats = {
             "task": experiment.task,
             "dataset": dataset.name,
-            "recipe": folder.name,
-            "options": recipe,
+            "preparation": folder.name,
+            "options": experiment.prepare,
             "title": dataset.title,
             "licence": dataset.licence,
             "fingerprint": _fingerprint(partial),

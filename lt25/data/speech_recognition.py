@@ -32,21 +32,21 @@ class Faulty(str):
 
 
 def write(
-    dataset: Dataset, examples: Examples, recipe: dict[str, Any], writers: dict[str, SplitWriter], folder: Path
+    dataset: Dataset, examples: Examples, options: dict[str, Any], writers: dict[str, SplitWriter], folder: Path
 ) -> dict:
     """Write the splits, the tokenizer and ``preprocessor_config.json``; return what `stats.json` says of splits and model.
 
     Raises:
-        UserError: for audio that cannot be read and a transcript outside the alphabet, unless the recipe excludes them.
+        UserError: for audio that cannot be read and a transcript outside the alphabet, unless the options exclude them.
     """
-    vocabulary = {token: number for number, token in enumerate([BLANK, SPACE, UNKNOWN, *recipe["alphabet"]])}
+    vocabulary = {token: number for number, token in enumerate([BLANK, SPACE, UNKNOWN, *options["alphabet"]])}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the utterances are the parallel work
     try:
-        mean, std = _survey(dataset, examples, recipe)
+        mean, std = _survey(dataset, examples, options)
         facts = {split: {"frames": 0, "seconds": 0.0, "characters": 0, "excluded": Counter()} for split in writers}
         speakers = {split: Counter() for split in writers}
-        work = _parallel(lambda example: (example, _utterance(example, recipe, vocabulary)), examples.of(*writers))
+        work = _parallel(lambda example: (example, _utterance(example, options, vocabulary)), examples.of(*writers))
         for example, utterance in track(work, f"{dataset.name}: utterances prepared"):
             fact = facts[example.split]
             if isinstance(utterance, Faulty):
@@ -74,22 +74,22 @@ def write(
         fact["excluded"] = dict(fact["excluded"])
         if speakers[split]:
             fact["speakers"] = dict(sorted(speakers[split].items()))
-    _write_extractor(folder, recipe, mean, std)
+    _write_extractor(folder, options, mean, std)
     _write_tokenizer(folder, vocabulary)
     return {
         "splits": facts,
         "model": {
             "vocab_size": len(vocabulary),
             "pad_token_id": vocabulary[BLANK],
-            "input_size": recipe["n_mels"],
+            "input_size": options["n_mels"],
         },
     }
 
 
-def _survey(dataset: Dataset, examples: Examples, recipe: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of each band, float32 [n_mels]."""
     count, total, squares = 0, 0.0, 0.0
-    utterances = _parallel(lambda example: _frames(example, recipe), islice(examples.of("train"), MEASURED))
+    utterances = _parallel(lambda example: _frames(example, options), islice(examples.of("train"), MEASURED))
     for frames in track(utterances, f"{dataset.name}: utterances measured"):
         if not isinstance(frames, Faulty):
             count, total = count + len(frames), total + frames.sum(0, dtype=np.float64)
@@ -104,20 +104,20 @@ def _survey(dataset: Dataset, examples: Examples, recipe: dict[str, Any]) -> tup
 
 
 def _utterance(
-    example: Example, recipe: dict[str, Any], vocabulary: dict[str, int]
+    example: Example, options: dict[str, Any], vocabulary: dict[str, int]
 ) -> tuple[np.ndarray, np.ndarray, str] | Faulty:
     """Return frames float32 [T, n_mels], labels int32 [L] and the transcript as it is learnt."""
     text = example.roles["text"]
     if not isinstance(text, str):
         raise UserError(f"{example.where}: the transcript is {type(text).__name__}, no text: mend columns.text")
     text = " ".join(text.lower().split())
-    outside = sorted(set(text) - set(recipe["alphabet"]) - {" "})
+    outside = sorted(set(text) - set(options["alphabet"]) - {" "})
     if outside or not text:
         fault = f"characters outside the alphabet: {' '.join(outside)}" if outside else "an empty transcript"
         return _fault(
-            example, recipe, f"column text: {fault}", "a transcript outside the alphabet" if outside else fault
+            example, options, f"column text: {fault}", "a transcript outside the alphabet" if outside else fault
         )
-    frames = _frames(example, recipe)
+    frames = _frames(example, options)
     if isinstance(frames, Faulty):
         return frames
     return (
@@ -127,19 +127,19 @@ def _utterance(
     )
 
 
-def _frames(example: Example, recipe: dict[str, Any]) -> np.ndarray | Faulty:
+def _frames(example: Example, options: dict[str, Any]) -> np.ndarray | Faulty:
     audio = example.roles["audio"]
     if not isinstance(audio, dict) or not isinstance(audio.get("bytes"), bytes):
         raise UserError(f"{example.where}: column audio holds no bytes of an audio file: mend columns.audio")
     try:
-        samples = decode_audio(audio["bytes"], recipe["sample_rate"])
+        samples = decode_audio(audio["bytes"], options["sample_rate"])
     except ValueError as error:
-        return _fault(example, recipe, str(error), "audio that cannot be read")
-    return log_mel(torch.from_numpy(samples), recipe["sample_rate"], recipe["n_mels"]).numpy()
+        return _fault(example, options, str(error), "audio that cannot be read")
+    return log_mel(torch.from_numpy(samples), options["sample_rate"], options["n_mels"]).numpy()
 
 
-def _fault(example: Example, recipe: dict[str, Any], message: str, kind: str) -> Faulty:
-    if recipe["faulty"] == "stop":
+def _fault(example: Example, options: dict[str, Any], message: str, kind: str) -> Faulty:
+    if options["faulty"] == "stop":
         raise UserError(f"{example.where}: {message}: mend it, or set prepare.faulty to exclude")
     return Faulty(kind)
 
@@ -160,13 +160,13 @@ def _parallel(function: Callable, items: Iterator) -> Iterator:
             pool.shutdown(cancel_futures=True)
 
 
-def _write_extractor(folder: Path, recipe: dict[str, Any], mean: np.ndarray, std: np.ndarray) -> None:
+def _write_extractor(folder: Path, options: dict[str, Any], mean: np.ndarray, std: np.ndarray) -> None:
     write_json(
         folder / "preprocessor_config.json",
         {
             "feature_extractor_type": "LogMelFeatureExtractor",
-            "feature_size": recipe["n_mels"],
-            "sampling_rate": recipe["sample_rate"],
+            "feature_size": options["n_mels"],
+            "sampling_rate": options["sample_rate"],
             "padding_value": 0.0,
             "mean": mean.tolist(),
             "std": std.tolist(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from lt25.errors import UserError
 from lt25.evaluation import classification, plots, style
 from lt25.evaluation import language_modeling as language
 from lt25.evaluation import speech_recognition as speech
-from lt25.evaluation.options import Options, read_options
+from lt25.evaluation.options import Options
 from lt25.experiment import Experiment
 from lt25.files import write_json
 from lt25.models.tasks import AUTO_MODEL
@@ -37,10 +36,10 @@ def run(experiment: Experiment, model_dir: Path, out_dir: Path, intermediate: bo
     Raises UserError if the model or the prepared data is missing or does not fit the task.
     """
     model_dir, out_dir = Path(model_dir), Path(out_dir)
-    options = read_options(experiment.evaluation, str(experiment.path))
+    options = Options(**experiment.evaluation)
     if intermediate:
-        held_out = tuple(name for name in options.splits if name != "test") or ("validation",)
-        options = dataclasses.replace(options, splits=held_out, new_tokens=0)
+        held_out = [name for name in options.splits if name != "test"] or ["validation"]
+        options = Options(**{**experiment.evaluation, "splits": held_out, "new_tokens": 0})
     started = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(experiment.task, model_dir, device)

@@ -46,14 +46,16 @@ def collect(experiment: Experiment) -> Results:
     metrics = read_metrics(experiment)
     train = read_if_there(folder / "train.json")
     final = [metrics] if metrics.get("step") is not None else []
-    kept = {m["step"]: m for m in map(read_if_there, folder.glob("evaluation/step-*/metrics.json")) if m.get("step")}
+    kept = {
+        m["step"]: m for m in map(read_if_there, experiment.evaluation_dir.glob("step-*/metrics.json")) if m.get("step")
+    }
     kept.update({m["step"]: m for m in final})
     config = experiment.root / experiment.path
     return Results(
         experiment=experiment,
         metrics=metrics,
-        predictions=pd.read_parquet(folder / "evaluation" / "predictions.parquet"),
-        figures={path.name: path.read_text() for path in sorted((folder / "evaluation").glob("*.svg"))},
+        predictions=pd.read_parquet(experiment.evaluation_dir / "predictions.parquet"),
+        figures={path.name: path.read_text() for path in sorted(experiment.evaluation_dir.glob("*.svg"))},
         steps=[kept[step] for step in sorted(kept)],
         train=train,
         history=read_history(folder / train["run_dir"] / "metrics.jsonl") if train else [],
@@ -66,8 +68,8 @@ def collect(experiment: Experiment) -> Results:
 
 def read_metrics(experiment: Experiment) -> dict:
     """The experiment's metrics.json. Raises UserError if it is not there or damaged."""
-    path = experiment.results_dir / "evaluation" / "metrics.json"
-    return read_json(path, f"run `lt25 evaluate {experiment.path}` first")
+    path = experiment.evaluation_dir / "metrics.json"
+    return read_json(path, f"run `lt25 evaluate {experiment.arguments}` first")
 
 
 def read_if_there(path: Path) -> dict:

@@ -288,11 +288,12 @@ def highlight(text: str) -> Markup:
 
 def commands(experiment: Experiment) -> str:
     """What to type to get these results again."""
-    stages = "\n".join(f"lt25 {stage} {experiment.path}" for stage in ("prepare", "train", "export", "evaluate"))
-    return (
-        f"# the whole chain, doing only what is not done\nsnakemake --cores all results/{experiment.name}/evaluation/"
-        f"metrics.json\n\n# or stage by stage\nlt25 download {experiment.dataset.name}\n{stages}"
-    )
+    stages = "\n".join(f"lt25 {stage} {experiment.arguments}" for stage in ("prepare", "train", "export", "evaluate"))
+    by_hand = f"lt25 download {experiment.dataset.name}\n{stages}"
+    if experiment.overrides:
+        return by_hand
+    whole = f"snakemake --cores all results/{experiment.name}/evaluation/metrics.json"
+    return f"# the whole chain, doing only what is not done\n{whole}\n\n# or stage by stage\n{by_hand}"
 
 
 def versions(stories: list[dict]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -11,7 +11,7 @@ from typing import Any
 import tomli_w
 
 from lt25.errors import UserError
-from lt25.experiment import Experiment
+from lt25.experiment import DEFAULT, Experiment, plugin_names
 from lt25.files import write_text
 
 
@@ -26,9 +26,9 @@ def write_job(experiment: Experiment) -> Path:
     """
     stats_file = experiment.processed_dir / "stats.json"
     if not stats_file.is_file():
-        raise UserError(f"{_shown(stats_file, experiment)}: not there: run `lt25 prepare {experiment.path}` first")
+        raise UserError(f"{_shown(stats_file, experiment)}: not there: run `lt25 prepare {experiment.arguments}` first")
     decided = json.loads(stats_file.read_text())["model"]
-    if clash := sorted(set(decided) & set(experiment.model)):
+    if clash := sorted(key for key in decided if experiment.origins.get(f"model.{key}", DEFAULT) != DEFAULT):
         key = clash[0]
         raise UserError(f"{experiment.path}: model.{key}: the data decides it ({decided[key]}): remove the key")
 
@@ -61,6 +61,7 @@ def _job(experiment: Experiment, config: Path) -> dict[str, Any]:
             "model_config": _shown(config, experiment),
             "data": _shown(experiment.processed_dir, experiment),
             "init_from": f"results/{experiment.init_from}/hf" if experiment.init_from else "",
+            "plugins": plugin_names(experiment.root),
         },
         **experiment.job,
     }

@@ -1,6 +1,7 @@
 """What lt25 adds to a torchtitan job file; named there by ``job.custom_config_module``."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass
@@ -19,6 +20,9 @@ class Lt25:
     init_from: str = ""
     """Exported model whose weights training starts from; empty: random weights"""
 
+    plugins: list[str] = field(default_factory=list)
+    """Python of the project's own, loaded first: config/config.yaml's ``plugins``"""
+
 
 @dataclass
 class Training:
@@ -29,6 +33,27 @@ class Training:
 
 
 @dataclass
+class Checkpoint:
+    """Keys that torchtitan's section lacks."""
+
+    keep: Literal["latest", "best"] = "latest"
+    """Whether the checkpoint with the best validation metric is kept, and exported"""
+
+
+@dataclass
+class Validation:
+    """Keys that torchtitan's section lacks, and a default that differs."""
+
+    freq: int = 0
+    """Steps between two validations; 0: none"""
+
+    patience: int = 0
+    """Validations without improvement after which training stops; 0: it never does"""
+
+
+@dataclass
 class JobConfig:
     training: Training = field(default_factory=Training)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    validation: Validation = field(default_factory=Validation)
     lt25: Lt25 = field(default_factory=Lt25)

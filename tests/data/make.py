@@ -10,9 +10,12 @@ import pyarrow.parquet as pq
 import soundfile
 from PIL import Image
 
+from lt25.config.key import resolve
+from lt25.config.sections import DATASET
 from lt25.data.acquire import acquire
 from lt25.data.prepare import prepare
 from lt25.experiment import Dataset, Experiment
+from lt25.tasks import TASKS
 
 ROLES = {
     "classification": {"input": "image", "label": "label"},
@@ -27,17 +30,18 @@ HELD_OUT = {
 
 
 def dataset(task, origin, columns=None, splits=None, **options) -> Dataset:
-    columns, splits = columns or ROLES[task], splits or HELD_OUT
-    return Dataset("tiny", "Tiny", "none", "", origin, columns, splits, {"tasks": [task], **options})
+    columns, splits = columns or ROLES[task], resolve(splits or HELD_OUT, DATASET["splits"].keys)
+    return Dataset("tiny", "Tiny", "none", "", origin, columns, splits, {"tasks": [task], "labels": None, **options})
 
 
-def experiment(root: Path, task: str, data: Dataset, **recipe) -> Experiment:
-    return Experiment("tiny", Path("config/experiments/tiny.yaml"), root, task, data, recipe, {}, None, {}, {})
+def experiment(root: Path, task: str, data: Dataset, **options) -> Experiment:
+    prepare = resolve(options, TASKS[task].prepare)
+    return Experiment("tiny", Path("config/experiments/tiny.yaml"), root, task, data, prepare, {}, None, {}, {})
 
 
-def prepared(root: Path, task: str, data: Dataset, mirror: Path | None = None, **recipe) -> Path:
+def prepared(root: Path, task: str, data: Dataset, mirror: Path | None = None, **options) -> Path:
     """Acquire and prepare a dataset; return the prepared folder."""
-    tiny = experiment(root, task, data, **recipe)
+    tiny = experiment(root, task, data, **options)
     acquire(data, tiny.raw_dir, mirror)
     prepare(tiny)
     return tiny.processed_dir

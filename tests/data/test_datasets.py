@@ -63,7 +63,7 @@ NOT_WANTED = {
     "peoples-speech": {"dirty/train-00000-of-01234.parquet": speech},
     "fineweb-edu": {"data/CC-MAIN-2024-10/train-00000-of-00020.parquet": text},
 }
-RECIPES = {"fineweb-edu": {"vocab_size": 300}}
+OPTIONS = {"fineweb-edu": {"vocab_size": 300}}
 
 
 def test_the_datasets_are_those_promised():
@@ -88,7 +88,7 @@ def test_a_published_dataset_is_acquired_and_prepared(tmp_path, name):
         make.parquet(tmp_path / "mirror" / data.origin["hub"] / path, [row(rng, n) for n in range(40)])
     larger = {split: {**part, "fraction": 0.2} for split, part in data.splits.items() if isinstance(part, dict)}
     data = replace(data, splits={**data.splits, **larger})
-    folder = make.prepared(tmp_path, data.options["tasks"][0], data, tmp_path / "mirror", **RECIPES.get(name, {}))
+    folder = make.prepared(tmp_path, data.options["tasks"][0], data, tmp_path / "mirror", **OPTIONS.get(name, {}))
     stats = json.loads((folder / "stats.json").read_text())["splits"]
     counts = {split: len(PreparedSplit(folder, split)) for split in ("train", "validation", "test")}
     assert counts == {split: fact["examples"] for split, fact in stats.items()}

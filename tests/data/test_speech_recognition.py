@@ -68,7 +68,7 @@ def test_transcripts_are_learnt_in_lower_case_with_single_spaces(tmp_path):
     assert "one two" in {text for table in tables for text in table.text}
 
 
-def test_audio_at_another_rate_and_in_stereo_is_brought_to_the_recipes(tmp_path):
+def test_audio_at_another_rate_and_in_stereo_is_brought_to_that_of_the_options(tmp_path):
     import io
 
     import soundfile

@@ -6,9 +6,8 @@ import torch
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
 from lt25.evaluation.classification import evaluate_split, score
-from lt25.evaluation.options import Options
 
-from .fakes import FakeSplit
+from .fakes import FakeSplit, options
 
 
 def test_score_agrees_with_scikit_learn():
@@ -47,7 +46,7 @@ def test_predictions_stay_in_the_splits_order_though_batches_are_sorted():
     lengths = [2, 9, 3, 4, 1, 8, 5]
     split = FakeSplit([np.ones((n, 2), np.float16) for n in lengths], [int(n > 3) for n in lengths])
     split.labels[1] = 0
-    metrics, table = evaluate_split(LengthModel(), split, Options(batch_size=3), "test")
+    metrics, table = evaluate_split(LengthModel(), split, options("classification", batch_size=3), "test")
     assert table["id"].tolist() == [f"example-{i}" for i in range(7)]
     assert table["prediction"].tolist() == ["long" if n > 3 else "short" for n in lengths]
     assert metrics["correct"] == 6

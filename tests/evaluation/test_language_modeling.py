@@ -9,9 +9,8 @@ import torch
 from lt25.errors import UserError
 from lt25.evaluation import language_modeling as language
 from lt25.evaluation.compression import compressors
-from lt25.evaluation.options import Options
 
-from .fakes import ByteTokenizer, FakeSplit, SumModel
+from .fakes import ByteTokenizer, FakeSplit, SumModel, options
 
 
 def by_hand(model, document, start):
@@ -101,7 +100,9 @@ def test_the_cap_takes_whole_documents_and_is_reported():
 
 def test_bytes_not_characters_are_counted_and_the_end_of_a_text_is_predicted():
     split = texts_split("aé", "b")
-    metrics, table = language.evaluate_split(SumModel(257), split, ByteTokenizer(), Options(), "test", False)
+    metrics, table = language.evaluate_split(
+        SumModel(257), split, ByteTokenizer(), options("language_modeling"), "test", False
+    )
     assert (metrics["bytes"], metrics["tokens"]) == (4, 6)
     expected = by_hand(SumModel(257), torch.tensor([*"aé".encode(), 256]), 256)
     assert table["bits"][0] == pytest.approx(expected.sum() / math.log(2), rel=1e-5)
@@ -111,7 +112,9 @@ def test_bytes_not_characters_are_counted_and_the_end_of_a_text_is_predicted():
 
 def test_an_empty_split_says_so():
     with pytest.raises(UserError, match="no text"):
-        language.evaluate_split(SumModel(257), texts_split("", ""), ByteTokenizer(), Options(), "test", False)
+        language.evaluate_split(
+            SumModel(257), texts_split("", ""), ByteTokenizer(), options("language_modeling"), "test", False
+        )
 
 
 def test_prompts_are_whole_lines():

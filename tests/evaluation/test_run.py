@@ -19,12 +19,14 @@ from transformers import (
 )
 
 import lt25  # noqa: F401
+from lt25.config.key import resolve
 from lt25.data.shards import SplitWriter
 from lt25.errors import UserError
 from lt25.evaluation import evaluate
 from lt25.evaluation import language_modeling as language
 from lt25.experiment import Dataset, Experiment
 from lt25.models.configuration import HGRNConfig
+from lt25.tasks import TASKS
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "use_short_conv": True, "initializer_range": 0.3}
 TEXTS = ["import os\n\nprint(os.name)\n" * 20, "x = 1\n", "def f(a):\n    return a\n" * 3]
@@ -34,6 +36,7 @@ def experiment_of(root: Path, task: str, **evaluation) -> Experiment:
     dataset = Dataset("made-up", "Made up", "none", "", {}, {}, {})
     path = Path("config/experiments/tiny.yaml")
     model = {"model_type": "lt25_hgrn"}
+    evaluation = resolve(evaluation, TASKS[task].evaluation)
     return Experiment("tiny", path, root, task, dataset, {}, model, None, evaluation, {"training": {"steps": 1}})
 
 

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from lt25.evaluation.options import Options
 from lt25.evaluation.speech_recognition import align, evaluate_split, score
 
-from .fakes import FakeSplit, LetterTokenizer
+from .fakes import FakeSplit, LetterTokenizer, options
 
 
 def test_errors_are_summed_before_they_are_divided():
@@ -55,7 +54,9 @@ def test_every_utterance_meets_its_own_reference():
     split = FakeSplit(
         [np.array(f, np.float16)[:, None] for f in frames], said, seconds=[1.0, 0.5, 2.0, 0.5], speaker=list("wxyz")
     )
-    metrics, table = evaluate_split(EchoModel(), split, LetterTokenizer(), Options(batch_size=2), "test")
+    metrics, table = evaluate_split(
+        EchoModel(), split, LetterTokenizer(), options("speech_recognition", batch_size=2), "test"
+    )
     assert table["prediction"].tolist() == ["a b", "c", "aa db", "b"]
     assert table["reference"].tolist() == ["a b", "c", "aa db", "bb"]
     assert (metrics["substitutions"], metrics["hits"], metrics["utterances_without_error"]) == (1, 5, 3)

@@ -1,6 +1,7 @@
 # Loads and validates the configuration; the helpers that the rules' inputs need.
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -13,27 +14,38 @@ from lt25.errors import UserError
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]))
 
 
-def load(loader, *arguments):
+def stop(message):
+    """End with one line, as the command line does."""
+    sys.exit(f"lt25: error: {message}")
+
+
+# An invalid file is in the way of nothing that does not need it: it is said, and refused where it is asked for.
+EXPERIMENTS: dict[str, Experiment] = {}
+INVALID: dict[str, str] = {}
+for path in sorted(Path("config/experiments").glob("*.yaml")):
     try:
-        return loader(*arguments)
+        EXPERIMENTS[path.stem] = load_experiment(path)
     except UserError as error:
-        sys.exit(f"lt25: error: {error}")
-
-
-EXPERIMENTS: dict[str, Experiment] = {
-    path.stem: load(load_experiment, path) for path in sorted(Path("config/experiments").glob("*.yaml"))
-}
-SETTINGS = load(load_config)
+        INVALID[path.stem] = str(error)
+try:
+    SETTINGS = load_config()
+except UserError as error:
+    stop(error)
+for target in workflow.dag_settings.targets if workflow.dag_settings else ():
+    if (name := re.match(r"results/([^/]+)/", str(target))) and name[1] in INVALID:
+        stop(INVALID[name[1]])
 for name in SETTINGS["experiments"]:
     if name not in EXPERIMENTS:
-        raise WorkflowError(f"config/config.yaml: experiments: {name}: no such file: config/experiments/{name}.yaml")
+        stop(INVALID.get(name, f"config/config.yaml: experiments: no such file: config/experiments/{name}.yaml"))
+for message in INVALID.values():
+    print(f"lt25: warning: left out: {message}", file=sys.stderr)
 SHOWN: list[Experiment] = [EXPERIMENTS[name] for name in SETTINGS["experiments"]]
 
 
 wildcard_constraints:
     experiment="|".join(map(re.escape, EXPERIMENTS)),
     dataset=r"[\w.-]+",
-    recipe=r"[a-z]+-[0-9a-f]{8}",
+    preparation=r"[a-z]+-[0-9a-f]{8}",
     step=r"\d+",
 
 
@@ -42,11 +54,11 @@ def stats_file(experiment):
 
 
 def preparing(wildcards):
-    """The first experiment that asks for a recipe: all that do ask for the same thing."""
+    """The first experiment that needs this prepared data: all that do prepare it in the same way."""
     for experiment in EXPERIMENTS.values():
-        if (experiment.dataset.name, experiment.recipe) == (wildcards.dataset, wildcards.recipe):
+        if (experiment.dataset.name, experiment.preparation) == (wildcards.dataset, wildcards.preparation):
             return experiment
-    raise WorkflowError(f"data/processed/{wildcards.dataset}/{wildcards.recipe}: no experiment asks for this recipe")
+    raise WorkflowError(f"data/processed/{wildcards.dataset}/{wildcards.preparation}: no experiment needs this data")
 
 
 def starting_model(wildcards):
@@ -57,6 +69,7 @@ def starting_model(wildcards):
 
 def curve(experiment):
     """The metrics of the kept steps before the last, which with the final ones make the learning curve."""
-    if not SETTINGS.get("learning_curves", False):
+    # Where training may stop early, nobody knows beforehand which steps there will be.
+    if not SETTINGS["learning_curves"] or experiment.job["validation"]["patience"]:
         return []
     return [f"results/{experiment.name}/evaluation/step-{step}/metrics.json" for step in experiment.kept_steps[:-1]]

@@ -22,11 +22,11 @@ rule prepare_data:
     input:
         "data/raw/{dataset}/SOURCE.json",
     output:
-        "data/processed/{dataset}/{recipe}/stats.json",
+        "data/processed/{dataset}/{preparation}/stats.json",
     log:
-        "results/logs/prepare/{dataset}-{recipe}.log",
+        "results/logs/prepare/{dataset}-{preparation}.log",
     benchmark:
-        "results/benchmarks/prepare/{dataset}-{recipe}.tsv"
+        "results/benchmarks/prepare/{dataset}-{preparation}.tsv"
     threads: 1
     resources:
         mem_mb=4000,
@@ -34,6 +34,6 @@ rule prepare_data:
     params:
         experiment=lambda wildcards: preparing(wildcards).path,
     message:
-        "preparing {wildcards.dataset} ({wildcards.recipe})"
+        "preparing {wildcards.dataset} ({wildcards.preparation})"
     shell:
         "lt25 prepare {params.experiment} 2>&1 | tee {log}"

@@ -1,0 +1,91 @@
+"""Overrides of an experiment on the command line: ``--optimizer.lr 1e-3``, and the name of the variant that they make."""
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lt25.config.files import parse_value
+from lt25.config.key import flat
+from lt25.errors import UserError
+
+WHERE = "command line"
+
+_OPTION = re.compile(r"--([A-Za-z_]\w*(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
+
+
+def split_arguments(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Take the overrides out of a command's arguments.
+
+    Returns:
+        The other arguments, and the overrides as "key=value".
+
+    Raises:
+        UserError: if an override has no value.
+    """
+    others, overrides = [], []
+    waiting = iter(arguments)
+    for argument in waiting:
+        match = _OPTION.fullmatch(argument)
+        if match is None:
+            others.append(argument)
+            continue
+        key, value = match.groups()
+        if value is None and ((value := next(waiting, None)) is None or _OPTION.fullmatch(value)):
+            raise UserError(f"{WHERE}: {key}: no value: write --{key} VALUE")
+        overrides.append(f"{key}={value}")
+    return others, overrides
+
+
+def parse(overrides: Iterable[str]) -> dict[str, Any]:
+    """Return "key=value" overrides as values by dotted key; a mapping as value sets several keys.
+
+    Raises:
+        UserError: if a value is no YAML.
+    """
+    parsed: dict[str, Any] = {}
+    for override in overrides:
+        key, _, text = override.partition("=")
+        parsed.update(flat(parse_value(text, f"{WHERE}: {key}"), key))
+    return parsed
+
+
+def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values in which those of dotted keys are replaced.
+
+    Raises:
+        UserError: if a key goes into something that is no section.
+    """
+    merged = copy.deepcopy(dict(values))
+    for key, value in overrides.items():
+        *sections, last = key.split(".")
+        place = merged
+        for section in sections:
+            if place.get(section) is None:
+                place[section] = {}
+            place = place[section]
+            if not isinstance(place, dict):
+                raise UserError(f"{WHERE}: {key}: {section} is no section")
+        place[last] = value
+    return merged
+
+
+def variant(overrides: Mapping[str, Any]) -> str:
+    """Return what overrides add to an experiment's name: "@optimizer.lr=0.001,training.steps=50", or nothing.
+
+    The keys are sorted. What a folder's name should not hold becomes a "_"; then, and where the name is longer than 120
+    characters, it ends in eight digits of its hash, so that different overrides have different names.
+    """
+    if not overrides:
+        return ""
+    whole = ",".join(f"{key}={_text(value)}" for key, value in sorted(overrides.items()))
+    name = re.sub(r"[^\w.=,-]", "_", whole, flags=re.ASCII)
+    if name != whole or len(name) > 120:
+        name = f"{name[:120]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+    return f"@{name}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)

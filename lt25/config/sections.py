@@ -1,0 +1,538 @@
+"""The sections of an experiment file, of a dataset file and of config/config.yaml, key by key.
+
+``JOB`` has torchtitan 0.2.2's sections, with its names and types; a default differs from torchtitan's where its meaning says so.
+A key's `identity` says whether it decides where training arrives, apart from rounding. What torchtitan has and an experiment may
+not set is in ``HIDDEN``, with the reason. A test compares all of it with torchtitan's dataclasses.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lt25.config.key import OPTIONAL, REQUIRED, Key, Section, identity
+
+_POSITIVE = {"minimum": 1}
+_NOT_NEGATIVE = {"minimum": 0}
+_FRACTION = {"minimum": 0, "maximum": 1}
+_TEXT = {"minLength": 1}
+_TEXTS = {"items": {"type": "string", "minLength": 1}}
+
+TRAINING: Section = {
+    # torchtitan has a default for the steps. They are not part of the identity, because a run of more steps goes on from one of
+    # fewer: the trainer records the path.
+    "steps": Key("integer", REQUIRED, "how many steps to train", False, _POSITIVE),
+    # What the two batch sizes come to is part of the identity, as one number: `lt25.training.run` works it out.
+    "local_batch_size": Key("integer", 8, "examples of a process in one pass through the model", False, _POSITIVE),
+    "global_batch_size": Key(
+        "integer",
+        -1,
+        "examples of all processes in a step, reached by gradient accumulation; -1: `local_batch_size` times the processes",
+        False,
+        {"minimum": -1, "not": {"const": 0}, "description": "a multiple of local_batch_size, or -1"},
+    ),
+    "seq_len": Key("integer", 2048, "tokens of a language model's window", True, _POSITIVE),
+    "max_norm": Key("number", 1.0, "the norm that gradients are clipped to", True, {"exclusiveMinimum": 0}),
+    "mixed_precision_param": Key(
+        "string", "bfloat16", "type of weights and activations in the model", True, {"enum": ["bfloat16", "float32"]}
+    ),
+    "mixed_precision_reduce": Key(
+        "string", "float32", "type in which FSDP2 sums gradients", True, {"enum": ["float32"]}
+    ),
+    "dtype": Key(
+        "string",
+        "float32",
+        "type in which weights and the optimizer's state are kept",
+        True,
+        {"enum": ["bfloat16", "float32"]},
+    ),
+    "cuda_graphs": Key(
+        "boolean",
+        True,
+        "on a GPU, record a step once for each shape of its batch and replay it; torchtitan has no such key",
+        False,
+    ),
+    "enable_cpu_offload": Key("boolean", False, "keep weights and optimizer in the CPU's memory (FSDP2)", False),
+    "gc_freq": Key("integer", 50, "steps between two collections of Python's garbage", False, _POSITIVE),
+    "gc_debug": Key("boolean", False, "collect garbage at every step and warn of what holds GPU memory", False),
+    "dataloader": Key(
+        "object",
+        {},
+        "how batches are read",
+        False,
+        keys={
+            "num_workers": Key(
+                "integer", 0, "processes that read; 0: none, a thread reads ahead", False, _NOT_NEGATIVE
+            ),
+            "persistent_workers": Key("boolean", False, "keep these processes between epochs", False),
+            "pin_memory": Key("boolean", False, "put batches into pinned memory", False),
+            "prefetch_factor": Key(
+                ("integer", "null"), None, "batches that each process reads ahead; none: 2", False, _POSITIVE
+            ),
+        },
+    ),
+}
+
+OPTIMIZER: Section = {
+    "name": Key("string", "AdamW", "the optimizer", True, {"enum": ["Adam", "AdamW"]}),
+    "lr": Key("number", 8e-4, "the highest learning rate", True, {"exclusiveMinimum": 0}),
+    "beta1": Key(
+        "number", 0.9, "decay of the running mean of gradients, a step", True, {"minimum": 0, "exclusiveMaximum": 1}
+    ),
+    "beta2": Key(
+        "number", 0.95, "decay of the running mean of their squares", True, {"minimum": 0, "exclusiveMaximum": 1}
+    ),
+    "eps": Key("number", 1e-8, "added to the root of that mean", True, {"exclusiveMinimum": 0}),
+    "weight_decay": Key(
+        "number", 0.1, "part of a weight that a step takes away, times the learning rate", True, _NOT_NEGATIVE
+    ),
+}
+
+LR_SCHEDULER: Section = {
+    "warmup_steps": Key("integer", 200, "steps in which the learning rate rises from zero", True, _NOT_NEGATIVE),
+    "total_steps": Key(
+        ("integer", "null"), None, "steps that the schedule is made for; none: `training.steps`", True, _POSITIVE
+    ),
+    "decay_ratio": Key(
+        ("number", "null"),
+        None,
+        "part of the steps at the end in which the rate falls, constant before; none: it falls from the warm-up on",
+        True,
+        _FRACTION,
+    ),
+    "decay_type": Key("string", "linear", "shape of the fall", True, {"enum": ["linear", "sqrt", "cosine"]}),
+    "min_lr_factor": Key("number", 0.0, "the last learning rate, as a part of `lr`", True, _FRACTION),
+}
+
+# These, and `checkpoint.keep`, count where validation decides on the model: see `training_identity`.
+VALIDATION: Section = {
+    "freq": Key("integer", 0, "steps between two validations in training; 0: none", True, _NOT_NEGATIVE),
+    "steps": Key(
+        "integer",
+        -1,
+        "batches of each validation; -1: all of the split",
+        True,
+        {"minimum": -1, "not": {"const": 0}, "description": "how many batches, or -1 for all"},
+    ),
+    "patience": Key(
+        "integer",
+        0,
+        "validations without improvement after which training stops; 0: it never does",
+        True,
+        _NOT_NEGATIVE,
+    ),
+}
+
+CHECKPOINT: Section = {
+    "enable": Key("boolean", True, "write checkpoints; torchtitan's default is false", False),
+    "interval": Key("integer", 500, "steps between two checkpoints", False, _POSITIVE),
+    "keep_latest_k": Key(
+        "integer",
+        10,
+        "checkpoints that are kept; 0: all",
+        False,
+        {"minimum": 0, "not": {"const": 1}, "description": "0 keeps all; 1 would delete the last whole one"},
+    ),
+    "keep": Key(
+        "string",
+        "latest",
+        "`best`: the checkpoint with the best validation metric is kept too, and is what is exported; torchtitan has no "
+        "such key",
+        True,
+        {"enum": ["latest", "best"]},
+    ),
+    "load_step": Key(
+        "integer", -1, "the checkpoint that training goes on from; -1: the newest", False, {"minimum": -1}
+    ),
+    "async_mode": Key(
+        "string",
+        "disabled",
+        "write checkpoints beside the training",
+        False,
+        {"enum": ["disabled", "async", "async_with_pinned_mem"]},
+    ),
+    # A resumed run that starts with an empty optimizer arrives elsewhere.
+    "exclude_from_loading": Key("array", [], "parts of a checkpoint that are not read", True, _TEXTS),
+    "enable_first_step_checkpoint": Key("boolean", False, "write a checkpoint after the first step", False),
+}
+
+PARALLELISM: Section = {
+    "data_parallel_replicate_degree": Key(
+        "integer", 1, "copies of the model (DDP; with shards, HSDP)", False, _POSITIVE
+    ),
+    "data_parallel_shard_degree": Key(
+        "integer",
+        -1,
+        "processes that a copy is sharded over (FSDP2); -1: all that are left",
+        False,
+        {"minimum": -1, "not": {"const": 0}, "description": "1 for no shards, -1 for all processes that are left"},
+    ),
+    "fsdp_reshard_after_forward": Key(
+        "string",
+        "default",
+        "whether FSDP2 gives gathered weights back after the forward pass",
+        False,
+        {"enum": ["default", "always", "never"]},
+    ),
+    "tensor_parallel_degree": Key("integer", 1, "processes that share each layer", False, _POSITIVE),
+    "disable_loss_parallel": Key("boolean", False, "with tensor parallelism, gather the logits for the loss", False),
+    "enable_async_tensor_parallel": Key(
+        "boolean", False, "with tensor parallelism and compilation, communicate while computing", False
+    ),
+    "pipeline_parallel_degree": Key("integer", 1, "processes that the layers are shared out to", False, _POSITIVE),
+    "module_fqns_per_model_part": Key(
+        ("array", "null"),
+        None,
+        "names of the modules of each part of the pipeline; none: cut by layers",
+        False,
+        {"items": {"type": "array", **_TEXTS}},
+    ),
+    "pipeline_parallel_first_stage_less_layers": Key(
+        "integer", 1, "layers that the first part has fewer, for the embedding", False, _NOT_NEGATIVE
+    ),
+    "pipeline_parallel_last_stage_less_layers": Key(
+        "integer", 1, "layers that the last part has fewer, for the output", False, _NOT_NEGATIVE
+    ),
+    "pipeline_parallel_layers_per_stage": Key(
+        ("integer", "null"), None, "layers of a part; none: from the degree and the schedule", False, _POSITIVE
+    ),
+    "pipeline_parallel_schedule": Key("string", "1F1B", "in which order parts of a batch pass", False, _TEXT),
+    "pipeline_parallel_schedule_csv": Key("string", "", "a file with an order of your own", False),
+    "pipeline_parallel_microbatch_size": Key("integer", 1, "examples that pass together", False, _POSITIVE),
+    "context_parallel_degree": Key("integer", 1, "processes that share each sequence", False, _POSITIVE),
+    "context_parallel_load_balancer": Key(
+        "string", "headtail", "how attention's work is shared out", False, {"enum": ["headtail", "ptrr"]}
+    ),
+    "context_parallel_rotate_method": Key(
+        "string", "allgather", "how attention's keys and values travel", False, {"enum": ["allgather", "alltoall"]}
+    ),
+}
+
+ACTIVATION_CHECKPOINT: Section = {
+    "mode": Key(
+        "string",
+        "none",
+        "what is computed again in the backward pass to save memory; torchtitan's default is `selective`",
+        False,
+        {"enum": ["selective", "full", "memory_budget", "none"]},
+    ),
+    "selective_ac_option": Key("string", "2", "with `selective`: every n-th layer, or `op`", False, _TEXT),
+    "per_op_sac_force_recompute_mm_shapes_by_fqns": Key(
+        "array", ["moe.router.gate"], "with `op`: modules whose products are always computed again", False, _TEXTS
+    ),
+    "early_stop": Key("boolean", False, "stop when all that is needed has been computed again", False),
+    "memory_budget": Key("number", 0.5, "with `memory_budget`: the part of the memory to use", False, _FRACTION),
+    "visualize_memory_budget_pareto": Key("boolean", False, "draw time against memory for all budgets", False),
+    # Otherwise dropout draws other numbers in the second computation, and gradients differ.
+    "preserve_rng_state": Key("boolean", True, "draw the same random numbers the second time", True),
+    "determinism_check": Key("string", "default", "how the two computations are compared", False, _TEXT),
+    "debug": Key("boolean", False, "log what is computed again", False),
+}
+
+COMPILE: Section = {
+    "enable": Key("boolean", False, "compile the model with `torch.compile`, layer by layer; the same numbers", False),
+    "components": Key(
+        "array",
+        ["model", "loss"],
+        "what is compiled",
+        False,
+        {"items": {"enum": ["model", "loss"]}, "uniqueItems": True},
+    ),
+    "backend": Key("string", "inductor", "what compiles", False, _TEXT),
+}
+
+METRICS: Section = {
+    "log_freq": Key("integer", 10, "steps between two records", False, _POSITIVE),
+    "enable_tensorboard": Key("boolean", True, "write TensorBoard files; torchtitan's default is false", False),
+    "disable_color_printing": Key("boolean", True, "log without colours; torchtitan's default is false", False),
+    "save_tb_folder": Key("string", "tb", "folder of the TensorBoard files, in the run's", False, _TEXT),
+    "save_for_all_ranks": Key("boolean", False, "every process writes them, not the first alone", False),
+    "enable_wandb": Key("boolean", False, "send metrics to Weights & Biases", False),
+}
+
+PROFILING: Section = {
+    "enable_profiling": Key("boolean", False, "write traces of torch's profiler", False),
+    "save_traces_folder": Key("string", "profile_traces", "folder of the traces, in the run's", False, _TEXT),
+    "profile_freq": Key("integer", 10, "steps between two traces", False, _POSITIVE),
+    "profiler_active": Key("integer", 1, "steps of a trace", False, _POSITIVE),
+    "profiler_warmup": Key("integer", 3, "steps before a trace in which the profiler warms up", False, _NOT_NEGATIVE),
+    "enable_memory_snapshot": Key("boolean", False, "write snapshots of the GPU's memory", False),
+    "save_memory_snapshot_folder": Key(
+        "string", "memory_snapshot", "folder of the snapshots, in the run's", False, _TEXT
+    ),
+}
+
+COMM: Section = {
+    "init_timeout_seconds": Key(
+        "integer", 300, "how long processes wait for each other up to the first step", False, _POSITIVE
+    ),
+    "train_timeout_seconds": Key("integer", 100, "how long they wait afterwards", False, _POSITIVE),
+    "trace_buf_size": Key(
+        "integer", 20000, "communications that the flight recorder keeps; 0: none", False, _NOT_NEGATIVE
+    ),
+    "save_traces_folder": Key("string", "comm_traces", "folder of its records, in the run's", False, _TEXT),
+    "save_traces_file_prefix": Key("string", "rank_", "how their names begin", False, _TEXT),
+}
+
+DEBUG: Section = {
+    "seed": Key(
+        "integer",
+        0,
+        "of initial weights, order of examples and dropout; torchtitan's default is none",
+        True,
+        _NOT_NEGATIVE,
+    ),
+    # Another algorithm rounds differently, and arrives at the same place apart from that.
+    "deterministic": Key("boolean", False, "the same numbers bit for bit, perhaps slower", False),
+    "deterministic_warn_only": Key("boolean", False, "where that cannot be had, warn instead of stopping", False),
+}
+
+JOB: Mapping[str, Section] = {
+    "training": TRAINING,
+    "optimizer": OPTIMIZER,
+    "lr_scheduler": LR_SCHEDULER,
+    "validation": VALIDATION,
+    "checkpoint": CHECKPOINT,
+    "parallelism": PARALLELISM,
+    "activation_checkpoint": ACTIVATION_CHECKPOINT,
+    "compile": COMPILE,
+    "metrics": METRICS,
+    "profiling": PROFILING,
+    "comm": COMM,
+    "debug": DEBUG,
+}
+"""The sections of a training job that an experiment may set."""
+
+_PREPARED = "the experiment's `dataset` says what is read"
+_START = "`init_from` says what training starts from"
+_EXPORT = "`lt25 export` writes the model"
+_MOE = "lt25 has no mixture of experts"
+_FUSED = "a step with infinite gradients is skipped by the fused optimizer"
+
+HIDDEN: Mapping[str, Mapping[str, str]] = {
+    "training": {"dataset": _PREPARED, "dataset_path": _PREPARED},
+    "optimizer": {"implementation": _FUSED, "early_step_in_backward": _FUSED},
+    "validation": {
+        "enable": "`freq` switches validation on",
+        "dataset": _PREPARED,
+        "dataset_path": _PREPARED,
+        "local_batch_size": "it is `training.local_batch_size`",
+        "seq_len": "it is `training.seq_len`",
+        "dataloader": "it is `training.dataloader`",
+    },
+    "checkpoint": {
+        "enable_ft_dataloader_checkpoints": "lt25 does not use torchft",
+        "folder": "it is `checkpoints` in the run's folder",
+        "initial_load_path": _START,
+        "initial_load_model_only": _START,
+        "initial_load_in_hf": _START,
+        "initial_load_in_hf_quantized": _START,
+        "last_save_model_only": "the last checkpoint is whole, so that more steps can follow",
+        "last_save_in_hf": _EXPORT,
+        "export_dtype": _EXPORT,
+        "create_seed_checkpoint": "initial weights are the same for any number of processes",
+        "load_only": "a training that writes nothing has no result",
+    },
+    "parallelism": {
+        "pipeline_parallel_expert_parallel_overlap": _MOE,
+        "expert_parallel_degree": _MOE,
+        "expert_tensor_parallel_degree": _MOE,
+        "expert_parallel_comm_backend": _MOE,
+    },
+    "comm": {"mode": "dry runs and simulations train nothing"},
+    "debug": {"moe_force_load_balance": _MOE},
+}
+"""What torchtitan has and an experiment may not set: section, key, why."""
+
+SET: Mapping[str, Mapping[str, Any]] = {"checkpoint": {"folder": "checkpoints", "last_save_model_only": False}}
+"""Hidden keys that lt25 gives a value of its own."""
+
+
+def training_identity(job: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what decides where training arrives, of the sections that an experiment may set.
+
+    Validation that only watches, and neither stops the training nor chooses the checkpoint, is left out.
+
+    Args:
+        job: a resolved job, section by section; keys and sections that are not in ``JOB`` are left out.
+
+    Returns:
+        The decisive keys and their values, section by section; not the steps, nor the two batch sizes.
+    """
+    decisive = {name: identity(job[name], section) for name, section in JOB.items() if name in job}
+    if not decides_by_validation(job):
+        decisive.pop("validation", None)
+        decisive.get("checkpoint", {}).pop("keep", None)
+    return {name: values for name, values in decisive.items() if values}
+
+
+def decides_by_validation(job: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether validation stops the training early, or chooses the checkpoint that is exported."""
+    return bool(job.get("validation", {}).get("patience")) or job.get("checkpoint", {}).get("keep") == "best"
+
+
+EXPERIMENT: Section = {
+    "task": Key(
+        "string", REQUIRED, "what the model learns: `classification`, `speech_recognition`, `language_modeling`", True
+    ),
+    "dataset": Key("string", REQUIRED, "the name of a file in config/datasets/, or a path", True, _TEXT),
+    "prepare": Key("object", {}, "how the data is prepared; see docs/data.md", True),
+    "model": Key(
+        "object",
+        REQUIRED,
+        "a Hugging Face config; `base` names a file of config/models/ that it starts from",
+        True,
+    ),
+    "init_from": Key(
+        ("string", "null"), None, "another experiment, whose exported model training starts from", True, _TEXT
+    ),
+    "evaluation": Key("object", {}, "how the model is evaluated; see docs/evaluation.md", False),
+    "training": Key("object", REQUIRED, "the steps and what each computes", True, keys=TRAINING),
+    "optimizer": Key("object", REQUIRED, "how weights follow gradients", True, keys=OPTIMIZER),
+    "lr_scheduler": Key("object", REQUIRED, "the learning rate from step to step", True, keys=LR_SCHEDULER),
+    **{
+        name: Key("object", {}, meaning, True, keys=JOB[name])
+        for name, meaning in {
+            "validation": "held-out data during training",
+            "checkpoint": "what is written on the way",
+            "parallelism": "how processes share the work",
+            "activation_checkpoint": "memory against time",
+            "compile": "torch.compile",
+            "metrics": "what is recorded",
+            "profiling": "traces of time and memory",
+            "comm": "how processes talk",
+            "debug": "the seed, and reproducibility",
+        }.items()
+    },
+}
+"""An experiment file. The keys of ``prepare`` and ``evaluation`` are the task's, those of ``model`` the family's."""
+
+MODEL: Section = {
+    "base": Key(
+        "string",
+        OPTIONAL,
+        "a configuration that this one starts from, a JSON file relative to the project",
+        True,
+        _TEXT,
+    ),
+    "model_type": Key("string", REQUIRED, "the kind of model, as Hugging Face's config.json names it", True, _TEXT),
+    "architectures": Key("array", OPTIONAL, "classes that the configuration was made for", False, _TEXTS),
+    "transformers_version": Key("string", OPTIONAL, "what wrote the configuration", False),
+    "dtype": Key(("string", "null"), OPTIONAL, "type of the weights that lie beside it", False),
+}
+"""The keys of ``model`` that every family has."""
+
+_SOURCE = {
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+    ]
+}
+_HELD_OUT = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["from", "fraction"],
+    "properties": {
+        "from": {"enum": ["train"]},
+        "fraction": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+    },
+}
+_UTTERANCES: Section = {
+    split: Key("integer", OPTIONAL, f"of the {split} split", True, _POSITIVE)
+    for split in ("train", "validation", "test")
+}
+
+DATASET: Section = {
+    "title": Key("string", REQUIRED, "a name for people, as the report shows it", False, _TEXT),
+    "licence": Key("string", REQUIRED, "the licence of the data, or `unknown`", False, _TEXT),
+    "homepage": Key("string", "", "where to read about the dataset", False),
+    "tasks": Key(
+        "array",
+        REQUIRED,
+        "what the dataset can be used for: `classification`, `speech_recognition`, `language_modeling`",
+        False,
+        {"items": {"type": "string"}, "minItems": 1},
+    ),
+    # A change of origin is acquired anew, and a new SOURCE.json makes everything that depends on it.
+    "origin": Key(
+        "object",
+        REQUIRED,
+        "one of `builder` (made on this machine), `hub` (owner/name on the Hugging Face Hub) or `path` (a folder)",
+        False,
+        {"oneOf": [{"required": ["builder"]}, {"required": ["hub"]}, {"required": ["path"]}]},
+        {
+            "builder": Key(
+                "string",
+                OPTIONAL,
+                "a data set made on this machine",
+                False,
+                {"enum": ["sklearn_digits", "espeak", "stdlib"]},
+            ),
+            "utterances": Key(
+                "object", OPTIONAL, "espeak only: how many utterances each split has", False, keys=_UTTERANCES
+            ),
+            "hub": Key(
+                "string",
+                OPTIONAL,
+                "owner/name on the Hugging Face Hub, or a name in a mirror",
+                False,
+                {"pattern": "^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$"},
+            ),
+            "revision": Key("string", OPTIONAL, "a commit of the Hub's repository; none: the newest", False, _TEXT),
+            "path": Key("string", OPTIONAL, "a folder, absolute or relative to the project", False, _TEXT),
+            "files": Key(
+                "object",
+                OPTIONAL,
+                "a source split's name -> glob pattern(s) of its files, relative to the dataset's folder",
+                False,
+                {"minProperties": 1, "additionalProperties": _SOURCE},
+            ),
+        },
+    ),
+    "columns": Key(
+        "object",
+        REQUIRED,
+        "role -> column: those that the task needs; `group` and `id` if there are such columns",
+        True,
+        {"minProperties": 1, "additionalProperties": {"type": "string", "minLength": 1}},
+    ),
+    "splits": Key(
+        "object",
+        REQUIRED,
+        "`train`, `validation`, `test` -> the source's split, or a part held out, `{from: train, fraction: 0.1}`",
+        True,
+        keys={
+            "train": Key(("string", "array"), REQUIRED, "the source's split, or several", True, _SOURCE),
+            "validation": Key(
+                ("string", "array", "object"),
+                {"from": "train", "fraction": 0.1},
+                "the source's split, or a part held out of train",
+                True,
+                {"anyOf": [*_SOURCE["anyOf"], _HELD_OUT]},
+            ),
+            "test": Key(
+                ("string", "array", "object"),
+                REQUIRED,
+                "the source's split, or a part held out of train",
+                True,
+                {"anyOf": [*_SOURCE["anyOf"], _HELD_OUT]},
+            ),
+        },
+    ),
+    "labels": Key(
+        ("array", "null"),
+        None,
+        "names of the classes, in the order of their numbers; none: as they stand in the data",
+        True,
+        {"items": {"type": "string"}, "minItems": 2, "uniqueItems": True},
+    ),
+}
+"""A dataset file."""
+
+CONFIG: Section = {
+    "experiments": Key(
+        "array", REQUIRED, "the experiments that the report shows", False, {"items": {"type": "string"}, "minItems": 1}
+    ),
+    "learning_curves": Key("boolean", False, "whether the report evaluates every kept checkpoint", False),
+    "hub_mirror": Key(("string", "null"), None, "a folder laid out like the Hugging Face Hub", False),
+    "plugins": Key("array", [], "Python of your own, loaded first: paths or module names", False, _TEXTS),
+}
+"""The project's config/config.yaml."""

@@ -1,0 +1,144 @@
+"""The described sections against torchtitan's dataclasses, and what decides where training arrives."""
+
+import dataclasses
+import types
+import typing
+
+import pytest
+
+from lt25.config.key import REQUIRED, identity, resolve
+from lt25.config.sections import HIDDEN, JOB, SET, training_identity
+
+# Where lt25's default is another than torchtitan's, and where its keys are lt25's own.
+OTHER_DEFAULTS = {
+    "training.steps": REQUIRED,
+    "validation.freq": 0,
+    "checkpoint.enable": True,
+    "metrics.enable_tensorboard": True,
+    "metrics.disable_color_printing": True,
+    "activation_checkpoint.mode": "none",
+    "debug.seed": 0,
+}
+OWN = {"training.cuda_graphs", "checkpoint.keep", "validation.patience"}
+KINDS = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
+
+
+def kinds(hint) -> set[str]:
+    """The JSON types of a type hint."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return {"object"}
+    if origin is typing.Literal:
+        return {KINDS[type(value)] for value in arguments}
+    if origin in (typing.Union, types.UnionType):
+        found = set().union(*map(kinds, arguments))
+        return found - {"integer"} if "number" in found else found
+    return {"array"} if origin is list else {KINDS[hint]}
+
+
+def compare(keys, cls, prefix):
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hidden = HIDDEN.get(prefix, {})
+    assert set(hidden) <= set(fields), f"{prefix}: hidden, and not torchtitan's"
+    assert not set(hidden) & set(keys)
+    own = {name for name in keys if f"{prefix}.{name}" in OWN}
+    assert set(keys) - own == set(fields) - set(hidden), f"{prefix}: describe the key, or hide it with a reason"
+    for name in set(keys) - own:
+        key, field, hint = keys[name], fields[name], hints[name]
+        default = field.default_factory() if field.default is dataclasses.MISSING else field.default
+        expected = kinds(hint)
+        if default is not None:
+            # TOML has no null, so such a key cannot be set to it.
+            expected -= {"null"}
+        described = {key.type} if isinstance(key.type, str) else set(key.type)
+        known = f"{prefix}.{name}"
+        if known in ("debug.seed",):
+            described |= {"null"}
+        assert described == expected, known
+        if dataclasses.is_dataclass(hint):
+            compare(key.keys, hint, known)
+            continue
+        assert key.default == OTHER_DEFAULTS.get(known, default), known
+        if typing.get_origin(hint) is typing.Literal:
+            assert set(key.bounds["enum"]) == set(typing.get_args(hint)), known
+
+
+@pytest.mark.parametrize("section", JOB)
+def test_names_types_and_defaults_are_torchtitans(section):
+    from torchtitan.config import JobConfig
+
+    compare(JOB[section], typing.get_type_hints(JobConfig)[section], section)
+
+
+def test_torchtitan_reads_lt25s_own_keys_with_the_same_defaults():
+    from torchtitan.config import ConfigManager, JobConfig
+
+    from lt25.training.job_config import JobConfig as Added
+
+    merged = ConfigManager._merge_configs(JobConfig, Added)()
+    for name in (*OWN, "validation.freq"):
+        section, key = name.split(".")
+        assert getattr(getattr(merged, section), key) == JOB[section][key].default
+
+
+def test_every_key_says_what_it_means_and_whether_it_decides():
+    def walk(keys):
+        for name, key in keys.items():
+            assert key.meaning and "\n" not in key.meaning, name
+            assert isinstance(key.identity, bool), name
+            walk(key.keys or {})
+
+    for section in JOB.values():
+        walk(section)
+    assert all(reason for hidden in HIDDEN.values() for reason in hidden.values())
+    assert all(key in HIDDEN[section] for section, fixed in SET.items() for key in fixed)
+
+
+def job(**changes):
+    return {name: resolve({"steps": 10} | changes.get(name, {}), section) for name, section in JOB.items()}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": {"lr": 1e-2}},
+        {"lr_scheduler": {"decay_type": "cosine"}},
+        {"training": {"max_norm": 2.0}},
+        {"training": {"mixed_precision_param": "float32"}},
+        {"debug": {"seed": 1}},
+        {"validation": {"freq": 5, "patience": 2}},
+        {"validation": {"freq": 5}, "checkpoint": {"keep": "best"}},
+    ],
+)
+def test_what_shapes_the_weights_is_part_of_the_identity(changes):
+    assert training_identity(job(**changes)) != training_identity(job())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training": {"steps": 20}},
+        {"training": {"local_batch_size": 2, "global_batch_size": 8}},
+        {"training": {"cuda_graphs": False, "gc_freq": 7, "dataloader": {"num_workers": 2}}},
+        {"validation": {"freq": 5, "steps": 3}},
+        {"checkpoint": {"interval": 7, "keep_latest_k": 0}},
+        {"parallelism": {"data_parallel_shard_degree": 2}},
+        {"activation_checkpoint": {"mode": "full"}, "compile": {"enable": True}},
+        {"metrics": {"log_freq": 1}, "profiling": {"enable_profiling": True}, "comm": {"init_timeout_seconds": 5}},
+        {"debug": {"deterministic": True}},
+    ],
+)
+def test_speed_layout_and_record_are_not(changes):
+    assert training_identity(job(**changes)) == training_identity(job())
+
+
+def test_keys_and_sections_that_nobody_described_are_left_out():
+    assert training_identity({**job(), "job": {"dump_folder": "x"}}) == training_identity(job())
+    assert identity({"lr": 1.0, "extra": 2}, JOB["optimizer"]) == {"lr": 1.0}
+
+
+def test_numbers_have_the_type_of_their_key():
+    resolved = resolve({"steps": 10.0, "max_norm": 1}, JOB["training"])
+    assert (resolved["steps"], resolved["max_norm"]) == (10, 1.0)
+    assert isinstance(resolved["steps"], int) and isinstance(resolved["max_norm"], float)
