@@ -16,6 +16,9 @@ from lt25.errors import UserError
 REQUIRED = object()
 """The default of a key that a file must have."""
 
+OPTIONAL = object()
+"""The default of a key that has no value where a file does not give it one."""
+
 Section = Mapping[str, "Key"]
 
 
@@ -25,7 +28,8 @@ class Key:
 
     Attributes:
         type: JSON's name of the value's type, or several: "boolean", "integer", "number", "string", "array", "object", "null".
-        default: what stands where a file says nothing; `REQUIRED` for a key that must be given.
+        default: what stands where a file says nothing; `REQUIRED` for a key that must be given, `OPTIONAL` for one that then
+            has no value.
         meaning: one line for people, with the unit.
         identity: True if the value decides where a run (for ``prepare``: the prepared data; for ``evaluation``: the numbers)
             arrives, False if it changes speed, layout or record only. Every key must say which.
@@ -87,7 +91,7 @@ def resolve(values: Mapping[str, Any], section: Section) -> dict[str, Any]:
         value = values.get(name, key.default)
         if key.keys is not None and (isinstance(value, Mapping) or value is REQUIRED):
             value = resolve({} if value is REQUIRED else value, key.keys)
-        if value is not REQUIRED:
+        if value is not REQUIRED and value is not OPTIONAL:
             resolved[name] = copy.deepcopy(value)
     return resolved
 
