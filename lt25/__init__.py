@@ -1,25 +1,31 @@
 """lt25: from a dataset's name to a trained, exported, evaluated and reported linear recurrent network."""
 
-import importlib
-
-import wrapt
-
-# transformers takes seconds to import, so lt25 registers with it only once somebody has imported it (or already has).
+import sys
+from pathlib import Path
 
 
-@wrapt.when_imported("transformers.models.auto.configuration_auto")
-def _register_config(_module):
-    from lt25._register import register_config
+def register() -> None:
+    """Make transformers' Auto classes and pipelines know lt25's models and feature extractors.
 
-    register_config()
+    `import lt25` calls it; to call it again changes nothing.
+    """
+    from lt25.data import features
+    from lt25.models import auto  # noqa: F401  (importing it enters the models)
 
-
-@wrapt.when_imported("transformers.models.auto.feature_extraction_auto")
-def _import_feature_extractors(_module):
-    importlib.import_module("lt25.data.features")
-
-
-# In two steps, because it may be lt25.data.features itself that makes transformers import its Auto classes.
-@wrapt.when_imported("lt25.data.features")
-def _register_feature_extractors(features):
     features.register()
+
+
+def _is_own_command() -> bool:
+    """Tell whether this process is `lt25 ...`, `python -m lt25...`, or Snakemake with lt25's rules."""
+    if sys.argv[:1] == ["-m"]:  # Python is still looking for the module to run.
+        after = zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
+        program = next((name for flag, name in after if flag.startswith("-") and flag.endswith("m")), "")
+    else:
+        program = Path(sys.argv[0]).name if sys.argv else ""
+    return program.partition(".")[0] in ("lt25", "snakemake")
+
+
+# transformers' Auto classes cannot be had without torch, and the two take seconds to import. A program that imports lt25 wants
+# them. lt25's own commands have to answer before that, and register where they come to use a model.
+if not _is_own_command():
+    register()

@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
 from lt25.checkpoints.card import model_card
@@ -13,7 +12,7 @@ from lt25.checkpoints.convert import read_weights
 from lt25.errors import UserError
 from lt25.experiment import Experiment
 from lt25.files import read_json, write_json, write_text
-from lt25.models.tasks import AUTO_MODEL
+from lt25.models.auto import auto_class, read_config
 
 # What the prepared data has that a user of the model needs beside the weights.
 _ASSETS = (
@@ -41,9 +40,9 @@ def export(experiment: Experiment, step: int | None = None) -> Path:
         raise UserError(f"{experiment.name}: no checkpoint of step {number} is kept: there are {there}")
     weights = read_weights(experiment.results_dir / trained["run_dir"] / "checkpoints" / f"step-{number}")
 
-    config = AutoConfig.from_pretrained(experiment.results_dir / "model")
+    config = read_config(experiment.results_dir / "model")
     with torch.device("meta"):
-        model = AUTO_MODEL[experiment.task].from_config(config)
+        model = auto_class(experiment.task).from_config(config)
     model.load_state_dict(weights, assign=True)
 
     folder = experiment.results_dir / "hf"

@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 import transformers
 
-import lt25  # noqa: F401  (registers the models with the Auto classes)
 from lt25.data.prepared import PreparedSplit
 from lt25.data.progress import say
 from lt25.errors import UserError
@@ -20,7 +19,7 @@ from lt25.evaluation import speech_recognition as speech
 from lt25.evaluation.options import Options
 from lt25.experiment import Experiment
 from lt25.files import write_json
-from lt25.models.tasks import AUTO_MODEL
+from lt25.models.auto import auto_class, read_config
 
 
 def run(experiment: Experiment, model_dir: Path, out_dir: Path, intermediate: bool = False) -> dict:
@@ -86,8 +85,9 @@ def load_model(task: str, model_dir: Path, device: torch.device) -> torch.nn.Mod
         raise UserError(f"{model_dir}: no config.json, so no exported model here: run `lt25 export` first")
     transformers.utils.logging.disable_progress_bar()
     try:
-        model, loaded = AUTO_MODEL[task].from_pretrained(
+        model, loaded = auto_class(task).from_pretrained(
             model_dir,
+            config=read_config(model_dir),
             dtype=torch.float32 if device.type == "cpu" else "auto",
             local_files_only=True,
             output_loading_info=True,

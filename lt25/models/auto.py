@@ -1,20 +1,36 @@
-"""The models' entries in transformers' Auto classes."""
+"""transformers' Auto classes: which of them loads the model of a task, and the entries of lt25's own models.
 
-import functools
+As with flash-linear-attention's models, importing the module makes the entries.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers.models.auto import modeling_auto
+
+from lt25.models import HGRNConfig, HGRNForCausalLM, HGRNForCTC, HGRNForSequenceClassification, HGRNModel
+from lt25.models.families import find
+from lt25.tasks import TASKS
+
+transformers.AutoConfig.register(HGRNConfig.model_type, HGRNConfig, exist_ok=True)
+modeling_auto.AutoModel.register(HGRNConfig, HGRNModel, exist_ok=True)
+modeling_auto.AutoModelForCausalLM.register(HGRNConfig, HGRNForCausalLM, exist_ok=True)
+modeling_auto.AutoModelForCTC.register(HGRNConfig, HGRNForCTC, exist_ok=True)
+modeling_auto.AutoModelForSequenceClassification.register(HGRNConfig, HGRNForSequenceClassification, exist_ok=True)
 
 
-@functools.cache
-def register() -> None:
-    """Registers the models with AutoModel, AutoModelForCausalLM, AutoModelForCTC and AutoModelForSequenceClassification.
+def auto_class(task: str) -> Any:
+    """Return the class of transformers that builds and loads the models of a task."""
+    return getattr(transformers, TASKS[task].auto_model)
 
-    Called by the first configuration made: importing the models any earlier, while transformers is being imported
-    itself, runs into its circular imports, and without a configuration no Auto class can look for a model.
+
+def read_config(folder: Path) -> transformers.PreTrainedConfig:
+    """Return the configuration of a model's folder, whatever the family.
+
+    Raises:
+        UserError: if its model type is none that `lt25.models.families` knows.
     """
-    from transformers.models.auto import modeling_auto as auto
-
-    from lt25.models import HGRNConfig, HGRNForCausalLM, HGRNForCTC, HGRNForSequenceClassification, HGRNModel
-
-    auto.AutoModel.register(HGRNConfig, HGRNModel, exist_ok=True)
-    auto.AutoModelForCausalLM.register(HGRNConfig, HGRNForCausalLM, exist_ok=True)
-    auto.AutoModelForCTC.register(HGRNConfig, HGRNForCTC, exist_ok=True)
-    auto.AutoModelForSequenceClassification.register(HGRNConfig, HGRNForSequenceClassification, exist_ok=True)
+    find(json.loads((folder / "config.json").read_text()).get("model_type")).load()
+    return transformers.AutoConfig.from_pretrained(folder)

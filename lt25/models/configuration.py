@@ -79,9 +79,6 @@ class HGRNConfig(PreTrainedConfig):
                 raise UserError(f"model config, {key}: found {found!r}, lt25's HGRN computes {expected!r} only")
         kwargs = {key: value for key, value in kwargs.items() if key not in _FLA_IGNORED}
         super().__post_init__(**kwargs)
-        from lt25.models import auto
-
-        auto.register()
 
     def validate_architecture(self) -> None:
         """Part of the validation on construction; raises ValueError."""

@@ -1,69 +1,401 @@
-"""The model families. Nothing here imports torch."""
+"""The model families: for each `model_type` where it comes from, what stands where in it, and what it can do here.
 
-from dataclasses import dataclass
+What an experiment may name as its model is in `FAMILIES`, and what is not in there is refused. A project's own family is entered
+by `register`, from a module that config.yaml names under ``plugins``. Nothing here imports torch.
+"""
+
+import ast
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 from lt25.config.key import OPTIONAL, Key, Section, suggestion
 from lt25.errors import UserError
+from lt25.tasks import TASKS
 
 
 @dataclass(frozen=True)
 class Family:
-    """One model type: the tasks it is for, and what its configuration may say."""
+    """One family. Names of modules are those in the model that an Auto class builds, "model.layers".
+
+    Attributes:
+        model_type: as a config.json writes it.
+        source: the package that it comes from, as one would look for it.
+        heads: Auto class of transformers -> name of the module that makes the outputs; the family serves the tasks whose Auto
+            class is among them.
+        inputs: Auto class -> name of the module that takes the inputs, an embedding unless the inputs are numbers.
+        layers: name of the list of layers.
+        norm: name of the norm after the last layer.
+        module: what to import so that transformers' Auto classes know the family; None for transformers' own.
+        config: the module of its config class, from whose source `model_keys` reads; None if the family says nothing.
+        keys: the keys of its ``model`` section, where they are not read from ``config``.
+        cu_seqlens: True if forward takes the boundaries of packed sequences, so that none of them reads another.
+        state: True if forward hands on what it remembers (`past_key_values`), so that a text can be read in pieces.
+        parallelism: kinds that give the numbers of a single device: "data" (DDP and FSDP2), "tensor", "pipeline", "context".
+        crosses_layers: tensors that a layer takes from others beside the residual stream: cut into stages without these, a
+            model computes something else, and says nothing.
+        devices: types of device that it trains on, "cpu" or "cuda".
+        requires: package without which it cannot be built, as imported; None for none beside lt25's own.
+        complaint: of resolved ``model`` keys and a task, what makes them impossible together, or None.
+    """
 
     model_type: str
-    tasks: tuple[str, ...]
-    parallelism: tuple[str, ...]
-    keys: Section | None
+    source: str
+    heads: Mapping[str, str]
+    inputs: Mapping[str, str]
+    layers: str = "model.layers"
+    norm: str = "model.norm"
+    module: str | None = None
+    config: str | None = None
+    keys: Section | None = None
+    cu_seqlens: bool = True
+    state: bool = True
+    parallelism: tuple[str, ...] = ("data",)
+    crosses_layers: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    requires: str | None = None
+    complaint: Callable[[Mapping[str, Any], str], str | None] = field(default=lambda model, task: None)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that it has a model for, whether or not it can be trained for them here."""
+        return tuple(name for name, task in TASKS.items() if task.auto_model in self.heads)
+
+    def trains(self, task: str) -> bool:
+        """Tell whether it can be trained for a task on some device: token sequences come packed, with `cu_seqlens`."""
+        return task in self.tasks and (self.cu_seqlens or TASKS[task].main_input != "input_ids")
+
+    def load(self) -> None:
+        """Make transformers' Auto classes know the family."""
+        if self.module is not None:
+            import_module(self.module)
+
+    def tied(self, model: Mapping[str, Any]) -> bool:
+        """Tell from the keys of a ``model`` section whether a language model's output layer is its embedding."""
+        key = (self.model_keys() or {}).get("tie_word_embeddings")
+        return bool(model.get("tie_word_embeddings", key is not None and key.default is True))
 
     def model_keys(self) -> Section | None:
-        """Return the keys of the ``model`` section; None: any."""
-        return self.keys
+        """Return the keys of an experiment's ``model`` section; None for a family of which nothing is known."""
+        return _read_keys(self.config, self.source) if self.keys is None and self.config is not None else self.keys
 
 
-_POSITIVE = {"minimum": 1}
-_IDS = Key(("integer", "null"), None, "number of a token; the data decides it", True, {"minimum": 0})
+FAMILIES: dict[str, Family] = {}
+"""Every family by its model type."""
 
-FAMILIES = {
-    "lt25_hgrn": Family(
-        "lt25_hgrn",
-        ("classification", "speech_recognition", "language_modeling"),
-        ("data",),
-        {
-            "hidden_size": Key("integer", 2048, "width of the residual stream", True, _POSITIVE),
-            "num_hidden_layers": Key("integer", 24, "layers", True, _POSITIVE),
-            "expand_ratio": Key("number", 1, "recurrent channels per unit of width", True, {"exclusiveMinimum": 0}),
-            "hidden_ratio": Key(("number", "null"), 4, "width of the gated MLP", True, {"exclusiveMinimum": 0}),
-            "intermediate_size": Key(("integer", "null"), None, "width of the gated MLP", True, _POSITIVE),
-            "use_short_conv": Key("boolean", False, "a causal convolution before the gates", True),
-            "conv_size": Key("integer", 4, "steps of that convolution", True, _POSITIVE),
-            "use_lower_bound": Key("boolean", True, "forget gates have a learned lower bound", True),
-            "bidirectional": Key("boolean", False, "half of the channels read from the end", True),
-            "dropout": Key("number", 0.0, "probability", True, {"minimum": 0, "exclusiveMaximum": 1}),
-            "norm_eps": Key("number", 1e-6, "of the RMS norms", True, {"exclusiveMinimum": 0}),
-            "initializer_range": Key("number", 0.02, "deviation of initial weights", True, {"exclusiveMinimum": 0}),
-            "vocab_size": Key("integer", 32000, "tokens", True, _POSITIVE),
-            "num_labels": Key("integer", OPTIONAL, "classes; the data decides it", True, _POSITIVE),
-            "tie_word_embeddings": Key("boolean", False, "the output layer is the embedding", True),
-            "use_cache": Key("boolean", True, "return the recurrent state when not training", False),
-            "pad_token_id": _IDS,
-            "bos_token_id": _IDS,
-            "eos_token_id": _IDS,
-            "input_size": Key(("integer", "null"), None, "channels of a step", True, _POSITIVE),
-            "subsampling": Key("integer", 1, "steps of input to one of the model", True, {"enum": [1, 2, 4]}),
-            "hop_length": Key("integer", 160, "audio samples to one step of input", True, _POSITIVE),
-            "pooling": Key("string", "mean", "what a classifier reads", True, {"enum": ["mean", "last"]}),
-        },
-    )
-}
+
+def register(family: Family) -> None:
+    """Add a family, or replace the one of the same model type."""
+    FAMILIES[family.model_type] = family
 
 
 def find(model_type: str) -> Family:
     """Return the family of a model type.
 
     Raises:
-        UserError: if there is none, with the one that is close.
+        UserError: if there is none.
     """
     if model_type not in FAMILIES:
-        hint = suggestion(model_type, FAMILIES) or f"there are: {', '.join(FAMILIES)}"
-        raise UserError(f"unknown model type {model_type}: {hint.strip()}")
+        raise UserError(
+            f"model_type: {model_type}: no such model type: {suggestion(model_type, FAMILIES)}"
+            f"There are: {', '.join(FAMILIES)}"
+        )
     return FAMILIES[model_type]
+
+
+def check(model: Mapping[str, Any], task: str, parallelism: Mapping[str, Any], device: str, where: str = "") -> None:
+    """Refuse what a family cannot do here.
+
+    Args:
+        model: the ``model`` section, or a config.json: ``model_type`` and more.
+        task: the task's name.
+        parallelism: the ``parallelism`` section; degrees that it lacks are 1.
+        device: the type of device that is to train, "cpu" or "cuda".
+        where: the file, for the message.
+
+    Raises:
+        UserError: for the first thing that is not possible.
+    """
+    if reason := refusal(model, task, parallelism, device):
+        raise UserError(f"{where}: {reason}" if where else reason)
+
+
+def refusal(model: Mapping[str, Any], task: str, parallelism: Mapping[str, Any], device: str) -> str | None:
+    """Return in one line why `check` refuses, or None if it does not; the arguments are the same."""
+    family = find(model["model_type"])
+    found = f"model.model_type: found {family.model_type}"
+    others = ", ".join(name for name, other in FAMILIES.items() if other.trains(task))
+    if task not in family.tasks:
+        return f"{found}, which has no model for {task}: use {others}"
+    if family.requires and importlib.util.find_spec(family.requires) is None:
+        return f"{found}, which cannot be built without the package {family.requires.replace('_', '-')}: install it"
+    if not family.trains(task):
+        return f"{found}, which takes no cu_seqlens, so that documents of a batch would read one another: use {others}"
+    for kind in ("tensor", "pipeline", "context"):
+        degree = parallelism.get(f"{kind}_parallel_degree", 1)
+        if degree > 1 and kind not in family.parallelism:
+            there = " and ".join(family.parallelism)
+            return (
+                f"parallelism.{kind}_parallel_degree: found {degree}, "
+                f"but {family.model_type} has {there} parallelism only: use 1"
+            )
+    if device not in family.devices:
+        return f"{found} on a CPU, but its kernels need a GPU: train it where there is one, or use lt25_hgrn"
+    return family.complaint(model, task)
+
+
+def table() -> str:
+    """Return the README's table of what works, in Markdown: families of the same abilities share a row."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for family in FAMILIES.values():
+        titles = [TASKS[task].title.lower() for task in family.tasks if family.trains(task)]
+        devices = " and ".join({"cpu": "CPU", "cuda": "GPU"}[device] for device in family.devices)
+        needs = f" with {family.requires.replace('_', '-')}" if family.requires else ""
+        row = (", ".join(titles) or "none yet: takes no `cu_seqlens`", devices + needs, ", ".join(family.parallelism))
+        rows.setdefault((family.source, *row), []).append(f"`{family.model_type}`")
+    lines = ["| model type | from | tasks | trains on | parallelism |", "| --- | --- | --- | --- | --- |"]
+    lines += [f"| {', '.join(names)} | {' | '.join(row)} |" for row, names in rows.items()]
+    return "\n".join(lines)
+
+
+_KINDS = {
+    "bool": ("boolean",),
+    "int": ("integer",),
+    "float": ("number",),
+    "str": ("string",),
+    "list": ("array",),
+    "tuple": ("array",),
+    "dict": ("object",),
+    "None": ("null",),
+}
+_ANYTHING = ("boolean", "number", "string", "array", "object", "null")
+_TOKEN = {"minimum": 0}
+_SIZE = {"minimum": 1}
+_POSITIVE = {"exclusiveMinimum": 0}
+
+
+@cache
+def _read_keys(module: str, source: str) -> Section:
+    """Read a config class's keys from its source: its fields, or the arguments of its constructor.
+
+    To import the module would import torch. An integer with a positive default is taken for a size, which is at least 1.
+
+    Raises:
+        UserError: if the package is not installed.
+    """
+    package, *inner = module.split(".")
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise UserError(f"model_type: it comes with the package {source}, which is not installed: install it")
+    tree = ast.parse(Path(spec.origin).parent.joinpath(*inner).with_suffix(".py").read_text())
+    config = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name.endswith("Config"))
+    init = next((node for node in config.body if getattr(node, "name", "") == "__init__"), None)
+    if isinstance(init, ast.FunctionDef):
+        arguments = init.args.args[1:]
+        fields = zip(arguments, init.args.defaults, strict=True)
+        found = {argument.arg: _key(argument.arg, argument.annotation, value) for argument, value in fields}
+    else:
+        found = {
+            node.target.id: _key(node.target.id, node.annotation, node.value)
+            for node in config.body
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        }
+    meaning = f"as in {source}'s {config.name}"
+    return {name: Key(*key[:2], meaning, name != "use_cache", key[2]) for name, key in found.items()} | {
+        "num_labels": Key("integer", OPTIONAL, "classes; the data decides it", True, _SIZE)
+    }
+
+
+def _key(
+    name: str, annotation: ast.expr | None, value: ast.expr | None
+) -> tuple[tuple[str, ...], Any, Mapping[str, Any]]:
+    """Return types, default and bounds of one field."""
+    if isinstance(value, ast.Call):  # interval(min=0.0, max=1.0)(default=0.02), or float("inf")
+        value = next((keyword.value for keyword in value.keywords if keyword.arg == "default"), value)
+    try:
+        default = ast.literal_eval(value)
+        default = list(default) if isinstance(default, tuple) else default
+    except ValueError:  # a name or a call: the class itself must fill it in
+        default = OPTIONAL
+    kinds = _kinds(annotation)
+    if default is not OPTIONAL:
+        own = _KINDS[type(default).__name__ if default is not None else "None"]
+        kinds = dict.fromkeys((*kinds, *(() if own == ("integer",) and "number" in kinds else own)))
+    if name.endswith("_token_id"):
+        bounds = _TOKEN
+    else:
+        bounds = _SIZE if "integer" in kinds and type(default) is int and default > 0 else {}
+    return tuple(kinds), default, bounds
+
+
+def _kinds(annotation: ast.expr | None) -> tuple[str, ...]:
+    """Return JSON's types of an annotation; those of a name that is not Python's own are any."""
+    match annotation:
+        case None:
+            return ()
+        case ast.BinOp(left=left, right=right):
+            return (*_kinds(left), *_kinds(right))
+        case ast.Subscript(value=value):
+            return _kinds(value)
+        case ast.Constant(value=None):
+            return _KINDS["None"]
+        case ast.Name(id=name):
+            return _KINDS.get(name, _ANYTHING)
+    return _ANYTHING
+
+
+_ID = Key(("integer", "null"), None, "number of a token; the data decides it", True, _TOKEN)
+
+
+def _hgrn_complaint(model: Mapping[str, Any], task: str) -> str | None:
+    if task == "language_modeling":
+        if model.get("bidirectional"):
+            return "model.bidirectional: found true, but a language model reads in one direction: use false"
+        if model.get("input_size") is not None:
+            return f"model.input_size: found {model['input_size']}, but a language model reads tokens: leave it out"
+    channels = int(model.get("hidden_size", 2048) * model.get("expand_ratio", 1))
+    if model.get("bidirectional") and channels % 2:
+        return f"model.hidden_size: found {model['hidden_size']}, but bidirectional needs an even number of channels"
+    return None
+
+
+register(
+    Family(
+        "lt25_hgrn",
+        "lt25",
+        heads={
+            "AutoModelForSequenceClassification": "classifier",
+            "AutoModelForCTC": "ctc_head",
+            "AutoModelForCausalLM": "lm_head",
+        },
+        inputs={
+            "AutoModelForSequenceClassification": "model.features",
+            "AutoModelForCTC": "model.features",
+            "AutoModelForCausalLM": "model.embeddings",
+        },
+        module="lt25.models.auto",
+        crosses_layers=("lower_bounds",),
+        complaint=_hgrn_complaint,
+        keys={
+            "hidden_size": Key("integer", 2048, "width of the residual stream", True, _SIZE),
+            "num_hidden_layers": Key("integer", 24, "layers", True, _SIZE),
+            "expand_ratio": Key("number", 1, "recurrent channels per unit of width", True, _POSITIVE),
+            "hidden_ratio": Key(
+                ("number", "null"),
+                4,
+                "without `intermediate_size`, the gated MLP's width is 2/3 of this times `hidden_size`, rounded up to a "
+                "multiple of 256; null: 4",
+                True,
+                _POSITIVE,
+            ),
+            "intermediate_size": Key(("integer", "null"), None, "width of the gated MLP", True, _SIZE),
+            "use_short_conv": Key("boolean", False, "a depthwise causal convolution before the gates", True),
+            "conv_size": Key("integer", 4, "steps that this convolution spans", True, _SIZE),
+            "use_lower_bound": Key(
+                "boolean",
+                True,
+                "forget gates have a learned lower bound that rises with depth (section 3.2 of the paper)",
+                True,
+            ),
+            "bidirectional": Key(
+                "boolean",
+                False,
+                "half of the recurrent channels read the sequence from its end, at no cost and without further "
+                "parameters; not for language models",
+                True,
+            ),
+            "dropout": Key(
+                "number",
+                0.0,
+                "probability, on each branch before it joins the residual stream",
+                True,
+                {"minimum": 0, "exclusiveMaximum": 1},
+            ),
+            "norm_eps": Key(
+                "number", 1e-6, "added to the mean square under the root of the RMS norms", True, _POSITIVE
+            ),
+            "initializer_range": Key("number", 0.02, "standard deviation of initial weights", True, _POSITIVE),
+            "vocab_size": Key(
+                "integer", 32000, "tokens of a language model, classes of a CTC head; the data decides it", True, _SIZE
+            ),
+            "num_labels": Key("integer", OPTIONAL, "classes of a classifier; the data decides it", True, _SIZE),
+            "tie_word_embeddings": Key("boolean", False, "a language model's output layer is its embedding", True),
+            "use_cache": Key("boolean", True, "return the recurrent state when not training", False),
+            "pad_token_id": _ID,
+            "bos_token_id": _ID,
+            "eos_token_id": Key(
+                ("integer", "array", "null"), None, "number of a token, or several; the data decides it", True
+            ),
+            "input_size": Key(
+                ("integer", "null"),
+                None,
+                "numbers in one step of feature input, null for tokens; the data decides it",
+                True,
+                _SIZE,
+            ),
+            "subsampling": Key(
+                "integer",
+                1,
+                "steps of feature input to one step of the model, by strided convolutions",
+                True,
+                {"enum": [1, 2, 4]},
+            ),
+            "hop_length": Key("integer", 160, "audio samples to one step of feature input", True, _SIZE),
+            "pooling": Key(
+                "string",
+                "mean",
+                "what a classifier reads: the mean over time or the last step",
+                True,
+                {"enum": ["mean", "last"]},
+            ),
+        },
+    )
+)
+
+
+def _causal_lm(
+    model_type: str,
+    source: str,
+    package: str,
+    base: str = "model",
+    embeddings: str = "embeddings",
+    norm: str = "norm",
+    **more,
+) -> None:
+    """Enter a language model of another package, which names its modules alike in all families but for these."""
+    register(
+        Family(
+            model_type,
+            source,
+            heads={"AutoModelForCausalLM": "lm_head"},
+            inputs={"AutoModelForCausalLM": f"{base}.{embeddings}"},
+            layers=f"{base}.layers",
+            norm=f"{base}.{norm}",
+            config=f"{package}.models.{model_type}.configuration_{model_type}",
+            **more,
+        )
+    )
+
+
+def _fla(model_type: str, **more: Any) -> None:
+    module = f"fla.models.{model_type}"
+    _causal_lm(model_type, "flash-linear-attention", "fla", module=module, devices=("cuda",), **more)
+
+
+_fla("hgrn", crosses_layers=("lower_bounds",))
+_fla("hgrn2", crosses_layers=("lower_bounds",))
+_fla("gla")
+_fla("retnet")
+_fla("delta_net")
+_fla("gated_deltanet")
+_fla("gsa")
+_fla("rwkv7", crosses_layers=("v_first",))
+_fla("transformer", requires="flash_attn")
+_fla("mamba", base="backbone", norm="norm_f", cu_seqlens=False)
+_fla("mamba2", base="backbone", norm="norm_f", cu_seqlens=False)
+_fla("samba", base="backbone", norm="norm_f", cu_seqlens=False, requires="flash_attn")
+_causal_lm("llama", "transformers", "transformers", embeddings="embed_tokens", cu_seqlens=False)

@@ -49,18 +49,14 @@ class HGRNMixer(nn.Module):
         """What is mixed of norm(branch + residual), and branch + residual, all [B, T, H].
 
         The other arguments are those of :func:`lt25.ops.hgrn_mix`. A cache is read and brought up to date in place: the
-        scan's state [B, D], and the last inputs of the short convolutions [B, 2 D, conv_size - 1].
+        scan's state [B, D], and the last inputs of the short convolutions [B, conv_size - 1, 2 D].
         """
         projections = (self.i_proj.weight, self.f_proj.weight, self.g_proj.weight)
         ifg, residual = add_norm_linear(branch, residual, norm.weight, norm.eps, projections)
         if self.i_conv1d is not None:
             ifg = self._convolve(ifg, mask, cu_seqlens, cache)
-        elif cache is not None:
-            # The cache learns from its convolution state alone that it has been written to.
-            cache.update_conv_state(ifg.new_empty(ifg.shape[0], ifg.shape[2], 0), self.layer_idx)
-
         g_norm = (self.g_norm.weight, self.g_norm.eps)
-        state = None if cache is None else cache.get_recurrent_state(self.layer_idx)
+        state = None if cache is None else cache.recurrent[self.layer_idx]
         # A single step has no gradient.
         if state is not None and ifg.shape[1] == 1 and mask is None and not ifg.requires_grad:
             y, state = hgrn_step(ifg[:, 0], *g_norm, state, lower_bound)
@@ -78,7 +74,7 @@ class HGRNMixer(nn.Module):
                 out_weight=self.o_proj.weight,
             )
         if cache is not None:
-            cache.update_recurrent_state(state, self.layer_idx)
+            cache.recurrent[self.layer_idx] = state
         return mixed, residual
 
     def _convolve(self, ifg, mask, cu_seqlens, cache) -> Tensor:
@@ -87,12 +83,12 @@ class HGRNMixer(nn.Module):
             return short_conv(ifg, weight, mask, cu_seqlens, self.bidirectional)
         # The steps before, of i and f alone, go in front; what is computed for them is of no use.
         channels, count = weight.shape[0], weight.shape[1] - 1
-        past = cache.get_conv_state(self.layer_idx)
-        past = ifg.new_zeros(len(ifg), count, channels) if past is None else past.transpose(1, 2).to(ifg.dtype)
+        past = cache.convolved[self.layer_idx]
+        past = ifg.new_zeros(len(ifg), count, channels) if past is None else past.to(ifg.dtype)
         ifg = torch.cat((F.pad(past, (0, channels // 2)), ifg), 1)
         mask = None if mask is None else F.pad(mask, (count, 0), value=True)
-        state = last_inputs(ifg[..., :channels], mask, count)
-        cache.update_conv_state(state.transpose(1, 2), self.layer_idx)
+        # A copy, so that it does not hold all of ifg.
+        cache.convolved[self.layer_idx] = last_inputs(ifg[..., :channels], mask, count).clone()
         return short_conv(ifg, weight, mask)[:, count:]
 
 
@@ -181,18 +177,6 @@ class HGRNPreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
         elif isinstance(module, HGRNModel) and module.lower_bounds is not None:
             init.zeros_(module.lower_bounds)
-
-    def init_weights(self) -> None:
-        """Initialises every parameter in place, whatever was in it.
-
-        transformers marks what it has initialised and passes over it later, which would leave a model built on the
-        meta device and then materialised with `to_empty` as the memory happened to be.
-        """
-        for module in self.modules():
-            module._is_hf_initialized = False
-        for parameter in self.parameters():
-            parameter._is_hf_initialized = False
-        super().init_weights()
 
 
 class HGRNModel(HGRNPreTrainedModel):

@@ -9,7 +9,7 @@ from torchtitan.config import TORCH_DTYPE_MAP, JobConfig
 from torchtitan.distributed import ParallelDims
 from torchtitan.distributed.activation_checkpoint import apply_ac
 
-from lt25.errors import UserError
+from lt25.models import families
 from lt25.training.device import DEVICE_TYPE
 
 
@@ -17,14 +17,9 @@ def parallelize(model: nn.Module, parallel_dims: ParallelDims, job_config: JobCo
     """Apply a job's ``activation_checkpoint``, ``compile`` and ``parallelism`` sections to a `TaskModel`, in place.
 
     Raises:
-        UserError: for a kind of parallelism that these models do not have.
+        UserError: for what the model's family cannot do.
     """
-    for kind in ("tensor", "context"):
-        degree = getattr(job_config.parallelism, f"{kind}_parallel_degree")
-        if degree > 1:
-            raise UserError(
-                f"parallelism.{kind}_parallel_degree: found {degree}, but only data parallelism is there: use 1"
-            )
+    families.check(model.hf.config.to_dict(), model.task, vars(job_config.parallelism), DEVICE_TYPE)
     base = model.hf.base_model
     compiled = job_config.compile.enable and "model" in job_config.compile.components
     if job_config.activation_checkpoint.mode != "none":

@@ -4,18 +4,14 @@ A TrainSpec names a model, how to lay it over devices, its data, its loss and it
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torchtitan.components.loss import IGNORE_INDEX
 from torchtitan.config import JobConfig
 from torchtitan.protocols import BaseModelArgs
@@ -27,7 +23,9 @@ from lt25.checkpoints.convert import PREFIX
 from lt25.data.loader import StepBatches
 from lt25.data.prepared import PreparedSplit
 from lt25.experiment import TASKS, Task
-from lt25.models.tasks import AUTO_MODEL
+from lt25.models.auto import auto_class
+from lt25.models.families import find
+from lt25.models.initialise import initialise
 from lt25.ops import ctc_loss
 from lt25.training.device import DEVICE_TYPE
 from lt25.training.feed import to_cuda
@@ -62,41 +60,17 @@ class TaskModel(nn.Module):
     def __init__(self, args: ModelArgs):
         super().__init__()
         fields = json.loads(args.config)
+        find(fields["model_type"]).load()
         config = AutoConfig.for_model(fields.pop("model_type"), **fields)
         self.task = args.task
-        self.hf: PreTrainedModel = AUTO_MODEL[args.task].from_config(config)
+        self.hf: PreTrainedModel = auto_class(args.task).from_config(config)
 
     def forward(self, inputs: torch.Tensor, **extra: torch.Tensor) -> Any:
         output = self.hf(inputs, **extra)
         return (output.logits, output.logit_lengths) if self.task == "speech_recognition" else output.logits
 
     def init_weights(self, buffer_device: torch.device | None = None) -> None:
-        with _whole_parameters(self.hf):
-            self.hf.init_weights()
-
-
-@contextmanager
-def _whole_parameters(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model initialise each sharded parameter as a whole, of which every rank keeps its part.
-
-    So initial weights are the same however many ranks there are; and on a CPU, where DTensor has no generator of its own,
-    ranks would otherwise draw the same numbers for different parts.
-    """
-    owner = next(cls for cls in type(model).__mro__ if "_init_weights" in vars(cls))
-    init = owner._init_weights
-
-    def init_whole(self: PreTrainedModel, module: nn.Module) -> None:
-        parts = {name: part for name, part in module._parameters.items() if isinstance(part, DTensor)}
-        for name, part in parts.items():
-            module._parameters[name] = nn.Parameter(torch.empty(part.shape, dtype=part.dtype, device=part.device))
-        init(self, module)
-        for name, part in parts.items():
-            whole = module._parameters[name].detach()
-            part.copy_(distribute_tensor(whole, part.device_mesh, part.placements, src_data_rank=None))
-            module._parameters[name] = part
-
-    with patch.object(owner, "_init_weights", init_whole):
-        yield
+        initialise(self.hf)
 
 
 def summed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from lt25.checkpoints import convert
 from lt25.checkpoints.export import export
 from lt25.errors import UserError
 from lt25.experiment import TASKS
-from lt25.models.tasks import AUTO_MODEL
+from lt25.models.auto import auto_class
 from tests import tiny
 
 SECTIONS = {"language_modeling": {"model": {"tie_word_embeddings": True}}}
@@ -40,11 +40,11 @@ def inputs(experiment):
 def test_logits_are_equal_before_and_after_and_a_step_has_its_own_folder(trained):
     config = AutoConfig.from_pretrained(trained.results_dir / "model")
     for step, folder in ((None, "hf"), (4, "hf/step-4")):
-        before = AUTO_MODEL[trained.task].from_config(config).eval()
+        before = auto_class(trained.task).from_config(config).eval()
         weights = tiny.weights(trained, step or 12)
         before.load_state_dict(weights)
         export(trained, step)
-        after = AUTO_MODEL[trained.task].from_pretrained(trained.results_dir / folder).eval()
+        after = auto_class(trained.task).from_pretrained(trained.results_dir / folder).eval()
         with torch.no_grad():
             assert torch.equal(before(**inputs(trained)).logits, after(**inputs(trained)).logits)
         record = json.loads((trained.results_dir / folder / "export.json").read_text())

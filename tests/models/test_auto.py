@@ -8,17 +8,19 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForCTC, AutoModelForSequenceClassification, pipeline
 
-import lt25  # noqa: F401
+import lt25
 from lt25.models import HGRNModel
 from tests.models import tiny
 
-# Each of these finds transformers' modules, which import one another in circles, in another state of completion.
 ORDERS = [
     "import lt25",
     "import transformers.pipelines, lt25",
     "import lt25, transformers.modeling_layers",
     "import lt25.models.causal_lm",
     "import lt25.data.features",
+    "import lt25.models.families",
+    "import sys; sys.argv[0] = '/usr/bin/lt25'; import lt25; lt25.register()",
+    "import sys; sys.argv[0] = '/usr/bin/lt25'; import lt25.models.auto, lt25.data.features as f; f.register()",
 ]
 
 # What transformers builds on is imported once and the processes forked from there: it takes most of the time.
@@ -50,16 +52,19 @@ def test_registered_whatever_is_imported_first():
 
 
 def test_registering_twice_changes_nothing():
-    from lt25._register import register
-
-    register()
-    register()
+    lt25.register()
+    lt25.register()
 
 
-def test_importing_lt25_is_light():
-    code = (
-        "import sys, lt25; print([name for name in ('torch', 'transformers', 'numba', 'fla') if name in sys.modules])"
-    )
+@pytest.mark.parametrize("program", ["lt25", "snakemake", "-m"])
+def test_own_commands_import_nothing_heavy(program):
+    """Refusals and the DAG do not wait for torch; a module run with `-m` is known by its name."""
+    heavy = "[name for name in ('torch', 'transformers', 'numba', 'fla') if name in sys.modules]"
+    body = f"import sys, lt25, lt25.cli, lt25.experiment, lt25.tasks, lt25.models.families\nprint({heavy})"
+    if program == "-m":
+        code = f"import sys; sys.argv = ['-m']; sys.orig_argv = ['python', '-X', 'dev', '-m', 'lt25.training']; {body}"
+    else:
+        code = f"import sys; sys.argv[0] = '/somewhere/bin/{program}'; {body}"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

@@ -1,0 +1,223 @@
+"""The table of model families says what is so."""
+
+import copy
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from lt25.config.key import OPTIONAL, check, resolve
+from lt25.errors import UserError
+from lt25.models import HGRNConfig, families
+from lt25.models.auto import auto_class
+from lt25.models.families import FAMILIES, find
+from lt25.tasks import TASKS
+
+ROOT = Path(__file__).parents[2]
+SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 50}
+FURTHER = {
+    "hgrn2": {"expand_ratio": 16},
+    "gated_deltanet": {"num_heads": 2, "head_dim": 16},
+    "mamba2": {"head_dim": 16},
+    "rwkv7": {"head_dim": 16},
+    "samba": {"attn": None},
+    "llama": {"num_attention_heads": 4},
+}
+# transformer cannot be built at all without flash-attn, which needs a GPU to be installed.
+BUILT = [
+    (name, task)
+    for name, family in FAMILIES.items()
+    for task in family.tasks
+    if name != "transformer" and task in ("classification", "speech_recognition", "language_modeling")
+]
+
+
+def model(name: str, task: str, **fields):
+    find(name).load()
+    if name == "lt25_hgrn" and task != "language_modeling":
+        fields["input_size"] = 3
+    config = AutoConfig.for_model(name, **SIZES, **FURTHER.get(name, {}), **fields)
+    with torch.device("meta"):
+        return auto_class(task).from_config(config)
+
+
+@pytest.mark.parametrize(("name", "task"), BUILT)
+def test_the_names_are_those_of_the_model(name, task):
+    family, built = find(name), model(name, task)
+    auto = TASKS[task].auto_model
+    layers = built.get_submodule(family.layers)
+    assert len(layers) == 2 and layers is built.base_model.layers
+    children = [module for module in built.base_model.children() if any(True for _ in module.parameters())]
+    assert children[0] is built.get_submodule(family.inputs[auto])
+    assert children[-1] is built.get_submodule(family.norm)
+    assert list(built.children())[-1] is built.get_submodule(family.heads[auto])
+    if task == "language_modeling":
+        assert built.get_input_embeddings() is built.get_submodule(family.inputs[auto])
+        assert built.get_output_embeddings() is built.get_submodule(family.heads[auto])
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "transformer"])
+def test_tied_weights(name):
+    family = find(name)
+    for fields in ({}, {"tie_word_embeddings": True}, {"tie_word_embeddings": False}):
+        built = model(name, "language_modeling", **fields)
+        tied = built.get_output_embeddings().weight is built.get_input_embeddings().weight
+        assert family.tied(fields) == tied
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_keys_are_those_of_the_config_class(name):
+    """Each key is taken as it is, and its default is the class's."""
+    family = find(name)
+    family.load()
+    keys = family.model_keys()
+    given = resolve({}, keys)
+    check(given, keys, "defaults")
+    stated, filled = AutoConfig.for_model(name, **copy.deepcopy(given)), AutoConfig.for_model(name)
+    for key in keys:
+        assert hasattr(filled, key), key
+    for key in given:
+        value, expected = getattr(stated, key), getattr(filled, key)
+        assert value == (list(expected) if isinstance(expected, tuple) else expected), key
+    assert all(key.identity or name == "use_cache" for name, key in keys.items())
+
+
+def test_every_field_of_the_own_configuration_is_a_key():
+    keys = find("lt25_hgrn").model_keys()
+    fields = {field.name: field.default for field in dataclasses.fields(HGRNConfig)}
+    own = list(vars(HGRNConfig)["__annotations__"])
+    assert set(own) | {"num_labels"} == set(keys)
+    assert {name: fields[name] for name in own} == {name: keys[name].default for name in own}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"droput": 0.5}, "droput: unknown key: did you mean dropout?"),
+        ({"dropout": "high"}, 'dropout: found "high", expected number'),
+        ({"dropout": 1.5}, "dropout: found 1.5, expected less than 1"),
+        ({"hidden_size": -3}, "hidden_size: found -3, expected at least 1"),
+        ({"subsampling": 3}, "subsampling: found 3, allowed: 1, 2, 4"),
+        ({"pooling": "max"}, 'pooling: found "max", allowed: mean, last'),
+    ],
+    ids=str,
+)
+def test_wrong_keys_of_a_model(values, message):
+    with pytest.raises(UserError) as error:
+        check(values, find("lt25_hgrn").model_keys(), "x.yaml")
+    assert message in str(error.value)
+
+
+def test_keys_of_another_package_are_read_from_its_source():
+    keys = find("gla").model_keys()
+    assert keys["expand_k"].type == ("number",) and keys["expand_k"].default == 0.5
+    assert keys["num_kv_heads"].type == ("integer", "null") and keys["num_kv_heads"].default is None
+    assert find("samba").model_keys()["attn"].default is OPTIONAL, "what the class computes is left to it"
+    with pytest.raises(UserError, match="did you mean hidden_size"):
+        check({"hiden_size": 3}, keys, "x.yaml")
+    with pytest.raises(UserError, match="at least 1"):
+        check({"num_heads": 0}, keys, "x.yaml")
+
+
+def test_an_unknown_type_is_one_line():
+    with pytest.raises(
+        UserError, match=r"^model_type: glaa: no such model type: did you mean gla\? There are: lt25_hgrn, "
+    ):
+        find("glaa")
+
+
+@pytest.mark.parametrize(
+    ("fields", "task", "parallelism", "device", "message"),
+    [
+        (
+            {"model_type": "gla"},
+            "classification",
+            {},
+            "cuda",
+            "gla, which has no model for classification: use lt25_hgrn",
+        ),
+        ({"model_type": "gla"}, "language_modeling", {}, "cpu", "its kernels need a GPU"),
+        ({"model_type": "mamba"}, "language_modeling", {}, "cuda", "takes no cu_seqlens"),
+        ({"model_type": "llama"}, "language_modeling", {}, "cpu", "takes no cu_seqlens"),
+        ({"model_type": "lt25_hgrn", "bidirectional": True}, "language_modeling", {}, "cpu", "reads in one direction"),
+        ({"model_type": "lt25_hgrn", "input_size": 3}, "language_modeling", {}, "cpu", "a language model reads tokens"),
+        (
+            {"model_type": "lt25_hgrn", "hidden_size": 5, "bidirectional": True},
+            "classification",
+            {},
+            "cpu",
+            "even number of channels",
+        ),
+        *(
+            (
+                {"model_type": "lt25_hgrn"},
+                "classification",
+                {f"{kind}_parallel_degree": 2},
+                "cuda",
+                f"{kind}_parallel_degree: found 2, but lt25_hgrn has data parallelism only: use 1",
+            )
+            for kind in ("tensor", "pipeline", "context")
+        ),
+    ],
+    ids=str,
+)
+def test_what_a_family_cannot_do_is_refused_in_one_line(fields, task, parallelism, device, message):
+    with pytest.raises(UserError) as error:
+        families.check(fields, task, parallelism, device, "x.yaml")
+    assert message in str(error.value) and "\n" not in str(error.value) and str(error.value).startswith("x.yaml: ")
+
+
+def test_flash_attn_is_asked_for(monkeypatch):
+    find_spec = families.importlib.util.find_spec
+    for there in (False, True):
+        monkeypatch.setattr(
+            families.importlib.util,
+            "find_spec",
+            lambda name, there=there: (object() if there else None) if name == "flash_attn" else find_spec(name),
+        )
+        reason = families.refusal({"model_type": "transformer"}, "language_modeling", {}, "cuda")
+        assert reason is None if there else "without the package flash-attn" in reason
+
+
+def test_what_works_is_let_through():
+    for task in ("classification", "speech_recognition", "language_modeling"):
+        families.check({"model_type": "lt25_hgrn"}, task, {"data_parallel_shard_degree": 8}, "cpu")
+    families.check({"model_type": "gla"}, "language_modeling", {"tensor_parallel_degree": 1}, "cuda")
+
+
+def test_a_family_of_a_project(monkeypatch):
+    monkeypatch.setattr(families, "FAMILIES", dict(FAMILIES))
+    own = families.Family("mine", "my project", {"AutoModelForCausalLM": "head"}, {"AutoModelForCausalLM": "tokens"})
+    families.register(own)
+    assert find("mine") is own and own.model_keys() is None and "language_modeling" in own.tasks
+    families.check({"model_type": "mine", "anything": 1}, "language_modeling", {}, "cpu")
+    assert "`mine` | my project |" in families.table()
+
+
+def test_nothing_heavy_is_imported_for_the_table():
+    code = (
+        "import sys; sys.argv[0] = 'lt25'; from lt25.models import families\n"
+        "keys = [family.model_keys() for family in families.FAMILIES.values()]\n"
+        "print([name for name in ('torch', 'transformers', 'fla') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_the_readme_has_the_table():
+    """`python -c "from lt25.models.families import table; print(table())"` prints what belongs there."""
+    text = (ROOT / "README.md").read_text()
+    assert text.split("<!-- families -->\n")[1].strip() == families.table()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config" / "models").glob("*.json")), ids=lambda path: path.stem)
+def test_the_configs_that_come_along_name_known_keys(path):
+    fields = json.loads(path.read_text())
+    keys = find(fields.pop("model_type")).model_keys()
+    fields.pop("architectures")
+    check(fields, keys, str(path))
