@@ -101,7 +101,7 @@ def find(model_type: str) -> Family:
     """
     if model_type not in FAMILIES:
         raise UserError(
-            f"model_type: {model_type}: no such model type: {suggestion(model_type, FAMILIES)}"
+            f"found {model_type}, no such model type: {suggestion(model_type, FAMILIES)}"
             f"There are: {', '.join(FAMILIES)}"
         )
     return FAMILIES[model_type]
