@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from lt25.data.examples import Example, Examples
-from lt25.data.progress import track
 from lt25.data.series import decode_image, image_to_series, normalise_series
 from lt25.data.shards import SplitWriter
 from lt25.errors import UserError
 from lt25.experiment import Dataset
 from lt25.files import write_json
+from lt25.progress import track
 
 MEASURED = 10_000
 """Mean and standard deviation are those of so many examples of train, its first."""

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from lt25.data.examples import Example, Examples
-from lt25.data.progress import track
 from lt25.data.shards import SplitWriter
 from lt25.errors import UserError
 from lt25.experiment import Dataset
 from lt25.files import write_json
+from lt25.progress import track
 
 END = "<|endoftext|>"
 """Ends every document, and stands before its first token when text is scored or generated."""

@@ -13,11 +13,11 @@ import torch
 
 from lt25.data.audio import decode_audio, log_mel
 from lt25.data.examples import Example, Examples
-from lt25.data.progress import say, track
 from lt25.data.shards import SplitWriter
 from lt25.errors import UserError
 from lt25.experiment import Dataset
 from lt25.files import write_json
+from lt25.progress import say, track
 
 BLANK, SPACE, UNKNOWN = "<pad>", "|", "<unk>"
 """The first tokens of the vocabulary: CTC's blank, which is also the padding, the space between words, and what

@@ -7,10 +7,10 @@ import pandas as pd
 import torch
 
 from lt25.data.loader import collate
-from lt25.data.progress import track
 from lt25.evaluation.batches import sorted_batches
 from lt25.evaluation.interval import bootstrap_interval
 from lt25.evaluation.options import Options
+from lt25.progress import track
 
 
 def score(labels: np.ndarray, predictions: np.ndarray, names: list[str]) -> dict:

@@ -9,11 +9,11 @@ import pandas as pd
 import torch
 
 from lt25.data.loader import collate
-from lt25.data.progress import track
 from lt25.evaluation.batches import sorted_batches
 from lt25.evaluation.decoding import greedy_texts, to_text
 from lt25.evaluation.interval import bootstrap_interval
 from lt25.evaluation.options import Options
+from lt25.progress import track
 
 
 def word_errors(reference: str, hypothesis: str) -> dict[str, int]:

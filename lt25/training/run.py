@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from lt25.checkpoints.whole import kept_steps
 from lt25.errors import UserError
 from lt25.experiment import digest
-from lt25.files import read_json, write_json
+from lt25.files import read_json, whole_file, write_json
 
 # Keys of the shaping sections that change the speed, the layout or the record of a run, and not where it arrives.
 _SHAPELESS = {
@@ -136,10 +136,8 @@ def announce(run: Run) -> list[str]:
         return said
     if former is not None and former.name != run.directory.name:
         said.append(f"{_difference(former, run)}: {'starting afresh' if fresh else 'going back to'} in {run.directory}")
-    temporary = link.with_name(f".checkpoints.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(Path("runs") / run.directory.name / "checkpoints")
-    temporary.replace(link)
+    with whole_file(link) as partial:
+        partial.symlink_to(Path("runs") / run.directory.name / "checkpoints")
     return said
 
 
