@@ -82,6 +82,8 @@ def shape_of(job: Mapping[str, Any], data_parallel: int) -> dict[str, Any]:
         "model": read_json(Path(lt25["model_config"]), "run `lt25 configure` first"),
         "data": data["fingerprint"],
         "init_from": start,
+        # Left out where there is none, so that such a run's fingerprint does not depend on what could be augmented.
+        **({"augment": augment} if (augment := json.loads(lt25["augment"])) else {}),
     }
 
 
