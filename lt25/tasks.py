@@ -2,17 +2,32 @@
 
 What a task does is in one module for each stage, found by the task's name:
 
-    lt25/data/<task>.py              write(...)  examples to prepared tensors; collate(...)  examples to a batch
+    lt25/data/<task>.py              from published examples to prepared tensors, and from these to batches
     lt25/training/losses/<task>.py   loss(...)  a model's output and labels to a sum; metric(...)  what validation reports
     lt25/evaluation/<task>.py        evaluate_split(...), summary(...), plots(...)
     lt25/report/<task>.py            headline(...), and what the page shows of single examples
+
+The functions of a data module:
+
+    write(dataset: Dataset, examples: Examples, options: dict, writers: dict[str, SplitWriter], folder: Path) -> dict
+        Give every example of `examples.of(*writers)` to its split's writer, write further files into the folder, and return
+        {"splits": {split: what stats.json says of it}, "model": the keys of the model's config that the data decides}.
+    source(split: PreparedSplit, seq_len: int) -> Source
+        Where training examples come from (lt25/data/sources.py); ``seq_len`` is the experiment's, in tokens.
+    transforms(split: PreparedSplit, augment: Mapping, training: bool) -> Transforms
+        What is done to examples and batches (lt25/data/transforms.py): with ``training`` also the experiment's `augment`.
+    collate(items: list[dict[str, Tensor]], grid: Grid = NO_GRID) -> dict[str, Tensor]
+        Examples, as source and transforms give them, to a batch: arguments of the model's forward, and ``labels``. The grid
+        (lt25/data/collation.py) asks for further padding.
+    collate_stacked(examples: dict[str, Tensor]) -> dict[str, Tensor]
+        Left out, or the same for examples of one length that come stacked, for speed.
 
 A task of your own is a package with modules of the same functions, called data, loss, evaluation and report, and a call of
 `register`; see CONTRIBUTING.md. Nothing here imports torch.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
 
@@ -44,6 +59,7 @@ class Task:
         usage: Python that loads and uses a model; ``{folder}`` stands for the model's folder.
         prepare: the keys of an experiment's ``prepare`` section.
         evaluation: the keys of an experiment's ``evaluation`` section.
+        augment: the keys of an experiment's ``augment`` section: what is done to training examples at random.
         preparation_version: of the code that prepares; where it gives other data for the same options, it is raised by one.
         package: for a task that is not lt25's own, the package of its modules.
     """
@@ -60,6 +76,7 @@ class Task:
     usage: str
     prepare: Section
     evaluation: Section
+    augment: Section = field(default_factory=dict)
     preparation_version: int = 1
     package: str | None = None
 
@@ -151,6 +168,14 @@ print(recognise("speech.wav")["text"])""",
         prepare={
             "n_mels": Key("integer", 80, "mel bands", True, {"enum": [40, 80]}),
             "sample_rate": Key("integer", 16000, "Hz; all audio is brought to it", True, {"minimum": 4000}),
+            "store": Key(
+                "string",
+                "features",
+                "`features`: what is stored are log-mel frames; `audio`: the samples, of which frames are computed when they "
+                "are read, after augmentation of the audio",
+                True,
+                {"enum": ["features", "audio"]},
+            ),
             "units": Key("string", "characters", "what the model writes", True, {"enum": ["characters"]}),
             "alphabet": Key(
                 "string",
@@ -169,6 +194,16 @@ print(recognise("speech.wav")["text"])""",
             ),
         },
         evaluation=_evaluation(),
+        augment={
+            "gain_db": Key(
+                ("array", "null"),
+                None,
+                "`[low, high]`: audio is made louder or softer by a gain between them, in dB, drawn anew for every utterance "
+                "in every epoch; needs `prepare.store: audio`",
+                True,
+                {"items": {"type": "number"}, "minItems": 2, "maxItems": 2},
+            ),
+        },
     )
 )
 

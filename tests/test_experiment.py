@@ -318,7 +318,9 @@ def test_a_wrong_dataset_file_is_one_line(project, change, message):
 def test_a_dataset_must_have_the_columns_that_the_task_needs(project):
     write_dataset(project, columns={"input": "image"})
     write(project, {"dataset": "leaves"})
-    with pytest.raises(UserError, match=r"config/datasets/leaves.yaml: columns.label: missing: classification needs it"):
+    with pytest.raises(
+        UserError, match=r"config/datasets/leaves.yaml: columns.label: missing: classification needs it"
+    ):
         config.load_experiment("tiny")
 
 

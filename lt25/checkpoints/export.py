@@ -1,6 +1,5 @@
 """``lt25 export``: a checkpoint becomes a Hugging Face folder that needs nothing else to be used."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from lt25.checkpoints.card import model_card
 from lt25.checkpoints.convert import read_weights
 from lt25.errors import UserError
 from lt25.experiment import Experiment
-from lt25.files import read_json, write_json, write_text
+from lt25.files import publish, read_json, temporary, write_json, write_text
 from lt25.models.auto import auto_class, read_config
 
 # What the prepared data has that a user of the model needs beside the weights.
@@ -47,12 +46,6 @@ def export(experiment: Experiment, step: int | None = None) -> Path:
 
     folder = experiment.results_dir / "hf"
     folder = folder if step is None else folder / f"step-{step}"
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    disable_progress_bar()
-    model.save_pretrained(partial)
-    for name in _ASSETS:
-        if (asset := experiment.processed_dir / name).is_file():
-            shutil.copy(asset, partial / name)
     stats = read_json(experiment.processed_dir / "stats.json", f"run `lt25 prepare {experiment.arguments}` first")
     record = {
         "experiment": experiment.name,
@@ -63,19 +56,24 @@ def export(experiment: Experiment, step: int | None = None) -> Path:
         "data": stats["fingerprint"],
         "parameters": trained["parameters"],
     }
-    write_json(partial / "export.json", record)
-    write_text(partial / "README.md", model_card(experiment, trained, stats, number))
-    _replace_files(partial, folder)
+    disable_progress_bar()
+    with temporary(folder) as partial:
+        model.save_pretrained(partial)
+        for name in _ASSETS:
+            if (asset := experiment.processed_dir / name).is_file():
+                shutil.copy(asset, partial / name)
+        write_json(partial / "export.json", record)
+        write_text(partial / "README.md", model_card(experiment, trained, stats, number))
+        _replace_files(partial, folder)
     return folder
 
 
 def _replace_files(partial: Path, folder: Path) -> None:
     """Move a finished folder into place, keeping the exports of other steps that stand in the old one."""
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.iterdir():
-        if old.is_file() and not (partial / old.name).exists():
+    # config.json goes first and comes last: without it nothing takes the folder for a model.
+    for old in sorted(folder.iterdir(), key=lambda file: file.name != "config.json"):
+        if old.is_file():
             old.unlink()
-    # config.json comes last: without it nothing takes the folder for a model.
     for file in sorted(partial.iterdir(), key=lambda file: file.name == "config.json"):
-        file.replace(folder / file.name)
-    partial.rmdir()
+        publish(file, folder / file.name)

@@ -2,10 +2,9 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
-from lt25.files import sha256, write_json
+from lt25 import files
 
 MANIFEST = "manifest.json"
 
@@ -17,29 +16,28 @@ def partial_name(checkpoint: Path) -> Path:
 
 def publish(partial: Path, final: Path) -> None:
     """Turn a directory that has been written completely into a checkpoint: list its files and rename it."""
-    files = {
-        str(file.relative_to(partial)): {"bytes": file.stat().st_size, "sha256": sha256(file)}
+    listed = {
+        str(file.relative_to(partial)): {"bytes": file.stat().st_size, "sha256": files.sha256(file)}
         for file in sorted(partial.rglob("*"))
         if file.is_file()
     }
-    write_json(partial / MANIFEST, files)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+    files.write_json(partial / MANIFEST, listed)
+    files.publish(partial, final)
 
 
 def damage(checkpoint: Path) -> str | None:
     """Say what is wrong with a checkpoint's files, or return None if they are as they were written."""
     try:
-        files = json.loads((checkpoint / MANIFEST).read_text())
+        listed = json.loads((checkpoint / MANIFEST).read_text())
     except (OSError, ValueError):
         return f"{MANIFEST} is missing or torn"
-    for name, written in files.items():
+    for name, written in listed.items():
         file = checkpoint / name
         if not file.is_file():
             return f"{name} is missing"
         if file.stat().st_size != written["bytes"]:
             return f"{name} has {file.stat().st_size} bytes instead of {written['bytes']}"
-        if sha256(file) != written["sha256"]:
+        if files.sha256(file) != written["sha256"]:
             return f"{name} has changed since it was written"
     return None
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from lt25 import files
 from lt25.data import hub
-from lt25.data.folder import whole_folder
-from lt25.data.progress import say, track
 from lt25.errors import UserError
 from lt25.experiment import Dataset
+from lt25.files import whole_folder
+from lt25.progress import say, track
 
 BUILDERS = {"sklearn_digits": "digits", "espeak": "espeak", "stdlib": "stdlib"}
 MANIFEST = "SOURCE.json"
@@ -133,8 +133,8 @@ def _write_manifest(dataset: Dataset, raw_dir: Path, revision: str | None) -> No
 
 
 def _ours(path: Path) -> bool:
-    """Whether a file is no part of the dataset: the manifest, an interrupted copy, or hidden."""
-    return path.name == MANIFEST or path.suffix == ".partial" or any(part.startswith(".") for part in path.parts)
+    """Whether a file is no part of the dataset: the manifest, or hidden, as an interrupted copy is."""
+    return path.name == MANIFEST or any(part.startswith(".") for part in path.parts)
 
 
 def _manifest(raw_dir: Path) -> dict[str, Any] | None:

@@ -3,11 +3,14 @@
 import io
 import math
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 
 HOP_SECONDS = 0.010
+"""A frame begins every 10 ms."""
+
 WINDOW_SECONDS = 0.025
 # Below it lies the rounding noise of 16-bit samples (about 1e-8 in these units): digital silence and a quiet room look alike.
 FLOOR = 1e-6
@@ -32,6 +35,21 @@ def decode_audio(data: bytes, sample_rate: int) -> np.ndarray:
     return mono if rate == sample_rate else _resampler(rate, sample_rate)(torch.from_numpy(mono)).numpy()
 
 
+def to_int16(samples: np.ndarray) -> np.ndarray:
+    """Return samples float32 [n] in -1..1 as int16 [n]: exactly what a file of 16 bits a sample holds."""
+    return np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)
+
+
+def from_int16(samples: torch.Tensor) -> torch.Tensor:
+    """The way back from `to_int16`: float32 [n] in -1..1."""
+    return samples.float() / 32768
+
+
+def frame_count(samples: Any, sample_rate: int) -> Any:
+    """Return how many frames `log_mel` makes of a number of samples, or of an array of such numbers."""
+    return -(-samples // round(sample_rate * HOP_SECONDS))
+
+
 def log_mel(samples: torch.Tensor, sample_rate: int, n_mels: int) -> torch.Tensor:
     """Return log-mel frames float32 [T, n_mels] of ``samples`` float32 [n], one every 10 ms: T = ceil(n / hop).
 
@@ -40,9 +58,14 @@ def log_mel(samples: torch.Tensor, sample_rate: int, n_mels: int) -> torch.Tenso
     frame depends on no sample before its hop and no other frame, so that a stream cut at hops gives the frames of the whole.
     """
     transform, hop = _mel_spectrogram(sample_rate, n_mels), round(sample_rate * HOP_SECONDS)
-    frames = math.ceil(len(samples) / hop)
+    frames = frame_count(len(samples), sample_rate)
     padded = torch.nn.functional.pad(samples, (0, (frames - 1) * hop + transform.n_fft - len(samples)))
     return torch.log(transform(padded).T + FLOOR)
+
+
+def normalised_log_mel(samples: torch.Tensor, sample_rate: int, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Return `log_mel` of samples, less the ``mean`` of each band and over its deviation, both float32 [n_mels]."""
+    return (log_mel(samples, sample_rate, len(mean)) - mean) / std
 
 
 @cache

@@ -1,19 +1,25 @@
-"""Preparing labelled images and series."""
+"""Labelled images and series: preparing them, and bringing them to a model."""
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from lt25.data.collation import NO_GRID, Batch, Grid, Item, pad
 from lt25.data.examples import Example, Examples
-from lt25.data.progress import track
+from lt25.data.prepared import PreparedSplit
 from lt25.data.series import decode_image, image_to_series, normalise_series
 from lt25.data.shards import SplitWriter
+from lt25.data.sources import PreparedExamples
+from lt25.data.transforms import Transforms
 from lt25.errors import UserError
 from lt25.experiment import Dataset
 from lt25.files import write_json
+from lt25.progress import track
 
 MEASURED = 10_000
 """Mean and standard deviation are those of so many examples of train, its first."""
@@ -66,6 +72,37 @@ def write(
             "input_size": inputs.shape[1],
         },
     }
+
+
+def source(split: PreparedSplit, seq_len: int) -> PreparedExamples:
+    """Return where a training run's examples come from; ``seq_len`` is of no account."""
+    return PreparedExamples(split)
+
+
+def transforms(split: PreparedSplit, augment: Mapping[str, Any], training: bool) -> Transforms:
+    """Return what is done to examples: nothing."""
+    return Transforms()
+
+
+def collate(items: list[Item], grid: Grid = NO_GRID) -> Batch:
+    """Join examples into a batch.
+
+    Args:
+        items: ``{"input": [T, C], "label": int64 []}`` each.
+        grid: further padding.
+
+    Returns:
+        ``input_features`` float32 [B, T, C], ``attention_mask`` int64 [B, T] (left out where nothing is padded), ``labels``
+        int64 [B].
+    """
+    features, mask = pad([item["input"] for item in items], grid)
+    batch = {"input_features": features, "labels": torch.stack([item["label"] for item in items]).long()}
+    return batch if mask.all() else {**batch, "attention_mask": mask}
+
+
+def collate_stacked(examples: Item) -> Batch:
+    """`collate` of examples that are stacked already: ``{"input": [B, T, C], "label": [B]}``."""
+    return {"input_features": examples["input"].float(), "labels": examples["label"].long()}
 
 
 def _survey(

@@ -5,8 +5,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from lt25.data.progress import say, track
 from lt25.errors import UserError
+from lt25.files import whole_file
+from lt25.progress import say, track
 
 MIRROR = "mirror"
 """What stands for the revision of files that came from a mirror, which does not say which one it holds."""
@@ -44,10 +45,8 @@ def _from_mirror(name: str, origin: dict[str, Any], folder: Path, copied: Path, 
     say(f"{name}: copying {len(found)} files from the mirror's {origin['hub']}")
     for path in track(sorted(found), f"{name}: files copied", len(found)):
         target = folder / path.relative_to(copied)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(target.name + ".partial")
-        shutil.copyfile(path, partial)
-        partial.replace(target)
+        with whole_file(target) as partial:
+            shutil.copyfile(path, partial)
     return MIRROR
 
 

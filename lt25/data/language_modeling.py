@@ -1,23 +1,28 @@
-"""Preparing text: a byte-level BPE trained on the training split, and documents as token ids.
+"""Text: a byte-level BPE trained on the training split, documents as token ids, and windows of them for a model.
 
 Byte-level BPE with GPT-2's splitting of text into words (Radford et al., 2019): every byte is a token, so that any text can
 be written and read back exactly.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from lt25.data.collation import NO_GRID, Batch, Grid, Item
 from lt25.data.examples import Example, Examples
-from lt25.data.progress import track
+from lt25.data.prepared import PreparedSplit
 from lt25.data.shards import SplitWriter
+from lt25.data.sources import TokenWindows
+from lt25.data.transforms import Transforms
 from lt25.errors import UserError
 from lt25.experiment import Dataset
 from lt25.files import write_json
+from lt25.progress import track
 
 END = "<|endoftext|>"
 """Ends every document, and stands before its first token when text is scored or generated."""
@@ -75,6 +80,38 @@ def write(
     # Padding is never learnt from: the end of a document does for it, as is usual for models of this kind.
     ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
     return {"splits": sizes, "model": {"vocab_size": size, **ids}}
+
+
+def source(split: PreparedSplit, seq_len: int) -> TokenWindows:
+    """Return where a training run's examples come from: windows of ``seq_len`` tokens."""
+    return TokenWindows(split, seq_len)
+
+
+def transforms(split: PreparedSplit, augment: Mapping[str, Any], training: bool) -> Transforms:
+    """Return what is done to examples: nothing."""
+    return Transforms()
+
+
+def collate(items: list[Item], grid: Grid = NO_GRID) -> Batch:
+    """Pack windows one after another, without padding.
+
+    Args:
+        items: as `TokenWindows` gives them.
+        grid: its ``boundaries`` decides how many there are in ``cu_seqlens``, the last ones of empty sequences.
+
+    Returns:
+        ``input_ids`` and ``labels`` int64 [1, N]; ``cu_seqlens`` int64 [n + 1], where each sequence begins, and N.
+    """
+    inputs = [item["input"] for item in items]
+    lengths = torch.tensor([len(sequence) for sequence in inputs])
+    ends = lengths.cumsum(0)
+    starts = torch.cat([item["starts"] + end - length for item, end, length in zip(items, ends, lengths, strict=True)])
+    empty = -(len(starts) + 1) % grid.boundaries
+    return {
+        "input_ids": torch.cat(inputs).long()[None],
+        "labels": torch.cat([item["label"] for item in items]).long()[None],
+        "cu_seqlens": torch.cat([starts, ends[-1:].expand(1 + empty)]),
+    }
 
 
 def _train_tokenizer(dataset: Dataset, texts: Iterator[str], vocab_size: int):

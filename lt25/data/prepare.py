@@ -14,11 +14,11 @@ import numpy as np
 from lt25 import files
 from lt25.data import acquire
 from lt25.data.examples import SPLITS, Examples
-from lt25.data.folder import whole_folder
-from lt25.data.progress import say
 from lt25.data.shards import SplitWriter
 from lt25.errors import UserError
 from lt25.experiment import Experiment
+from lt25.files import whole_folder
+from lt25.progress import say
 from lt25.tasks import TASKS
 
 

@@ -20,8 +20,8 @@ class PreparedSplit(Dataset):
     """A split of a prepared dataset.
 
     ``split[i]`` is ``{"input": Tensor [T, ...], "label": Tensor}``: a view of the memory map, as stored (float16 or float32
-    features [T, C], uint16 or int32 token ids [T]); the label is int64 [] for classification, int32 [L] for speech, and
-    absent for language modelling.
+    features [T, C], int16 samples [n], uint16 or int32 token ids [T]); the label is int64 [] for classification, int32 [L] for
+    speech, and absent for language modelling.
 
     Attributes:
         path: the prepared dataset's folder.

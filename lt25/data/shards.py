@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-_NAMES = {"int64": "I64", "int32": "I32", "float32": "F32", "float16": "F16", "uint16": "U16"}
+_NAMES = {"int64": "I64", "int32": "I32", "float32": "F32", "float16": "F16", "uint16": "U16", "int16": "I16"}
 
 # The table is written in groups of so many rows, or of so many bytes of images and audio: none is held whole.
 _ROWS, _HEAVY = 50_000, 64 << 20
@@ -42,13 +42,26 @@ class SplitWriter:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def add(self, row: dict[str, Any], inputs: np.ndarray, labels: np.ndarray | int | None = None) -> None:
-        """Add an example: its ``row`` of the table, ``inputs`` [T, ...] and ``labels`` (a number, [L] or none)."""
+    def add(
+        self,
+        row: dict[str, Any],
+        inputs: np.ndarray,
+        labels: np.ndarray | int | None = None,
+        length: int | None = None,
+    ) -> None:
+        """Add an example.
+
+        Args:
+            row: of the table.
+            inputs: [T, ...].
+            labels: a number, [L] or none.
+            length: steps that a model sees of it, where these are not T.
+        """
         self._rows.append(row)
         self._heavy += sum(len(value) for value in row.values() if isinstance(value, bytes))
         if len(self._rows) >= _ROWS or self._heavy >= _HEAVY:
             self._write_rows()
-        self.lengths.append(len(inputs))
+        self.lengths.append(len(inputs) if length is None else length)
         self._pack("inputs", inputs)
         if isinstance(labels, np.ndarray):
             self._pack("labels", labels)

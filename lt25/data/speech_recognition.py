@@ -1,9 +1,10 @@
-"""Preparing transcribed speech: normalised log-mel frames and transcripts as characters."""
+"""Transcribed speech: normalised log-mel frames, or the audio that they are made of, and transcripts as characters."""
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from lt25.data.audio import decode_audio, log_mel
+from lt25.data.audio import decode_audio, frame_count, from_int16, log_mel, normalised_log_mel, to_int16
+from lt25.data.collation import IGNORE, NO_GRID, Batch, Grid, Item, pad
 from lt25.data.examples import Example, Examples
-from lt25.data.progress import say, track
+from lt25.data.prepared import PreparedSplit
 from lt25.data.shards import SplitWriter
+from lt25.data.sources import PreparedExamples
+from lt25.data.transforms import Transforms
 from lt25.errors import UserError
 from lt25.experiment import Dataset
-from lt25.files import write_json
+from lt25.files import read_json, write_json
+from lt25.progress import say, track
 
 BLANK, SPACE, UNKNOWN = "<pad>", "|", "<unk>"
 """The first tokens of the vocabulary: CTC's blank, which is also the padding, the space between words, and what
@@ -44,24 +49,27 @@ def write(
     torch.set_num_threads(1)  # the utterances are the parallel work
     try:
         mean, std = _survey(dataset, examples, options)
+        to_stored = _to_stored(options, mean, std)
         facts = {split: {"frames": 0, "seconds": 0.0, "characters": 0, "excluded": Counter()} for split in writers}
         speakers = {split: Counter() for split in writers}
-        work = _parallel(lambda example: (example, _utterance(example, options, vocabulary)), examples.of(*writers))
+        work = _parallel(
+            lambda example: (example, _utterance(example, options, vocabulary, to_stored)), examples.of(*writers)
+        )
         for example, utterance in track(work, f"{dataset.name}: utterances prepared"):
             fact = facts[example.split]
             if isinstance(utterance, Faulty):
                 fact["excluded"][utterance] += 1
                 continue
-            frames, labels, text = utterance
-            seconds = round(len(frames) * 0.01, 2)
+            stored, frames, labels, text = utterance
+            seconds = round(frames * 0.01, 2)
             row = {"id": example.id, "text": text, "seconds": seconds, "path": example.where}
             if "group" in example.roles:
                 row["speaker"] = str(example.roles["group"])
                 speakers[example.split][row["speaker"]] += 1
             if example.split == "test":
                 row["audio"] = example.roles["audio"]["bytes"]
-            writers[example.split].add(row, ((frames - mean) / std).astype(np.float16), labels)
-            fact["frames"] += len(frames)
+            writers[example.split].add(row, stored, labels, frames)
+            fact["frames"] += frames
             fact["seconds"] = round(fact["seconds"] + seconds, 2)
             fact["characters"] += len(text)
     finally:
@@ -86,10 +94,95 @@ def write(
     }
 
 
+def source(split: PreparedSplit, seq_len: int) -> PreparedExamples:
+    """Return where a training run's examples come from, with their lengths in frames; ``seq_len`` is of no account."""
+    if not holds_audio(split):
+        return PreparedExamples(split)
+    return PreparedExamples(split, frame_count(split.lengths, _extractor(split)["sampling_rate"]))
+
+
+def holds_audio(split: PreparedSplit) -> bool:
+    """Whether a split holds samples [n], and not frames [T, n_mels]."""
+    return split[0]["input"].ndim == 1
+
+
+def transforms(split: PreparedSplit, augment: Mapping[str, Any], training: bool) -> Transforms:
+    """Return what is done to examples: of audio, a random gain if the experiment wants one, and log-mel frames.
+
+    Args:
+        split: what is read; where it holds frames, nothing is done to them.
+        augment: the experiment's section; ``gain_db`` is ``[low, high]`` or nothing.
+        training: whether it is for training; otherwise nothing is random.
+
+    Raises:
+        UserError: if an augmentation of audio is wanted of frames.
+    """
+    gain_db = augment.get("gain_db") if training else None
+    if not holds_audio(split):
+        if gain_db is not None:
+            raise UserError(
+                f"augment.gain_db: needs audio, but {split.path} holds features: set prepare.store to audio, "
+                f"or remove the key"
+            )
+        return Transforms()
+    facts = _extractor(split)
+    frames = partial(
+        _frames,
+        sample_rate=facts["sampling_rate"],
+        mean=torch.tensor(facts["mean"]),
+        std=torch.tensor(facts["std"]),
+    )
+    return Transforms((_waveform, *([partial(_gain, decibels=gain_db)] if gain_db is not None else []), frames))
+
+
+def _extractor(split: PreparedSplit) -> dict[str, Any]:
+    return read_json(split.path / "preprocessor_config.json", "run `lt25 prepare` on the experiment again")
+
+
+def _waveform(item: Item, generator: torch.Generator) -> Item:
+    return {**item, "input": from_int16(item["input"])}
+
+
+def _gain(item: Item, generator: torch.Generator, decibels: tuple[float, float]) -> Item:
+    """Make audio louder or softer by a gain drawn evenly from ``decibels``, lowest and highest."""
+    low, high = decibels
+    drawn = low + (high - low) * torch.rand((), generator=generator)
+    return {**item, "input": item["input"] * 10 ** (drawn / 20)}
+
+
+def _frames(item: Item, generator: torch.Generator, sample_rate: int, mean: torch.Tensor, std: torch.Tensor) -> Item:
+    return {**item, "input": normalised_log_mel(item["input"], sample_rate, mean, std)}
+
+
+def collate(items: list[Item], grid: Grid = NO_GRID) -> Batch:
+    """Join examples into a batch.
+
+    Args:
+        items: ``{"input": [T, F], "label": int32 [L]}`` each.
+        grid: further padding.
+
+    Returns:
+        ``input_features`` float32 [B, T, F], ``attention_mask`` int64 [B, T], ``labels`` int64 [B, L] padded with `IGNORE`.
+    """
+    features, mask = pad([item["input"] for item in items], grid)
+    most = max(grid.labels, *(len(item["label"]) for item in items))
+    labels = torch.full((len(items), most), IGNORE)
+    for row, item in zip(labels, items, strict=True):
+        row[: len(item["label"])] = item["label"]
+    return {"input_features": features, "attention_mask": mask, "labels": labels}
+
+
 def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of each band, float32 [n_mels]."""
     count, total, squares = 0, 0.0, 0.0
-    utterances = _parallel(lambda example: _frames(example, options), islice(examples.of("train"), MEASURED))
+
+    def frames_of(example: Example) -> np.ndarray | Faulty:
+        samples = _samples(example, options)
+        if isinstance(samples, Faulty):
+            return samples
+        return log_mel(torch.from_numpy(samples), options["sample_rate"], options["n_mels"]).numpy()
+
+    utterances = _parallel(frames_of, islice(examples.of("train"), MEASURED))
     for frames in track(utterances, f"{dataset.name}: utterances measured"):
         if not isinstance(frames, Faulty):
             count, total = count + len(frames), total + frames.sum(0, dtype=np.float64)
@@ -103,10 +196,24 @@ def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tu
     return mean.astype(np.float32), std.astype(np.float32)
 
 
+def _to_stored(options: dict[str, Any], mean: np.ndarray, std: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what makes of samples float32 [n] what is stored: int16 [n], or frames float16 [T, n_mels]."""
+    if options["store"] == "audio":
+        # What most files hold, in half the bytes of float32.
+        return to_int16
+    bands = torch.from_numpy(mean), torch.from_numpy(std)
+    return lambda samples: (
+        normalised_log_mel(torch.from_numpy(samples), options["sample_rate"], *bands).numpy().astype(np.float16)
+    )
+
+
 def _utterance(
-    example: Example, options: dict[str, Any], vocabulary: dict[str, int]
-) -> tuple[np.ndarray, np.ndarray, str] | Faulty:
-    """Return frames float32 [T, n_mels], labels int32 [L] and the transcript as it is learnt."""
+    example: Example,
+    options: dict[str, Any],
+    vocabulary: dict[str, int],
+    to_stored: Callable[[np.ndarray], np.ndarray],
+) -> tuple[np.ndarray, int, np.ndarray, str] | Faulty:
+    """Return what is stored of the audio, its number of frames, labels int32 [L] and the transcript as it is learnt."""
     text = example.roles["text"]
     if not isinstance(text, str):
         raise UserError(f"{example.where}: the transcript is {type(text).__name__}, no text: mend columns.text")
@@ -117,25 +224,26 @@ def _utterance(
         return _fault(
             example, options, f"column text: {fault}", "a transcript outside the alphabet" if outside else fault
         )
-    frames = _frames(example, options)
-    if isinstance(frames, Faulty):
-        return frames
+    samples = _samples(example, options)
+    if isinstance(samples, Faulty):
+        return samples
     return (
-        frames,
+        to_stored(samples),
+        frame_count(len(samples), options["sample_rate"]),
         np.array([vocabulary[SPACE if character == " " else character] for character in text], np.int32),
         text,
     )
 
 
-def _frames(example: Example, options: dict[str, Any]) -> np.ndarray | Faulty:
+def _samples(example: Example, options: dict[str, Any]) -> np.ndarray | Faulty:
+    """Return float32 [n] in -1..1."""
     audio = example.roles["audio"]
     if not isinstance(audio, dict) or not isinstance(audio.get("bytes"), bytes):
         raise UserError(f"{example.where}: column audio holds no bytes of an audio file: mend columns.audio")
     try:
-        samples = decode_audio(audio["bytes"], options["sample_rate"])
+        return decode_audio(audio["bytes"], options["sample_rate"])
     except ValueError as error:
         return _fault(example, options, str(error), "audio that cannot be read")
-    return log_mel(torch.from_numpy(samples), options["sample_rate"], options["n_mels"]).numpy()
 
 
 def _fault(example: Example, options: dict[str, Any], message: str, kind: str) -> Faulty:

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lt25.data.loader import collate
-from lt25.data.progress import track
+from lt25.data.classification import collate
 from lt25.evaluation.batches import sorted_batches
 from lt25.evaluation.interval import bootstrap_interval
 from lt25.evaluation.options import Options
+from lt25.progress import track
 
 
 def score(labels: np.ndarray, predictions: np.ndarray, names: list[str]) -> dict:
@@ -60,7 +60,7 @@ def evaluate_split(model, split, options: Options, what: str) -> tuple[dict, pd.
     labels = np.zeros(n, dtype=np.int64)
     batches = sorted_batches(split.lengths, options.batch_size)
     for indices in track(batches, what, len(batches)):
-        batch = collate("classification", [split[int(i)] for i in indices])
+        batch = collate([split[int(i)] for i in indices])
         labels[indices] = batch.pop("labels").numpy()
         logits = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits
         probabilities[indices] = logits.float().softmax(-1).cpu().numpy()

@@ -9,11 +9,11 @@ import pandas as pd
 import torch
 from torch.nn.functional import cross_entropy
 
-from lt25.data.progress import track
 from lt25.errors import UserError
 from lt25.evaluation.compression import compressors
 from lt25.evaluation.interval import bootstrap_interval
 from lt25.evaluation.options import Options
+from lt25.progress import track
 
 # How many tokens, over all documents of a batch, are read at once: on a CPU few, so that their logits stay near the cache.
 TOKENS_PER_STEP = {"cpu": 2048, "cuda": 32768}

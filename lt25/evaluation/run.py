@@ -11,15 +11,15 @@ import torch
 import transformers
 
 from lt25.data.prepared import PreparedSplit
-from lt25.data.progress import say
 from lt25.errors import UserError
 from lt25.evaluation import classification, plots, style
 from lt25.evaluation import language_modeling as language
 from lt25.evaluation import speech_recognition as speech
 from lt25.evaluation.options import Options
 from lt25.experiment import Experiment
-from lt25.files import write_json
+from lt25.files import whole_file, write_json
 from lt25.models.auto import auto_class, read_config
+from lt25.progress import say
 
 
 def run(experiment: Experiment, model_dir: Path, out_dir: Path, intermediate: bool = False) -> dict:
@@ -56,10 +56,8 @@ def run(experiment: Experiment, model_dir: Path, out_dir: Path, intermediate: bo
     )
     for file, figure in drawn.items():
         style.save(figure, out_dir / file)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    temporary = out_dir / ".predictions.parquet"
-    pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
-    temporary.replace(out_dir / "predictions.parquet")
+    with whole_file(out_dir / "predictions.parquet") as partial:
+        pd.concat(tables, ignore_index=True).to_parquet(partial, index=False)
     export = model_dir / "export.json"
     result = {
         "task": experiment.task,

@@ -8,12 +8,12 @@ import jiwer
 import pandas as pd
 import torch
 
-from lt25.data.loader import collate
-from lt25.data.progress import track
+from lt25.data.speech_recognition import collate, transforms
 from lt25.evaluation.batches import sorted_batches
 from lt25.evaluation.decoding import greedy_texts, to_text
 from lt25.evaluation.interval import bootstrap_interval
 from lt25.evaluation.options import Options
+from lt25.progress import track
 
 
 def word_errors(reference: str, hypothesis: str) -> dict[str, int]:
@@ -92,9 +92,10 @@ def evaluate_split(model, split, tokenizer, options: Options, what: str) -> tupl
     hypotheses, references = [""] * len(split), [""] * len(split)
     batches = sorted_batches(split.lengths, options.batch_size)
     computing = 0.0
+    prepared = transforms(split, {}, training=False)
     for indices in track(batches, what, len(batches)):
-        items = [split[int(i)] for i in indices]
-        batch = collate("speech_recognition", items)
+        items = [prepared.of_item(split[int(i)]) for i in indices]
+        batch = collate(items)
         # given labels, the model would compute a loss, and the real-time factor would pay for it
         del batch["labels"]
         started = time.perf_counter()

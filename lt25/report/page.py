@@ -16,9 +16,9 @@ import pandas as pd
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from lt25.data.progress import say
 from lt25.evaluation import style
 from lt25.experiment import Experiment
+from lt25.progress import say
 from lt25.report import media, plots
 from lt25.report.collect import Results, collect
 from lt25.report.headline import TASK_NAMES, count, duration, headline, size

@@ -20,6 +20,9 @@ class Lt25:
     init_from: str = ""
     """Exported model whose weights training starts from; empty: random weights"""
 
+    augment: str = "{}"
+    """What is done to training examples at random, as JSON: the experiment's section of that name"""
+
     plugins: list[str] = field(default_factory=list)
     """Python of the project's own, loaded first: config/config.yaml's ``plugins``"""
 

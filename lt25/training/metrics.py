@@ -15,6 +15,7 @@ from torchtitan.components.metrics import MetricsProcessor
 from torchtitan.config import JobConfig
 from torchtitan.distributed import ParallelDims
 
+from lt25.files import write_text
 from lt25.training.device import DEVICE_TYPE
 
 HISTORY = "metrics.jsonl"
@@ -54,9 +55,7 @@ class RunMetrics(MetricsProcessor):
             self.seconds_before = self.records[-1]["seconds"]
         if not self.leads:
             return
-        temporary = self.history.with_name(f".{HISTORY}")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records))
-        temporary.replace(self.history)
+        write_text(self.history, "".join(json.dumps(record) + "\n" for record in self.records))
         if sys.stderr.isatty():
             self.bar = Progress(
                 TextColumn("[bold]{task.description}"),

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from lt25.checkpoints.whole import kept_steps
 from lt25.errors import UserError
 from lt25.experiment import digest
-from lt25.files import read_json, write_json
+from lt25.files import read_json, whole_file, write_json
 
 # Keys of the shaping sections that change the speed, the layout or the record of a run, and not where it arrives.
 _SHAPELESS = {
@@ -82,6 +82,8 @@ def shape_of(job: Mapping[str, Any], data_parallel: int) -> dict[str, Any]:
         "model": read_json(Path(lt25["model_config"]), "run `lt25 configure` first"),
         "data": data["fingerprint"],
         "init_from": start,
+        # Left out where there is none, so that such a run's fingerprint does not depend on what could be augmented.
+        **({"augment": augment} if (augment := json.loads(lt25["augment"])) else {}),
     }
 
 
@@ -136,10 +138,8 @@ def announce(run: Run) -> list[str]:
         return said
     if former is not None and former.name != run.directory.name:
         said.append(f"{_difference(former, run)}: {'starting afresh' if fresh else 'going back to'} in {run.directory}")
-    temporary = link.with_name(f".checkpoints.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(Path("runs") / run.directory.name / "checkpoints")
-    temporary.replace(link)
+    with whole_file(link) as partial:
+        partial.symlink_to(Path("runs") / run.directory.name / "checkpoints")
     return said
 
 

@@ -104,6 +104,7 @@ def _build_batches(dp_world_size: int, dp_rank: int, tokenizer: Any, job_config:
         rank=dp_rank,
         world_size=dp_world_size,
         seed=job_config.debug.seed,
+        augment=json.loads(job_config.lt25.augment),
         options=options,
         few_shapes=can_replay(job_config),
         feed=partial(to_cuda, device=torch.device("cuda", torch.cuda.current_device()))

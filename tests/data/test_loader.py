@@ -1,11 +1,17 @@
-"""The order of examples, and what batches look like."""
+"""Source, order, transforms and collation together: the batches of a training run."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from lt25.data.loader import IGNORE, Grid, StepBatches, TokenWindows, collate
+from lt25.data import classification
+from lt25.data.loader import StepBatches
 from lt25.data.prepared import PreparedSplit
+from lt25.data.shards import SplitWriter
+from lt25.data.sources import TokenWindows
+from lt25.data.transforms import Transforms
 from lt25.errors import UserError
 from tests import tiny
 
@@ -36,34 +42,6 @@ def same(one, two):
     )
 
 
-@pytest.mark.parametrize("split", ["classification"], indirect=True)
-def test_an_epoch_shows_every_example_at_most_once_and_the_next_another_order(split):
-    stream = batches(split, "classification")
-    first, second = stream.epoch_order(0), stream.epoch_order(1)
-    assert first.shape == (11, 2)
-    assert len(np.unique(first)) == first.size
-    assert not np.array_equal(first, second)
-    assert np.array_equal(first, batches(split, "classification").epoch_order(0))
-    assert not np.array_equal(first, batches(split, "classification", seed=2).epoch_order(0))
-
-
-@pytest.mark.parametrize("split", ["classification"], indirect=True)
-def test_ranks_and_microbatches_share_out_the_same_steps(split):
-    whole = batches(split, "classification", local_batch_size=8).epoch_order(0)
-    parts = [
-        [index for micro in take_indices(batches(split, "classification", accumulation=2, rank=rank, world_size=2), 4)
-         for index in micro]
-        for rank in range(2)
-    ]  # fmt: skip
-    assert sorted(parts[0] + parts[1]) == sorted(whole[:2].flatten())
-    assert not set(parts[0]) & set(parts[1])
-
-
-def take_indices(stream, count):
-    iterator = stream._indices(0)
-    return [next(iterator) for _ in range(count)]
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("split", ["speech_recognition"], indirect=True)
 def test_a_loader_that_is_set_back_serves_what_an_undisturbed_one_serves(split, workers):
@@ -77,22 +55,16 @@ def test_a_loader_that_is_set_back_serves_what_an_undisturbed_one_serves(split, 
     assert all(same(a, b) for a, b in zip(undisturbed[12:], take(resumed, 18), strict=True))
 
 
-@pytest.mark.parametrize("split", ["speech_recognition"], indirect=True)
-def test_batches_gather_examples_of_like_length(split):
-    order = batches(split, "speech_recognition").epoch_order(0)
-    spread = np.ptp(split.lengths[order], axis=1).mean()
-    assert spread < np.ptp(split.lengths) / 4
-
-
 @pytest.mark.parametrize("split", ["classification"], indirect=True)
 def test_a_step_larger_than_the_split_is_refused(split):
-    with pytest.raises(UserError, match="23 examples, a step takes 24: lower"):
+    with pytest.raises(UserError, match="the training split has 23 examples, a step takes 24: lower"):
         batches(split, "classification", local_batch_size=24)
 
 
 @pytest.mark.parametrize("split", ["language_modeling"], indirect=True)
 def test_windows_predict_the_next_token_and_begin_anew_at_the_end_token_before_each_document(split):
     windows, tokens = TokenWindows(split, 8), split.shards["inputs"].tolist()
+    assert windows.count == (len(tokens) - 1) // 8 - 1
     ends = set((split.shards["input_offsets"][1:-1] - 1).tolist())
     for start in range(len(tokens) - 9):
         window = windows[start]
@@ -100,63 +72,6 @@ def test_windows_predict_the_next_token_and_begin_anew_at_the_end_token_before_e
         assert window["label"].tolist() == tokens[start + 1 : start + 9]
         begins = [at for at in range(8) if at == 0 or start + at in ends]
         assert window["starts"].tolist() == begins
-
-
-@pytest.mark.parametrize("split", ["language_modeling"], indirect=True)
-def test_every_window_of_every_epoch_lies_within_the_stream(split):
-    stream = batches(split, "language_modeling", seq_len=16)
-    for epoch in range(20):
-        order = stream.epoch_order(epoch)
-        assert order.min() >= 0
-        assert order.max() + 16 < len(split.shards["inputs"])
-
-
-def test_language_batches_are_packed_with_every_document_in_cu_seqlens():
-    items = [
-        {"input": torch.arange(4), "label": torch.arange(4), "starts": torch.tensor([0, 2])},
-        {"input": torch.arange(4), "label": torch.arange(4), "starts": torch.tensor([0])},
-    ]
-    batch = collate("language_modeling", items)
-    assert batch["input_ids"].shape == batch["labels"].shape == (1, 8)
-    assert batch["cu_seqlens"].tolist() == [0, 2, 4, 8]
-
-
-def test_padding_is_masked_and_labels_are_padded_with_ignore():
-    items = [
-        {"input": torch.ones(3, 2), "label": torch.tensor([1, 2])},
-        {"input": torch.ones(5, 2), "label": torch.tensor([3])},
-    ]
-    batch = collate("speech_recognition", items)
-    assert batch["input_features"].shape == (2, 5, 2)
-    assert batch["attention_mask"].sum(1).tolist() == [3, 5]
-    assert not batch["input_features"][0, 3:].any()
-    assert batch["labels"].tolist() == [[1, 2], [3, IGNORE]]
-
-
-def test_equal_lengths_need_no_mask():
-    items = [{"input": torch.ones(3, 2), "label": torch.tensor(1)} for _ in range(2)]
-    batch = collate("classification", items)
-    assert set(batch) == {"input_features", "labels"}
-    assert batch["labels"].tolist() == [1, 1]
-
-
-def test_batches_on_a_grid_hold_the_same_and_padding():
-    items = [
-        {"input": torch.ones(3, 2, dtype=torch.float16), "label": torch.tensor([1, 2])},
-        {"input": torch.ones(5, 2, dtype=torch.float16), "label": torch.tensor([3])},
-    ]
-    plain = collate("speech_recognition", items)
-    batch = collate("speech_recognition", items, Grid(time=8, labels=4))
-    assert batch["input_features"].dtype == torch.float32
-    assert torch.equal(batch["input_features"][:, :5], plain["input_features"])
-    assert not batch["input_features"][:, 5:].any()
-    assert batch["attention_mask"].tolist() == [[1] * 3 + [0] * 5, [1] * 5 + [0] * 3]
-    assert batch["labels"].tolist() == [[1, 2, IGNORE, IGNORE], [3, IGNORE, IGNORE, IGNORE]]
-
-    series = [{"input": torch.ones(6, 1), "label": torch.tensor(1)} for _ in range(2)]
-    assert collate("classification", series, Grid(time=4))["attention_mask"].sum(1).tolist() == [6, 6]
-    text = [{"input": torch.arange(4), "label": torch.arange(4), "starts": torch.tensor([0, 2])}]
-    assert collate("language_modeling", text, Grid(boundaries=8))["cu_seqlens"].tolist() == [0, 2, 4, 4, 4, 4, 4, 4]
 
 
 @pytest.mark.parametrize("split", ["classification", "speech_recognition", "language_modeling"], indirect=True)
@@ -172,13 +87,111 @@ def test_few_shapes_are_few(split):
 
 @pytest.mark.parametrize("split", ["classification"], indirect=True)
 def test_a_feed_that_reads_ahead_does_not_move_the_place_in_the_epoch(split):
-    def greedy(stream):
-        held = [next(stream) for _ in range(3)]
-        for batch in stream:
-            held.append(batch)
-            yield held.pop(0)
-
     stream = batches(split, "classification", feed=greedy)
     given = take(stream, 4)
     assert stream.state_dict() == {"steps": 4}
     assert all(same(a, b) for a, b in zip(given, take(batches(split, "classification"), 4), strict=True))
+
+
+def greedy(stream):
+    held = [next(stream) for _ in range(3)]
+    for batch in stream:
+        held.append(batch)
+        yield held.pop(0)
+
+
+def equal_series(folder, count=7):
+    """A split of series of one length."""
+    writer, rng = SplitWriter(folder, "train"), np.random.default_rng(0)
+    for number in range(count):
+        writer.add({"id": str(number)}, rng.standard_normal((5, 2)).astype(np.float16), number)
+    writer.close()
+    return PreparedSplit(folder, "train")
+
+
+def test_series_of_one_length_are_read_stacked_and_give_the_same(tmp_path, monkeypatch):
+    split = equal_series(tmp_path)
+    stacked = take(batches(split, "classification"), 9)
+    monkeypatch.delattr(classification, "collate_stacked")
+    assert all(same(a, b) for a, b in zip(stacked, take(batches(split, "classification"), 9), strict=True))
+    for inputs, labels in stacked:
+        assert all(
+            torch.equal(row, split[int(label)]["input"]) for row, label in zip(inputs["input"], labels, strict=True)
+        )
+
+
+def noise(item, generator):
+    return {**item, "input": item["input"] + torch.rand(item["input"].shape, generator=generator)}
+
+
+def scale(batch, generator):
+    return {**batch, "input_features": batch["input_features"] * torch.rand((), generator=generator)}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_sees_the_same_transforms_and_every_epoch_others(tmp_path, monkeypatch, workers):
+    split = equal_series(tmp_path)
+    monkeypatch.setattr(classification, "transforms", lambda *_: Transforms((noise,), (scale,)))
+    options = {"accumulation": 2, "options": {"num_workers": workers} if workers else {}}
+    stream = batches(split, "classification", feed=greedy, **options)
+    undisturbed = take(stream, 8)
+    assert stream.state_dict() == {"steps": 4}
+    resumed = batches(split, "classification", accumulation=2)
+    resumed.load_state_dict({"steps": 1})
+    assert all(same(a, b) for a, b in zip(undisturbed[2:], take(resumed, 6), strict=True))
+
+    monkeypatch.setattr(classification, "transforms", lambda *_: Transforms((noise,)))
+    drawn = {}
+    for inputs, labels in take(batches(split, "classification"), 6):
+        for row, label in zip(inputs["input"], labels.tolist(), strict=True):
+            added = row - split[label]["input"]
+            assert added.min() >= 0 and added.max() <= 1
+            assert not any(torch.equal(added, other) for other in drawn.get(label, []))
+            drawn.setdefault(label, []).append(added)
+    assert max(map(len, drawn.values())) == 2
+
+
+def test_batch_transforms_differ_between_micro_batches_and_ranks(tmp_path, monkeypatch):
+    split = equal_series(tmp_path)
+    one = {name: torch.ones(1, 1) for name in ("input_features", "labels")}
+    monkeypatch.setattr(classification, "collate_stacked", lambda _: dict(one))
+    monkeypatch.setattr(classification, "transforms", lambda *_: Transforms((), (scale,)))
+    drawn = [
+        inputs["input"].item()
+        for rank in range(2)
+        for inputs, _ in take(batches(split, "classification", local_batch_size=1, accumulation=2, rank=rank, world_size=2), 4)
+    ]  # fmt: skip
+    assert len(set(drawn)) == 8
+
+
+class Counting:
+    """A stream without end, whose examples depend on how many were read before."""
+
+    name, unit, count, stride, lengths = "counting", "examples", None, 1, None
+
+    def __init__(self, *_):
+        self.read = 0
+
+    def __getitem__(self, index):
+        self.read += 10
+        return {"input": torch.full((2, 1), float(self.read + index)), "label": torch.tensor(index)}
+
+    def state_dict(self):
+        return {"read": self.read}
+
+    def load_state_dict(self, state):
+        self.read = state["read"]
+
+
+def test_a_stream_goes_on_from_its_state(monkeypatch):
+    monkeypatch.setattr(classification, "source", Counting)
+    undisturbed = take(batches(None, "classification"), 8)
+    # What is read ahead of its use is read again.
+    stopped = batches(None, "classification", feed=greedy)
+    take(stopped, 3)
+    assert stopped.state_dict() == {"steps": 3, "source": {"read": 60}}
+    resumed = batches(None, "classification")
+    resumed.load_state_dict(stopped.state_dict())
+    assert all(same(a, b) for a, b in zip(undisturbed[3:], take(resumed, 5), strict=True))
+    with pytest.raises(UserError, match=r"counting has a state, .* set training.dataloader.num_workers to 0"):
+        batches(SimpleNamespace(shards={}), "classification", options={"num_workers": 2})

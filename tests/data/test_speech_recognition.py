@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from lt25.data.audio import from_int16, to_int16
+from lt25.data.loader import StepBatches
 from lt25.data.prepared import PreparedSplit
+from lt25.data.speech_recognition import source, transforms
 from lt25.errors import UserError
 from tests.data import make
 
@@ -127,3 +130,72 @@ def test_an_audio_column_without_audio_is_named(tmp_path):
     make.parquet(tmp_path / "mine/all.parquet", [{"audio": "a.wav", "text": "one"}, {"audio": "b.wav", "text": "two"}])
     with pytest.raises(UserError, match=r"all.parquet, row 0: column audio holds no bytes of an audio file"):
         make.prepared(tmp_path, "speech_recognition", make.dataset("speech_recognition", {"path": "mine"}))
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """The same recordings, prepared as features and as audio."""
+    root = tmp_path_factory.mktemp("stored")
+    data = speech(root / "mine")
+    return {
+        store: make.prepared(root, "speech_recognition", data, n_mels=40, store=store)
+        for store in ("features", "audio")
+    }
+
+
+def test_features_of_stored_audio_are_those_that_are_stored(stored):
+    facts = {store: stats(folder) for store, folder in stored.items()}
+    for part in ("splits", "model"):
+        assert facts["audio"][part] == facts["features"][part]
+    for split in ("train", "validation", "test"):
+        features, audio = (PreparedSplit(stored[store], split) for store in ("features", "audio"))
+        assert audio[0]["input"].dtype == torch.int16
+        assert source(audio, 0)[0]["input"].ndim == 1
+        assert np.array_equal(source(audio, 0).lengths, source(features, 0).lengths)
+        transform = transforms(audio, {"gain_db": [-6, 6]}, training=False)
+        for number in range(len(features)):
+            item = transform.of_item(audio[number])
+            assert torch.equal(item["label"], features[number]["label"])
+            torch.testing.assert_close(item["input"].half(), features[number]["input"], rtol=1e-3, atol=2e-3)
+
+
+def test_batches_of_audio_have_the_shapes_of_batches_of_features(stored):
+    options = {"seq_len": 0, "local_batch_size": 3, "accumulation": 1, "rank": 0, "world_size": 1, "seed": 1}
+    streams = [
+        iter(StepBatches(PreparedSplit(stored[store], "train"), "speech_recognition", few_shapes=True, **options))
+        for store in ("features", "audio")
+    ]
+    for _ in range(4):
+        (features, labels), (audio, others) = (next(stream) for stream in streams)
+        assert torch.equal(labels, others)
+        assert torch.equal(features["attention_mask"], audio["attention_mask"])
+        torch.testing.assert_close(features["input"], audio["input"], rtol=1e-3, atol=2e-3)
+
+
+def test_a_gain_lies_between_its_bounds_and_is_drawn_anew_in_every_epoch(stored):
+    split = PreparedSplit(stored["audio"], "train")
+    transform = transforms(split, {"gain_db": [6, 12]}, training=True)
+    std = torch.tensor(json.loads((split.path / "preprocessor_config.json").read_text())["std"])
+    plain = transforms(split, {}, training=True).of_item(split[0])["input"]
+    gains = []
+    for epoch in range(20):
+        # The noise is far above the floor, so a gain adds to the logarithm of the power in every band alike.
+        louder = (transform.of_item(split[0], 1, epoch, 0)["input"] - plain) * std
+        gains.append(louder.median().item() * 10 / np.log(10))
+        assert louder.std() < 0.01
+    assert 6 <= min(gains) < 8 and 10 < max(gains) <= 12
+    assert len(set(gains)) == 20
+
+
+def test_a_gain_of_stored_features_is_refused(stored):
+    split = PreparedSplit(stored["features"], "train")
+    with pytest.raises(
+        UserError, match=r"augment.gain_db: needs audio, but .* holds features: set prepare.store to audio"
+    ):
+        transforms(split, {"gain_db": [-6, 6]}, training=True)
+    assert transforms(split, {"gain_db": [-6, 6]}, training=False) == transforms(split, {}, training=True)
+
+
+def test_samples_of_sixteen_bits_come_back_exactly():
+    samples = np.array([-1, -0.5, 0, 3 / 32768, 32767 / 32768, 1.0], np.float32)
+    assert np.array_equal(from_int16(torch.from_numpy(to_int16(samples))).numpy(), np.minimum(samples, 32767 / 32768))
