@@ -9,12 +9,11 @@ from transformers.utils import can_return_tuple
 from lt25.models.cache import HGRNCache
 from lt25.models.configuration import HGRNConfig
 from lt25.models.hgrn import HGRNModel, HGRNPreTrainedModel
+from lt25.models.transformers_internals import CausalLMHooks
 
 
-class HGRNForCausalLM(HGRNPreTrainedModel, GenerationMixin):
+class HGRNForCausalLM(CausalLMHooks, HGRNPreTrainedModel, GenerationMixin):
     """Predicts the next token; its parameters are named as those of flash-linear-attention's HGRNForCausalLM."""
-
-    _tied_weights_keys = {"lm_head.weight": "model.embeddings.weight"}  # noqa: RUF012
 
     def __init__(self, config: HGRNConfig) -> None:
         super().__init__(config)
@@ -76,11 +75,6 @@ class HGRNForCausalLM(HGRNPreTrainedModel, GenerationMixin):
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
         )
-
-    @classmethod
-    def _supports_default_dynamic_cache(cls) -> bool:
-        """False: the first forward of `generate` makes the cache, not `generate`."""
-        return False
 
 
 def _next_tokens(labels: Tensor, cu_seqlens: Tensor | None) -> Tensor:

@@ -25,26 +25,8 @@ _FLA_IGNORED = {
 class HGRNConfig(PreTrainedConfig):
     """A stack of HGRN layers and what goes in and out of it; names and defaults of FLA's HGRNConfig where it has them.
 
-    Attributes:
-        hidden_size: width of the residual stream.
-        num_hidden_layers: layers.
-        expand_ratio: recurrent channels per unit of width.
-        hidden_ratio, intermediate_size: width of the gated MLP; without intermediate_size it is
-            2/3 * hidden_ratio * hidden_size, rounded up to a multiple of 256.
-        use_short_conv, conv_size: a depthwise causal convolution over conv_size steps before the gates.
-        use_lower_bound: forget gates have a learned lower bound that rises with depth (section 3.2 of the paper).
-        bidirectional: half of the recurrent channels read the sequence from its end. Costs nothing and adds no
-            parameters; not for language models.
-        dropout: probability, on each branch before it joins the residual stream.
-        norm_eps: of the RMS norms.
-        initializer_range: standard deviation of initial weights.
-        vocab_size: tokens of a language model, classes of a CTC head.
-        tie_word_embeddings: the language model's output layer is its embedding.
-        use_cache: return the recurrent state when not training.
-        input_size: channels of one step of feature input; None means token input.
-        subsampling: 1, 2 or 4 steps of feature input to one step of the model, by strided convolutions.
-        hop_length: audio samples to one step of feature input.
-        pooling: what a classifier reads, the "mean" over time or the "last" step.
+    What each field means stands with its bounds in :mod:`lt25.models.families`, where the keys of an experiment's `model`
+    section are.
     """
 
     model_type = "lt25_hgrn"

@@ -70,7 +70,7 @@ class HGRNForCTC(HGRNPreTrainedModel):
         if attention_mask is None:
             logit_lengths = logits.new_full(logits.shape[:1], logits.shape[1], dtype=torch.int64)
         else:
-            logit_lengths = self._get_feat_extract_output_lengths(attention_mask.long().sum(1))
+            logit_lengths = self.frames(attention_mask.long().sum(1))
         # The loss reads no frame past the end.
         if attention_mask is not None and not self.training:
             classes = torch.arange(logits.shape[2], device=logits.device)
@@ -82,6 +82,6 @@ class HGRNForCTC(HGRNPreTrainedModel):
             loss = ctc_loss(logits, logit_lengths, labels, blank) / (labels >= 0).sum().clamp_min(1)
         return CTCOutput(loss=loss, logits=logits, logit_lengths=logit_lengths, hidden_states=outputs.hidden_states)
 
-    def _get_feat_extract_output_lengths(self, input_lengths: Tensor) -> Tensor:
-        """Frames of input (int, any shape) to frames of logits."""
+    def frames(self, input_lengths: Tensor) -> Tensor:
+        """Return the number of frames of logits for numbers of frames of input (int, any shape)."""
         return -(-input_lengths // self.config.subsampling)

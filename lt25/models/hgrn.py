@@ -11,13 +11,13 @@ from transformers import initialization as init
 from transformers.masking_utils import create_recurrent_attention_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
-from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
 from lt25.models.cache import HGRNCache
 from lt25.models.configuration import HGRNConfig
 from lt25.models.features import FeatureEncoder
 from lt25.models.short_conv import ShortConvolution, last_inputs
+from lt25.models.transformers_internals import ModelHooks
 from lt25.ops import add_norm_linear, add_rms_norm, dropout, gated_mlp, hgrn_mix, hgrn_step, short_conv
 
 
@@ -150,18 +150,15 @@ def _add_norm(branch: Tensor, residual: Tensor | None, norm: nn.RMSNorm) -> tupl
     return add_rms_norm(branch, residual, norm.weight, norm.eps)
 
 
-class HGRNPreTrainedModel(PreTrainedModel):
+class HGRNPreTrainedModel(ModelHooks):
     """What all HGRN models share: configuration, initialisation, and how transformers handles them."""
 
     config_class = HGRNConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ("HGRNLayer",)
-    _input_embed_layer = "embeddings"
-    # A state cannot be cut back to an earlier step, so no assisted generation.
-    _is_stateful = True
 
-    def _init_weights(self, module: nn.Module) -> None:
+    def initialise_module(self, module: nn.Module) -> None:
+        """Write initial values into the parameters that a module itself owns."""
         std = self.config.initializer_range
         if isinstance(module, ShortConvolution):
             # Of unit gain rather than small: it stands before the gates, with no norm between.

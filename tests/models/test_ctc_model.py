@@ -49,7 +49,7 @@ def test_loss_is_nats_per_character():
 def test_lengths_of_outputs():
     model = tiny.ctc(subsampling=4)
     lengths = torch.arange(1, 20)
-    found = model._get_feat_extract_output_lengths(lengths)
+    found = model.frames(lengths)
     assert found.tolist() == [model(torch.zeros(1, int(n), 8)).logits.shape[1] for n in lengths]
 
 

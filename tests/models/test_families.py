@@ -79,11 +79,7 @@ def test_the_keys_are_those_of_the_config_class(name):
     given = resolve({}, keys)
     check(given, keys, "defaults")
     stated, filled = AutoConfig.for_model(name, **copy.deepcopy(given)), AutoConfig.for_model(name)
-    for key in keys:
-        assert hasattr(filled, key), key
-    for key in given:
-        value, expected = getattr(stated, key), getattr(filled, key)
-        assert value == (list(expected) if isinstance(expected, tuple) else expected), key
+    assert json.loads(stated.to_json_string()) == json.loads(filled.to_json_string())
     assert all(key.identity or name == "use_cache" for name, key in keys.items())
 
 
