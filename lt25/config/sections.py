@@ -210,7 +210,8 @@ ACTIVATION_CHECKPOINT: Section = {
     "mode": Key(
         "string",
         "none",
-        "what is computed again in the backward pass to save memory; torchtitan's default is `selective`",
+        "what the backward pass computes again to save memory: `none`, layers or operations (`selective`), every layer (`full`), "
+        "or what a compiler chooses (`memory_budget`); torchtitan's default is `selective`",
         False,
         {"enum": ["selective", "full", "memory_budget", "none"]},
     ),
@@ -436,7 +437,7 @@ _HELD_OUT = {
     },
 }
 _UTTERANCES: Section = {
-    split: Key("integer", OPTIONAL, f"of the {split} split", True, _POSITIVE)
+    split: Key("integer", OPTIONAL, f"espeak only: utterances of the {split} split", True, _POSITIVE)
     for split in ("train", "validation", "test")
 }
 
@@ -462,7 +463,7 @@ DATASET: Section = {
             "builder": Key(
                 "string",
                 OPTIONAL,
-                "a data set made on this machine",
+                "a dataset made on this machine",
                 False,
                 {"enum": ["sklearn_digits", "espeak", "stdlib"]},
             ),
