@@ -22,7 +22,10 @@ def test_help_answers_within_a_second_and_imports_neither_torch_nor_transformers
     assert time.perf_counter() - started < 1
     for command in ("download", "prepare", "configure", "train", "export", "evaluate", "report", "config", "check"):
         assert command in shown
-    script = "import sys, lt25.cli, lt25.experiment; print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
+    script = (
+        "import sys; sys.argv = ['lt25']; import lt25.cli, lt25.experiment; "
+        "print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "set()\n"
 
 
@@ -80,6 +83,7 @@ def test_a_refused_command_has_imported_no_torch(tmp_path):
     tiny.make_project(tmp_path)
     script = """if True:
         import sys
+        sys.argv = ["lt25"]
         from lt25.cli import main
         for command in ("prepare", "configure", "train", "export", "evaluate", "report", "config", "check"):
             assert main([command, "nosuch"]) == 2, command

@@ -212,7 +212,7 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
         ({"checkpoint.keep": "best"}, "checkpoint.keep: needs validation: set validation.freq"),
         ({"validation": {"freq": 11, "patience": 1}}, "validation.freq: 11 is more than training.steps, 10"),
         ({"validation.steps": 0}, "validation.steps: found 0, which is not allowed: how many batches, or -1 for all"),
-        ({"parallelism.tensor_parallel_degree": 2}, "lt25_hgrn has no tensor parallelism"),
+        ({"parallelism.tensor_parallel_degree": 2}, "parallelism.tensor_parallel_degree: found 2, but lt25_hgrn has data parallelism only"),
         ({"training": "much"}, 'training: found "much", expected object'),
     ],
 )
