@@ -29,6 +29,7 @@ def tables() -> dict[str, str]:
         "dataset": table(_named({"": DATASET}), "key"),
         "config": table(_named({"": CONFIG}), "key"),
         "prepare": table({task.title: task.prepare for task in TASKS.values()}, "task"),
+        "augment": table({task.title: task.augment for task in TASKS.values()}, "task"),
         "evaluation": table(_evaluation(), "task"),
     }
 

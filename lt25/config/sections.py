@@ -376,6 +376,7 @@ EXPERIMENT: Section = {
     ),
     "dataset": Key("string", REQUIRED, "the name of a file in config/datasets/, or a path", True, _TEXT),
     "prepare": Key("object", {}, "how the data is prepared; see docs/data.md", True),
+    "augment": Key("object", {}, "what is done to training examples at random; see docs/data.md", True),
     "model": Key(
         "object",
         REQUIRED,
@@ -404,7 +405,7 @@ EXPERIMENT: Section = {
         }.items()
     },
 }
-"""An experiment file. The keys of ``prepare`` and ``evaluation`` are the task's, those of ``model`` the family's."""
+"""An experiment file. The keys of ``prepare``, ``augment`` and ``evaluation`` are the task's, those of ``model`` the family's."""
 
 MODEL: Section = {
     "base": Key(
