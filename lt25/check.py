@@ -9,9 +9,11 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from lt25.cli import _visible_gpus
 from lt25.data import acquire, read
 from lt25.errors import UserError
 from lt25.experiment import Experiment, load_experiment, project_root
+from lt25.models import families
 
 
 def check(names: Iterable[str], overrides: Iterable[str] = ()) -> int:
@@ -85,6 +87,8 @@ def check_devices(experiment: Experiment) -> None:
     """
     parallelism, training = experiment.job["parallelism"], experiment.job["training"]
     world = processes()
+    device = "cuda" if _visible_gpus() else "cpu"
+    families.check(experiment.model, experiment.task, parallelism, device, str(experiment.path))
     shard = parallelism["data_parallel_shard_degree"]
     degrees = {
         key: parallelism[key]
@@ -118,6 +122,4 @@ def check_devices(experiment: Experiment) -> None:
 
 def processes() -> int:
     """Return how many processes a training started now would have."""
-    from lt25.cli import _visible_gpus
-
     return int(os.environ.get("NGPU") or _visible_gpus() or 1) * int(os.environ.get("NNODE") or 1)

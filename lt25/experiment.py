@@ -72,6 +72,7 @@ class Experiment:
         job: the resolved sections of a training job.
         origins: dotted key -> the file that its value comes from, ``default`` or ``command line``.
         overrides: what the command line changed, by dotted key.
+        augment: what is done to training examples at random, resolved.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Experiment:
     job: dict[str, dict[str, Any]]
     origins: dict[str, str] = field(default_factory=dict)
     overrides: dict[str, Any] = field(default_factory=dict)
+    augment: dict[str, Any] = field(default_factory=dict)
 
     def resolved(self) -> tuple[dict[str, Any], dict[str, str]]:
         """Return all values, in the sections of an experiment file, and where each comes from, by dotted key.
@@ -96,6 +98,7 @@ class Experiment:
             "task": self.task,
             "dataset": self.dataset.name,
             "prepare": self.prepare,
+            "augment": self.augment,
             "model": dict(self.model),
             "init_from": self.init_from,
             "evaluation": self.evaluation,
@@ -249,8 +252,9 @@ def _load(path: Path, overrides: Mapping[str, Any], root: Path, descendants: tup
         job={name: values[name] for name in JOB},
         origins=_origins(values, written, base, overrides, path),
         overrides=dict(overrides),
+        augment=values["augment"],
     )
-    _check_data(experiment)
+    _check_data(experiment, where)
     _check_model(experiment, base, where)
     _check_job(experiment, where)
     _check_start(experiment, (*descendants, path.stem))
@@ -286,7 +290,8 @@ def _resolve(written: Mapping[str, Any], where: str, root: Path) -> tuple[dict[s
     try:
         keys = families.find(model["model_type"]).model_keys()
     except UserError as error:
-        raise UserError(f"{where if 'model_type' in own else path}: model.model_type: {error}") from None
+        key = f"{where}: model.model_type" if "model_type" in own else f"{path}: model_type"
+        raise UserError(f"{key}: {error}") from None
     known = None if keys is None else {**common, **keys}
     if known is not None:
         check(base, known, path)
@@ -294,6 +299,7 @@ def _resolve(written: Mapping[str, Any], where: str, root: Path) -> tuple[dict[s
     sections = {
         **top,
         "prepare": replace(top["prepare"], keys=task.prepare),
+        "augment": replace(top["augment"], keys=task.augment),
         "model": replace(top["model"], keys=known),
         "evaluation": replace(top["evaluation"], keys=task.evaluation),
     }
@@ -342,21 +348,21 @@ def _check_overrides(overrides: Mapping[str, Any]) -> None:
             )
 
 
-def _check_data(experiment: Experiment) -> None:
+def _check_data(experiment: Experiment, where: str) -> None:
     dataset = experiment.dataset
     if experiment.task not in dataset.options["tasks"]:
         raise UserError(f"{experiment.path}: task: {dataset.name} is for {', '.join(dataset.options['tasks'])}")
     for role in TASKS[experiment.task].columns:
         if role not in dataset.columns:
             raise UserError(f"config/datasets/{dataset.name}.yaml: columns.{role}: missing: {experiment.task} needs it")
+    if complaint := TASKS[experiment.task].complaint(experiment.prepare, experiment.augment):
+        raise UserError(f"{where}: {complaint}")
 
 
 def _check_model(experiment: Experiment, base: Mapping[str, Any], where: str) -> None:
     task, family = TASKS[experiment.task], families.find(experiment.model["model_type"])
-    if not any(TASKS[name].auto_model == task.auto_model for name in family.tasks):
-        raise UserError(
-            f"{where}: model.model_type: {family.model_type} is for {', '.join(family.tasks)}, not {task.name}"
-        )
+    # On which device it will be trained is not known yet: `lt25 check` and the trainer look at that.
+    families.check(experiment.model, task.name, experiment.job["parallelism"], family.devices[0], where)
     for architecture in experiment.model.get("architectures", ()):
         for other in TASKS.values():
             if _made_for(architecture, other) and not _made_for(architecture, task):
@@ -372,8 +378,8 @@ def _made_for(architecture: str, task: Task) -> bool:
 
 
 def _check_job(experiment: Experiment, where: str) -> None:
-    """Compare the sections of a job with each other and with the model's family."""
-    training, schedule, parallelism = (experiment.job[name] for name in ("training", "lr_scheduler", "parallelism"))
+    """Compare the sections of a job with each other."""
+    training, schedule = experiment.job["training"], experiment.job["lr_scheduler"]
     local, total, steps = training["local_batch_size"], training["global_batch_size"], training["steps"]
     if total > 0 and total % local:
         raise UserError(
@@ -398,14 +404,6 @@ def _check_job(experiment: Experiment, where: str) -> None:
             )
     if not experiment.job["checkpoint"]["enable"] and keep == "best":
         raise UserError(f"{where}: checkpoint.keep: best needs checkpoint.enable: set it to true")
-    family = families.find(experiment.model["model_type"])
-    for kind in ("tensor", "pipeline", "context"):
-        degree = parallelism[f"{kind}_parallel_degree"]
-        if degree > 1 and kind not in family.parallelism:
-            raise UserError(
-                f"{where}: parallelism.{kind}_parallel_degree: found {degree}: {family.model_type} has no {kind} "
-                f"parallelism: set it to 1"
-            )
 
 
 def _check_start(experiment: Experiment, chain: tuple[str, ...]) -> None:

@@ -26,10 +26,11 @@ A task of your own is a package with modules of the same functions, called data,
 `register`; see CONTRIBUTING.md. Nothing here imports torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from lt25.config.key import Key, Section
 
@@ -60,6 +61,7 @@ class Task:
         prepare: the keys of an experiment's ``prepare`` section.
         evaluation: the keys of an experiment's ``evaluation`` section.
         augment: the keys of an experiment's ``augment`` section: what is done to training examples at random.
+        complaint: of the resolved ``prepare`` and ``augment`` sections, what makes them impossible together, or None.
         preparation_version: of the code that prepares; where it gives other data for the same options, it is raised by one.
         package: for a task that is not lt25's own, the package of its modules.
     """
@@ -77,6 +79,9 @@ class Task:
     prepare: Section
     evaluation: Section
     augment: Section = field(default_factory=dict)
+    complaint: Callable[[Mapping[str, Any], Mapping[str, Any]], str | None] = field(
+        default=lambda prepare, augment: None
+    )
     preparation_version: int = 1
     package: str | None = None
 
@@ -148,6 +153,15 @@ print(model.config.id2label[int(logits.argmax())])""",
     )
 )
 
+
+def _gain_complaint(prepare: Mapping[str, Any], augment: Mapping[str, Any]) -> str | None:
+    if (gain := augment["gain_db"]) is None:
+        return None
+    if prepare["store"] != "audio":
+        return "augment.gain_db: needs audio, and prepare.store is features: set it to audio, or remove the key"
+    return f"augment.gain_db: found {gain}, expected the lower gain first" if gain[0] > gain[1] else None
+
+
 register(
     Task(
         name="speech_recognition",
@@ -204,6 +218,7 @@ print(recognise("speech.wav")["text"])""",
                 {"items": {"type": "number"}, "minItems": 2, "maxItems": 2},
             ),
         },
+        complaint=_gain_complaint,
     )
 )
 

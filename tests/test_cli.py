@@ -3,9 +3,11 @@
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lt25 import cli
 from tests import tiny
@@ -18,9 +20,12 @@ def test_help_answers_within_a_second_and_imports_neither_torch_nor_transformers
     started = time.perf_counter()
     shown = subprocess.run([LT25, "--help"], check=True, capture_output=True, text=True).stdout
     assert time.perf_counter() - started < 1
-    for command in ("download", "prepare", "configure", "train", "export", "evaluate", "report"):
+    for command in ("download", "prepare", "configure", "train", "export", "evaluate", "report", "config", "check"):
         assert command in shown
-    script = "import sys, lt25.cli, lt25.experiment; print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
+    script = (
+        "import sys; sys.argv = ['lt25']; import lt25.cli, lt25.experiment; "
+        "print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "set()\n"
 
 
@@ -51,11 +56,17 @@ def test_the_environment_decides_on_how_much_is_trained(monkeypatch, environment
     [
         (["prepare", "nothing"], "config/experiments/nothing.yaml: no such experiment file"),
         (["download", "digit"], "config/datasets/digit.yaml: no such dataset file: did you mean digits?"),
-        (["configure", "tiny"], "run `lt25 prepare config/experiments/tiny.yaml` first"),
-        (["train", "tiny"], "run `lt25 prepare config/experiments/tiny.yaml` first"),
+        (["configure", "tiny"], "run `lt25 prepare tiny` first"),
+        (["train", "tiny"], "run `lt25 prepare tiny` first"),
         (["export", "tiny"], "run `lt25 train tiny` first"),
         (["export"], "expected an experiment, or --to-dcp"),
         (["evaluate", "tiny"], "run `lt25 export` first"),
+        (["train", "tiny", "--optimizer.lr", "0"], "command line: optimizer.lr: found 0, expected more than 0"),
+        (["train", "tiny", "--optimizer.lr"], "command line: optimizer.lr: no value: write --optimizer.lr VALUE"),
+        (["configure", "tiny", "--optimizer.lr", "1"], "run `lt25 prepare tiny --optimizer.lr 1.0` first"),
+        (["export", "tiny", "--optimizer.lr=1"], "run `lt25 train tiny --optimizer.lr 1.0` first"),
+        (["download", "digits", "--optimizer.lr=1"], "takes no overrides of an experiment: leave out --optimizer.lr"),
+        (["config", "tinny"], "no such experiment file: did you mean tiny?"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, arguments, message):
@@ -66,6 +77,47 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, argum
     assert message in error
     assert error.startswith("lt25: error: ")
     assert error.count("\n") == 1
+
+
+def test_a_refused_command_has_imported_no_torch(tmp_path):
+    tiny.make_project(tmp_path)
+    script = """if True:
+        import sys
+        sys.argv = ["lt25"]
+        from lt25.cli import main
+        for command in ("prepare", "configure", "train", "export", "evaluate", "report", "config", "check"):
+            assert main([command, "nosuch"]) == 2, command
+        print({"torch", "transformers", "pandas", "matplotlib"} & set(sys.modules))"""
+    shown = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert shown.stdout.splitlines()[-1] == "set()", shown.stderr
+
+
+def test_config_shows_each_value_and_where_it_comes_from(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tiny.make_project(tmp_path))
+    tiny.prepare(tiny.write_experiment(tmp_path, "classification"))
+    assert cli.main(["config", "tiny", "--optimizer.lr", "1e-3"]) == 0
+    shown = capsys.readouterr().out
+    assert "# tiny@optimizer.lr=0.001: results/tiny@optimizer.lr=0.001\n" in shown
+    lines = {line.split("#")[0].strip(): line.split("#")[-1].strip() for line in shown.splitlines()}
+    assert lines["lr: 0.001"] == "command line"
+    assert lines["steps: 12"] == "config/experiments/tiny.yaml"
+    assert lines["interval: 4"] == "config/experiments/tiny.yaml"
+    assert lines["keep_latest_k: 10"] == "default"
+    assert lines["num_labels: 3"] == "the prepared data"
+    values = yaml.safe_load(shown)
+    assert values["training"]["dataloader"]["prefetch_factor"] is None
+    assert values["prepare"] == {"layout": "pixels", "size": None}
+
+
+def test_a_variant_has_a_job_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny.make_project(tmp_path))
+    experiment = tiny.tiny(tmp_path, "classification")
+    before = (experiment.results_dir / "job.toml").read_text()
+    assert cli.main(["configure", "tiny", "--optimizer.lr", "1e-3", "--training.steps=5"]) == 0
+    job = tomllib.loads((tmp_path / "results" / "tiny@optimizer.lr=0.001,training.steps=5" / "job.toml").read_text())
+    assert (job["optimizer"]["lr"], job["training"]["steps"]) == (1e-3, 5)
+    assert job["job"]["dump_folder"] == "results/tiny@optimizer.lr=0.001,training.steps=5"
+    assert (experiment.results_dir / "job.toml").read_text() == before
 
 
 def test_a_job_file_that_says_the_same_keeps_its_date(tmp_path, monkeypatch):

@@ -190,7 +190,10 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
         ({"model.dropout": "high"}, 'model.dropout: found "high", expected number'),
         ({"model.dropout": 1.5}, "model.dropout: found 1.5, expected less than 1"),
         ({"model.hidden_size": -3}, "model.hidden_size: found -3, expected at least 1"),
-        ({"model.model_type": "lt25_hgm"}, "model.model_type: found lt25_hgm, no such model type: did you mean lt25_hgrn?"),
+        (
+            {"model.model_type": "lt25_hgm"},
+            "model.model_type: found lt25_hgm, no such model type: did you mean lt25_hgrn?",
+        ),
         ({"model.model_type": "glaa"}, "model.model_type: found glaa, no such model type: did you mean gla?"),
         (
             {"model": {"base": "config/models/hgrn_ctc_tiny.json"}},
@@ -212,7 +215,10 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
         ({"checkpoint.keep": "best"}, "checkpoint.keep: needs validation: set validation.freq"),
         ({"validation": {"freq": 11, "patience": 1}}, "validation.freq: 11 is more than training.steps, 10"),
         ({"validation.steps": 0}, "validation.steps: found 0, which is not allowed: how many batches, or -1 for all"),
-        ({"parallelism.tensor_parallel_degree": 2}, "lt25_hgrn has no tensor parallelism"),
+        (
+            {"parallelism.tensor_parallel_degree": 2},
+            "parallelism.tensor_parallel_degree: found 2, but lt25_hgrn has data parallelism only",
+        ),
         ({"training": "much"}, 'training: found "much", expected object'),
     ],
 )
@@ -261,6 +267,7 @@ def test_outside_a_project_there_is_one_line(tmp_path, monkeypatch):
         ("speech_recognition", {"alphabet": "a|b"}, 'prepare.alphabet: found "a|b", expected: the characters'),
         ("speech_recognition", {"alphabet": "aba"}, 'prepare.alphabet: found "aba", expected: the characters'),
         ("language_modeling", {"vocab_size": 200}, "prepare.vocab_size: found 200, expected at least 257"),
+        ("speech_recognition", {"store": "video"}, 'prepare.store: found "video", allowed: features, audio'),
         ("language_modeling", {"vocab_size": True}, "prepare.vocab_size: found true, expected integer"),
     ],
 )
@@ -270,6 +277,25 @@ def test_options_of_preparation_are_checked_by_task(project, task, options, mess
     with pytest.raises(UserError) as caught:
         config.load_experiment("tiny")
     assert str(caught.value).startswith(f"config/experiments/tiny.yaml: {message}")
+
+
+@pytest.mark.parametrize(
+    ("augment", "store", "message"),
+    [
+        ({"gain": 3}, "audio", "augment.gain: unknown key: did you mean gain_db?"),
+        ({"gain_db": [3]}, "audio", "augment.gain_db: found [3], expected: `[low, high]`"),
+        ({"gain_db": [3, -3]}, "audio", "augment.gain_db: found [3, -3], expected the lower gain first"),
+        ({"gain_db": [-3, 3]}, "features", "augment.gain_db: needs audio, and prepare.store is features"),
+    ],
+)
+def test_augmentation_is_checked_by_task_and_against_the_data(project, augment, store, message):
+    change = {"task": "speech_recognition", "dataset": "spoken-digits", "prepare": {"store": store}}
+    write(project, {**change, "augment": augment})
+    with pytest.raises(UserError) as caught:
+        config.load_experiment("tiny")
+    assert str(caught.value).startswith(f"config/experiments/tiny.yaml: {message}")
+    write(project, {**change, "augment": {}})
+    assert config.load_experiment("tiny").augment == {"gain_db": None}
 
 
 def write_dataset(project, **changes):

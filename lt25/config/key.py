@@ -104,9 +104,10 @@ def resolve(values: Mapping[str, Any], section: Section) -> dict[str, Any]:
 
 def _typed(value: Any, kinds: str | tuple[str, ...]) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        if "number" in ([kinds] if isinstance(kinds, str) else kinds):
+        kinds = {kinds} if isinstance(kinds, str) else set(kinds) - {"null"}
+        if kinds == {"number"}:
             return float(value)
-        if "integer" in ([kinds] if isinstance(kinds, str) else kinds):
+        if kinds == {"integer"}:
             return int(value)
     return value
 

@@ -210,7 +210,8 @@ ACTIVATION_CHECKPOINT: Section = {
     "mode": Key(
         "string",
         "none",
-        "what is computed again in the backward pass to save memory; torchtitan's default is `selective`",
+        "what the backward pass computes again to save memory: `none`, layers or operations (`selective`), every layer (`full`), "
+        "or what a compiler chooses (`memory_budget`); torchtitan's default is `selective`",
         False,
         {"enum": ["selective", "full", "memory_budget", "none"]},
     ),
@@ -375,6 +376,7 @@ EXPERIMENT: Section = {
     ),
     "dataset": Key("string", REQUIRED, "the name of a file in config/datasets/, or a path", True, _TEXT),
     "prepare": Key("object", {}, "how the data is prepared; see docs/data.md", True),
+    "augment": Key("object", {}, "what is done to training examples at random; see docs/data.md", True),
     "model": Key(
         "object",
         REQUIRED,
@@ -403,7 +405,7 @@ EXPERIMENT: Section = {
         }.items()
     },
 }
-"""An experiment file. The keys of ``prepare`` and ``evaluation`` are the task's, those of ``model`` the family's."""
+"""An experiment file. The keys of ``prepare``, ``augment`` and ``evaluation`` are the task's, those of ``model`` the family's."""
 
 MODEL: Section = {
     "base": Key(
@@ -436,7 +438,7 @@ _HELD_OUT = {
     },
 }
 _UTTERANCES: Section = {
-    split: Key("integer", OPTIONAL, f"of the {split} split", True, _POSITIVE)
+    split: Key("integer", OPTIONAL, f"espeak only: utterances of the {split} split", True, _POSITIVE)
     for split in ("train", "validation", "test")
 }
 
@@ -462,7 +464,7 @@ DATASET: Section = {
             "builder": Key(
                 "string",
                 OPTIONAL,
-                "a data set made on this machine",
+                "a dataset made on this machine",
                 False,
                 {"enum": ["sklearn_digits", "espeak", "stdlib"]},
             ),

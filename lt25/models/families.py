@@ -190,7 +190,7 @@ def _read_keys(module: str, source: str) -> Section:
     package, *inner = module.split(".")
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise UserError(f"model_type: it comes with the package {source}, which is not installed: install it")
+        raise UserError(f"it comes with the package {source}, which is not installed: install it")
     tree = ast.parse(Path(spec.origin).parent.joinpath(*inner).with_suffix(".py").read_text())
     config = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name.endswith("Config"))
     init = next((node for node in config.body if getattr(node, "name", "") == "__init__"), None)

@@ -61,6 +61,7 @@ def _job(experiment: Experiment, config: Path) -> dict[str, Any]:
             "model_config": _shown(config, experiment),
             "data": _shown(experiment.processed_dir, experiment),
             "init_from": f"results/{experiment.init_from}/hf" if experiment.init_from else "",
+            "augment": json.dumps({key: value for key, value in experiment.augment.items() if value is not None}),
             "plugins": plugin_names(experiment.root),
         },
         **experiment.job,

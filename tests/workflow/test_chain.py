@@ -168,6 +168,25 @@ def test_a_wrong_experiment_is_one_message_before_anything_runs(tmp_path, change
     assert "Traceback" not in done.stdout
 
 
+def test_an_invalid_experiment_is_in_the_way_of_nothing_else(tmp_path):
+    root = chain.project(tmp_path)
+    (root / "config" / "config.yaml").write_text("experiments: [digits]\n")
+    (root / "config" / "experiments" / "spoken-digits.yaml").write_text("task: [")
+    said = "config/experiments/spoken-digits.yaml:1: not valid YAML"
+    other = chain.snakemake(root, "--dry-run", "results/report.html")
+    assert other.returncode == 0, other.stdout
+    assert f"lt25: warning: left out: {said}" in other.stdout
+    assert "training digits" in other.stdout
+    named = chain.snakemake(root, "--dry-run", "results/spoken-digits/job.toml")
+    assert named.returncode != 0
+    assert f"lt25: error: {said}" in named.stdout
+    (root / "config" / "config.yaml").write_text("experiments: [digits, spoken-digits]\n")
+    shown = chain.snakemake(root, "--dry-run")
+    assert shown.returncode != 0
+    assert f"lt25: error: {said}" in shown.stdout
+    assert "Traceback" not in other.stdout + named.stdout + shown.stdout
+
+
 def test_a_broken_audio_file_stops_the_chain_and_is_named(tmp_path):
     root = chain.project(tmp_path)
     broken = sorted((root / "audio").glob("*.wav"))[3]

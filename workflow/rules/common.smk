@@ -31,8 +31,9 @@ try:
     SETTINGS = load_config()
 except UserError as error:
     stop(error)
-for target in workflow.dag_settings.targets if workflow.dag_settings else ():
-    if (name := re.match(r"results/([^/]+)/", str(target))) and name[1] in INVALID:
+# While this file is read, Snakemake has not told its targets yet: they are in the command.
+for argument in sys.argv[1:]:
+    if (name := re.match(r"(?:\./)?results/([^/]+)/", argument)) and name[1] in INVALID:
         stop(INVALID[name[1]])
 for name in SETTINGS["experiments"]:
     if name not in EXPERIMENTS:

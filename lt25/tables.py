@@ -1,0 +1,117 @@
+"""The reference tables of docs/, written from the descriptions of the keys: ``python -m lt25.tables``.
+
+A table stands between two comments, ``<!-- keys: NAME -->`` and ``<!-- end of keys -->``; what is between them is replaced.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lt25.config.key import OPTIONAL, REQUIRED, Key, Section
+from lt25.config.sections import CONFIG, DATASET, JOB
+from lt25.files import write_text
+from lt25.models import families
+from lt25.tasks import TASKS
+
+DOCS = ("data.md", "evaluation.md", "training.md")
+
+_PLACE = re.compile(r"(<!-- keys: (\w+) -->\n).*?(<!-- end of keys -->)", re.DOTALL)
+
+
+def tables() -> dict[str, str]:
+    """Return every table in Markdown, by its name."""
+    return {
+        "training": _training(),
+        "model": table({"": families.find("lt25_hgrn").model_keys() or {}}, "key"),
+        "dataset": table(_named({"": DATASET}), "key"),
+        "config": table(_named({"": CONFIG}), "key"),
+        "prepare": table({task.title: task.prepare for task in TASKS.values()}, "task"),
+        "augment": table({task.title: task.augment for task in TASKS.values()}, "task"),
+        "evaluation": table(_evaluation(), "task"),
+    }
+
+
+def renew(text: str) -> str:
+    """Return a document in which every table is what the descriptions say."""
+    made = tables()
+    return _PLACE.sub(lambda match: f"{match[1]}{made[match[2]]}{match[3]}", text)
+
+
+def table(groups: Mapping[str, Section], first: str) -> str:
+    """Return a Markdown table of the keys of several groups.
+
+    Args:
+        groups: name of the group -> its keys.
+        first: "key": keys are written with their group, `training.steps`; otherwise what the first column is called, which
+            names the group beside its first key.
+    """
+    head = ["key", "default", "meaning"] if first == "key" else [first, "key", "default", "meaning"]
+    rows = [head, ["---"] * len(head)]
+    for group, section in groups.items():
+        for number, (name, key) in enumerate(section.items()):
+            cells = [f"`{name}`", _default(key), _meaning(key)]
+            rows.append(cells if first == "key" else [group if number == 0 else "", *cells])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _training() -> str:
+    """Return the table of a training job's keys, with those marked that decide where training arrives."""
+    rows = [["key", "default", "meaning", "identity"], ["---"] * 4]
+    for name, key in _named(JOB)[""].items():
+        rows.append([f"`{name}`", _default(key), _meaning(key), "yes" if key.identity else ""])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _named(sections: Mapping[str, Section]) -> dict[str, Section]:
+    return {"": {name: key for prefix, section in sections.items() for name, key in _leaves(section, prefix)}}
+
+
+def _leaves(section: Section, prefix: str) -> Iterator[tuple[str, Key]]:
+    for name, key in section.items():
+        dotted = f"{prefix}.{name}".strip(".")
+        if key.keys is None:
+            yield dotted, key
+        else:
+            yield from _leaves(key.keys, dotted)
+
+
+def _evaluation() -> dict[str, Section]:
+    """Return the keys that all tasks have, and those of one."""
+    sections = {task.title: task.evaluation for task in TASKS.values()}
+    shared = {
+        name: key for name, key in next(iter(sections.values())).items() if all(name in s for s in sections.values())
+    }
+    own = {title: {name: key for name, key in s.items() if name not in shared} for title, s in sections.items()}
+    return {"all": shared, **own}
+
+
+def _default(key: Key) -> str:
+    if key.default is REQUIRED:
+        return "must be given"
+    if key.default is OPTIONAL or key.default is None:
+        return "none"
+    return f"`{_value(key.default)}`"
+
+
+def _value(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
+    return text.strip().removesuffix("...").strip() or '""'
+
+
+def _meaning(key: Key) -> str:
+    allowed = [value for value in key.bounds.get("enum", ()) if f"`{value}`" not in key.meaning]
+    values = f" ({', '.join(f'`{value}`' for value in allowed)})" if len(allowed) > 1 else ""
+    return f"{key.meaning}{values}".replace("|", "\\|")
+
+
+def main() -> None:
+    for name in DOCS:
+        path = Path(__file__).parents[1] / "docs" / name
+        write_text(path, renew(path.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main()

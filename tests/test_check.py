@@ -1,0 +1,102 @@
+"""`lt25 check`: what can be known of an experiment before anything runs."""
+
+import pytest
+import yaml
+
+from lt25 import cli
+from tests import tiny
+from tests.data import make
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with one experiment on a table that lies in a folder."""
+    for name in ("NGPU", "NNODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (tmp_path / "config" / "datasets").mkdir(parents=True)
+    (tmp_path / "config" / "experiments").mkdir()
+    monkeypatch.chdir(tmp_path)
+    write_dataset(tmp_path)
+    make.write(tmp_path / "reviews" / "all.csv", "text,label\ngood,1\nbad,0\n")
+    tiny.write_experiment(tmp_path, "language_modeling", dataset="reviews")
+    return tmp_path
+
+
+def write_dataset(root, **changes):
+    dataset = {
+        "title": "Reviews",
+        "licence": "my own",
+        "tasks": ["language_modeling"],
+        "origin": {"path": "reviews"},
+        "columns": {"text": "text"},
+        "splits": make.HELD_OUT,
+    }
+    (root / "config" / "datasets" / "reviews.yaml").write_text(yaml.safe_dump({**dataset, **changes}))
+
+
+def checked(capsys, *arguments) -> tuple[int, str]:
+    status = cli.main(["check", *arguments])
+    return status, capsys.readouterr().out
+
+
+def test_a_good_experiment_is_ok(project, capsys):
+    assert checked(capsys) == (0, "tiny: ok\n")
+    assert checked(capsys, "tiny", "--optimizer.lr", "1e-4") == (0, "tiny@optimizer.lr=0.0001: ok\n")
+
+
+def test_all_experiments_are_checked_and_a_wrong_one_does_not_hide_the_others(project, capsys):
+    (project / "config" / "experiments" / "broken.yaml").write_text("task: [")
+    status, said = checked(capsys)
+    assert status == 2
+    assert said.splitlines() == [said.splitlines()[0], "tiny: ok"]
+    assert said.startswith("broken: config/experiments/broken.yaml:1: not valid YAML")
+    assert checked(capsys, "tiny")[0] == 0
+    assert checked(capsys, "nosuch")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"columns": {"text": "review"}}, "all.csv: no column review: it has text, label"),
+        ({"columns": {"text": "text", "id": "number"}}, "all.csv: no column number"),
+        ({"origin": {"path": "nowhere"}}, "config/datasets/reviews.yaml: origin.path: no such folder"),
+        ({"splits": {"train": "all", "test": "test"}}, "belongs to the source's split test"),
+    ],
+)
+def test_the_dataset_is_compared_with_the_data_that_is_there(project, capsys, change, message):
+    write_dataset(project, **change)
+    status, said = checked(capsys)
+    assert status == 2
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_data_that_is_not_there_yet_is_said(project, capsys):
+    write_dataset(project, origin={"hub": "somebody/reviews"})
+    assert checked(capsys) == (0, "tiny: ok, before its data is there: `lt25 download reviews`\n")
+
+
+@pytest.mark.parametrize(
+    ("override", "processes", "message"),
+    [
+        (
+            "--parallelism.data_parallel_shard_degree=2",
+            "1",
+            "data_parallel_shard_degree 2 takes 2 processes, and there are 1",
+        ),
+        ("--parallelism.data_parallel_replicate_degree=2", "3", "takes a multiple of 2 processes, and there are 3"),
+        (
+            "--training.global_batch_size=12",
+            "2",
+            "12 is no multiple of training.local_batch_size, 4, times the 2 processes",
+        ),
+    ],
+)
+def test_devices_are_compared_with_parallelism_and_batch(project, capsys, monkeypatch, override, processes, message):
+    monkeypatch.setenv("NGPU", processes)
+    status, said = checked(capsys, "tiny", override)
+    assert status == 2
+    assert message in said
+    monkeypatch.setenv("NGPU", "6" if "batch" not in override else "3")
+    assert checked(capsys, "tiny", override.replace("shard_degree=2", "shard_degree=6"))[0] == 0
