@@ -4,37 +4,39 @@ The arguments are torchtitan's. Without torchrun, ``python -m lt25.training`` tr
 """
 
 import contextlib
-import gc
 import json
 import logging
 import os
 import socket
 import sys
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lt25.checkpoints.whole import damage, kept_steps
-from lt25.errors import UserError
+from lt25.training.startup import keep_kernels, open_gpu, without_garbage
 
 # isort: off
-# ruff: noqa: E402
-# What is imported stays, and is so much that to look through it for garbage, time and again, takes an eighth of the imports.
-gc.disable()
-from lt25.training.device import DEVICE_TYPE, device_name  # must come before any other import of torchtitan
+keep_kernels()
+with without_garbage():
+    from lt25.training.device import DEVICE_TYPE, device_name
 
-import torch
-import torch.distributed as dist
-from torchtitan.config import ConfigManager, JobConfig
+    if DEVICE_TYPE == "cuda":
+        open_gpu()
+    from lt25.training.torchtitan import quiet  # must come before any other import of torchtitan
 
-from lt25.training import run as runs
-from lt25.training import spec
-from lt25.training.trainer import Trainer
+    import torch
+    import torch.distributed as dist
+    from torchtitan.config import ConfigManager, JobConfig
 
-gc.freeze()
-gc.enable()
+    from lt25.checkpoints.whole import damage, kept_steps
+    from lt25.errors import UserError
+    from lt25.memory import keep_freed_memory
+    from lt25.training import run as runs
+    from lt25.training import spec
+    from lt25.training.trainer import Trainer
 # isort: on
+
+keep_freed_memory()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -181,22 +183,10 @@ def _log_to(file: Path | None) -> None:
     handler: logging.Handler = logging.FileHandler(file) if file else logging.StreamHandler(sys.stderr)
     if file is None:
         handler.setLevel(logging.WARNING)
-        handler.addFilter(_matters)
+        quiet(handler)
         form = logging.Formatter("lt25: %(levelname)s: %(message)s")
-        for remark in (
-            "In CPU autocast, but",
-            "DTensor .* may not have complete support on cpu",
-            "Set timeout is now only",
-        ):
-            warnings.filterwarnings("ignore", message=remark)
     handler.setFormatter(form)
     logger.addHandler(handler)
-
-
-def _matters(record: logging.LogRecord) -> bool:
-    """Leave out torchtitan's remarks on a GPU's peak, which say nothing of a CPU, and on variables that it sets itself."""
-    noise = ("Peak flops undefined", "Error running lspci", "will be overridden")
-    return not (DEVICE_TYPE == "cpu" and any(text in record.getMessage() for text in noise))
 
 
 if __name__ == "__main__":

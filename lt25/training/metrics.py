@@ -20,6 +20,8 @@ from lt25.training.device import DEVICE_TYPE
 
 HISTORY = "metrics.jsonl"
 
+Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
+
 # Seconds between plain lines: a log file stays readable, and nobody wonders whether anything happens.
 _LINE_EVERY = 5.0
 
@@ -70,11 +72,13 @@ class RunMetrics(MetricsProcessor):
         self.started = self.last_line = self.time_last_log = time.perf_counter()
         self.started_at = step
 
-    def count(self, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> None:
-        """Count a micro-batch: its examples, and the positions of its sequences that are not padding."""
+    def count(self, batch: Batch) -> Batch:
+        """Count a micro-batch, and return it: its examples, and the positions of its sequences that are not padding."""
+        inputs, labels = batch
         mask = inputs.get("attention_mask")
         self.samples += labels.shape[0]
         self.tokens = self.tokens + (mask.sum() if mask is not None else inputs["input"].shape[:2].numel())
+        return batch
 
     def take(self) -> tuple[int, int | torch.Tensor]:
         """Return the examples and positions counted since the last call."""
