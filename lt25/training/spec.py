@@ -31,6 +31,7 @@ from lt25.training.feed import to_cuda
 from lt25.training.metrics import build_metrics_processor
 from lt25.training.parallelize import parallelize
 from lt25.training.steps import build_optimizers, build_schedule
+from lt25.training.validation import Validator
 
 
 @dataclass
@@ -135,6 +136,7 @@ def register() -> None:
                 build_tokenizer_fn=None,
                 build_loss_fn=_build_loss,
                 build_metrics_processor_fn=build_metrics_processor,
+                build_validator_fn=Validator,
                 state_dict_adapter=HuggingFaceAdapter,
             ),
         )

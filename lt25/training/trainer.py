@@ -19,7 +19,9 @@ from lt25.training.metrics import RunMetrics
 from lt25.training.precision import LowPrecision
 from lt25.training.startup import compile_ahead
 from lt25.training.steps import FiniteOptimizers
+from lt25.training.stopping import StopRequest
 from lt25.training.torchtitan import barrier, trainer_parts, without_sleep
+from lt25.training.validation import Validator
 
 Batch = tuple[dict[str, Tensor], Tensor]
 
@@ -34,6 +36,7 @@ class Trainer(torchtitan.train.Trainer):
     checkpointer: WholeCheckpoints
     metrics_processor: RunMetrics
     optimizers: FiniteOptimizers
+    validator: Validator | None
 
     def train_step(self, data_iterator: Iterator[Batch]) -> None:
         """Take one step: batches in, weights and a line of the log out."""
@@ -54,7 +57,11 @@ class Trainer(torchtitan.train.Trainer):
         if self.metrics_processor.should_log(self.step):
             self.report = self.make_report(loss, own_labels, all_labels, norm)
             ends = self.step in (self.first_step, self.job_config.training.steps)
-            if ends or self.checkpointer.saves(self.step):
+            if (
+                ends
+                or self.checkpointer.saves(self.step)
+                or (self.validator and self.validator.should_validate(self.step))
+            ):
                 self.report()
 
     def update_weights(self, microbatches: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -131,6 +138,7 @@ class Trainer(torchtitan.train.Trainer):
         return report
 
     def __init__(self, job_config: JobConfig):
+        self.validator = None
         with trainer_parts(checkpoint_manager=WholeCheckpoints):
             super().__init__(job_config)
         self.update, self.low_precision, self.report = self.update_weights, nullcontext(), _nothing
@@ -146,11 +154,30 @@ class Trainer(torchtitan.train.Trainer):
         self.first_step = self.step + 1
         return map(self.metrics_processor.count, super().batch_generator(data_iterable))
 
-    def train(self) -> None:
-        """Load the newest checkpoint and train to the last step."""
-        with without_sleep():
+    def train(self) -> int:
+        """Load the newest checkpoint and train to the last step, or until somebody asks for a stop.
+
+        Returns:
+            The exit status of a training that was stopped, see `lt25.training.stopping`, 0 for one that has arrived.
+        """
+        self.stopped = 0
+        with StopRequest(self.job_config.lt25.time_limit) as self.stop, without_sleep():
             super().train()
         barrier()
+        return self.stopped
+
+    def should_continue_training(self) -> bool:
+        """What comes after each step: whether to go on, and the checkpoints that no interval asks for."""
+        best = self.validator.best if self.validator else None
+        if best and self.job_config.checkpoint.keep == "best":
+            self.checkpointer.best = best["step"]
+        arrived = not super().should_continue_training() or (self.validator and self.validator.out_of_patience)
+        self.stopped = 0 if arrived else self.stop.agreed()
+        ends = self.step > 0 and (arrived or self.stopped)
+        if ends or self.checkpointer.best == self.step > 0:
+            self.report()
+            self.checkpointer.save_now(self.step)
+        return not arrived and not self.stopped
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "skipped_steps": int(self.optimizers.skipped)}
