@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,27 +134,27 @@ class Step:
         self.batch = {"features": features, "labels": torch.randint(1, case.classes, shape, device=device)}
         if case.labels:
             self.batch["mask"] = torch.ones(case.batch, case.steps, dtype=torch.int64, device=device)
-        self.forward, self.low_precision = self.model, None
+        self.forward, self.low_precision = self.model, nullcontext()
         self.optimize = self._optimizer(network)
         self.update = self.once
         if network == "lt25" and device == "cuda":
-            from lt25.training.kernels import compile_ahead
             from lt25.training.precision import LowPrecision
+            from lt25.training.startup import compile_ahead
 
             if mode != "compile":
-                self.forward = self.low_precision = LowPrecision(self.model, torch.bfloat16)
+                self.low_precision = LowPrecision(self.model, torch.bfloat16)
             compile_ahead(lambda: self.gradients(self.batch))
         if mode == "compile":
             self.forward = torch.compile(self.model)
         if mode == "graph":
-            from lt25.training.graphs import Replayed
+            from lt25.training.cuda_graphs import CUDAGraphWrapper
 
-            self.update = Replayed(self.once)
+            self.update = CUDAGraphWrapper(self.once)
 
     def _optimizer(self, network: str) -> Callable[[Any], None]:
         options = {"lr": 1e-4, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
         if network == "lt25":
-            from lt25.training import device  # noqa: F401 must come before any other import of torchtitan
+            from lt25.training import torchtitan  # noqa: F401 must come before any other import of torchtitan
             from lt25.training.steps import FiniteOptimizers
 
             return FiniteOptimizers([self.model], "AdamW", options).step
@@ -164,13 +165,10 @@ class Step:
 
     def gradients(self, batch: dict[str, Any]) -> Any:
         self.model.zero_grad()
-        if self.low_precision:
-            self.low_precision.renew()
-        with self.torch.autocast(self.device, self.torch.bfloat16):
-            loss = self.forward(**batch)
-        loss.backward()
-        if self.low_precision:
-            self.low_precision.collect()
+        with self.low_precision:
+            with self.torch.autocast(self.device, self.torch.bfloat16):
+                loss = self.forward(**batch)
+            loss.backward()
         return loss.detach()
 
     def once(self, batches: list[dict[str, Any]]) -> tuple[Any, ...]:
@@ -407,17 +405,18 @@ def _compare(case: Case, variant: Variant, accumulation: int, device: str) -> di
 
     from lt25.data.loader import StepBatches
     from lt25.data.prepared import PreparedSplit
+    from lt25.tasks import TASKS
     from lt25.training import spec
+    from lt25.training.cuda_graphs import CUDAGraphWrapper
     from lt25.training.feed import to_cuda
-    from lt25.training.graphs import Replayed
-    from lt25.training.kernels import compile_ahead
+    from lt25.training.startup import compile_ahead
     from lt25.training.steps import FiniteOptimizers
 
     losses, taken, recorded = [], [], 0
     with tempfile.TemporaryDirectory() as folder:
         write_project(Path(folder), case, 24, variant)
         split, text = PreparedSplit(Path(folder) / "data", "train"), (Path(folder) / "config.json").read_text()
-    loss_of = spec._ctc if variant.task == "speech_recognition" else spec.summed_cross_entropy
+    loss_of = TASKS[variant.task].module("loss").loss
     for replayed in (False, True):
         torch.manual_seed(0)
         model = spec.TaskModel(spec.ModelArgs(task=variant.task, config=text)).to(device).train()
@@ -444,7 +443,7 @@ def _compare(case: Case, variant: Variant, accumulation: int, device: str) -> di
             optimizers.step(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP, foreach=True))
             return (loss,)
 
-        step = Replayed(update) if replayed and device == "cuda" else update
+        step = CUDAGraphWrapper(update) if replayed and device == "cuda" else update
         stream, seen = iter(batches), []
         for n in range(24):
             taken_now = [next(stream) for _ in range(accumulation)]
@@ -456,7 +455,7 @@ def _compare(case: Case, variant: Variant, accumulation: int, device: str) -> di
         stream.close()
         losses.append(seen)
         taken.append(int(optimizers.taken))
-        recorded = len(step.recorded) if isinstance(step, Replayed) else 0
+        recorded = len(step.recorded) if isinstance(step, CUDAGraphWrapper) else 0
     differences = [abs(a - b) for a, b in zip(*losses, strict=True) if a == a or b == b]
     return {
         "recorded": recorded,

@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("train", _train, "train, or go on training, an experiment; NGPU and NNODE say on how much")
     sub.add_argument("experiment", **experiment)
+    sub.add_argument(
+        "--time-limit",
+        type=_seconds,
+        help="save a checkpoint and stop after this long: 90s, 50m, 7.5h; exit status 124",
+    )
 
     sub = command("export", _export, "turn a checkpoint into a Hugging Face folder, results/<experiment>/hf/")
     sub.add_argument("experiment", nargs="?", **experiment)
@@ -105,6 +110,17 @@ def _load(options: argparse.Namespace) -> "Experiment":
     return load_experiment(options.experiment, options.overrides)
 
 
+def _seconds(text: str) -> float:
+    units = {"s": 1, "m": 60, "h": 3600}
+    try:
+        seconds = float(text[:-1]) * units[text[-1]]
+    except (KeyError, ValueError, IndexError):
+        seconds = 0
+    if not seconds > 0:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number and its unit, s, m or h: 50m")
+    return seconds
+
+
 def _download(options: argparse.Namespace) -> None:
     from lt25.data.acquire import acquire
     from lt25.experiment import hub_mirror, load_dataset_config, project_root
@@ -133,6 +149,8 @@ def _train(options: argparse.Namespace) -> None:
     job = write_job(experiment)
     os.chdir(experiment.root)
     command = [*_launcher(), "-m", "lt25.training", "--job.config_file", os.path.relpath(job)]
+    if options.time_limit:
+        command += ["--lt25.time_limit", str(options.time_limit)]
     sys.stdout.flush()
     os.execv(command[0], command)
 

@@ -36,6 +36,23 @@ print(generate("def main(", max_new_tokens=50)[0]["generated_text"])""",
 }
 
 
+def path_of(trained: dict[str, Any]) -> str:
+    """Say along which schedules a model was trained: "trained to step 40 of a schedule of 40 steps, then continued to 80".
+
+    Args:
+        trained: a ``train.json``.
+    """
+    path = trained.get("path") or [{"from": 0, "steps": trained["steps"]}]
+    ends = [*(segment["from"] for segment in path[1:]), trained["steps"]]
+    told = []
+    for segment, end in zip(path, ends, strict=True):
+        to = (
+            f"step {end} of a schedule of {segment['steps']} steps" if not told or end != segment["steps"] else str(end)
+        )
+        told.append(f"{'then continued' if told else 'trained'} to {to}")
+    return ", ".join(told)
+
+
 def model_card(experiment: Experiment, trained: dict[str, Any], stats: dict[str, Any], step: int) -> str:
     """Return the Markdown of a model's ``README.md``, with the metadata that the Hub reads.
 
@@ -60,6 +77,7 @@ def model_card(experiment: Experiment, trained: dict[str, Any], stats: dict[str,
     local, total = training["local_batch_size"], training["global_batch_size"]
     settings = {
         "steps": f"{step} of {trained['steps']}",
+        "how it came about": path_of(trained),
         "examples a step": total if total > 0 else f"{local} in each process",
         **{name: optimizer[name] for name in ("name", "lr", "weight_decay")},
         "device": f"{trained['device']}, {trained['world_size']} process(es)",

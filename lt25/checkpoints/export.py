@@ -24,7 +24,9 @@ _ASSETS = (
 
 
 def export(experiment: Experiment, step: int | None = None) -> Path:
-    """Export an experiment's checkpoint: the last one to ``hf/``, or that of a given step to ``hf/step-N/``.
+    """Export an experiment's checkpoint to ``hf/``, or that of a given step to ``hf/step-N/``.
+
+    Without a step it is the last one or, with ``checkpoint.keep: best``, the best.
 
     The folder has safetensors, ``config.json``, the tokenizer or feature extractor, a model card, and ``export.json``, which
     says what it was made from.
@@ -33,7 +35,9 @@ def export(experiment: Experiment, step: int | None = None) -> Path:
         UserError: if the experiment is not trained, or the step's checkpoint is not kept or is damaged.
     """
     trained = read_json(experiment.results_dir / "train.json", f"run `lt25 train {experiment.arguments}` first")
-    number = trained["steps"] if step is None else step
+    number = step
+    if step is None:
+        number = (trained.get("best") or {"step": trained["steps"]})["step"]
     if number not in trained["checkpoints"]:
         there = ", ".join(map(str, trained["checkpoints"])) or "none"
         raise UserError(f"{experiment.name}: no checkpoint of step {number} is kept: there are {there}")

@@ -78,7 +78,8 @@ def read_if_there(path: Path) -> dict:
 
 
 def read_history(path: Path) -> list[dict]:
-    """The lines of a metrics.jsonl; a last line that was cut off is left out."""
+    """The training steps in a metrics.jsonl, without its validations; a last line that was cut off is left out."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    lines = (json.loads(line) for line in path.read_text().splitlines() if line.endswith("}"))
+    return [line for line in lines if "validation" not in line]

@@ -16,6 +16,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
+from lt25.checkpoints.card import path_of
 from lt25.evaluation import style
 from lt25.experiment import Experiment
 from lt25.progress import say
@@ -113,6 +114,8 @@ def facts(results: Results) -> list[tuple[str, str]]:
         ]
         if train.get("memory_gib"):
             rows.append(("Peak memory", f"{train['memory_gib']:.1f} GiB"))
+        if len(train.get("path", [])) > 1:
+            rows.append(("Came about", path_of(train)))
     if results.experiment.init_from:
         rows.append(("Started from", results.experiment.init_from))
     rows.append(("Evaluated", f"in {duration(metrics['seconds'])} on {metrics['device']}"))

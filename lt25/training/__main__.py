@@ -4,37 +4,40 @@ The arguments are torchtitan's. Without torchrun, ``python -m lt25.training`` tr
 """
 
 import contextlib
-import gc
 import json
 import logging
 import os
 import socket
 import sys
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lt25.checkpoints.whole import damage, kept_steps
-from lt25.errors import UserError
+from lt25.training.startup import keep_kernels, open_gpu, without_garbage
 
 # isort: off
-# ruff: noqa: E402
-# What is imported stays, and is so much that to look through it for garbage, time and again, takes an eighth of the imports.
-gc.disable()
-from lt25.training.device import DEVICE_TYPE, device_name  # must come before any other import of torchtitan
+keep_kernels()
+with without_garbage():
+    from lt25.training.device import DEVICE_TYPE, device_name
 
-import torch
-import torch.distributed as dist
-from torchtitan.config import ConfigManager, JobConfig
+    if DEVICE_TYPE == "cuda":
+        open_gpu()
+    from lt25.training.torchtitan import quiet  # must come before any other import of torchtitan
 
-from lt25.training import run as runs
-from lt25.training import spec
-from lt25.training.trainer import Trainer
+    import torch
+    import torch.distributed as dist
+    from torchtitan.config import ConfigManager, JobConfig
 
-gc.freeze()
-gc.enable()
+    from lt25.checkpoints.whole import damage, kept_steps
+    from lt25.errors import UserError
+    from lt25.memory import keep_freed_memory
+    from lt25.training import run as runs
+    from lt25.training import spec
+    from lt25.training.stopping import TIME_IS_UP
+    from lt25.training.trainer import Trainer
 # isort: on
+
+keep_freed_memory()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     rank = int(os.environ["RANK"])
     _log_to(None)
     try:
-        _train(arguments, rank)
+        return _train(arguments, rank)
     except UserError as error:
         if rank == 0:
             print(f"lt25: error: {error}", file=sys.stderr)
@@ -56,10 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-    return 0
 
 
-def _train(arguments: list[str], rank: int) -> None:
+def _train(arguments: list[str], rank: int) -> int:
     config, written = _read_jobs(arguments)
     job = config.to_dict()
     parallelism = config.parallelism
@@ -72,6 +74,7 @@ def _train(arguments: list[str], rank: int) -> None:
     if config.lt25.init_from:
         config.checkpoint.initial_load_path = config.lt25.init_from
         config.checkpoint.initial_load_in_hf = config.checkpoint.initial_load_model_only = True
+    config.validation.enable = config.validation.freq > 0
     if os.environ.get("WANDB_PROJECT"):
         config.metrics.enable_wandb = True
     os.environ.setdefault("WANDB_PROJECT", "lt25")
@@ -80,7 +83,7 @@ def _train(arguments: list[str], rank: int) -> None:
 
     with runs.lock(run) if rank == 0 else contextlib.nullcontext():
         if rank == 0:
-            for line in runs.announce(run):
+            for line in runs.enter(run):
                 print(f"{config.lt25.experiment}: {line}", flush=True)
             _log_to(run.directory / "trainer.log")
             if _finished(run, config):
@@ -88,23 +91,33 @@ def _train(arguments: list[str], rank: int) -> None:
                     f"{config.lt25.experiment}: already at step {config.training.steps}: nothing to train", flush=True
                 )
                 runs.finish(run, json.loads(run.marker.read_text()))
-                return
+                return 0
         spec.register()
         trainer = Trainer(config)
         try:
-            trainer.train()
+            stopped = trainer.train()
         finally:
             trainer.close()
-        if rank == 0:
+        if rank == 0 and stopped:
+            saved = "checkpoint saved; " if trainer.step else ""
+            limit = "by the time limit " if stopped == TIME_IS_UP else ""
+            print(
+                f"lt25: stopped {limit}at step {trainer.step}: {saved}the same command goes on from there",
+                file=sys.stderr,
+            )
+        elif rank == 0:
+            if trainer.step < config.training.steps:
+                patience = f"{config.validation.patience} validations without improvement"
+                print(f"{config.lt25.experiment}: {patience}: ended at step {trainer.step}", flush=True)
             runs.finish(run, _record(config, run, trainer))
+    return stopped
 
 
 def _finished(run: runs.Run, config: JobConfig) -> bool:
     """Whether the run has arrived, with its record written and its last checkpoint whole."""
-    steps = config.training.steps
     if int(os.environ["WORLD_SIZE"]) > 1 or config.checkpoint.load_step != -1 or not run.marker.is_file():
         return False
-    return json.loads(run.marker.read_text())["steps"] == steps and damage(run.checkpoints / f"step-{steps}") is None
+    return damage(run.checkpoints / f"step-{json.loads(run.marker.read_text())['steps']}") is None
 
 
 def _record(config: JobConfig, run: runs.Run, trainer: Trainer) -> dict[str, Any]:
@@ -124,8 +137,11 @@ def _record(config: JobConfig, run: runs.Run, trainer: Trainer) -> dict[str, Any
         "steps": trainer.step,
         "loss": last["loss"],
         "fingerprint": run.fingerprint,
+        "path": run.path,
+        "init_from": run.identity["init_from"],
         "run_dir": os.path.relpath(run.directory, run.results_dir),
         "checkpoints": kept_steps(run.checkpoints),
+        **({"best": trainer.validator.best} if config.checkpoint.keep == "best" and trainer.validator else {}),
         "parameters": sum(parameter.numel() for part in trainer.model_parts for parameter in part.parameters()),
         "seconds": last["seconds"],
         "samples_per_second": mean("samples_per_second"),
@@ -181,22 +197,10 @@ def _log_to(file: Path | None) -> None:
     handler: logging.Handler = logging.FileHandler(file) if file else logging.StreamHandler(sys.stderr)
     if file is None:
         handler.setLevel(logging.WARNING)
-        handler.addFilter(_matters)
+        quiet(handler)
         form = logging.Formatter("lt25: %(levelname)s: %(message)s")
-        for remark in (
-            "In CPU autocast, but",
-            "DTensor .* may not have complete support on cpu",
-            "Set timeout is now only",
-        ):
-            warnings.filterwarnings("ignore", message=remark)
     handler.setFormatter(form)
     logger.addHandler(handler)
-
-
-def _matters(record: logging.LogRecord) -> bool:
-    """Leave out torchtitan's remarks on a GPU's peak, which say nothing of a CPU, and on variables that it sets itself."""
-    noise = ("Peak flops undefined", "Error running lspci", "will be overridden")
-    return not (DEVICE_TYPE == "cpu" and any(text in record.getMessage() for text in noise))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,14 @@ from lt25.errors import UserError
 
 
 class WholeCheckpoints(CheckpointManager):
-    """torchtitan's `CheckpointManager` whose ``step-N`` directories appear whole, and are checked before they are loaded."""
+    """torchtitan's `CheckpointManager` whose ``step-N`` directories appear whole, and are checked before they are loaded.
+
+    Attributes:
+        best: the step whose checkpoint is kept whatever comes after it, or None.
+    """
+
+    best: int | None = None
+    _newest: int | None = None
 
     def dcp_save(
         self,
@@ -31,6 +38,7 @@ class WholeCheckpoints(CheckpointManager):
         to_hf: bool = False,
     ) -> Future | AsyncSaveResponse | None:
         final = Path(checkpoint_id)
+        self._newest = int(final.name.removeprefix("step-"))
         partial = partial_name(final)
         if dist.get_rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
@@ -43,6 +51,22 @@ class WholeCheckpoints(CheckpointManager):
                 future = saved.upload_completion if isinstance(saved, AsyncSaveResponse) else saved
                 future.add_done_callback(lambda done: done.exception() or publish(partial, final))
         return saved
+
+    def save_now(self, step: int) -> None:
+        """Save a whole checkpoint of a step, whether or not the interval asks for one, unless there is one."""
+        if self._newest != step:
+            self.save(step, last_step=True)
+        self._async_wait()
+
+    def _purge_stale_checkpoints(self) -> None:
+        # Those that no interval asked for (a stop, the best) do not count among the latest.
+        if self.keep_latest_k == 0 or dist.get_rank() != 0:
+            return
+        steps = kept_steps(Path(self.folder))
+        latest = [step for step in steps if self.saves(step)][-self.keep_latest_k :]
+        for step in steps[:-1]:
+            if step not in latest and step != self.best:
+                self.purge_queue.put(self._create_checkpoint_id(step))
 
     def saves(self, step: int) -> bool:
         """Whether a checkpoint is written after a step that is not the last."""
@@ -61,7 +85,10 @@ class WholeCheckpoints(CheckpointManager):
                 dist.broadcast_object_list(shared)
             if shared[0]:
                 raise UserError(shared[0])
-        return super().load(step)
+        loaded = super().load(step)
+        if loaded:
+            self._newest = self._find_load_step() if step == -1 else step
+        return loaded
 
 
 def _tidy(folder: Path, step: int) -> str | None:

@@ -26,6 +26,9 @@ class Lt25:
     plugins: list[str] = field(default_factory=list)
     """Python of the project's own, loaded first: config/config.yaml's ``plugins``"""
 
+    time_limit: float = 0.0
+    """Seconds after which training saves a checkpoint and stops; 0: none"""
+
 
 @dataclass
 class Training:
@@ -49,6 +52,9 @@ class Validation:
 
     freq: int = 0
     """Steps between two validations; 0: none"""
+
+    steps: int = -1
+    """How many training steps' worth of examples a validation takes; -1: all of the split"""
 
     patience: int = 0
     """Validations without improvement after which training stops; 0: it never does"""

@@ -17,8 +17,9 @@ from torchtitan.distributed import ParallelDims
 
 from lt25.files import write_text
 from lt25.training.device import DEVICE_TYPE
+from lt25.training.run import HISTORY
 
-HISTORY = "metrics.jsonl"
+Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
 # Seconds between plain lines: a log file stays readable, and nobody wonders whether anything happens.
 _LINE_EVERY = 5.0
@@ -29,7 +30,11 @@ class RunMetrics(MetricsProcessor):
 
     The history, ``metrics.jsonl`` in the run directory, has one JSON object for each logged step: ``step``, ``loss``, ``lr``,
     ``grad_norm``, ``samples_per_second``, ``tokens_per_second`` (positions of the sequences that are not padding),
-    ``seconds`` (of training, over all restarts), ``skipped_steps``, ``memory_gib`` (peak).
+    ``seconds`` (of training, over all restarts), ``skipped_steps``, ``memory_gib`` (peak). A validation is a line of its own:
+    ``step``, and ``validation`` with the loss and the task's metric.
+
+    Attributes:
+        records, validations: what the history has of either kind, on every rank.
     """
 
     def __init__(self, job_config: JobConfig, parallel_dims: ParallelDims, tag: str | None = None):
@@ -38,6 +43,7 @@ class RunMetrics(MetricsProcessor):
         self.name = job_config.lt25.experiment
         self.history = Path(job_config.job.dump_folder) / HISTORY
         self.records: list[dict[str, Any]] = []
+        self.validations: list[dict[str, Any]] = []
         self.seconds_before = 0.0
         self.samples = 0
         # A tensor once there are masks to count, whose sum stays on its device until it is logged.
@@ -49,13 +55,16 @@ class RunMetrics(MetricsProcessor):
     def start(self, step: int) -> None:
         """Begin or go on at a step: forget what the history says of later ones."""
         if self.history.is_file():
-            records = [json.loads(line) for line in self.history.read_text().splitlines() if line.endswith("}")]
-            self.records = [record for record in records if record["step"] <= step]
+            lines = [json.loads(line) for line in self.history.read_text().splitlines() if line.endswith("}")]
+            lines = [line for line in lines if line["step"] <= step]
+            self.records = [line for line in lines if "validation" not in line]
+            self.validations = [line for line in lines if "validation" in line]
         if self.records:
             self.seconds_before = self.records[-1]["seconds"]
         if not self.leads:
             return
-        write_text(self.history, "".join(json.dumps(record) + "\n" for record in self.records))
+        lines = sorted([*self.records, *self.validations], key=lambda line: line["step"])
+        write_text(self.history, "".join(json.dumps(line) + "\n" for line in lines))
         if sys.stderr.isatty():
             self.bar = Progress(
                 TextColumn("[bold]{task.description}"),
@@ -70,11 +79,13 @@ class RunMetrics(MetricsProcessor):
         self.started = self.last_line = self.time_last_log = time.perf_counter()
         self.started_at = step
 
-    def count(self, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> None:
-        """Count a micro-batch: its examples, and the positions of its sequences that are not padding."""
+    def count(self, batch: Batch) -> Batch:
+        """Count a micro-batch, and return it: its examples, and the positions of its sequences that are not padding."""
+        inputs, labels = batch
         mask = inputs.get("attention_mask")
         self.samples += labels.shape[0]
         self.tokens = self.tokens + (mask.sum() if mask is not None else inputs["input"].shape[:2].numel())
+        return batch
 
     def take(self) -> tuple[int, int | torch.Tensor]:
         """Return the examples and positions counted since the last call."""
@@ -123,9 +134,37 @@ class RunMetrics(MetricsProcessor):
         if not self.leads:
             return
         self.records.append(record)
+        self._write(record)
+        self._show(record)
+
+    def log_validation(
+        self, loss: float, step: int, extra_metrics: dict[str, Any] | None = None, seconds: float = 0.0
+    ) -> None:
+        """Log a validation, which does not count as time of training.
+
+        Args:
+            loss: mean over the labels, in nats.
+            step: the step that it was done after.
+            extra_metrics: the task's metric.
+            seconds: how long it took.
+        """
+        self.time_last_log += seconds
+        self.started += seconds
+        record = {"step": step, "validation": {"loss": loss, **(extra_metrics or {})}}
+        self.validations.append(record)
+        self.logger.log({f"validation_{name}": value for name, value in record["validation"].items()}, step)
+        if not self.leads:
+            return
+        self._write(record)
+        numbers = "  ".join(f"{name} {value:.4f}" for name, value in record["validation"].items())
+        if self.bar is not None:
+            self.bar.console.print(f"{self.name}  step {step}/{self.steps}  validation: {numbers}", highlight=False)
+        else:
+            print(f"{self.name}  step {step}/{self.steps}  validation: {numbers}", flush=True)
+
+    def _write(self, record: dict[str, Any]) -> None:
         with self.history.open("a") as stream:
             stream.write(json.dumps(record) + "\n")
-        self._show(record)
 
     def _show(self, record: Mapping[str, Any]) -> None:
         skipped = f"  skipped {record['skipped_steps']}" if record["skipped_steps"] else ""

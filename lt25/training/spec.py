@@ -1,4 +1,4 @@
-"""The three tasks as torchtitan knows them: a TrainSpec each.
+"""The tasks as torchtitan knows them: a TrainSpec each.
 
 A TrainSpec names a model, how to lay it over devices, its data, its loss and its optimizer; torchtitan's trainer does the rest.
 """
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader
-from torchtitan.components.loss import IGNORE_INDEX
 from torchtitan.config import JobConfig
 from torchtitan.protocols import BaseModelArgs
 from torchtitan.protocols.state_dict_adapter import BaseStateDictAdapter
@@ -22,24 +21,24 @@ from transformers import AutoConfig, PreTrainedModel
 from lt25.checkpoints.convert import PREFIX
 from lt25.data.loader import StepBatches
 from lt25.data.prepared import PreparedSplit
-from lt25.experiment import TASKS, Task
 from lt25.models.auto import auto_class
 from lt25.models.families import find
 from lt25.models.initialise import initialise
-from lt25.ops import ctc_loss
+from lt25.tasks import TASKS
+from lt25.training.cuda_graphs import can_replay
 from lt25.training.device import DEVICE_TYPE
 from lt25.training.feed import to_cuda
-from lt25.training.graphs import can_replay
 from lt25.training.metrics import build_metrics_processor
 from lt25.training.parallelize import parallelize
 from lt25.training.steps import build_optimizers, build_schedule
+from lt25.training.validation import Validator
 
 
 @dataclass
 class ModelArgs(BaseModelArgs):
     """Which model to build; filled from the job file."""
 
-    task: Task = "classification"
+    task: str = ""
     config: str = ""
 
     def update_from_config(self, job_config: JobConfig, **_: Any) -> None:
@@ -54,7 +53,7 @@ class ModelArgs(BaseModelArgs):
 class TaskModel(nn.Module):
     """A Hugging Face model behind the call that torchtitan's trainer makes: ``model(inputs, **extra_inputs)``.
 
-    Returns logits, and for speech recognition ``(logits [B, T, V], logit_lengths [B])``.
+    Returns what the task's loss takes of the model's output.
     """
 
     def __init__(self, args: ModelArgs):
@@ -62,33 +61,21 @@ class TaskModel(nn.Module):
         fields = json.loads(args.config)
         find(fields["model_type"]).load()
         config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-        self.task = args.task
+        self.task, self.select = args.task, TASKS[args.task].module("loss").select
         self.hf: PreTrainedModel = auto_class(args.task).from_config(config)
 
     def forward(self, inputs: torch.Tensor, **extra: torch.Tensor) -> Any:
-        output = self.hf(inputs, **extra)
-        return (output.logits, output.logit_lengths) if self.task == "speech_recognition" else output.logits
+        return self.select(self.hf(inputs, **extra))
 
     def init_weights(self, buffer_device: torch.device | None = None) -> None:
         initialise(self.hf)
 
 
-def summed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the sum of the cross entropies, in nats: logits [..., V], labels [...] with `IGNORE_INDEX` for none."""
-    return nn.functional.cross_entropy(
-        logits.flatten(0, -2).float(), labels.flatten(), reduction="sum", ignore_index=IGNORE_INDEX
-    )
-
-
-def _ctc(output: tuple[torch.Tensor, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-    return ctc_loss(*output, labels)
-
-
 def _build_loss(job_config: JobConfig, **_: Any) -> Any:
-    loss = _ctc if job_config.model.name == "speech_recognition" else summed_cross_entropy
-    if job_config.compile.enable and "loss" in job_config.compile.components and loss is not _ctc:
-        loss = torch.compile(loss, backend=job_config.compile.backend)
-    return loss
+    losses = TASKS[job_config.model.name].module("loss")
+    if job_config.compile.enable and "loss" in job_config.compile.components and losses.COMPILES:
+        return torch.compile(losses.loss, backend=job_config.compile.backend)
+    return losses.loss
 
 
 def _build_batches(dp_world_size: int, dp_rank: int, tokenizer: Any, job_config: JobConfig) -> StepBatches:
@@ -134,7 +121,7 @@ class HuggingFaceAdapter(BaseStateDictAdapter):
 
 
 def register() -> None:
-    """Make the three tasks known to torchtitan."""
+    """Make every task known to torchtitan."""
     for task in TASKS:
         register_train_spec(
             task,
@@ -149,6 +136,7 @@ def register() -> None:
                 build_tokenizer_fn=None,
                 build_loss_fn=_build_loss,
                 build_metrics_processor_fn=build_metrics_processor,
+                build_validator_fn=Validator,
                 state_dict_adapter=HuggingFaceAdapter,
             ),
         )

@@ -1,10 +1,8 @@
 """torchtitan's trainer with what it lacks: whole checkpoints, finite steps, randomness that survives a restart."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator
-from types import SimpleNamespace
+from contextlib import nullcontext
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -15,63 +13,107 @@ from torchtitan.config import TORCH_DTYPE_MAP, JobConfig
 from torchtitan.distributed import utils as dist_utils
 
 from lt25.training.checkpoint import WholeCheckpoints
+from lt25.training.cuda_graphs import CUDAGraphWrapper, can_replay
 from lt25.training.device import DEVICE_TYPE
-from lt25.training.graphs import Replayed, can_replay, on_its_own
-from lt25.training.kernels import compile_ahead
 from lt25.training.metrics import RunMetrics
 from lt25.training.precision import LowPrecision
+from lt25.training.startup import compile_ahead
 from lt25.training.steps import FiniteOptimizers
+from lt25.training.stopping import StopRequest
+from lt25.training.torchtitan import barrier, trainer_parts, without_sleep
+from lt25.training.validation import Validator
 
 Batch = tuple[dict[str, Tensor], Tensor]
 
 
 class Trainer(torchtitan.train.Trainer):
-    """The one trainer of all tasks."""
+    """The one trainer of all tasks.
 
+    A step is torchtitan's, but the host waits for nothing that the device computes in it: whether the step is taken and at
+    which rate is decided on the device, and a step is logged while the next one is at work.
+    """
+
+    checkpointer: WholeCheckpoints
     metrics_processor: RunMetrics
     optimizers: FiniteOptimizers
-
-    def __init__(self, job_config: JobConfig):
-        # torchtitan looks its checkpoint manager up by name and has no other way to choose one.
-        with patch("torchtitan.train.CheckpointManager", WholeCheckpoints):
-            super().__init__(job_config)
-        self.update = Replayed(self._update) if can_replay(job_config) else self._update
-        self.compiled, self.low_precision, self.report = False, None, _nothing
-        half = TORCH_DTYPE_MAP[job_config.training.mixed_precision_param]
-        if DEVICE_TYPE == "cuda" and half != torch.float32 and on_its_own(job_config) and not job_config.compile.enable:
-            self.low_precision = LowPrecision(self.model_parts[0], half)
-
-    def batch_generator(self, data_iterable: Iterable[Batch]) -> Iterator[Batch]:
-        # torchtitan asks for the first batch when it has loaded a checkpoint and counted the step that the batch is for.
-        self.metrics_processor.start(self.step - 1)
-        self.first_step = self.step
-        for inputs, labels in super().batch_generator(data_iterable):
-            self.metrics_processor.count(inputs, labels)
-            yield inputs, labels
+    validator: Validator | None
 
     def train_step(self, data_iterator: Iterator[Batch]) -> None:
-        """Take a step: torchtitan's, but the host waits for nothing that the device computes in it."""
-        batches = []
+        """Take one step: batches in, weights and a line of the log out."""
+        microbatches = []
         for _ in range(self.gradient_accumulation_steps):
             inputs, labels = next(data_iterator)
-            batches.append({**inputs, "labels": labels})
-        if DEVICE_TYPE == "cuda" and not self.compiled:
-            compile_ahead(lambda: self._accumulate(batches[:1]))
-            self.compiled = True
+            microbatches.append({**inputs, "labels": labels})
+        if DEVICE_TYPE == "cuda" and self.step == self.first_step:
+            compile_ahead(lambda: self.forward_backward(microbatches[:1]))
+
         # Dropout depends on seed, step and rank alone, so a resumed run draws what an undisturbed one draws.
         torch.manual_seed((self.job_config.debug.seed * 1_000_003 + self.step) * 65_537 + dist.get_rank())
         self.checkpointer.maybe_wait_for_staging()
-        results = self.update(batches)
+        loss, own_labels, all_labels, norm = self.update(microbatches)
+
         # The step before is reported while the device is at work on this one.
         self.report()
         if self.metrics_processor.should_log(self.step):
-            self.report = self._reporter(*results)
+            self.report = self.make_report(loss, own_labels, all_labels, norm)
             ends = self.step in (self.first_step, self.job_config.training.steps)
-            if ends or self.checkpointer.saves(self.step):
+            if (
+                ends
+                or self.checkpointer.saves(self.step)
+                or (self.validator and self.validator.should_validate(self.step))
+            ):
                 self.report()
 
-    def _reporter(self, loss: Tensor, own_labels: Tensor, all_labels: Tensor, norm: Tensor) -> Callable[[], None]:
-        """What logs this step, once: its numbers are on their way to the host meanwhile. Arguments as `_update` returns."""
+    def update_weights(self, microbatches: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Compute gradients, clip them and let the optimizer step; all of it can be recorded as a CUDA graph.
+
+        Args:
+            microbatches: the model's inputs by name, and ``labels``.
+
+        Returns:
+            Scalars: this rank's share of the mean loss, the number of labels on this rank and on all, and the norm of the
+            gradients before clipping.
+        """
+        loss, own_labels, all_labels = self.forward_backward(microbatches)
+        norm = dist_utils.clip_grad_norm_(
+            [parameter for part in self.model_parts for parameter in part.parameters()],
+            self.job_config.training.max_norm,
+            foreach=True,
+            pp_mesh=self.parallel_dims.get_optional_mesh("pp"),
+            ep_enabled=self.parallel_dims.ep_enabled,
+        )
+        self.optimizers.step(norm)
+        return loss, own_labels, all_labels, norm
+
+    def forward_backward(self, microbatches: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Count the valid labels, and accumulate gradients from none; the first three results of `update_weights`."""
+        self.optimizers.zero_grad()
+        counts = [(microbatch["labels"] != IGNORE_INDEX).sum() for microbatch in microbatches]
+        own_labels = torch.stack(counts).sum().float()
+        all_labels = own_labels
+        if self.parallel_dims.dp_enabled:
+            all_labels = own_labels.clone()
+            dist.all_reduce(all_labels, group=self.parallel_dims.get_mesh("batch").get_group())
+
+        losses = []
+        for microbatch in microbatches:
+            inputs = {name: tensor for name, tensor in microbatch.items() if name != "labels"}
+            with self.low_precision:
+                loss = self.forward_backward_step(
+                    input_dict=inputs, labels=microbatch["labels"], global_valid_tokens=all_labels
+                )
+            losses.append(loss.detach())
+        return torch.stack(losses).sum(), own_labels, all_labels
+
+    def make_report(self, loss: Tensor, own_labels: Tensor, all_labels: Tensor, norm: Tensor) -> Callable[[], None]:
+        """Return what logs this step, once: its numbers are on their way to the host meanwhile.
+
+        Arguments as `update_weights` returns them.
+        """
+        if self.parallel_dims.pp_enabled:
+            # Only the last stage has computed it.
+            stages = self.parallel_dims.get_mesh("pp").get_group()
+            dist.broadcast(loss, group=stages, group_src=dist.get_world_size(stages) - 1)
         mean = largest = loss
         if self.parallel_dims.dp_cp_enabled:
             group = self.parallel_dims.get_optional_mesh("loss").get_group()
@@ -95,45 +137,47 @@ class Trainer(torchtitan.train.Trainer):
 
         return report
 
-    def _update(self, batches: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Forward, backward, clipping and the optimizer's step, for the micro-batches of one step.
+    def __init__(self, job_config: JobConfig):
+        self.validator = None
+        with trainer_parts(checkpoint_manager=WholeCheckpoints):
+            super().__init__(job_config)
+        self.update, self.low_precision, self.report = self.update_weights, nullcontext(), _nothing
+        if can_replay(job_config):
+            self.update = CUDAGraphWrapper(self.update_weights)
+            half = TORCH_DTYPE_MAP[job_config.training.mixed_precision_param]
+            if half != torch.float32 and not job_config.compile.enable:
+                self.low_precision = LowPrecision(self.model_parts[0], half)
+
+    def batch_generator(self, data_iterable: Iterable[Batch]) -> Iterator[Batch]:
+        # torchtitan calls this once, with a checkpoint loaded and before the first step.
+        self.metrics_processor.start(self.step)
+        self.first_step = self.step + 1
+        return map(self.metrics_processor.count, super().batch_generator(data_iterable))
+
+    def train(self) -> int:
+        """Load the newest checkpoint and train to the last step, or until somebody asks for a stop.
 
         Returns:
-            Scalars: this rank's share of the mean loss, the number of labels on this rank and on all, and the norm of the
-            gradients before clipping.
+            The exit status of a training that was stopped, see `lt25.training.stopping`, 0 for one that has arrived.
         """
-        loss, own_labels, all_labels = self._accumulate(batches)
-        norm = dist_utils.clip_grad_norm_(
-            [parameter for part in self.model_parts for parameter in part.parameters()],
-            self.job_config.training.max_norm,
-            foreach=True,
-        )
-        self.optimizers.step(norm)
-        return loss, own_labels, all_labels, norm
+        self.stopped = 0
+        with StopRequest(self.job_config.lt25.time_limit) as self.stop, without_sleep():
+            super().train()
+        barrier()
+        return self.stopped
 
-    def _accumulate(self, batches: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Forward and backward from no gradients; the first three results of `_update`."""
-        self.optimizers.zero_grad()
-        own_labels = torch.stack([(batch["labels"] != IGNORE_INDEX).sum() for batch in batches]).sum().float()
-        all_labels = own_labels
-        if self.parallel_dims.dp_enabled:
-            all_labels = own_labels.clone()
-            dist.all_reduce(all_labels, group=self.parallel_dims.get_mesh("batch").get_group())
-        if self.low_precision:
-            self.low_precision.renew()
-        losses = []
-        for batch in batches:
-            inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-            with self.maybe_enable_amp:
-                outputs = (self.low_precision or self.model_parts[0])(inputs.pop("input"), **inputs)
-                loss = self.loss_fn(outputs, batch["labels"]) / all_labels
-            # Freed before the backward pass allocates.
-            del outputs
-            loss.backward()
-            if self.low_precision:
-                self.low_precision.collect()
-            losses.append(loss.detach())
-        return torch.stack(losses).sum(), own_labels, all_labels
+    def should_continue_training(self) -> bool:
+        """What comes after each step: whether to go on, and the checkpoints that no interval asks for."""
+        best = self.validator.best if self.validator else None
+        if best and self.job_config.checkpoint.keep == "best":
+            self.checkpointer.best = best["step"]
+        arrived = not super().should_continue_training() or (self.validator and self.validator.out_of_patience)
+        self.stopped = 0 if arrived else self.stop.agreed()
+        ends = self.step > 0 and (arrived or self.stopped)
+        if ends or self.checkpointer.best == self.step > 0:
+            self.report()
+            self.checkpointer.save_now(self.step)
+        return not arrived and not self.stopped
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "skipped_steps": int(self.optimizers.skipped)}
@@ -141,12 +185,6 @@ class Trainer(torchtitan.train.Trainer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.optimizers.skipped.fill_(state_dict["skipped_steps"])
-
-    def train(self) -> None:
-        # torchtitan ends with two seconds of sleep, for the other ranks to arrive; a barrier is exact.
-        with patch("torchtitan.train.time", SimpleNamespace(perf_counter=time.perf_counter, sleep=lambda _: None)):
-            super().train()
-        dist.barrier()
 
 
 def _nothing() -> None:

@@ -15,6 +15,8 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
+COSINE = {"lr_scheduler": {"warmup_steps": 2, "decay_type": "cosine"}}
+
 KILLED_WHILE_SAVING = """
 import os, signal
 from lt25.training import checkpoint
@@ -68,31 +70,66 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_used(root):
     assert tiny.same_weights(tiny.weights(experiment, 12), before)
 
 
-def test_more_steps_continue_and_anything_else_starts_afresh_and_says_so(root):
-    first = tiny.tiny(root, "classification")
-    assert tiny.train(first).returncode == 0
-    run = json.loads((first.results_dir / "train.json").read_text())["run_dir"]
+def marker(experiment):
+    return json.loads((experiment.results_dir / "train.json").read_text())
 
-    longer = tiny.tiny(root, "classification", training={"steps": 16})
+
+def test_a_continued_run_is_not_the_fresh_one_and_leaves_the_shorter_one_unharmed(root):
+    short = tiny.tiny(root, "classification", training={"steps": 6}, **COSINE)
+    assert tiny.train(short).returncode == 0
+    first = marker(short)
+    assert first["path"] == [{"from": 0, "steps": 6}]
+    kept = {file: file.read_bytes() for file in (short.results_dir / first["run_dir"] / "checkpoints").rglob("*.*")}
+
+    longer = tiny.tiny(root, "classification", training={"steps": 12}, **COSINE)
     done = tiny.train(longer)
     assert done.returncode == 0, done.stderr
-    assert json.loads((first.results_dir / "train.json").read_text())["run_dir"] == run
-    assert [record["step"] for record in tiny.history(longer)] == list(range(1, 17))
+    assert "continuing the run of 6 steps from step 6" in done.stdout
+    continued, weights = marker(longer), tiny.weights(longer, 12)
+    assert continued["path"] == [{"from": 0, "steps": 6}, {"from": 6, "steps": 12}]
+    assert [record["step"] for record in tiny.history(longer)] == list(range(1, 13))
 
-    other = tiny.tiny(root, "classification", training={"steps": 16}, optimizer={"lr": 5e-3})
-    done = tiny.train(other)
-    assert "optimizer.lr changed from 0.01 to 0.005: starting afresh in" in done.stdout
-    marker = json.loads((first.results_dir / "train.json").read_text())
-    assert marker["run_dir"] != run
-    assert (first.results_dir / "checkpoints").resolve() == first.results_dir / marker["run_dir"] / "checkpoints"
-    assert (first.results_dir / run / "checkpoints" / "step-16").is_dir()
+    fresh = tiny.tiny(root, "classification", "fresh", training={"steps": 12}, **COSINE)
+    assert tiny.train(fresh).returncode == 0
+    assert marker(fresh)["fingerprint"] not in (continued["fingerprint"], first["fingerprint"])
+    assert not tiny.same_weights(tiny.weights(fresh, 12), weights)
 
-    shorter = tiny.tiny(root, "classification", training={"steps": 6})
+    shorter = tiny.tiny(root, "classification", training={"steps": 6}, **COSINE)
     done = tiny.train(shorter)
     assert done.returncode == 0, done.stderr
-    marker = json.loads((first.results_dir / "train.json").read_text())
-    assert (marker["steps"], marker["checkpoints"]) == (6, [4, 6])
-    assert len(tiny.history(shorter)) == 6
+    assert "training.steps changed from 12 to 6: going back to" in done.stdout
+    assert "already at step 6: nothing to train" in done.stdout
+    assert marker(shorter) == first
+    assert all(file.read_bytes() == content for file, content in kept.items())
+    assert (short.results_dir / "checkpoints").resolve() == short.results_dir / first["run_dir"] / "checkpoints"
+
+
+def test_anything_that_decides_the_weights_starts_afresh_and_says_so(root):
+    first = tiny.tiny(root, "classification", training={"steps": 4})
+    assert tiny.train(first).returncode == 0
+    run = marker(first)["run_dir"]
+    other = tiny.tiny(root, "classification", training={"steps": 4}, optimizer={"lr": 5e-3})
+    done = tiny.train(other)
+    assert "optimizer.lr changed from 0.01 to 0.005: starting afresh in" in done.stdout
+    assert marker(other)["run_dir"] != run
+    assert (first.results_dir / run / "checkpoints" / "step-4").is_dir()
+
+
+KILLED_AT_THE_END = """
+import os, signal
+from lt25.training import run
+run.finish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_killed_between_its_last_checkpoint_and_its_record_gets_the_record(root):
+    experiment = tiny.tiny(root, "classification", training={"steps": 4})
+    assert tiny.train(experiment, before=KILLED_AT_THE_END).returncode == -9
+    assert not (experiment.results_dir / "train.json").exists()
+    done = tiny.train(experiment)
+    assert done.returncode == 0, done.stderr
+    assert marker(experiment)["steps"] == 4
+    assert marker(experiment)["loss"] == tiny.history(experiment)[-1]["loss"]
 
 
 def test_an_override_by_hand_trains_apart_from_the_experiments_run(root):

@@ -7,7 +7,7 @@ from torch import nn
 from lt25.errors import UserError
 
 # isort: off
-from lt25.training import device  # noqa: F401 before any other import of torchtitan
+from lt25.training import torchtitan  # noqa: F401 before any other import of torchtitan
 from torchtitan.config import LRScheduler, Optimizer
 from torchtitan.components.lr_scheduler import build_lr_schedulers
 

@@ -1,6 +1,7 @@
 """Training of every task, in one process and in two, and the settings that must not change where it arrives."""
 
 import json
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -113,7 +114,8 @@ def test_wandb_runs_offline_under_one_id_when_a_project_is_named(root):
     offline = {"WANDB_PROJECT": "trial", "WANDB_MODE": "offline"}
     done = tiny.train(experiment, **offline)
     assert done.returncode == 0, done.stderr
-    experiment = tiny.tiny(root, "classification", training={"steps": 8})
+    shutil.rmtree(experiment.results_dir / "checkpoints" / "step-4")
+    (experiment.results_dir / "train.json").unlink()
     assert tiny.train(experiment, **offline).returncode == 0
     runs = sorted(path.name for path in experiment.results_dir.rglob("offline-run-*"))
     fingerprint = json.loads((experiment.results_dir / "train.json").read_text())["fingerprint"]

@@ -31,7 +31,7 @@ def on_its_own(job: JobConfig) -> bool:
     return dist.get_world_size() == 1 and job.activation_checkpoint.mode == "none"
 
 
-class Replayed:
+class CUDAGraphWrapper:
     """A function of batches on the GPU that is recorded and replayed.
 
     The first call with a combination of shapes runs the function, which compiles kernels and makes what is made lazily; the

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from lt25.training.graphs import Replayed
+from lt25.training.cuda_graphs import CUDAGraphWrapper
 
 
 class Recorder:
@@ -35,7 +35,7 @@ def total(batches):
 
 @pytest.fixture
 def replayed():
-    return Replayed(total, most=2, warm=lambda function, batches: function(batches), record=Recorder())
+    return CUDAGraphWrapper(total, most=2, warm=lambda function, batches: function(batches), record=Recorder())
 
 
 def test_a_shape_is_recorded_when_it_is_seen_again_and_replayed_with_new_inputs(replayed):
@@ -74,7 +74,7 @@ def test_replayed_dropout_follows_the_seed():
     def drop(batches):
         return (torch.nn.functional.dropout(weight * batches[0]["input"], 0.5),)
 
-    graphs, seen = Replayed(drop), []
+    graphs, seen = CUDAGraphWrapper(drop), []
     for function in (graphs, drop):
         for seed in (1, 2, 3, 4, 3):
             torch.manual_seed(seed)
@@ -110,7 +110,7 @@ def test_kernels_are_compiled_on_any_thread_and_not_launched(tmp_path, monkeypat
         pytest.skip("Triton interprets")
     from triton.runtime import driver
 
-    from lt25.training.kernels import compile_ahead
+    from lt25.training.startup import compile_ahead
     from tests.training.kernel import add
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))

@@ -1,0 +1,33 @@
+"""The loss and the validation metric of each task, one module a task, found by `lt25.tasks.Task.module`.
+
+A module has:
+
+    loss(output, labels)    the loss of a batch, summed over its labels, in nats; what a model returns and the batch's labels
+    metric(output, labels)  name -> (sum, count): what validation reports besides the loss, to be summed over batches and ranks
+    METRIC, DIRECTION       which of `metric`'s names, or "loss", tells the best checkpoint; "max" or "min"
+    COMPILES                whether `torch.compile` can take the loss
+
+``output`` is what `select(output)` keeps of the model's `transformers.utils.ModelOutput`, which the trainer calls at once.
+"""
+
+from torch import Tensor, nn
+
+IGNORE = -100
+"""Label of a position that has none; torchtitan counts all others."""
+
+
+def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the sum of the cross entropies, in nats.
+
+    Args:
+        logits: float [..., V].
+        labels: int64 [...], `IGNORE` where there is none.
+    """
+    return nn.functional.cross_entropy(
+        logits.flatten(0, -2).float(), labels.flatten(), reduction="sum", ignore_index=IGNORE
+    )
+
+
+def count(labels: Tensor) -> Tensor:
+    """Return how many labels there are, float64 []."""
+    return (labels != IGNORE).sum().double()

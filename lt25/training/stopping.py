@@ -1,0 +1,67 @@
+"""Stopping before the last step: Ctrl-C, SIGTERM, Slurm's warning and a time limit end a training at the end of a step.
+
+All ranks must stop after the same step. Each votes after every step, by an all-reduce between the hosts that runs beside the
+next step, so that no device is waited for; what the votes of one step say is done after the next.
+"""
+
+import signal
+import time
+from types import FrameType, TracebackType
+from typing import Self
+
+import psutil
+import torch
+import torch.distributed as dist
+
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 124}
+"""Signal -> the exit status of a training that it stops. Slurm sends SIGUSR1 ahead of its limit with ``--signal=USR1@120``."""
+
+TIME_IS_UP = 124
+"""The exit status of a training that its time limit stops, as of the command ``timeout``."""
+
+
+class StopRequest:
+    """Notes that a training shall stop, from any of its processes.
+
+        with StopRequest() as stop:
+            while not stop.agreed():
+                ...
+
+    Args:
+        time_limit: seconds from the start of the process after which to stop; 0 for none.
+    """
+
+    def __init__(self, time_limit: float = 0) -> None:
+        self.asked = 0
+        self.deadline = psutil.Process().create_time() + time_limit if time_limit else float("inf")
+
+    def __enter__(self) -> Self:
+        self.before = {number: signal.signal(number, self._note) for number in STATUS}
+        self.hosts = dist.new_group(backend="gloo") if dist.is_initialized() and dist.get_world_size() > 1 else None
+        self.vote: tuple[torch.Tensor, dist.Work] | None = None
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        if self.vote is not None and error is None:
+            self.vote[1].wait()
+
+    def agreed(self) -> int:
+        """Return the exit status to stop with, the same on every rank, or 0; to be called once after every step."""
+        asked = self.asked or (TIME_IS_UP if time.time() >= self.deadline else 0)
+        if self.hosts is None:
+            return asked
+        before = self.vote
+        votes = torch.tensor([asked])
+        self.vote = votes, dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self.hosts, async_op=True)
+        if before is None:
+            return 0
+        before[1].wait()
+        return int(before[0])
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = STATUS[signal.Signals(number)]
+        if number == signal.SIGINT:
+            # A second Ctrl-C stops at once.
+            signal.signal(number, signal.default_int_handler)

@@ -1,0 +1,140 @@
+"""Validation during training: the loss and the task's metric on held-out data, and what they decide.
+
+The trainer calls a validator after a step, in torchtitan's place for it. Nothing of it is kept in checkpoints: the best step so
+far and the patience left follow from the run's history.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torchtitan.components.validate import BaseValidator
+from torchtitan.config import JobConfig
+from torchtitan.distributed import ParallelDims
+
+from lt25.data.prepared import PreparedSplit
+from lt25.errors import UserError
+from lt25.tasks import TASKS
+from lt25.training.device import DEVICE_TYPE
+from lt25.training.losses import IGNORE
+from lt25.training.metrics import RunMetrics
+
+
+class Validator(BaseValidator):
+    """Measures a model on the validation split, which all data-parallel ranks share.
+
+    Examples are as prepared, without augmentation, and always the same: the whole split, or with ``validation.steps`` as many as
+    that many training steps take, drawn once.
+
+    Attributes:
+        metric: what tells the best step, as ``METRIC`` of the task's loss module.
+    """
+
+    def __init__(
+        self,
+        job_config: JobConfig,
+        *,
+        dp_world_size: int,
+        dp_rank: int,
+        parallel_dims: ParallelDims,
+        loss_fn: Callable[[Any, Tensor], Tensor],
+        validation_context: Callable[[], AbstractContextManager[None]],
+        maybe_enable_amp: AbstractContextManager[None],
+        metrics_processor: RunMetrics,
+        **_: Any,
+    ) -> None:
+        super().__init__(job_config)
+        if parallel_dims.pp_enabled or parallel_dims.cp_enabled:
+            raise UserError("validation.freq: not with pipeline or context parallelism: use 0")
+        self.task = TASKS[job_config.model.name]
+        self.losses = self.task.module("loss")
+        self.metric: str = self.losses.METRIC
+        self.rank, self.ranks = dp_rank, dp_world_size
+        self.parallel_dims, self.loss_fn, self.metrics = parallel_dims, loss_fn, metrics_processor
+        self.context, self.amp = validation_context, maybe_enable_amp
+        split, data = PreparedSplit(Path(job_config.lt25.data), "validation"), self.task.module("data")
+        self.source = data.source(split, job_config.training.seq_len)
+        self.transforms = data.transforms(split, {}, training=False)
+        self.collate = data.collate
+        self.batches = list(self._batches())
+        if not self.batches:
+            raise UserError(f"{split.path}: the validation split has no {self.source.unit}: use validation.freq 0")
+
+    def should_validate(self, step: int) -> bool:
+        """Whether to validate after a step: every ``validation.freq`` steps and after the last."""
+        return step % self.job_config.validation.freq == 0 or step == self.job_config.training.steps
+
+    @torch.no_grad()
+    def validate(self, model_parts: list[nn.Module], step: int) -> None:
+        """Measure the model as it is after a step, and log the numbers."""
+        started = time.perf_counter()
+        (model,) = model_parts
+        model.eval()
+        sums: dict[str, Tensor] = {}
+        rounds = -(-len(self.batches) // self.ranks)
+        for number in range(self.rank, rounds * self.ranks, self.ranks):
+            # Ranks that have no batch left compute one in vain: sharded weights are gathered by all or by none.
+            batch = self._load(self.batches[min(number, len(self.batches) - 1)])
+            labels = batch.pop("labels")
+            with self.context(), self.amp:
+                output = model(batch.pop(self.task.main_input), **batch)
+                loss = self.loss_fn(output, labels)
+            counts = float(number < len(self.batches))
+            found = {"loss": (loss, (labels != IGNORE).sum()), **self.losses.metric(output, labels)}
+            for name, pair in found.items():
+                pair = torch.stack([part.to(labels.device, torch.float64) for part in pair])
+                sums[name] = sums.get(name, 0) + counts * pair
+        model.train()
+        values = self._over_ranks(sums)
+        self.metrics.log_validation(values.pop("loss"), step, values, time.perf_counter() - started)
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The best step so far: ``step``, ``metric`` and ``value``; None before any."""
+        sign = 1 if self.losses.DIRECTION == "max" else -1
+        measured = [(record["step"], record["validation"][self.metric]) for record in self.metrics.validations]
+        measured = [(step, value) for step, value in measured if value == value]
+        if not measured:
+            return None
+        # The first of equals.
+        step, value = max(measured, key=lambda pair: (sign * pair[1], -pair[0]))
+        return {"step": step, "metric": self.metric, "value": value}
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether ``validation.patience`` validations in a row have brought nothing better."""
+        best, patience = self.best, self.job_config.validation.patience
+        since = sum(best is None or record["step"] > best["step"] for record in self.metrics.validations)
+        return 0 < patience <= since
+
+    def _over_ranks(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        pairs = torch.stack(list(sums.values()))
+        if self.parallel_dims.dp_enabled:
+            dist.all_reduce(pairs, group=self.parallel_dims.get_mesh("batch").get_group())
+        return dict(zip(sums, (pairs[:, 0] / pairs[:, 1]).tolist(), strict=True))
+
+    def _batches(self) -> Iterator[list[int]]:
+        """Yield the examples of each batch, those of like length together."""
+        training, steps, source = self.job_config.training, self.job_config.validation.steps, self.source
+        # Windows that begin at 0 leave room for one more than those that begin at random.
+        count = source.count + (source.stride > 1)
+        places = source.stride * np.arange(count)
+        lengths = np.zeros(count) if source.lengths is None else source.lengths
+        if steps > 0:
+            total = training.global_batch_size
+            wanted = steps * (total if total > 0 else training.local_batch_size * self.ranks)
+            chosen = np.sort(np.random.default_rng(0).permutation(count)[:wanted])
+            places, lengths = places[chosen], lengths[chosen]
+        order = places[np.argsort(lengths, kind="stable")]
+        for at in range(0, len(order), training.local_batch_size):
+            yield order[at : at + training.local_batch_size].tolist()
+
+    def _load(self, places: list[int]) -> dict[str, Tensor]:
+        batch = self.collate([self.transforms.of_item(self.source[place]) for place in places])
+        return {name: tensor.to(DEVICE_TYPE, non_blocking=True) for name, tensor in batch.items()}

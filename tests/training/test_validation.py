@@ -1,0 +1,93 @@
+"""Validation during training: what it measures, that it disturbs nothing, and what it decides."""
+
+import json
+
+import pytest
+import torch
+
+from lt25.tasks import TASKS
+from tests import tiny
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny.make_project(tmp_path))
+    return tmp_path
+
+
+def lines(experiment, kind):
+    return [line for line in tiny.history(experiment) if ("validation" in line) == (kind == "validation")]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_training_is_not_disturbed_and_the_tasks_metric_is_logged(root, task):
+    plain = tiny.tiny(root, task, "plain")
+    assert tiny.train(plain).returncode == 0
+    watched = tiny.tiny(root, task, "watched", validation={"freq": 5})
+    done = tiny.train(watched)
+    assert done.returncode == 0, done.stderr
+    assert tiny.same_weights(tiny.weights(plain, 12), tiny.weights(watched, 12))
+    assert [a["loss"] for a in lines(plain, "training")] == [a["loss"] for a in lines(watched, "training")]
+    found = lines(watched, "validation")
+    assert [line["step"] for line in found] == [5, 10, 12]
+    metric = TASKS[task].module("loss").METRIC
+    assert all(line["validation"][metric] >= 0 for line in found)
+    assert "validation: loss" in done.stdout
+    # A validation that only watches is not part of what decides the weights.
+    markers = [json.loads((one.results_dir / "train.json").read_text()) for one in (plain, watched)]
+    assert markers[0]["fingerprint"] == markers[1]["fingerprint"]
+
+
+@pytest.mark.parametrize("task", ["speech_recognition"])
+def test_two_processes_measure_what_one_does(root, task):
+    options = {"validation": {"freq": 3}, "model": {"dropout": 0.0}}
+    one = tiny.tiny(root, task, "one", **options, training={"steps": 6})
+    # An odd number of batches: one of two processes computes its last one in vain.
+    tiny.prepare(one, 22)
+    assert tiny.train(one).returncode == 0
+    two = tiny.tiny(root, task, "two", **options, training={"steps": 6, "local_batch_size": 2, "global_batch_size": 4})
+    tiny.prepare(two, 22)
+    done = tiny.train(two, processes=2)
+    assert done.returncode == 0, done.stderr
+    for a, b in zip(lines(one, "validation"), lines(two, "validation"), strict=True):
+        assert b["validation"] == pytest.approx(a["validation"], abs=1e-3)
+
+
+def test_the_best_checkpoint_is_kept_and_exported_and_training_ends_without_improvement(root):
+    from lt25.checkpoints.export import export
+
+    # A rate so high that the loss only grows: the first validation is the best.
+    experiment = tiny.tiny(
+        root,
+        "language_modeling",
+        training={"steps": 40},
+        optimizer={"lr": 3.0},
+        lr_scheduler={"warmup_steps": 0},
+        validation={"freq": 3, "patience": 4},
+        checkpoint={"interval": 2, "keep_latest_k": 2, "keep": "best"},
+    )
+    done = tiny.train(experiment)
+    assert done.returncode == 0, done.stderr
+    marker = json.loads((experiment.results_dir / "train.json").read_text())
+    found = lines(experiment, "validation")
+    best = min(found, key=lambda line: line["validation"]["loss"])
+    assert marker["best"] == {"step": best["step"], "metric": "loss", "value": best["validation"]["loss"]}
+    assert marker["steps"] == best["step"] + 12 < 40
+    assert "4 validations without improvement: ended at step" in done.stdout
+    assert best["step"] in marker["checkpoints"]
+    assert len(marker["checkpoints"]) <= 4
+    assert json.loads((export(experiment) / "export.json").read_text())["step"] == best["step"]
+
+    again = tiny.train(experiment)
+    assert again.returncode == 0, again.stderr
+    assert "nothing to train" in again.stdout
+
+
+def test_the_character_error_rate_counts_edits_of_greedy_decodings():
+    losses = TASKS["speech_recognition"].module("loss")
+    frames = torch.tensor([[3, 3, 0, 3, 2], [1, 0, 0, 0, 4]])
+    logits = torch.nn.functional.one_hot(frames, 5).float()
+    labels = torch.tensor([[3, 3, 2], [1, 2, -100]])
+    # The second utterance counts four frames, so that its last symbol is not read.
+    errors, characters = losses.metric((logits, torch.tensor([5, 4])), labels)["cer"]
+    assert (errors.item(), characters.item()) == (1, 5)
