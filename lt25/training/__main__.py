@@ -171,7 +171,8 @@ def _read_jobs(arguments: list[str]) -> tuple[JobConfig, JobConfig]:
         raise UserError("--job.config_file: missing: name a job file, results/<experiment>/job.toml")
     at = files[0]
     named = arguments[at : at + (1 if "=" in arguments[at] else 2)]
-    file = Path(named[-1].split("=")[-1])
+    # The folder of an experiment's variant has "=" in its name.
+    file = Path(named[1] if len(named) == 2 else named[0].split("=", 1)[1])
     if not file.is_file():
         raise UserError(f"{file}: no such job file: `lt25 configure <experiment>` writes it")
     config = ConfigManager().parse_args(arguments)
