@@ -81,7 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("export", _export, "turn a checkpoint into a Hugging Face folder, results/<experiment>/hf/")
     sub.add_argument("experiment", nargs="?", **experiment)
     sub.add_argument(
-        "--step", type=int, help="a kept checkpoint's step, exported to hf/step-N/; default: the last, to hf/"
+        "--step",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="kept checkpoints, exported to hf/step-N/; default: the last, to hf/",
     )
     sub.add_argument(
         "--to-dcp", nargs=2, metavar=("HF", "DCP"), type=Path, help="the way back: a folder into a checkpoint"
@@ -89,7 +94,15 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("evaluate", _evaluate, "measure an exported model, in results/<experiment>/evaluation/")
     sub.add_argument("experiment", **experiment)
-    sub.add_argument("--step", type=int, help="an exported step, on held-out training data; default: the final model")
+    sub.add_argument(
+        "--step",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="exported steps, measured on held-out training data; default: the final model",
+    )
+    sub.add_argument("--export", action="store_true", help="export what is to be measured first, in the same process")
 
     sub = command("report", _report, "write one page that shows experiments side by side")
     sub.add_argument("experiments", nargs="+", **experiment)
@@ -194,11 +207,19 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from lt25.evaluation import evaluate
+    from lt25.evaluation import evaluate, require
 
-    experiment, step = _load(options), options.step
-    part = "" if step is None else f"step-{step}"
-    evaluate(experiment, experiment.results_dir / "hf" / part, experiment.evaluation_dir / part, step is not None)
+    experiment = _load(options)
+    if options.export:
+        from lt25.checkpoints.export import export
+
+        export(experiment, options.step)
+    parts = [f"step-{step}" for step in options.step] or [""]
+    for part in parts:
+        require(experiment, experiment.results_dir / "hf" / part)
+    for part in parts:
+        model, measured = experiment.results_dir / "hf" / part, experiment.evaluation_dir / part
+        evaluate(experiment, model, measured, intermediate=bool(part))
 
 
 def _report(options: argparse.Namespace) -> None:

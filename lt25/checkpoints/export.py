@@ -1,17 +1,14 @@
 """``lt25 export``: a checkpoint becomes a Hugging Face folder that needs nothing else to be used."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-
-import torch
-from transformers.utils.logging import disable_progress_bar
+from typing import Any
 
 from lt25.checkpoints.card import model_card
-from lt25.checkpoints.convert import read_weights
 from lt25.errors import UserError
 from lt25.experiment import Experiment
 from lt25.files import publish, read_json, temporary, write_json, write_text
-from lt25.models.auto import auto_class, read_config
 
 # What the prepared data has that a user of the model needs beside the weights.
 _ASSETS = (
@@ -23,39 +20,53 @@ _ASSETS = (
 )
 
 
-def export(experiment: Experiment, step: int | None = None) -> Path:
-    """Export an experiment's checkpoint to ``hf/``, or that of a given step to ``hf/step-N/``.
+def export(experiment: Experiment, steps: Sequence[int] = ()) -> None:
+    """Export an experiment's checkpoint to ``hf/``, or those of given steps to ``hf/step-N/``.
 
-    Without a step it is the last one or, with ``checkpoint.keep: best``, the best.
+    A folder has safetensors, ``config.json``, the tokenizer or feature extractor, a model card, and ``export.json``, which
+    says what it was made from. All is checked before torch is imported, but for the checkpoints' own files.
 
-    The folder has safetensors, ``config.json``, the tokenizer or feature extractor, a model card, and ``export.json``, which
-    says what it was made from.
+    Args:
+        experiment: a trained experiment.
+        steps: steps whose checkpoints are kept; none: the last one or, with ``checkpoint.keep: best``, the best.
 
     Raises:
-        UserError: if the experiment is not trained, or the step's checkpoint is not kept or is damaged.
+        UserError: if the experiment is not trained, or a step's checkpoint is not kept or is damaged.
     """
     trained = read_json(experiment.results_dir / "train.json", f"run `lt25 train {experiment.arguments}` first")
-    number = step
-    if step is None:
-        number = (trained.get("best") or {"step": trained["steps"]})["step"]
-    if number not in trained["checkpoints"]:
-        there = ", ".join(map(str, trained["checkpoints"])) or "none"
-        raise UserError(f"{experiment.name}: no checkpoint of step {number} is kept: there are {there}")
-    weights = read_weights(experiment.results_dir / trained["run_dir"] / "checkpoints" / f"step-{number}")
+    stats = read_json(experiment.processed_dir / "stats.json", f"run `lt25 prepare {experiment.arguments}` first")
+    final = (trained.get("best") or {"step": trained["steps"]})["step"]
+    folder = experiment.results_dir / "hf"
+    wanted = {folder / f"step-{step}": step for step in steps} or {folder: final}
+    for step in wanted.values():
+        if step not in trained["checkpoints"]:
+            there = ", ".join(map(str, trained["checkpoints"])) or "none"
+            raise UserError(f"{experiment.name}: no checkpoint of step {step} is kept: there are {there}")
+    for target, step in wanted.items():
+        _export_step(experiment, trained, stats, step, target)
 
+
+def _export_step(
+    experiment: Experiment, trained: dict[str, Any], stats: dict[str, Any], step: int, folder: Path
+) -> None:
+    # They take seconds to import, which a mistake of the user's should not wait for.
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    from lt25.checkpoints.convert import read_weights
+    from lt25.models.auto import auto_class, read_config
+
+    weights = read_weights(experiment.results_dir / trained["run_dir"] / "checkpoints" / f"step-{step}")
     config = read_config(experiment.results_dir / "model")
     with torch.device("meta"):
         model = auto_class(experiment.task).from_config(config)
     model.load_state_dict(weights, assign=True)
 
-    folder = experiment.results_dir / "hf"
-    folder = folder if step is None else folder / f"step-{step}"
-    stats = read_json(experiment.processed_dir / "stats.json", f"run `lt25 prepare {experiment.arguments}` first")
     record = {
         "experiment": experiment.name,
         "task": experiment.task,
-        "step": number,
-        "fingerprint": f"{trained['fingerprint']}-{number}",
+        "step": step,
+        "fingerprint": f"{trained['fingerprint']}-{step}",
         "dataset": experiment.dataset.name,
         "data": stats["fingerprint"],
         "parameters": trained["parameters"],
@@ -67,9 +78,8 @@ def export(experiment: Experiment, step: int | None = None) -> Path:
             if (asset := experiment.processed_dir / name).is_file():
                 shutil.copy(asset, partial / name)
         write_json(partial / "export.json", record)
-        write_text(partial / "README.md", model_card(experiment, trained, stats, number))
+        write_text(partial / "README.md", model_card(experiment, trained, stats, step))
         _replace_files(partial, folder)
-    return folder
 
 
 def _replace_files(partial: Path, folder: Path) -> None:

@@ -43,7 +43,7 @@ def test_logits_are_equal_before_and_after_and_a_step_has_its_own_folder(trained
         before = auto_class(trained.task).from_config(config).eval()
         weights = tiny.weights(trained, step or 12)
         before.load_state_dict(weights)
-        export(trained, step)
+        export(trained, [step] if step else [])
         after = auto_class(trained.task).from_pretrained(trained.results_dir / folder).eval()
         with torch.no_grad():
             assert torch.equal(before(**inputs(trained)).logits, after(**inputs(trained)).logits)
@@ -92,11 +92,11 @@ def test_only_the_weights_are_read(trained, monkeypatch):
 @pytest.mark.parametrize("trained", ["classification"], indirect=True)
 def test_what_cannot_be_exported_is_one_line(trained):
     with pytest.raises(UserError, match=r"no checkpoint of step 5 is kept: there are 4, 8, 12"):
-        export(trained, 5)
+        export(trained, [5])
     data = next((trained.results_dir / "checkpoints" / "step-8").glob("*.distcp"))
     data.write_bytes(data.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"step-8: damaged \(.* bytes instead of"):
-        export(trained, 8)
+        export(trained, [8])
     untrained = tiny.write_experiment(trained.root, "classification", "untrained")
     with pytest.raises(UserError, match="run `lt25 train untrained` first"):
         export(untrained)

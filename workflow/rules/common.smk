@@ -69,8 +69,9 @@ def starting_model(wildcards):
 
 
 def curve(experiment):
-    """The metrics of the kept steps before the last, which with the final ones make the learning curve."""
+    """What tells that the kept steps before the last are evaluated, which with the final numbers make the learning curve."""
     # Where training may stop early, nobody knows beforehand which steps there will be.
-    if not SETTINGS["learning_curves"] or experiment.job["validation"]["patience"]:
+    early = experiment.job["validation"]["patience"]
+    if not SETTINGS["learning_curves"] or early or not experiment.kept_steps[:-1]:
         return []
-    return [f"results/{experiment.name}/evaluation/step-{step}/metrics.json" for step in experiment.kept_steps[:-1]]
+    return [f"results/{experiment.name}/evaluation/curve.done"]

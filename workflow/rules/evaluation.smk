@@ -46,3 +46,27 @@ rule evaluate_step:
         "evaluating step {wildcards.step} of {wildcards.experiment}"
     shell:
         "lt25 evaluate {wildcards.experiment} --step {wildcards.step} 2>&1 | tee {log}"
+
+
+# All steps of the learning curve in one process, which imports torch once. Which steps they are, wildcards cannot say: the output
+# tells that they are there.
+rule evaluate_curve:
+    input:
+        "results/{experiment}/train.json",
+        stats=lambda wildcards: stats_file(EXPERIMENTS[wildcards.experiment]),
+    output:
+        touch("results/{experiment}/evaluation/curve.done"),
+    log:
+        "results/logs/evaluate/{experiment}-curve.log",
+    benchmark:
+        "results/benchmarks/evaluate/{experiment}-curve.tsv"
+    resources:
+        mem_mb=3000,
+        runtime="6h",
+    params:
+        steps=lambda wildcards: EXPERIMENTS[wildcards.experiment].kept_steps[:-1],
+        options=lambda wildcards: EXPERIMENTS[wildcards.experiment].evaluation,
+    message:
+        "exporting and evaluating the kept steps of {wildcards.experiment}"
+    shell:
+        "lt25 evaluate {wildcards.experiment} --export --step {params.steps} 2>&1 | tee {log}"

@@ -1,0 +1,63 @@
+"""What a command imports: a mistake is answered before torch is imported."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests import tiny
+
+HEAVY = ("torch", "transformers", "pandas", "numba", "matplotlib", "datasets", "snakemake")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project with an experiment that is prepared, and one that is trained as far as its record says."""
+    root = tiny.make_project(tmp_path_factory.mktemp("startup"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        tiny.write_experiment(root, "classification", "untrained", prepare={"layout": "rows"})
+        trained = tiny.tiny(root, "classification", "trained")
+        (trained.results_dir / "train.json").write_text(json.dumps({"steps": 12, "checkpoints": [4, 8, 12]}))
+        text = (root / "config" / "experiments" / "trained.yaml").read_text()
+        (root / "config" / "experiments" / "invalid.yaml").write_text(f"{text}\nunknown: 1\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("download nosuch", "no such dataset file"),
+        ("prepare nosuch", "no such experiment file"),
+        ("configure untrained", "lt25 prepare untrained"),
+        ("train invalid", "unknown: unknown key"),
+        ("train untrained", "lt25 prepare untrained"),
+        ("export nosuch", "no such experiment file"),
+        ("export untrained", "lt25 train untrained"),
+        ("export trained --step 4 5", "no checkpoint of step 5 is kept: there are 4, 8, 12"),
+        ("evaluate trained", "run `lt25 export` first"),
+        ("evaluate trained --step 4", "run `lt25 export` first"),
+        ("evaluate trained --export --step 5", "no checkpoint of step 5 is kept"),
+        ("report nosuch", "no such experiment file"),
+        ("report trained", "lt25 evaluate trained"),
+    ],
+)
+def test_a_mistake_is_answered_before_anything_heavy_is_imported(project, command, message):
+    script = f"""
+import sys
+sys.argv = ["lt25"]
+from lt25 import cli
+status = cli.main({command.split()!r})
+print(status, *sorted(set({HEAVY!r}) & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=project,
+        env=tiny.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr.splitlines()[-1].startswith("lt25: error: ")
+    assert message in done.stderr
+    assert done.stdout == "2\n"
