@@ -1,8 +1,9 @@
-# `make demo` and `make test` need Python 3.11 or 3.12 and nothing else; each sets up .venv first, once.
+# `make demo` and `make test` need Python 3.11 or 3.12 and nothing else; each sets up .venv first, once. `make check` is what to
+# run before a commit: it takes about a minute on two cores.
 
 SNAKEMAKE := .venv/bin/snakemake
 
-.PHONY: demo test setup
+.PHONY: demo test check setup
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready
@@ -10,6 +11,13 @@ demo: .venv/ready
 
 test: .venv/ready
 	@.venv/bin/python -m pytest
+
+check: .venv/ready
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/snakefmt --check Snakefile workflow/rules
+	@.venv/bin/pyright
+	@.venv/bin/python -m pytest -q tests/config tests/test_files.py tests/test_experiment.py tests/test_cli.py
 
 setup: .venv/ready
 

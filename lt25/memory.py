@@ -1,14 +1,14 @@
-"""How the process deals with memory that was freed."""
+"""Settings of the C library's memory allocator."""
 
 import contextlib
 import ctypes
 
 
 def keep_freed_memory() -> None:
-    """Has the C library keep memory that was freed, for what is allocated next.
+    """Have the C library keep freed memory for later allocations.
 
-    It gives large blocks back, and the system hands out, fills with zeros and maps anew, page by page, what replaces them: that
-    takes several times as long as to write it.
+    By default it returns large blocks to the operating system, which must then map and zero new pages for the next allocation.
+    That takes several times as long as writing the data. Does nothing where the C library has no `mallopt`.
     """
     with contextlib.suppress(AttributeError):
         allocator = ctypes.CDLL(None).mallopt

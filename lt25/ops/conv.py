@@ -1,6 +1,6 @@
-"""The short depthwise convolutions over time before the gates of an HGRN layer, of i and f together.
+"""The short depthwise convolutions over time that precede the gates of an HGRN layer, for i and f together.
 
-They are those of flash-linear-attention's HGRN with `use_short_conv`.
+They equal the convolutions of flash-linear-attention's HGRN with `use_short_conv`.
 """
 
 import torch
@@ -18,19 +18,19 @@ def short_conv(
     bidirectional: bool = False,
     backend: str | None = None,
 ) -> Tensor:
-    """y_t = sum over lags j < K of weight[:, K - 1 - j] * x_{t-j} for i and f, each channel by itself; g as it is.
+    """y_t = sum over lags j < K of weight[:, K - 1 - j] * x_{t-j}, channel by channel, for i and f; g is copied.
 
     Args:
         ifg: float [B, T, 3 D], i | f | g along the last axis.
-        weight: float [2 D, K], of i and of f, laid out as that of a depthwise nn.Conv1d.
+        weight: float [2 D, K], rows for i and then for f, laid out as in a depthwise nn.Conv1d.
         mask: bool [B, T], False where a step is padding, which is read as zero.
-        cu_seqlens: int32 or int64 [N + 1], boundaries 0 = c_0 <= ... <= c_N = T of sequences packed along time, across
-            which nothing is read; then B is 1.
-        bidirectional: the second half of the channels of i, and of f, reads what comes after it, x_{t+j}.
+        cu_seqlens: int32 or int64 [N + 1], boundaries 0 = c_0 <= ... <= c_N = T of sequences packed along time; then B is 1.
+            No step reads across a boundary.
+        bidirectional: the second half of the channels of i, and of f, reads later steps, x_{t+j}.
         backend: "numba" (CPU), "triton" (CUDA) or "reference" (float64, anywhere); by default chosen by the device.
 
     Returns:
-        [B, T, 3 D] in ifg's dtype. Gradients flow to ifg and weight; they are the same bits each time.
+        [B, T, 3 D] in ifg's dtype. Gradients flow to ifg and weight and are bitwise reproducible.
 
     Raises:
         ValueError: shapes that do not fit together, boundaries that do not rise from 0 to T, an unknown backend.

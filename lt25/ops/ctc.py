@@ -1,4 +1,8 @@
-"""Connectionist temporal classification (Graves et al., 2006) on logits."""
+"""The CTC loss on logits.
+
+"Connectionist Temporal Classification: Labelling Unsegmented Sequence Data with Recurrent Neural Networks" (Graves et al., 2006,
+https://doi.org/10.1145/1143844.1143891).
+"""
 
 import torch
 import torch.nn.functional as F
@@ -12,18 +16,18 @@ IGNORE = -100
 def ctc_loss(logits: Tensor, logit_lengths: Tensor, labels: Tensor, blank: int = 0) -> Tensor:
     """Negative log-likelihood of the labels, summed over the batch.
 
-    On CUDA, but for float64, by kernels of this package, which never wait for the device and give the same bits each time;
-    else by torch.
+    On CUDA this package's kernels compute it, except for float64: they never synchronize with the host and are bitwise
+    reproducible. Everything else goes to torch.
 
     Args:
         logits: float [B, T, V]; the log-softmax is taken in float32 (float64 for float64).
         logit_lengths: int64 [B], frames of each utterance, at most T.
-        labels: int [B, L], padded at the end with -100; a row of padding only is an empty transcript.
+        labels: int [B, L], padded at the end with -100; a row of nothing but padding is an empty transcript.
         blank: index of the blank among the V classes.
 
     Returns:
-        The sum as a scalar in float32 (float64 for float64). An utterance too short for its labels counts 0 and has
-        no gradient.
+        The sum in nats, a scalar in float32 (float64 for float64). An utterance too short for its labels contributes 0, and
+        its gradient is 0.
     """
     if logits.is_cuda and logits.dtype != torch.float64:
         differentiable = torch.is_grad_enabled() and logits.requires_grad

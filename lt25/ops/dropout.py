@@ -1,7 +1,8 @@
-"""Dropout on a CPU, where torch's own draws one number after the other, on one thread, from a generator with a large state.
+"""Dropout on a CPU, in parallel: torch's own draws its random numbers on one thread.
 
 "Dropout: A Simple Way to Prevent Neural Networks from Overfitting" (https://jmlr.org/papers/v15/srivastava14a.html). Whether an
-element is dropped is a hash of its place and of a seed: nothing is kept for the way back, and no thread waits for another's draw.
+element is dropped follows from a hash of its index and the seed. The backward pass therefore needs no saved mask, and threads
+draw independently.
 """
 
 import torch
@@ -11,16 +12,16 @@ from lt25.ops.backends import choose, kernels, reference
 
 
 def dropout(x: Tensor, p: float, seed: Tensor | None = None, backend: str | None = None) -> Tensor:
-    """x / (1 - p), but 0 with probability p, each element by itself.
+    """Each element independently: 0 with probability p, else x / (1 - p).
 
     Args:
         x: float, any shape.
-        p: in [0, 1), a multiple of 2**-32 being used.
-        seed: int64 scalar, from torch's default generator if None.
+        p: probability in [0, 1), rounded down to a multiple of 2**-32.
+        seed: int64 scalar; drawn from torch's default generator if None.
         backend: "numba" (CPU) or "reference" (anywhere).
 
     Returns:
-        As x. A gradient flows to x; results and gradients are the same bits for the same seed.
+        A tensor of x's shape and dtype. A gradient flows to x. The same seed gives the same results and gradients, bit for bit.
 
     Raises:
         ValueError: p outside of [0, 1), an unknown backend.

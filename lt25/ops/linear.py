@@ -1,4 +1,4 @@
-"""The matrix product behind an RMS norm, in one operation with it where layers are narrow."""
+"""RMS norm and the matrix products that follow it, fused into one operation where layers are narrow."""
 
 from collections.abc import Sequence
 
@@ -19,20 +19,20 @@ def add_norm_linear(
     weights: Sequence[Tensor],
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The sum of a branch and the residual stream as of :func:`lt25.ops.add_rms_norm`, and products of its norm.
+    """Add a branch to the residual stream, normalize as :func:`lt25.ops.add_rms_norm` does, and multiply by weights.
 
     Args:
         x: float [..., H].
         residual: float [..., H], or None for 0.
         norm_weight: float [H].
         eps: added to the mean square.
-        weights: float [N, H] each, of equal shape.
+        weights: one or more, float [N, H] each.
         backend: "numba" (CPU), "triton" (CUDA) or "reference" (float64, anywhere); by default chosen by the device.
 
     Returns:
-        The products norm(x + residual) @ weight^T side by side, [..., len(weights) * N], in the dtype of
-        :func:`torch.nn.functional.linear`, which under autocast is autocast's; sum [..., H] in the wider dtype of x and
-        residual, a copy of x without a residual.
+        The products norm(x + residual) @ weight^T concatenated, [..., len(weights) * N], in the dtype of
+        :func:`torch.nn.functional.linear` (autocast's under autocast); and the sum x + residual [..., H] in the wider of both
+        dtypes, a copy of x if there is no residual.
 
     Raises:
         ValueError: shapes that do not fit together, an unknown backend.

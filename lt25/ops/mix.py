@@ -1,9 +1,9 @@
-"""The heart of an HGRN layer as one differentiable operation: gates, the scan over time, the gated RMS norm after it, and if
-wished the output projection.
+"""The token mixer of an HGRN layer as one differentiable operation: gates, scan over time, gated RMS norm and, optionally, the
+output projection.
 
 Equations 3 to 5 of "Hierarchically Gated Recurrent Neural Network for Sequence Modeling" (https://arxiv.org/abs/2311.04823),
-real part, with the gated norm of flash-linear-attention. Done in one operation, little goes through memory: the
-pre-activations and the states are kept for the way back, and all between them is computed again.
+real part, with the gated norm of flash-linear-attention. Fusing them saves memory traffic: only the pre-activations and the
+states are saved for the backward pass, which recomputes everything else.
 """
 
 import torch
@@ -36,25 +36,25 @@ def hgrn_mix(
 
     Args:
         ifg: float [B, T, 3 D], the pre-activations i | f | g along the last axis.
-        weight: float [D], of the norm.
-        eps: of the norm.
+        weight: float [D], the weight of the norm.
+        eps: added to the mean square in the norm.
         lower_bound: float [D] in [0, 1), or None for 0.
-        mask: bool [B, T], False where a step is padding, which the state passes unchanged: gate 1, input 0, exactly.
+        mask: bool [B, T], False where a step is padding. The state passes such a step unchanged: gate 1, input 0, exactly.
         initial_state: float [N, D], the state before the first step; zero if None. N = B, or the number of packed
             sequences.
         cu_seqlens: int32 or int64 [N + 1], boundaries 0 = c_0 <= ... <= c_N = T of sequences packed along time; then
-            B is 1. An empty sequence hands its initial state on.
-        bidirectional: the second half of the channels is scanned from each sequence's end to its start; their initial
-            state stands after the last step, and their final state is that of the first.
-        output_final_state: return the last state computed as well.
-        out_weight: float [H, D], of a product y @ out_weight^T that is returned in place of y; None for y itself.
+            B is 1. The final state of an empty sequence is its initial state.
+        bidirectional: scan the second half of the channels from each sequence's end to its start. Their initial state comes
+            after the last step, and their final state is the one at the first step.
+        output_final_state: also return the final state.
+        out_weight: float [H, D]; if given, y @ out_weight^T is returned instead of y.
         backend: "numba" (CPU), "triton" (CUDA) or "reference" (float64 loop, anywhere); by default chosen by the device.
 
     Returns:
-        y [B, T, D] in ifg's dtype, or [B, T, H] in that of the product, which under autocast is autocast's; and the final
-        state [N, D] (float32, float64 if ifg is) or None. The state is kept in that wider dtype throughout; what is saved of
-        it for the way back has ifg's dtype. Gradients flow to ifg, weight, lower_bound, initial_state and out_weight from
-        both results; results and gradients are the same bits each time.
+        y [B, T, D] in ifg's dtype, or with out_weight [B, T, H] in the dtype of :func:`torch.nn.functional.linear` (autocast's
+        under autocast); and the final state [N, D] (float32, or float64 if ifg is) or None. The scan computes in the state's
+        dtype; the states saved for the backward pass have ifg's. Gradients flow from both results to ifg, weight, lower_bound,
+        initial_state and out_weight. Results and gradients are bitwise reproducible.
 
     Raises:
         ValueError: shapes that do not fit together, boundaries that do not rise from 0 to T, an unknown backend.
@@ -167,7 +167,7 @@ def _(
 
 
 def _given(out_weight: Tensor | None) -> tuple[Tensor, ...]:
-    """What kernels of a backend that never projects need not know of."""
+    """The argument only if there is one: the numba kernels have no output projection and do not take it."""
     return () if out_weight is None else (out_weight,)
 
 

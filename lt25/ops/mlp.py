@@ -1,8 +1,8 @@
 """The gated MLP of an HGRN layer, "GLU Variants Improve Transformer" (https://arxiv.org/abs/2002.05202).
 
-Its pre-activations are most of what a training step of a small model moves through memory. In narrow models one kernel on a GPU
-does all three products, and the way back computes again what lies between them; in wider ones SwiGLU is done by the products
-beside it, to what they have on the chip.
+In a small model, reading and writing its pre-activations takes most of the memory bandwidth of a training step. On a GPU, narrow
+models therefore use one kernel for all three products, and the backward pass recomputes the values between them. In wider
+models SwiGLU is fused into the products before and after it.
 """
 
 import torch
@@ -17,7 +17,7 @@ from lt25.ops.rows import swiglu
 def gated_mlp(
     x: Tensor, gate_weight: Tensor, up_weight: Tensor, down_weight: Tensor, backend: str | None = None
 ) -> Tensor:
-    """down(silu(gate(x)) * up(x)), each a product with a weight and without a bias.
+    """down(silu(gate(x)) * up(x)), where gate, up and down are linear maps without bias.
 
     Args:
         x: float [..., H].
@@ -27,7 +27,7 @@ def gated_mlp(
         backend: "numba" (CPU), "triton" (CUDA) or "reference" (float64, anywhere); by default chosen by the device.
 
     Returns:
-        [..., H] in the dtype of :func:`torch.nn.functional.linear`, which under autocast is autocast's.
+        [..., H] in the dtype of :func:`torch.nn.functional.linear` (autocast's under autocast).
 
     Raises:
         ValueError: shapes that do not fit together, an unknown backend.

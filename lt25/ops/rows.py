@@ -1,7 +1,7 @@
-"""What an HGRN layer does to each row by itself between its matrix products: SwiGLU, and RMS norm with the residual sum.
+"""The row-wise operations of an HGRN layer between its matrix products: SwiGLU, and RMS norm with the residual sum.
 
 SwiGLU is from "GLU Variants Improve Transformer" (https://arxiv.org/abs/2002.05202), the norm from "Root Mean Square Layer
-Normalization" (https://arxiv.org/abs/1910.07467). One pass over the data each, forward and backward.
+Normalization" (https://arxiv.org/abs/1910.07467). Each is one pass over the data, forward and backward.
 """
 
 import torch
@@ -21,7 +21,7 @@ def swiglu(gate_up: Tensor, backend: str | None = None) -> Tensor:
         [..., I] in the same dtype.
 
     Raises:
-        ValueError: a last axis that cannot be halved, an unknown backend.
+        ValueError: a last axis of odd size, an unknown backend.
     """
     backend = choose("swiglu", gate_up, backend)
     if gate_up.shape[-1] % 2:
@@ -74,8 +74,8 @@ def add_rms_norm(
         backend: "numba" (CPU), "triton" (CUDA) or "reference" (float64, anywhere); by default chosen by the device.
 
     Returns:
-        normed [..., H] in x's dtype; sum [..., H] in the wider dtype of x and residual, a copy of x without a residual: so
-        that the gradients of both uses of x come from one operator, and need not be added.
+        normed [..., H] in x's dtype, and the sum [..., H] in the wider dtype of x and residual. Without a residual the sum is
+        a copy of x: one operator then computes the gradient of both uses of x, which need no addition afterwards.
 
     Raises:
         ValueError: shapes that do not fit together, an unknown backend.

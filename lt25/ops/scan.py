@@ -28,15 +28,15 @@ def hgrn_scan(
         initial_state: float [N, D], the state before the first step (after the last, if reverse); zero if None.
             N = B, or the number of packed sequences.
         cu_seqlens: int32 or int64 [N + 1], boundaries 0 = c_0 <= ... <= c_N = T of sequences packed along time; then
-            B is 1. An empty sequence hands its initial state on.
+            B is 1. The final state of an empty sequence is its initial state.
         reverse: scan from each sequence's end to its start, h_t = exp(log_f_t) * h_{t+1} + x_t.
-        output_final_state: return the last state computed as well.
+        output_final_state: also return the final state.
         backend: "numba" (CPU), "triton" (CUDA) or "reference" (float64 loop, anywhere); by default chosen by the device.
 
     Returns:
-        h [B, T, D] in x's dtype, and the final state [N, D] (float32, float64 if x is) or None. The state is kept in
-        that wider dtype throughout. Gradients flow to x, log_f and initial_state from both results; results and
-        gradients are the same bits each time.
+        h [B, T, D] in x's dtype, and the final state [N, D] (float32, or float64 if x is) or None. The scan computes in
+        the state's dtype. Gradients flow from both results to x, log_f and initial_state. Results and gradients are
+        bitwise reproducible.
 
     Raises:
         ValueError: shapes that do not fit together, boundaries that do not rise from 0 to T, an unknown backend.
@@ -58,7 +58,18 @@ def hgrn_scan(
 def check_sequences(
     operator: str, x: Tensor, channels: int, initial_state: Tensor | None, cu_seqlens: Tensor | None
 ) -> None:
-    """Raises ValueError unless the initial state and the boundaries of packed sequences fit x, [B, T, ...]."""
+    """Check that the initial state and the boundaries of packed sequences fit x.
+
+    Args:
+        operator: name for the message.
+        x: [B, T, ...].
+        channels: channels of the state, D.
+        initial_state: [N, D] or None.
+        cu_seqlens: int [N + 1] or None.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+    """
     if cu_seqlens is not None and (x.shape[0] != 1 or cu_seqlens.ndim != 1 or len(cu_seqlens) < 2):
         raise ValueError(
             f"{operator}: cu_seqlens [N + 1] needs a batch of 1, got {tuple(cu_seqlens.shape)} and B = {x.shape[0]}"
@@ -69,7 +80,7 @@ def check_sequences(
 
 
 def count_sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
-    """N, the sequences in x [B, T, ...]."""
+    """The number N of sequences in x [B, T, ...]."""
     return x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
 
 
@@ -111,7 +122,7 @@ def _(grad_h, grad_final, log_f, h, initial_state, cu_seqlens, reverse, backend)
 def _setup_context(ctx, inputs, output):
     _, log_f, initial_state, cu_seqlens, ctx.reverse, ctx.backend = inputs
     ctx.save_for_backward(log_f, output[0], initial_state, cu_seqlens)
-    # An output that nothing used has a gradient of None, not one of zeros that costs a pass over memory.
+    # The gradient of an unused output is then None. Filling one with zeros would cost a pass over memory.
     ctx.set_materialize_grads(False)
 
 

@@ -14,12 +14,12 @@ def hgrn_step(
     lower_bound: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One token or frame, equal to :func:`lt25.ops.hgrn_mix` over one step to rounding. It has no gradient.
+    """Compute one token or frame: :func:`lt25.ops.hgrn_mix` over one step, up to rounding. It has no gradient.
 
     Args:
         ifg: float [B, 3 D], the pre-activations i | f | g along the last axis.
-        weight: float [D], of the norm.
-        eps: of the norm.
+        weight: float [D], the weight of the norm.
+        eps: added to the mean square in the norm.
         state: [B, D], float32 (float64 if ifg is).
         lower_bound: float [D] in [0, 1), or None for 0.
         backend: "numba" (CPU), "triton" (CUDA) or "reference" (float64, anywhere); by default chosen by the device.

@@ -1,6 +1,6 @@
 """Backends of the operators, one module for each operator and backend, and the choice between them.
 
-numba runs on CPUs, Triton on CUDA devices; the reference runs anywhere, in float64 and slowly, and is what tests trust.
+numba runs on CPUs and Triton on CUDA devices. The reference runs anywhere, slowly and in float64; tests compare with it.
 """
 
 import importlib
@@ -14,7 +14,17 @@ BACKENDS = ("numba", "triton", "reference")
 
 
 def choose(operator: str, x: Tensor, backend: str | None) -> str:
-    """The backend asked for or, if none was, the one for x's device: for float64 on CUDA, which has no kernels, the reference.
+    """Choose a backend: the requested one, or by default the one for x's device.
+
+    There are no kernels for float64 on CUDA; the default there is the reference.
+
+    Args:
+        operator: name for the message.
+        x: the operator's first argument.
+        backend: one of BACKENDS, or None.
+
+    Returns:
+        One of BACKENDS.
 
     Raises:
         ValueError: an unknown backend.
@@ -34,17 +44,17 @@ def kernels(backend: str, operator: str) -> ModuleType:
 
 
 def state_dtype(x: Tensor) -> torch.dtype:
-    """In which a recurrent state is kept beside x: float32, or float64 for float64."""
+    """The dtype of the recurrent state for inputs x: float64 for float64, else float32."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def sum_dtype(x: Tensor, residual: Tensor | None) -> torch.dtype:
-    """Of x + residual."""
+    """The dtype of x + residual."""
     return x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
 
 
 def as_multiplied(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Tensors in the dtype in which :func:`torch.nn.functional.linear` would take them: autocast's where it is on."""
+    """Cast tensors as :func:`torch.nn.functional.linear` would: to autocast's dtype where autocast is on."""
     device = tensors[0].device.type
     if not torch.is_autocast_enabled(device):
         return tensors
@@ -52,7 +62,7 @@ def as_multiplied(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def joined(weights: Sequence[Tensor]) -> Tensor:
-    """Matrices [N, D] of equal shape one below the other, [len(weights) * N, D]; not copied where memory has them so."""
+    """Concatenate matrices [N, D] to [len(weights) * N, D], without a copy if they already lie so in memory."""
     first, (rows, columns) = weights[0], weights[0].shape
     storage, start = first.untyped_storage().data_ptr(), first.storage_offset()
     if all(

@@ -1,4 +1,4 @@
-"""What the operators' numba kernels share: compiler options, exp and sigmoid that vectorise, tensors as rows, threads."""
+"""Shared by the operators' numba kernels: compiler options, vectorizable exp and sigmoid, tensors as rows, threads."""
 
 import math
 
@@ -14,32 +14,32 @@ from torch import Tensor
 
 from lt25.memory import keep_freed_memory
 
-# Contraction lets a*b+c be one instruction and nothing else: re-association would break `exp`, and NaN must survive.
+# "contract" only allows a*b+c as one instruction. Reassociation would break `exp`, and other flags assume that there is no NaN.
 JIT = {"fastmath": {"contract"}, "error_model": "numpy", "cache": True, "nogil": True}
-# For sums over a row, which become vector instructions only if their order is free. It is the same in each call.
+# For sums over a row: they vectorize only if the compiler may reorder them. The order is fixed when the kernel is compiled.
 JIT_SUM = {**JIT, "fastmath": {"contract", "reassoc"}}
 
-# Rows of one work item. Fixed, because a gradient summed over rows is summed item by item: the result depends on how the
-# rows are cut, and may not depend on the number of threads.
+# Rows of one work item. A gradient summed over rows is summed item by item, so this size affects rounding. It is fixed, so that
+# the result does not depend on the number of threads.
 ROWS = 64
-# float32 of a cache line.
+# float32 elements in a cache line.
 LINE = 16
-# Rows that are asked for ahead of their use.
+# How many rows ahead of their use rows are prefetched.
 AHEAD = 8
-# Channels of a block, or a multiple. Threads that write nearer to each other than that, row by row, take cache lines from each
-# other, for processors fetch the neighbours of a line too: two threads on 32 channels each are slower than one on all 64.
+# The channels of a block are a multiple of this. Threads that write closer to each other share cache lines, because processors
+# fetch adjacent lines too: two threads on 32 channels each are slower than one on all 64.
 BLOCK = 128
 
 
 def _use_whole_registers() -> None:
-    """Has loops use 512-bit registers where there are any: LLVM avoids them, for the sake of code that uses few of them."""
+    """Let loops use 512-bit registers where the CPU has them; LLVM avoids them by default."""
     features = get_host_cpu_features()
     if numba.config.CPU_FEATURES is None and "+avx512vl" in features:
         numba.config.CPU_FEATURES = f"{features},-prefer-256-bit"
 
 
 def _start_threads() -> None:
-    """Starts numba's threads without touching torch's: one OpenMP library serves both, and starting sets its number."""
+    """Start numba's threads and restore torch's thread count, which that changes: both share one OpenMP library."""
     threads = torch.get_num_threads()
     numba.set_num_threads(1)
     torch.set_num_threads(threads)
@@ -52,8 +52,10 @@ _start_threads()
 
 @intrinsic
 def multiply_add(typing_context, a, b, c):
-    """a * b + c, in one instruction where there is one. Of a sum of two products it says which of them is not rounded: compilers
-    choose now the one, now the other, and a kernel read from numba's cache is not what ran in the process that compiled it.
+    """a * b + c, in one instruction where the CPU has it.
+
+    In a sum of two products it fixes which one is rounded first. The compiler's own choice varies, and a kernel loaded from
+    numba's cache could then differ from the one that ran in the process that compiled it.
     """
 
     def generate(context, builder, signature, arguments):
@@ -66,15 +68,15 @@ def multiply_add(typing_context, a, b, c):
 
 
 def exp(v):
-    """exp(v), for float32 without a call, so that the loop around it becomes vector instructions; for use in kernels.
+    """exp(v), for use in kernels. For float32 it contains no function call, so that loops around it vectorize.
 
-    0 below -87, where float32 loses its last normal numbers.
+    0 below -87, where the result would no longer be a normal float32 number.
     """
     return math.exp(v)
 
 
 def bounded_exp(v):
-    """exp(v) kept inside what is a normal number, and has a normal number for its reciprocal; for use in kernels."""
+    """exp(v) with v clamped so that the result and its reciprocal are normal numbers; for use in kernels."""
     return math.exp(max(-700.0, min(v, 700.0)))
 
 
@@ -82,11 +84,11 @@ def bounded_exp(v):
 def _exp_within(v):
     """exp(v) for -87 <= v <= 87, exactly 1 at 0, relative error below 2e-7.
 
-    v = (n + r) log 2, |r| <= 1 / 2: n is added to the exponent in the bits of a polynomial in r, the one of its degree that is 1
-    at 0 and whose largest relative error is least, 9.1e-8.
+    With v = (n + r) log 2 and |r| <= 1 / 2, exp(v) = 2**n * 2**r. A polynomial approximates 2**r: of its degree, with value 1 at
+    0, it has the smallest maximal relative error, 9.1e-8. n is added to the exponent bits of its value.
     """
     f = np.float32
-    # The second is what float32 leaves of the first.
+    # log2(e) in two parts: rounded to float32, and the remainder.
     log2_e, rest = f(1.44269504), f(1.92596303e-8)
     # Adding 1.5 * 2**23 rounds to an integer and leaves that integer in the low bits of the sum.
     round_to_int = f(12582912.0)
@@ -136,10 +138,10 @@ def sigmoid(v):
 
 @njit(**JIT)
 def gates(f, bound):
-    """f' = bound + (1 - bound) sigmoid(f), 1 - f', and sigmoid(f) and sigmoid(-f), none of which cancels.
+    """f' = bound + (1 - bound) sigmoid(f), 1 - f', sigmoid(f) and sigmoid(-f), computed without cancellation.
 
-    Near 1, f' comes from 1 - f': a long memory is all in its last digits. Near 0 it may not, or a trace would be left of a
-    state that was to be cleared.
+    Near 1, f' is computed from 1 - f', because its last digits decide how long the state is kept. Near 0 it is computed directly,
+    so that a gate that clears the state is exactly 0.
     """
     one = type(f)(1)
     e = bounded_exp(f)
@@ -153,14 +155,14 @@ def gates(f, bound):
 
 @intrinsic
 def _fetch_line(typing_context, row, index):
-    """Asks for the cache line of an element, which may lie beyond the array."""
+    """Prefetch the cache line of an element, which may lie outside the array."""
 
     def generate(context, builder, signature, arguments):
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
         byte_pointer, integer = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte_pointer, integer, integer, integer])
         prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        # To read, to be kept in the nearest cache, data.
+        # For reading, with the highest temporal locality, into the data cache.
         options = [ir.Constant(integer, each) for each in (0, 3, 1)]
         builder.call(prefetch, [builder.bitcast(builder.gep(data, [arguments[1]]), byte_pointer), *options])
         return context.get_dummy_value()
@@ -170,10 +172,10 @@ def _fetch_line(typing_context, row, index):
 
 @njit(forceinline=True, **JIT)
 def fetch(row):
-    """Asks for the memory of a row [D] that is to be read soon, or of none if it would lie before the first or behind the last.
+    """Prefetch a row [D] that will be read soon. The row may lie outside the array; a prefetch never faults.
 
-    Processors foresee long runs of memory. A part of each row, or row after row against the order of memory, is to them a run
-    that breaks off again and again, and each time the memory is waited for.
+    Processors prefetch long contiguous accesses by themselves. They do not where only a part of each row is read, or where rows
+    are read backward.
     """
     for d in range(0, len(row), LINE):
         _fetch_line(row, d)
@@ -181,7 +183,7 @@ def fetch(row):
 
 @njit(**JIT_SUM)
 def dot(a, b):
-    """The sum over a * b, in their precision."""
+    """The dot product of two vectors, in their precision."""
     total = a[0] * b[0]
     for d in range(1, len(a)):
         total += a[d] * b[d]
@@ -189,30 +191,34 @@ def dot(a, b):
 
 
 def rows(tensor: Tensor, dtype: torch.dtype | None = None) -> np.ndarray:
-    """[..., D] as numpy rows [-1, D], copied only if the dtype or the layout asks for it."""
+    """A tensor [..., D] as a numpy array [-1, D], copied only if the dtype or the layout requires it."""
     tensor = tensor.detach().to(dtype).contiguous()
     return tensor.numpy().reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])
 
 
 def vector(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
-    """A parameter [D] as a numpy copy: a tensor seen by numpy can never be resized again, which sharded training does."""
+    """A copy of a parameter [D] for numpy. Sharded training resizes parameters, which torch forbids once numpy shares the memory."""
     return tensor.detach().to(dtype, copy=True).numpy()
 
 
 def mask_rows(mask: Tensor | None) -> np.ndarray:
-    """A mask [B, T] as one flag for each row; none at all without a mask: numba would compile kernels again for None."""
+    """A mask [B, T] as a flag for each row; an empty array for None, for which numba would compile each kernel again."""
     return np.empty(0, np.bool_) if mask is None else mask.contiguous().numpy().reshape(-1)
 
 
 def initial(initial_state: Tensor | None, sequences: int, channels: int, dtype: torch.dtype) -> Tensor:
-    """A fresh state [N, D] that the kernel may write on."""
+    """A new tensor [N, D] with the initial state, or zeros, that a kernel may overwrite."""
     if initial_state is None:
         return torch.zeros(sequences, channels, dtype=dtype)
     return initial_state.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def offsets_of(x: Tensor, cu_seqlens: Tensor | None) -> np.ndarray:
-    """Row offsets int64 [N + 1] of the sequences in x [B, T, ...]."""
+    """Row offsets int64 [N + 1] of the sequences in x [B, T, ...].
+
+    Raises:
+        ValueError: boundaries that do not rise from 0 to T.
+    """
     batch, time = x.shape[:2]
     if cu_seqlens is None:
         return np.arange(batch + 1, dtype=np.int64) * time
@@ -223,17 +229,21 @@ def offsets_of(x: Tensor, cu_seqlens: Tensor | None) -> np.ndarray:
 
 
 def use_threads() -> int:
-    """Lets numba use the threads that torch may use: a process of several on one machine is given its share that way."""
+    """Let numba use as many threads as torch, whose number limits each process where several share a machine.
+
+    Returns:
+        The number of threads.
+    """
     threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
     numba.set_num_threads(threads)
     return threads
 
 
 def block_width(batch: int, span: int, cu_seqlens: Tensor | None) -> int:
-    """Channels of a block: all, if there are sequences enough of equal length, otherwise about as many as give each thread one.
+    """Channels of a block: all if there are enough sequences of equal length, otherwise about one block for each thread.
 
-    Compilers may round the vectorised part of a loop and its remainder differently. So that an element falls into the same
-    part wherever blocks begin, they begin at multiples of a whole vector.
+    A compiler may round the vectorized part of a loop and its remainder differently. Blocks begin at multiples of a vector, so
+    that each element is in the same part whatever the block width.
     """
     threads = use_threads()
     if cu_seqlens is None and (batch % threads == 0 or batch >= 4 * threads):

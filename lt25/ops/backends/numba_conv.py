@@ -1,4 +1,4 @@
-"""The short convolutions on a CPU, compiled by numba: one pass over the rows, each of which reads those around it."""
+"""The short convolutions on a CPU, compiled by numba: one pass over the rows."""
 
 import numpy as np
 import torch
@@ -18,19 +18,19 @@ from lt25.ops.backends.numba_common import (
     use_threads,
 )
 
-# Lags that are read in one loop over the channels, whose sum stays in registers meanwhile.
+# Lags added in one loop over the channels, so that their sum stays in registers.
 LAGS = 4
 
 
 @njit(**JIT)
 def _sequence_of(row, offsets):
-    """The sequence that a row belongs to; empty ones are passed over."""
+    """The index of the sequence that contains a row; empty sequences are skipped."""
     return np.searchsorted(offsets, row, side="right") - 1
 
 
 @njit(**JIT)
 def _sum(w0, x0, w1, x1, w2, x2, w3, x3):
-    """w0 x0 + w1 x1 + w2 x2 + w3 x3, of which only the second is rounded before it is added."""
+    """w0 x0 + w1 x1 + w2 x2 + w3 x3, where only the second product is rounded before it is added."""
     return multiply_add(w3, x3, multiply_add(w2, x2, multiply_add(w0, x0, w1 * x1)))
 
 
@@ -39,8 +39,9 @@ def _counts(row, mask):
     return len(mask) == 0 or mask[row]
 
 
-# Weights are [R, 2 D] here: what row t gets of rows t - behind to t - behind + R - 1, zero where a channel does not read a row,
-# and to a multiple of LAGS. A row beyond the sequence or of padding is replaced by zeros, for what stands there may be NaN.
+# In the kernels weights are [R, 2 D]: the factors of rows t - behind to t - behind + R - 1 in row t. They are zero for rows that a
+# channel does not read, and R is rounded up to a multiple of LAGS. Rows outside the sequence and padding are replaced by zeros,
+# since they may contain NaN.
 
 
 @njit(parallel=True, **JIT)
@@ -78,7 +79,8 @@ def _backward(grad_y, x, weight, behind, mask, offsets, grad_x, grad_weights):
         for t in range(start, stop):
             grad_x[t, :channels] = 0
             grad_x[t, channels:] = grad_y[t, channels:]
-        # The lags outside: a loop over the channels is vectorised only if what it writes is apart in all of the loop around it.
+        # The loop over lags is the outer one: the loop over channels vectorizes only if the rows that it writes never overlap
+        # within the loop around it.
         for lag in range(0, reads, LAGS):
             w0, w1, w2, w3 = weight[lag], weight[lag + 1], weight[lag + 2], weight[lag + 3]
             grad_w = grad_weights[item]
@@ -152,7 +154,7 @@ def backward(
 
 
 def _by_row(weight: Tensor, bidirectional: bool, dtype: torch.dtype) -> Tensor:
-    """[2 D, K] as a copy [R, 2 D] for the kernels."""
+    """The weight [2 D, K] as a copy [R, 2 D] for the kernels."""
     channels, size = weight.shape
     reads = 2 * size - 1 if bidirectional else size
     by_row = weight.new_zeros(channels, -(-reads // LAGS) * LAGS, dtype=dtype)
@@ -164,5 +166,5 @@ def _by_row(weight: Tensor, bidirectional: bool, dtype: torch.dtype) -> Tensor:
 
 
 def _ahead(by_channel: Tensor) -> Tensor:
-    """Of [2 D, ...] the channels that read what comes after them, [2, D / 2, ...]."""
+    """The channels that read later steps: from [2 D, ...] the view [2, D / 2, ...]."""
     return by_channel.unflatten(0, (2, 2, -1))[:, 1]

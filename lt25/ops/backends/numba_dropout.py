@@ -14,7 +14,7 @@ ELEMENTS = 4096
 
 @njit(**JIT)
 def _mix(bits):
-    """Bits of which each depends on all: Wellons' lowbias32 (https://nullprogram.com/blog/2018/07/31/)."""
+    """The hash lowbias32 of a 32-bit integer, by Wellons (https://nullprogram.com/blog/2018/07/31/)."""
     bits = np.uint32(bits ^ (bits >> np.uint32(16)))
     bits = np.uint32(bits * np.uint32(0x7FEB352D))
     bits = np.uint32(bits ^ (bits >> np.uint32(15)))
@@ -30,7 +30,7 @@ def _dropout(x, threshold, low, high, scale, y):
         x_part, y_part = x[start : start + ELEMENTS], y[start : start + ELEMENTS]
         for k in range(len(x_part)):
             bits = _mix(np.uint32(_mix(np.uint32(np.uint32(start + k) ^ low)) ^ high))
-            # A product in any case, in which NaN survives.
+            # Dropped elements are multiplied by 0 too, so that NaN survives.
             y_part[k] = x_part[k] * (zero if bits < threshold else scale)
 
 

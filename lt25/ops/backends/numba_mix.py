@@ -1,8 +1,7 @@
-"""Gates, scan and gated norm on a CPU, compiled by numba: one pass for the scan, split over sequences and channels, and one
-for the norm, split over rows.
+"""Gates, scan and gated norm on a CPU, compiled by numba.
 
-Both are laid out like the scan by itself, see :mod:`lt25.ops.backends.numba_scan`: the number of threads does not change a
-bit of the result.
+One pass computes gates and scan, in parallel over sequences and channels; a second computes the norm, in parallel over rows. As
+in :mod:`lt25.ops.backends.numba_scan`, the result does not depend on the number of threads.
 """
 
 import numpy as np
@@ -31,7 +30,7 @@ from lt25.ops.backends.numba_common import (
 
 @njit(**JIT)
 def _part(item, sequences, span, width):
-    """Sequence, first and last channel and direction of a work item; channels beyond the span are scanned backward."""
+    """Sequence, first channel, end and direction of a work item; channels beyond the span are scanned backward."""
     n, block = item % sequences, item // sequences
     blocks = (span + width - 1) // width
     half, block = block // blocks, block % blocks
@@ -78,7 +77,7 @@ def _norm(h, ifg, weight, eps, y):
 
 @njit(parallel=True, **JIT)
 def _norm_backward(grad_y, h, ifg, weight, eps, grad_ifg, grad_weights):
-    """Writes the gradient of g into its place in grad_ifg, and the gradient of h into the place of i's."""
+    """Write the gradient of g to its part of grad_ifg, and the gradient of h to the part of i, for `_scan_backward`."""
     count, channels = h.shape
     one = weight.dtype.type(1)
     for item in prange((count + ROWS - 1) // ROWS):
@@ -105,7 +104,7 @@ def _norm_backward(grad_y, h, ifg, weight, eps, grad_ifg, grad_weights):
 
 @njit(parallel=True, **JIT)
 def _scan_backward(ifg, h, lower_bound, mask, initial_state, offsets, halves, width, grad_ifg, grad_state, grad_bounds):
-    """Reads the gradient of h from the place of i's, see :func:`_norm_backward`, and writes those of i and f."""
+    """Replace the gradient of h, which `_norm_backward` wrote to the part of i in grad_ifg, by the gradients of i and f."""
     sequences, channels = grad_state.shape
     span = channels // halves
     for item in prange(sequences * halves * ((span + width - 1) // width)):

@@ -1,4 +1,4 @@
-"""SwiGLU and RMS norm with the residual sum on a CPU: one pass over the rows each, compiled by numba."""
+"""SwiGLU and RMS norm with the residual sum on a CPU, compiled by numba: each one pass over the rows."""
 
 import numpy as np
 import torch
@@ -97,7 +97,7 @@ def add_rms_norm_forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps
     wide = sum_dtype(x, residual)
     dtype = torch.promote_types(wide, torch.float32)
     normed = torch.empty(x.shape, dtype=dtype)
-    # Absence is an array without rows: numba would compile the kernel a second time for None.
+    # No residual is an array without rows: for None, numba would compile the kernel a second time.
     absent = np.empty((0, x.shape[-1]), _numpy(dtype))
     total = None if residual is None else torch.empty(x.shape, dtype=dtype)
     use_threads()
@@ -115,7 +115,18 @@ def add_rms_norm_forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps
 def add_rms_norm_backward(
     grad_normed: Tensor, grad_total: Tensor | None, total: Tensor, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """The gradient of the sum, in its dtype, from those of the norm and of the sum's other uses, and the weight's."""
+    """Backward pass of `add_rms_norm_forward`.
+
+    Args:
+        grad_normed: gradient of the normed sum, [..., H].
+        grad_total: gradient of the sum from its other uses, [..., H], or None.
+        total: the sum, [..., H].
+        weight: [H].
+        eps: added to the mean square.
+
+    Returns:
+        The gradients of x (and, equal to it, of the residual) and of the weight, in the dtypes of total and weight.
+    """
     dtype = state_dtype(total)
     grad = torch.empty(total.shape, dtype=dtype)
     absent = np.empty((0, total.shape[-1]), _numpy(dtype))

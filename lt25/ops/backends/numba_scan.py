@@ -1,9 +1,9 @@
-"""The scan on a CPU: one pass over the data forward, one backward, compiled by numba.
+"""The scan on a CPU, compiled by numba: one pass over the data forward, and one backward.
 
-A sequence is a run of rows of D contiguous channels; the loop over channels is the inner one and vectorises, the loop
-over time carries the state in a row that stays in the first-level cache. Work is split over sequences and, where those
-are few or of unequal length, over blocks of channels. Each channel is computed by the same operations in the same order
-whatever the split, so the number of threads does not change a bit of the result.
+A sequence is a range of rows of D contiguous channels. The inner loop runs over channels and vectorizes; the outer loop runs
+over time and keeps the state in a row that stays in the first-level cache. Threads share out the sequences and, where these are
+few or of unequal length, blocks of channels. Each channel goes through the same operations in the same order in either case, so
+the result does not depend on the number of threads.
 """
 
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor
 from lt25.ops.backends import state_dtype
 from lt25.ops.backends.numba_common import AHEAD, JIT, ROWS, block_width, exp, fetch, initial, offsets_of, rows
 
-# The loops over channels run from 0 over slices of rows: numba lets an index be negative, and where it cannot see that one
-# is not, the check keeps the loop from becoming vector instructions.
+# The loops over channels start at 0 and index slices of rows. numba allows negative indices; where it cannot prove an index
+# nonnegative, its check for them prevents vectorization.
 
 
 @njit(parallel=True, **JIT)
@@ -39,9 +39,9 @@ def _forward(x, log_f, offsets, reverse, width, h, final_state):
 
 @njit(parallel=True, **JIT)
 def _backward(grad_h, log_f, h, initial_state, offsets, reverse, width, grad_x, grad_log_f, grad_state):
-    """Block by block of rows: first what knows no order, along memory, then, in the cache, the scan against it.
+    """Go through blocks of rows, the last first: compute f in the order of memory, then scan the block, now in the cache, backward.
 
-    Processors foresee runs along memory. Against it, row by row, each is waited for.
+    Processors prefetch rows read in the order of memory, but not those read backward.
     """
     sequences, channels = grad_state.shape
     for item in prange(sequences * ((channels + width - 1) // width)):
@@ -50,7 +50,7 @@ def _backward(grad_h, log_f, h, initial_state, offsets, reverse, width, grad_x, 
         state = grad_state[n, part]
         length = offsets[n + 1] - offsets[n]
         for block in range((length - 1) // ROWS, -1, -1):
-            # Rows of the block, which hold its steps in the opposite order if the scan is reversed.
+            # The rows of the block; in a reversed scan, rows and steps run in opposite orders.
             if reverse:
                 first, last = max(offsets[n], offsets[n + 1] - (block + 1) * ROWS), offsets[n + 1] - block * ROWS
             else:
@@ -105,7 +105,7 @@ def backward(
     cu_seqlens: Tensor | None,
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, log_f (each in its own dtype) and the initial state, from those of h and the final state."""
+    """Gradients of x and log_f, in their dtypes, and of the initial state, given the gradients of h and of the final state."""
     dtype = state_dtype(h)
     offsets = offsets_of(h, cu_seqlens)
     grad_x, grad_log_f = torch.empty(h.shape, dtype=dtype), torch.empty(h.shape, dtype=dtype)

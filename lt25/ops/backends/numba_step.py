@@ -1,4 +1,4 @@
-"""One step of gates, recurrence and gated norm on a CPU, compiled by numba; on one thread, for it is over in microseconds."""
+"""One step of gates, recurrence and gated norm on a CPU, compiled by numba. It takes microseconds, so it uses one thread."""
 
 import numpy as np
 import torch

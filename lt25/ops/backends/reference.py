@@ -1,4 +1,4 @@
-"""The operators as their definitions read, slowly: plain torch in float64 that autograd differentiates. What tests trust."""
+"""The operators as they are defined, in plain torch and float64, differentiated by autograd. Slow; tests compare with it."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""For which tensors there are fused Triton kernels; a module of its own, since to ask is no reason to import Triton."""
+"""Which tensors the fused Triton kernels support. Kept apart from the kernels, so that asking does not import Triton."""
 
 from collections.abc import Sequence
 
@@ -6,21 +6,22 @@ import torch
 from torch import Tensor
 
 _HALVES = (torch.bfloat16, torch.float16)
-# Hidden sizes at which a norm and a product, and results of a row, of which a program can hold several rows' gradients beside the
-# sums for their weights.
+# Hidden sizes, and the largest number of outputs, of a fused norm and product. Up to these a program has room for the gradients
+# of several rows and for the sums that become the gradients of the weights.
 _NORM_WIDTHS, _NORM_OUTS = (16, 32, 64), 192
-# The widest hidden size at which a program can hold the gradients of an MLP's weights, and its columns of these weights.
+# The largest hidden sizes of the two fused MLPs. In the narrow one, a program holds the gradients of its part of the weights; in
+# the wide one, its columns of the weights.
 _NARROW_MLP, _WIDE_MLP = 64, 256
 
 
 @torch.compiler.assume_constant_result
 def on_hopper() -> bool:
-    """Whether the GPU is a Hopper, whose shared memory, or whose tensor descriptors, kernels count on."""
+    """Whether the GPU is a Hopper: some kernels need its large shared memory or its tensor descriptors."""
     return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 
 
 def fits_norm_linear(x: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Whether norm and products of rows x [..., D] by one to three weights [N, D] are one kernel."""
+    """Whether one kernel computes the norm of rows x [..., D] and their products with one to three weights [N, D]."""
     outs, width = weights[0].shape
     small = width in _NORM_WIDTHS and outs % 16 == 0 and len(weights) * outs <= _NORM_OUTS and len(weights) <= 3
     alike = all(weight.shape == weights[0].shape and weight.dtype == x.dtype for weight in weights)
@@ -28,17 +29,17 @@ def fits_norm_linear(x: Tensor, weights: Sequence[Tensor]) -> bool:
 
 
 def fits_narrow_mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> bool:
-    """Whether a gated MLP of x [..., H] with weights [I, H], [I, H] and [H, I] is one kernel."""
+    """Whether one kernel computes a gated MLP of x [..., H] with weights [I, H], [I, H] and [H, I]."""
     return _whole_units(x, gate, up, down) and gate.shape[1] <= _NARROW_MLP
 
 
 def fits_wide_mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> bool:
-    """Whether the products beside SwiGLU do its work; arguments as in `fits_narrow_mlp`."""
+    """Whether SwiGLU can be fused into the products before and after it; arguments as in `fits_narrow_mlp`."""
     return _whole_units(x, gate, up, down) and gate.shape[1] <= _WIDE_MLP and x.is_cuda and on_hopper()
 
 
 def _whole_units(x: Tensor, *weights: Tensor) -> bool:
-    """Half precision throughout, and sizes that are multiples of 16."""
+    """Whether all tensors have one half-precision dtype, and all sizes are multiples of 16."""
     sizes = weights[0].shape
     alike = all(weight.dtype == x.dtype for weight in weights)
     return alike and x.dtype in _HALVES and all(size > 0 and size % 16 == 0 for size in sizes)

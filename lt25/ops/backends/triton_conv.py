@@ -1,7 +1,7 @@
-"""The short convolutions on a GPU: one pass over the data, each way.
+"""The short convolutions on a GPU: one pass over the data forward, and one backward.
 
-The steps around a row are read again for each lag; they come from the cache. The gradient of the weight is summed by each
-program over the rows that it walks, and then over programs, always in the same order.
+Neighboring steps are read again for each lag, from the cache. Each program sums the gradient of the weight over the rows that it
+processes; a second kernel sums over programs, always in the same order.
 """
 
 import torch
@@ -13,7 +13,7 @@ from lt25.ops.backends.triton_rows import sum_parts
 
 _ROWS = 32
 _CHANNELS = 64
-# Programs of the backward pass along the rows, of which each sums a gradient of the weight.
+# Programs of the backward pass along the rows; each sums its own gradient of the weight.
 _PROGRAMS = 256
 
 
@@ -21,7 +21,7 @@ _PROGRAMS = 256
 def _sequence(row, cu_seqlens, sequences, T, PACKED: tl.constexpr, HALVINGS: tl.constexpr):
     """First row and end of the sequence that each row belongs to."""
     if PACKED:
-        # The last n with cu_seqlens[n] <= row, which passes over empty sequences.
+        # Bisection for the last n with cu_seqlens[n] <= row, which skips empty sequences.
         low = tl.zeros_like(row)
         high = low + sequences
         for _ in tl.static_range(HALVINGS):
@@ -36,7 +36,7 @@ def _sequence(row, cu_seqlens, sequences, T, PACKED: tl.constexpr, HALVINGS: tl.
 
 @triton.jit
 def _looks_ahead(channel, D: tl.constexpr, BOTH: tl.constexpr):
-    """1 for a channel that reads what comes after it, -1 for one that reads what came before."""
+    """1 for a channel that reads later steps, -1 for one that reads earlier steps."""
     return tl.where(BOTH & (channel % D >= D // 2), 1, -1)
 
 
@@ -112,7 +112,7 @@ def _arguments(x: Tensor, weight: Tensor, mask: Tensor | None, cu_seqlens: Tenso
         "BOTH": bidirectional,
         "MASKED": mask is not None,
         "PACKED": cu_seqlens is not None,
-        # The interval of candidates is the whole at first and one at last.
+        # Halvings from all sequences to one.
         "HALVINGS": max(1, sequences).bit_length(),
         "ROWS": _ROWS,
         "CHANNELS": _CHANNELS,

@@ -1,23 +1,23 @@
-"""CTC on a GPU: the loss and the gradient of the logits, without a float that waits for the host.
+"""CTC on a GPU: the loss and the gradient of the logits, without synchronizing with the host.
 
-Graves et al., 2006, equations 6 to 16. Of L labels and the L + 1 blanks around them, slot j holds blank j and label j, the
-blank after it being blank j + 1. With p the probabilities at time t, one step of the forward variable is
+Graves et al., 2006, equations 6 to 16. L labels have L + 1 blanks around them. Slot j holds blank j and label j; the blank after
+label j is blank j + 1. With p the probabilities at time t, one step of the forward variable is
 
     blank(j) <- p_blank  * (blank(j) + label(j - 1))
     label(j) <- p_label(j) * (label(j) + blank(j) + label(j - 1) if labels j and j - 1 differ)
 
-The backward variable is the same recursion over the sequence with time and labels reversed, so both run side by side in one
-launch: a program for each direction of each sequence, which is serial in time. That chain of T steps is what CTC costs;
-everything that can be done for all times at once is done before it (emissions) and after it (occupancies, gradient).
+The backward variable is the same recursion with time and labels reversed. Both run in one launch, with a program for each
+direction of each sequence that goes through time serially. This chain of T steps takes most of the time, so everything that can
+be computed for all times at once is computed before it (emissions) or after it (occupancies, gradient).
 
-Numbers in the recursion are pairs of a float32 significand and an int32 exponent of its own. Logarithms in float32 would lose
-the fourth digit over a thousand frames, as the rounding of a sum grows with the whole log-likelihood; floats with an exponent
-shared between states lose paths that only later turn out to be the likely ones. Pairs do neither, and aligning two of them is
-integer arithmetic, faster than exponentials. Significands are brought back to [1, 2) every UNROLL steps: a step multiplies
-them by less than 6, never by less than 1. A pair is stored in 64 bits, the exponent above.
+Each number in the recursion is a pair of a float32 significand and an int32 exponent. Logarithms in float32 would lose the fourth
+digit over a thousand frames, because their rounding error grows with the log-likelihood. Floats with an exponent shared between
+states would lose paths that become likely only later. Pairs do neither, and aligning two of them takes integer arithmetic, which
+is faster than exponentials. Significands are normalized to [1, 2) every UNROLL steps; a step multiplies them by at least 1 and
+less than 6. A pair is stored in 64 bits, with the exponent in the upper half.
 
-A thread holds the slots of R neighbouring labels, so that only one label per thread comes from another thread; where a warp
-suffices, it comes by a shuffle. In memory the slots lie in the order [R, threads], for whole cache lines.
+A thread holds the slots of R neighboring labels, so that only one label per thread comes from another thread, by a shuffle where
+one warp suffices. In memory the order of slots is [R, threads], so that accesses fill whole cache lines.
 """
 
 import torch
@@ -29,16 +29,16 @@ from lt25.ops.backends.triton_math import INTERPRETED, LOG2_E
 
 IGNORE = -100
 LN_2 = tl.constexpr(0.6931471805599453)
-# What float32 leaves of LOG2_E.
+# log2(e) minus its value rounded to float32.
 LOG2_E_REST = tl.constexpr(1.925963033500e-8)
 _IGNORE = tl.constexpr(IGNORE)
-# The exponent of zero. What is below half of it counts as impossible: 4.6e7 nats.
+# The exponent of zero. A probability whose exponent is below half of it, 4.6e7 nats, counts as impossible.
 ZERO = tl.constexpr(-(2**27))
 
 
 @triton.jit
 def _power(exponent):
-    """2 ** exponent, as float32; 0 from -127 down. At most 127."""
+    """2 ** exponent as float32, for exponents up to 127; 0 from -127 down."""
     return ((tl.maximum(exponent, -127) + 127) << 23).to(tl.float32, bitcast=True)
 
 
@@ -67,8 +67,7 @@ def _store_instruction(offset):
 def _load(address, OFFSET: tl.constexpr):
     """The pair OFFSET words after each address.
 
-    Like `_store` and `_from_left` in assembly, as Triton takes time quadratic in the number of its own loads and stores to
-    compile them.
+    Like `_store` it is written in assembly: Triton's compile time is quadratic in the number of its own loads and stores.
     """
     if INTERPRETED:
         return _unpack(tl.load(address + OFFSET))
@@ -100,10 +99,10 @@ def _store(address, OFFSET: tl.constexpr, significand, exponent):
 
 @triton.jit
 def _probability(below_peak, norm):
-    """The pair that is exp(below_peak) / 2 ** norm: -inf becomes zero, NaN stays one."""
+    """exp(below_peak) / 2 ** norm as a pair; -inf becomes zero, NaN stays NaN."""
     log2_p = below_peak * LOG2_E - norm
     whole = tl.floor(log2_p)
-    # A fused multiplication, so that the fraction has all its digits where the whole is large.
+    # A fused multiply-add, so that the fraction keeps all its digits where the whole part is large.
     fraction = tl.fma(below_peak, LOG2_E, -whole) + (below_peak * LOG2_E_REST - norm)
     zero = log2_p <= 0.5 * ZERO
     exponent = tl.where(log2_p > 0.5 * ZERO, whole, 0.0).to(tl.int32)
@@ -134,7 +133,7 @@ def _label_count(labels, b, L, BLOCK: tl.constexpr):
 
 @triton.jit
 def _slot(j, R: tl.constexpr, P: tl.constexpr):
-    """Where label j, or the blank before it, is in memory."""
+    """The position in memory of label j, and of the blank before it."""
     return j % R * P + j // R
 
 
@@ -190,7 +189,7 @@ def _emissions(
 
 @triton.jit
 def _load_block(emissions, blanks, R: tl.constexpr, P: tl.constexpr, UNROLL: tl.constexpr):
-    """What UNROLL steps need: for each, the blank and R vectors of labels."""
+    """Load the emissions of UNROLL steps: for each, the blank and R vectors of labels."""
     pairs = ()
     for k in tl.static_range(UNROLL):
         pairs = pairs + (_load(blanks, k),)  # noqa: RUF005
@@ -204,8 +203,10 @@ def _recursion(
     emissions, blanks, lengths, labels, states, B, T, T_PAD, L,
     R: tl.constexpr, P: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """Stores for t = 0 ... length, in each program's own order of time and labels, what arrives in each state before its
-    emission: the forward (backward) variable over the emission. At t = length that is, in the last blank, the likelihood."""
+    """Store, for t = 0 ... length, the forward (backward) variable of each state divided by its emission.
+
+    Each program uses its own order of time and labels. At t = length, the value of the last blank is the likelihood.
+    """
     program = tl.program_id(0).to(tl.int64)
     b = program % B
     length = _frames(lengths, b, T)
@@ -245,7 +246,7 @@ def _recursion(
         following = _load_block(emissions + ahead * (R * P), blanks + ahead, R, P, UNROLL)
         for k in tl.static_range(UNROLL):
             pb_m, pb_e = pairs[k * (R + 1)]
-            # Beyond the labels, slots are uninitialised, and what is in them need not be finite.
+            # Slots beyond the labels are uninitialized and may hold values that are not finite.
             left_m, left_e = _unpack(tl.gather(_pack(label_m[R - 1], label_e[R - 1]), previous, 0))
             left_m = tl.where(lanes == 0, 1.0, left_m)
             left_e = tl.where(lanes == 0, ZERO, left_e)
@@ -281,7 +282,7 @@ def _recursion(
 
 @triton.jit
 def _likelihood(states, length, count, b, T_PAD, R: tl.constexpr, P: tl.constexpr):
-    """Of sequences b, one or a vector, of `length` frames and `count` labels: significand and exponent."""
+    """The likelihood, as a pair, of sequences b (one or a vector) with `length` frames and `count` labels."""
     return _unpack(tl.load(states + (b * T_PAD + length) * (2 * R * P) + _slot(count, R, P)))
 
 
@@ -289,7 +290,7 @@ def _likelihood(states, length, count, b, T_PAD, R: tl.constexpr, P: tl.constexp
 def _total(
     states, lengths, labels, loss, B, T, T_PAD, L, R: tl.constexpr, P: tl.constexpr, SLOTS: tl.constexpr
 ):  # fmt: skip
-    """The sum of -log likelihood, in nats, over the possible sequences; one program, for a fixed order."""
+    """The sum of -log likelihood in nats over the possible sequences. One program computes it, in a fixed order."""
     total = tl.zeros([P], tl.float32)
     for start in range(0, B, P):
         b = start + tl.arange(0, P)
@@ -307,7 +308,7 @@ def _total(
 
 @triton.jit
 def _product(forward, backward, p_m, p_e, scale, exponent):
-    """forward * backward * p, over the likelihood (1 / scale, exponent)."""
+    """forward * backward * p, divided by the likelihood, which is the pair (1 / scale, exponent)."""
     f_m, f_e = _unpack(forward)
     b_m, b_e = _unpack(backward)
     power = tl.maximum(f_e, ZERO) + tl.maximum(b_e, ZERO) + (p_e - exponent)
@@ -319,7 +320,7 @@ def _occupancies(
     states, emissions, blanks, lengths, labels, occupancy, blank_occupancy, norms, B, T, T_PAD, L,
     R: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
-    """The probability of each state at a frame given the labels; those of all blanks summed.
+    """The probability of each label's state at a frame, given the labels, and of all blanks together.
 
     Frames that do not count, past the end or of impossible sequences, get an infinite norm.
     """
@@ -360,8 +361,8 @@ def _gradient(
 ):  # fmt: skip
     """(softmax - occupancy of each class) * grad_loss at FRAMES frames and CLASSES classes.
 
-    Occupancies of equal labels are added by multiplying with a matrix of 0 and 1, as two float16 each, which loses at most
-    2 ** -24 of a probability.
+    A product with a one-hot matrix adds the occupancies of equal labels. Each occupancy is split into two float16, which loses
+    at most 2 ** -24 of a probability.
     """
     b = tl.program_id(2).to(tl.int64)
     first = tl.program_id(0) * FRAMES
@@ -399,20 +400,21 @@ def _gradient(
 
 
 def threads(L: int) -> int:
-    """Of a program of the recursion: as few warps as keep the slots of a thread at most 8."""
+    """Threads of a program of the recursion for L labels: as few warps as give a thread at most 8 slots."""
     return 32 if L < 256 else 64 if L < 512 else 128 if L < 1024 else 256
 
 
 def steps(L: int) -> int:
-    """Of the recursion between loads: as many as the registers hold the operands of.
+    """Steps of the recursion between loads, for L labels: as many as have their operands in registers.
 
-    Sums of that many exponents and two more fit int32, and significands a float32, even where two are multiplied.
+    The number is small enough that, between two normalizations, sums of exponents fit int32 and products of two significands
+    fit float32.
     """
     return 8 if width(L) <= 5 * threads(L) else 4
 
 
 def width(L: int) -> int:
-    """Slots for L labels and the blank after them, as stored: a multiple of the threads."""
+    """Stored slots for L labels and the blank after them: rounded up to a multiple of the threads."""
     P = threads(L)
     return (L + P) // P * P
 

@@ -1,4 +1,4 @@
-"""Elementary functions for kernels, each one instruction of the GPU's special function unit."""
+"""Elementary functions for kernels, computed by the GPU's special function unit."""
 
 import triton
 import triton.language as tl

@@ -1,8 +1,8 @@
-"""The fused mixer on a GPU: the scan with its gates, then the gated norm; the way back in the opposite order.
+"""The token mixer on a GPU: one kernel for gates and scan, then one for the gated norm. The backward pass reverses the order.
 
-In elements of two bytes, per channel and step: forward the scan reads i and f and writes h, the norm reads h and g and
-writes y; backward the norm reads dy, h and g and writes dh and dg, the scan reads dh, i, f and h and writes di and df.
-34 bytes in all.
+Memory traffic per channel and step, in elements of two bytes: forward, the scan reads i and f and writes h, and the norm reads
+h and g and writes y; backward, the norm reads dy, h and g and writes dh and dg, and the scan reads dh, i, f and h and writes
+di and df. That is 34 bytes.
 """
 
 import torch
@@ -24,7 +24,7 @@ def forward(
     bidirectional: bool,
     out_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, or its product [B, T, H], and h [B, T, D] in ifg's dtype, and the final state [N, D] in float32."""
+    """y [B, T, D], or y @ out_weight^T [B, T, H], and h [B, T, D] in ifg's dtype, and the final state [N, D] in float32."""
     ifg, lower_bound, mask, initial_state, cu_seqlens = _contiguous(ifg, lower_bound, mask, initial_state, cu_seqlens)
     i, f, g = ifg.chunk(3, -1)
     channels = _forward_channels(weight, bidirectional)
@@ -50,8 +50,12 @@ def backward(
     bidirectional: bool,
     out_weight: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """Gradients of ifg in its dtype, in float32 of weight and lower_bound [D] and the initial state [N, D], and of out_weight
-    if there is one."""
+    """Backward pass of `forward`.
+
+    Returns:
+        Gradients of ifg in its dtype; of weight [D], lower_bound [D] and the initial state [N, D] in float32; and of out_weight
+        if it was given.
+    """
     grad_y, grad_final, ifg, h, lower_bound, mask, initial_state, cu_seqlens = _contiguous(
         grad_y, grad_final, ifg, h, lower_bound, mask, initial_state, cu_seqlens
     )
@@ -75,7 +79,7 @@ def backward(
 
 
 def _bound(lower_bound: Tensor | None, weight: Tensor) -> Tensor:
-    """A bound in any case, so that one kernel serves layers with and without."""
+    """The lower bound, or zeros, so that one compiled kernel serves layers with and without a bound."""
     return torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if lower_bound is None else lower_bound
 
 

@@ -1,8 +1,7 @@
-"""The gated MLP on a GPU: what lies between its products stays on the chip, and is computed again for the way back.
+"""The gated MLP on a GPU in one kernel: the values between its products stay on the chip, and the backward pass recomputes them.
 
-A program holds rows of x and walks the width of the MLP chunk by chunk. For the gradients of the weights it is the other way
-round: a program holds a chunk of the width and walks rows, and its sums over these are added to those of the other programs,
-always in the same order.
+A program holds rows of x and goes through the width of the MLP in chunks. For the gradients of the weights, a program holds a
+chunk of the width and goes through rows; the sums of all programs are then added, always in the same order.
 """
 
 from typing import NamedTuple
@@ -17,7 +16,14 @@ from lt25.ops.backends.triton_rows import sum_parts
 
 
 class Cut(NamedTuple):
-    """What a program holds at once of the rows and of the width, and how its kernel is run."""
+    """Tile sizes and launch options of a kernel.
+
+    Attributes:
+        rows: rows that a program holds at once.
+        chunk: columns of the MLP's width that it holds at once.
+        warps: warps of a program.
+        stages: stages of the software pipeline.
+    """
 
     rows: int
     chunk: int
@@ -25,20 +31,20 @@ class Cut(NamedTuple):
     stages: int
 
     def constants(self) -> dict[str, int]:
-        """As a launch takes them."""
+        """The keyword arguments of a launch."""
         return {"ROWS": self.rows, "CHUNK": self.chunk, "STAGES": self.stages, "num_warps": self.warps}
 
 
 @triton.jit
 def _load(source, first, count, second, width):
-    """[first, second] of a matrix [count, width], 0 outside."""
+    """The elements [first, second] of a matrix [count, width], 0 outside."""
     inside = (first < count)[:, None] & (second < width)[None, :]
     return tl.load(source + first[:, None] * width + second[None, :], mask=inside, other=0.0)
 
 
 @triton.jit
 def _differentiate(gate, up, grad):
-    """Of silu(gate) * up: the value, and its gradients to gate and up."""
+    """The value of silu(gate) * up, and the gradients of gate and up from the value's gradient."""
     opened = sigmoid(gate)
     silu = gate * opened
     return silu * up, grad * up * (opened + silu * (1.0 - opened)), grad * silu
@@ -94,7 +100,7 @@ def _backward_weights(
     H: tl.constexpr, WIDTH: tl.constexpr, BLOCK_H: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Transposed, so that the products with x and grad_y take their left operands from registers."""
+    """Activations are transposed, so that the products with x and grad_y take their left operands from registers."""
     i = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
     column = tl.arange(0, BLOCK_H)
     gate_tile, up_tile = _load(gate, i, WIDTH, column, H), _load(up, i, WIDTH, column, H)
@@ -125,7 +131,7 @@ def _backward_weights(
 FORWARD = Cut(rows=64, chunk=64, warps=4, stages=2)
 BACKWARD_X = Cut(rows=64, chunk=32, warps=4, stages=3)
 BACKWARD_WEIGHTS = Cut(rows=64, chunk=64, warps=4, stages=3)
-# That walk rows for the gradients of the weights; what each has summed must be read again.
+# Programs for the gradients of the weights. More would fill the GPU better, but each one's sums must be read again.
 PROGRAMS = 264
 
 

@@ -1,8 +1,8 @@
 """RMS norm, with the residual sum before it or the output gate after it, and the matrix product that follows, in one kernel.
 
-For narrow layers, whose products take less time than reading and writing what goes into them and comes out. The normed rows
-never reach memory. Backward they are computed once more, and each program sums the gradient of the product's weight over the
-rows that it walks; programs are then summed in a fixed order.
+For narrow layers, whose products take less time than reading their operands and writing their results. The normed rows are
+never stored; the backward pass recomputes them. In it each program sums the gradient of the product's weight over the rows that
+it processes, and the sums of all programs are added in a fixed order.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from lt25.ops.backends.triton_rows import add_residual, sum_parts
 
 # Multiprocessors of an H100 and of an H200.
 _PROCESSORS = 132
-# How kernels are cut: rows that a program holds at once, and how many of these are on their way from memory.
+# Rows that a program holds at once, stages of the software pipeline, and warps.
 _FORWARD = {"ROWS": 128, "num_warps": 8}
 _BACKWARD = {"ROWS": 64, "STAGES": 3, "num_warps": 4}
 
 
 @triton.jit
 def _chunk(first, second, third, n: tl.constexpr, D: tl.constexpr, N: tl.constexpr, CHUNK: tl.constexpr):
-    """Where rows n to n + CHUNK of the weights [N, D] begin, laid one below the other; pointers [CHUNK, D]."""
+    """Pointers [CHUNK, D] to rows n to n + CHUNK of the concatenated weights, each [N, D]."""
     weight = first
     if n >= N:
         weight = second
@@ -72,9 +72,10 @@ def _backward(
     D: tl.constexpr, N: tl.constexpr, WEIGHTS: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr,
     STAGES: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr,
 ):  # fmt: skip
-    """With n = x / rms(x), z = n * silu(gate) and u = d_y @ weight, which is the gradient of z * norm_weight:
+    """dx, dgate and the products d_y^T @ z, from which `_finish` computes the gradients of the weights.
 
-    dx = (dn - n mean(dn n)) / rms(x), dn = u * norm_weight * silu(gate); and d_y^T @ z, from which `_finish` goes on.
+    With n = x / rms(x), z = n * silu(gate), u = d_y @ weight (the gradient of z * norm_weight) and
+    dn = u * norm_weight * silu(gate): dx = (dn - n mean(dn n)) / rms(x).
     """
     column = tl.arange(0, D)
     out = tl.arange(0, CHUNK)
@@ -123,7 +124,10 @@ def _finish(
     products, norm_weight, first, second, third, grad_norm_weight, grad_weight,
     D: tl.constexpr, N: tl.constexpr, WEIGHTS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """From d_y^T @ z: d_weight = it * norm_weight, and d_norm_weight = the sum over rows of u * z = that of weight * it."""
+    """The gradients of both weights from p = d_y^T @ z: d_weight = p * norm_weight, d_norm_weight = sum over rows of weight * p.
+
+    The latter is the sum over rows of u * z, see `_backward`.
+    """
     column = tl.arange(0, D)
     scale = tl.load(norm_weight + column).to(tl.float32)[None, :]
     total = tl.zeros([CHUNK, D], tl.float32)
@@ -141,7 +145,7 @@ def _cut(weights: Sequence[Tensor]) -> dict[str, int]:
 
 
 def _three(weights: Sequence[Tensor]) -> list[Tensor]:
-    """One to three tensors for the three that kernels take."""
+    """One to three tensors, repeated to the three that kernels take."""
     return [*weights, *weights, *weights][:3]
 
 
@@ -153,11 +157,18 @@ def forward(
     eps: float,
     weights: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """y = rms_norm(x + residual) * norm_weight * silu(gate) @ weight^T, and x + residual.
+    """y = (rms_norm(x + residual) * norm_weight * silu(gate)) @ weight^T, and x + residual.
 
-    x and residual are [..., D] and contiguous, gate [..., D] has rows `gate.stride(-2)` apart, norm_weight is [D]; weights are
-    one to three [N, D], contiguous, whose results stand side by side in y [..., weights * N] in x's dtype, of sizes that
-    :mod:`lt25.ops.backends.sizes` allows. A gate excludes a residual; with it the sum is x itself.
+    Args:
+        x: [..., D], contiguous.
+        residual: [..., D], contiguous, or None.
+        gate: [..., D] with rows `gate.stride(-2)` apart, or None; excludes a residual.
+        norm_weight: [D].
+        eps: added to the mean square.
+        weights: one to three [N, D], contiguous, of sizes that :mod:`lt25.ops.backends.sizes` allows.
+
+    Returns:
+        y [..., len(weights) * N] in x's dtype, the products concatenated; and the sum [..., D], x itself if there is a gate.
     """
     cut = _cut(weights)
     rows = x.numel() // cut["D"]
@@ -183,15 +194,17 @@ def backward(
     eps: float,
     weights: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the sum, in its dtype, of norm_weight, float32 [D], and of the weights, one below the other, in theirs.
+    """Backward pass of `forward`; writes grad_gate, which has gate's strides.
 
-    grad_gate, strided like gate, is written.
+    Returns:
+        Gradients of the sum [..., D] in its dtype, of norm_weight [D] in float32, and of the concatenated weights
+        [len(weights) * N, D] in their dtype.
     """
     cut = _cut(weights)
     rows = total.numel() // cut["D"]
     grad_x = torch.empty_like(total)
     sums = len(weights) * weights[0].numel()
-    # Few programs where each has much to sum, which must be read again.
+    # Fewer programs where each has many sums, which must be read again.
     programs = min(_PROCESSORS * (1 if sums > 8192 else 2), triton.cdiv(rows, _BACKWARD["ROWS"]))
     products = torch.empty(programs, sums, dtype=torch.float32, device=total.device)
     grad_norm_weight = torch.empty(cut["D"], dtype=torch.float32, device=total.device)

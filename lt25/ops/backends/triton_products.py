@@ -1,8 +1,8 @@
-"""The two products of a gated MLP beside its SwiGLU, on a Hopper GPU, each with what SwiGLU does to the tiles it computes.
+"""The products of a gated MLP before and after its SwiGLU on a Hopper GPU, each fused with SwiGLU on the tiles that it computes.
 
-Apart, SwiGLU reads from memory what a product has just written there. Tiles are read by tensor descriptors, which give zeros
-outside of a matrix, so that no size has to be a multiple of a tile's. Forward, a program computes one tile. Backward, it keeps
-its columns of the weights and walks over rows, the next of which are on their way meanwhile; that limits the hidden size.
+A separate SwiGLU would read from memory what a product has just written. Tiles are read through tensor descriptors, which give
+zeros outside a matrix, so that no size has to be a multiple of a tile's. In the forward pass a program computes one tile. In the
+backward pass it keeps its columns of the weights and goes through rows, prefetching the next ones; that limits the hidden size.
 """
 
 from typing import NamedTuple
@@ -18,12 +18,19 @@ from lt25.ops.backends.triton_math import sigmoid
 
 # Multiprocessors of an H100 and of an H200.
 _PROCESSORS = 132
-# The share of the hidden size that a forward program multiplies at once.
+# How much of the hidden size a forward program multiplies at once.
 _STEP = 32
 
 
 class Cut(NamedTuple):
-    """How a product is cut: rows and columns of a tile, and how its kernel is run."""
+    """Tile sizes and launch options of a kernel.
+
+    Attributes:
+        rows: rows of a tile.
+        columns: columns of a tile.
+        warps: warps of a program.
+        stages: stages of the software pipeline.
+    """
 
     rows: int
     columns: int
@@ -31,14 +38,14 @@ class Cut(NamedTuple):
     stages: int
 
 
-# Chosen from measurements on an H200 at a hidden size of 256; benchmarks/products.py times what they give.
+# Chosen from measurements on an H200 at a hidden size of 256, with benchmarks/products.py.
 FORWARD = Cut(rows=128, columns=64, warps=4, stages=4)
 BACKWARD = Cut(rows=64, columns=64, warps=4, stages=4)
 
 
 @triton.jit
 def _store(target, tile, m, n, rows, WIDTH: tl.constexpr, STRIDE: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
-    """A tile [M, N] at row m and column n of a matrix [rows, WIDTH] whose rows are STRIDE apart."""
+    """Store a tile [M, N] at row m and column n of a matrix [rows, WIDTH] whose rows are STRIDE apart."""
     row, column = m + tl.arange(0, M), n + tl.arange(0, N)
     at = row[:, None].to(tl.int64) * STRIDE + column[None, :]
     mask = (row < rows)[:, None]
@@ -70,7 +77,7 @@ def _forward(
         x_tile = x.load([m, k])
         gate = tl.dot(x_tile, gate_weight.load([n, k]).T, gate)
         up = tl.dot(x_tile, up_weight.load([n, k]).T, up)
-    # The way back reads the rounded values: the activation is theirs.
+    # The backward pass reads the rounded gate and up, so the activation is computed from these too.
     gate, up = gate.to(act.dtype.element_ty), up.to(act.dtype.element_ty)
     _store(gate_up, gate, m, n, rows, WIDTH, 2 * WIDTH, M, N)
     _store(gate_up + WIDTH, up, m, n, rows, WIDTH, 2 * WIDTH, M, N)
@@ -87,7 +94,7 @@ def _backward(
     n = tl.program_id(0) % COLUMN_TILES * N
     from_act = down_weight.load([0, n])
     first, step = tl.program_id(0) // COLUMN_TILES, tl.num_programs(0) // COLUMN_TILES
-    # Only with its stages given here does Triton fetch ahead what no product reads, too.
+    # Without explicit stages, Triton prefetches only the operands of products, not gate and up.
     for tile in tl.range(first, row_tiles, step, num_stages=STAGES):
         gate_tile, up_tile = gate.load([tile * M, n]), up.load([tile * M, n])
         grad_act = tl.dot(grad.load([tile * M, 0]), from_act)
@@ -95,7 +102,7 @@ def _backward(
 
 
 def gate_up_swiglu(x: Tensor, gate_weight: Tensor, up_weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Gate and up projection, and SwiGLU of both as they are rounded.
+    """Gate and up projection, and SwiGLU of their rounded values.
 
     Args:
         x: [R, H], bfloat16 or float16 as all that follows.
@@ -119,7 +126,7 @@ def gate_up_swiglu(x: Tensor, gate_weight: Tensor, up_weight: Tensor) -> tuple[T
 
 
 def swiglu_product_backward(grad: Tensor, gate_up: Tensor, down_weight: Tensor) -> Tensor:
-    """From the gradient of an MLP's result, that of its gate | up; the gradient between, of SwiGLU's value, is not rounded.
+    """The gradient of an MLP's gate | up from the gradient of its result; SwiGLU's gradient in between is not rounded.
 
     Args:
         grad: [R, H], bfloat16 or float16 as all that follows.
@@ -166,7 +173,7 @@ def _halves(gate_up: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _movable(matrix: Tensor) -> Tensor:
-    """As a tensor descriptor needs it: rows beside each other, without gaps inside, each at a multiple of 16 bytes."""
+    """The matrix, copied if a tensor descriptor cannot read it: it needs contiguous rows, each at a multiple of 16 bytes."""
     step, gap = matrix.stride()
     if gap == 1 and step >= matrix.shape[1] and step % 8 == 0 and matrix.data_ptr() % 16 == 0:
         return matrix

@@ -1,7 +1,7 @@
-"""What a layer does to each row by itself, on a GPU: RMS norm with the residual sum or the output gate, and SwiGLU.
+"""The row-wise operations of a layer on a GPU: RMS norm with the residual sum or the output gate, and SwiGLU.
 
-Each pass reads and writes every element once. The gradient of a norm's weight is summed by each program over the rows that it
-walks, and then over programs, always in the same order.
+Each pass reads and writes every element once. Each program sums the gradient of a norm's weight over the rows that it processes;
+a second kernel sums over programs, always in the same order.
 """
 
 import torch
@@ -12,20 +12,20 @@ from torch import Tensor
 from lt25.ops.backends import sum_dtype
 from lt25.ops.backends.triton_math import sigmoid
 
-# Elements that a program holds at once; its rows are as many as fit.
+# Elements that a program holds at once; it takes as many rows as fit.
 _ELEMENTS = 4096
-# Programs of the backward pass, which each sum a gradient of the weight: enough for four on every multiprocessor.
+# Programs of the backward pass, each with its own sum of the weight's gradient: four for every multiprocessor.
 _PROGRAMS = 528
 
 
 @triton.jit
 def add_residual(x, residual, total, at, mask, RESIDUAL: tl.constexpr, GATED: tl.constexpr):
-    """x + residual in float32, and stored as `total` unless there is a gate, which excludes a residual."""
+    """Compute x + residual in float32, and store it as `total` unless there is a gate; a gate excludes a residual."""
     value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
     if RESIDUAL:
         value += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
     if not GATED:
-        # What the way back will read is what the norm is taken of.
+        # The backward pass reads the sum as it is stored, so the norm is computed from the rounded values too.
         value = value.to(total.dtype.element_ty)
         tl.store(total + at, value, mask=mask)
         value = value.to(tl.float32)
@@ -68,7 +68,7 @@ def _norm_backward(
         gate_at = row[:, None] * gate_stride + column[None, :]
         grad = tl.load(grad_normed + at, mask=mask, other=0.0).to(tl.float32)
         n = tl.load(total + at, mask=mask, other=0.0).to(tl.float32)
-        # All loads before the first sum over a row, which has to wait for them.
+        # All loads come before the first sum over a row, so that they overlap.
         if GATED:
             g = tl.load(gate + gate_at, mask=mask, other=0.0).to(tl.float32)
         if RESIDUAL:
@@ -100,7 +100,7 @@ def _sum(parts, total, count, D: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.c
     tl.store(total + column, tl.sum(value, 0).to(total.dtype.element_ty), mask=column < D)
 
 
-# The size is specialised by whether 16 divides it, without which the mask would keep loads from being vectorised.
+# Triton specializes `size` on whether it is divisible by 16. Without that, the mask would prevent vectorized loads.
 @triton.jit
 def _swiglu_forward(gate_up, y, size, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -134,8 +134,15 @@ def norm_forward(
 ) -> tuple[Tensor, Tensor]:
     """rms_norm(x + residual) * weight * silu(gate), and x + residual.
 
-    x and residual are [..., D] and contiguous, gate [..., D] has rows `gate.stride(-2)` apart and excludes a residual; with it
-    the sum is x itself.
+    Args:
+        x: [..., D], contiguous.
+        residual: [..., D], contiguous, or None.
+        gate: [..., D] with rows `gate.stride(-2)` apart, or None; excludes a residual.
+        weight: [D].
+        eps: added to the mean square.
+
+    Returns:
+        The normed sum [..., D] in x's dtype, and the sum [..., D], x itself if there is a gate.
     """
     cut = _cut(x.shape[-1])
     rows = x.numel() // max(cut["D"], 1)
@@ -160,7 +167,11 @@ def norm_backward(
     weight: Tensor,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the sum, in its dtype, and of the weight, float32 [D]; grad_gate, strided like gate, is written."""
+    """Backward pass of `norm_forward`; writes grad_gate, which has gate's strides.
+
+    Returns:
+        Gradients of the sum [..., D] in its dtype, and of the weight [D] in float32.
+    """
     cut = _cut(total.shape[-1]) | {"STAGES": 3}
     cut["ROWS"] = max(1, cut["ROWS"] // 4)
     rows = total.numel() // max(cut["D"], 1)
@@ -179,10 +190,10 @@ def norm_backward(
 
 
 def sum_parts(parts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The sum over the first axis, float32 [P, D] to [D]: many short rows, of which torch's reduction takes longer."""
+    """Sum over the first axis, float32 [P, D] to [D]; faster than torch's reduction for many short rows."""
     count, channels = parts.shape
     total = torch.empty(channels, dtype=dtype, device=parts.device)
-    # Few columns give few programs, each of which must then hold many rows at once.
+    # With few columns there are few programs, so each holds many rows at once.
     columns, rows, warps = (64, 64, 4) if channels >= 4096 else (16, 256, 8)
     with torch.cuda.device_of(parts):
         _sum[(triton.cdiv(channels, columns),)](
@@ -192,14 +203,14 @@ def sum_parts(parts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def add_rms_norm_forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """As `norm_forward` without a gate."""
+    """`norm_forward` without a gate."""
     return norm_forward(x.contiguous(), None if residual is None else residual.contiguous(), None, weight, eps)
 
 
 def add_rms_norm_backward(
     grad_normed: Tensor, grad_sum: Tensor | None, total: Tensor, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x (and of the residual, alike) and of the weight, in the dtypes of the sum and of the weight."""
+    """Gradients of x (and, equal to it, of the residual) and of the weight, in the dtypes of total and weight."""
     grad_sum = None if grad_sum is None else grad_sum.contiguous()
     grad_x, grad_weight = norm_backward(grad_normed.contiguous(), grad_sum, total.contiguous(), None, None, weight, eps)
     return grad_x, grad_weight.to(weight.dtype)

@@ -1,18 +1,18 @@
-"""The scan on a GPU: one pass over the data forward, one backward.
+"""The scan on a GPU: one pass over the data forward, and one backward.
 
-A program owns 64 neighbouring channels of one sequence, or 32, and walks through time tile by tile. In a tile, each of its W
-warps holds R consecutive steps in registers. The warp reduces them to one affine map of the state, state -> F * state + H;
-the W maps are scanned across warps; then every warp knows the state that enters it and goes through its R steps once more,
-out of registers. Meanwhile the next tile is on its way from memory.
+A program takes 64 (or 32) neighboring channels of one sequence and goes through time in tiles. In a tile, each of its W warps
+holds R consecutive steps in registers. The warp reduces them to one affine map of the state, state -> F * state + H. A scan over
+the W maps gives every warp the state that enters it, from which it computes its R steps, still in registers. Meanwhile the next
+tile is loaded from memory.
 
-Where channels and sequences are too few to fill the GPU, time is cut into segments that are walked at once, each from a
-state of zero. A second kernel repairs them: it folds the maps of the segments before its own to the state that really
-enters, and walks again until that state and the one that started from zero have become equal, bit for bit; from there on
-everything is as it was. Gates that forget bring this about after a few tiles; gates that keep everything for a whole
-segment cost a second pass, not a wrong result.
+Where channels and sequences are too few to fill the GPU, time is split into segments that are scanned in parallel, each from a
+state of zero. A second launch of the kernel, the repair, corrects them. From the maps of the earlier segments it computes the
+state that really enters its own, and scans again until this state and the one that started from zero are equal, bit for bit; all
+later results are already right. With gates that forget, that takes a few tiles. With gates that keep everything through a whole
+segment, it costs a second pass, but the result is still right.
 
-The same kernels serve `hgrn_scan`, which is given x and log f, and `hgrn_mix`, which is given the pre-activations i and f of
-the gates (GATED): the gates are computed in registers and never stored.
+The same kernels serve `hgrn_scan`, which passes x and log f, and `hgrn_mix`, which passes the pre-activations i and f (GATED):
+then the gates are computed in registers and never stored.
 """
 
 import functools
@@ -26,13 +26,13 @@ from torch import Tensor
 from lt25.ops.backends.triton_math import LOG2_E, exp2, reciprocal, sigmoid
 from lt25.ops.backends.triton_rows import sum_parts
 
-# Kernels are not compiled anew for each length of a batch.
+# Arguments on whose values Triton does not specialize, so that batches of other lengths need no new compilation.
 _NUMBERS = ("T", "sequences", "items", "segments", "tiles")
 
 
 @triton.jit
 def _then_exclusive(f_a, h_a, f_ax, h_ax, f_b, h_b, f_bx, h_bx):
-    """The affine map a and then b, and beside it the same without the last element of each."""
+    """Compose two affine maps, a first; the same for their exclusive versions (x), which leave out the last element."""
     return f_b * f_a, f_b * h_a + h_b, f_bx * f_a, f_bx * h_a + h_bx
 
 
@@ -49,9 +49,10 @@ def _load(
     R: tl.constexpr,
     counts=None,
 ):
-    """R tensors [W, C]: tensor r holds step row + r of every warp, `other` from step `length` on.
+    """R tensors [W, C]: tensor r holds step row + r of every warp, and `other` from step `length` on.
 
-    `whole`: no step of the tile is beyond the end. EVEN: nor any channel. `counts`: `other` as well where `_counting` says so.
+    `whole` says that no step of the tile is beyond the end, EVEN that no channel is. `counts` comes from `_counting`; steps that
+    do not count are `other` too.
     """
     if counts is not None:
         rows = ()
@@ -74,7 +75,7 @@ def _load(
 
 @triton.jit
 def _store(pointer, rows, row, length, channel_mask, whole, step: tl.constexpr, EVEN: tl.constexpr, R: tl.constexpr):
-    """Store what `_load` loads."""
+    """Store R tensors [W, C] in the layout of `_load`."""
     if whole:
         for r in tl.static_range(R):
             if EVEN:
@@ -89,7 +90,7 @@ def _store(pointer, rows, row, length, channel_mask, whole, step: tl.constexpr, 
 
 @triton.jit
 def _counting(valid, row, length, MASKED: tl.constexpr, SIGN: tl.constexpr, R: tl.constexpr):
-    """Of R steps of every warp whether they count, R times bool [W, 1]; None if all do."""
+    """Whether each of the R steps of every warp counts, R tensors bool [W, 1]; None without a mask."""
     counts = None
     if MASKED:
         counts = ()
@@ -103,7 +104,7 @@ def _counting(valid, row, length, MASKED: tl.constexpr, SIGN: tl.constexpr, R: t
 def _gates(a, b, open_gate, GATED: tl.constexpr):
     """f and x of a step, from x and log f or from the pre-activations i and f of the gates."""
     if GATED:
-        # Both sigmoids by one division; where they are cut off, they are 0 beside anything else.
+        # One division for both sigmoids. The exponents are clamped at 60, where a sigmoid of 2**-60 is negligible.
         i = a.to(tl.float32)
         shut = 1.0 + exp2(tl.minimum(b.to(tl.float32) * LOG2_E, 60.0, propagate_nan=tl.PropagateNan.ALL))
         closed = 1.0 + exp2(tl.minimum(i * -LOG2_E, 60.0, propagate_nan=tl.PropagateNan.ALL))
@@ -119,7 +120,7 @@ def _gates(a, b, open_gate, GATED: tl.constexpr):
 @triton.jit
 def _place(item, block, cu_seqlens, segment_sequence, segment_first, T, sequences, segments,
            D: tl.constexpr, FORWARD: tl.constexpr, C: tl.constexpr, PACKED: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
-    """Where a program works: sequence, its first row and length, segment, the item of its first segment, channels."""
+    """A program's sequence, its first row and length, segment, the item of its first segment, channels and their mask."""
     sequence = item
     segment = 0
     first_item = item
@@ -138,7 +139,7 @@ def _place(item, block, cu_seqlens, segment_sequence, segment_first, T, sequence
     else:
         start = sequence.to(tl.int64) * T
         length = T
-    # Blocks of channels that are scanned forward, then of those scanned backward.
+    # Blocks of the channels that are scanned forward come first, then those scanned backward.
     FORWARD_BLOCKS: tl.constexpr = triton.cdiv(FORWARD, C)
     first = block * C
     end = D
@@ -151,7 +152,7 @@ def _place(item, block, cu_seqlens, segment_sequence, segment_first, T, sequence
 
 @triton.jit
 def _across_warps(f_run, h_run, W: tl.constexpr, C: tl.constexpr):
-    """From the maps [W, C] of the warps: those of all warps up to each, with it and without it."""
+    """Scan the maps [W, C] over warps: for each, the maps of all warps up to it, including it and excluding it."""
     ones = tl.full([W, C], 1.0, tl.float32)
     nothing = tl.zeros([W, C], tl.float32)
     return tl.associative_scan((f_run, h_run, ones, nothing), 0, _then_exclusive)
@@ -165,7 +166,7 @@ def _last_warp(values, W: tl.constexpr):
 
 @triton.jit
 def _entering(maps, first_item, segment, channel, channel_mask, items, C: tl.constexpr, D: tl.constexpr):
-    """The state [C] that enters a segment, by folding the maps of those before it; `maps` is float32 [2, items, D]."""
+    """The state [C] that enters a segment, from the maps of the segments before it; `maps` is float32 [2, items, D]."""
     f = maps + first_item.to(tl.int64) * D + channel
     h = f + items.to(tl.int64) * D
     state = tl.zeros([C], tl.float32)
@@ -185,7 +186,7 @@ def _forward_walk(
     EVEN: tl.constexpr, SIGN: tl.constexpr,
 ):  # fmt: skip
     TILE: tl.constexpr = R * W
-    # What a gate reads beyond the end must keep the state: log f = 0, or f = infinity.
+    # Steps beyond the end must keep the state: log f = 0, or a pre-activation f of infinity.
     BEYOND: tl.constexpr = float("inf") if GATED else 0.0
     first = segment * tiles
     last = tl.maximum(tl.cdiv(length, TILE), 1)
@@ -208,7 +209,7 @@ def _forward_walk(
     if STATE:  # noqa: SIM102  one is known when the kernel is compiled
         if segment == 0:
             carry = tl.load(initial + sequence * D + channel, mask=channel_mask, other=0.0).to(tl.float32)
-    # The map of the first segment has its state in it already.
+    # The map of the first segment already includes its initial state.
     product = tl.zeros([C], tl.float32) + tl.where(segment == 0, 0.0, 1.0)
     if REPAIR:
         carry = _entering(maps, first_item, segment, channel, channel_mask, items, C, D)
@@ -237,7 +238,7 @@ def _forward_walk(
             a += SIGN * TILE * STRIDE
             b += SIGN * TILE * STRIDE
         else:
-            # Asked for now, so that the loads that depend on it need not wait.
+            # Loaded early, so that the loads that depend on it do not wait.
             ahead = _counting(valid, row + TILE, length, MASKED, SIGN, R)
             f_rows, x_rows, f_run, h_run = _summarise(a_rows, b_rows, open_gate, R, W, C, GATED)
             whole_now = whole
@@ -278,7 +279,7 @@ def _forward_walk(
 def _summarise(
     a_rows, b_rows, open_gate, R: tl.constexpr, W: tl.constexpr, C: tl.constexpr, GATED: tl.constexpr
 ):  # fmt: skip
-    """f and x of each step, and the map of each warp's steps together."""
+    """f and x of each step, and for each warp the map of all its steps."""
     f_run = tl.full([W, C], 1.0, tl.float32)
     h_run = tl.zeros([W, C], tl.float32)
     f_rows = ()
@@ -294,7 +295,7 @@ def _summarise(
 
 @triton.jit
 def _replay(state, f_rows, x_rows, DTYPE: tl.constexpr, R: tl.constexpr):
-    """The states after each step, from those [W, C] before the first."""
+    """The states after each step, from the states [W, C] before the first."""
     out = ()
     for r in tl.static_range(R):
         state = f_rows[r] * state + x_rows[r]
@@ -317,7 +318,7 @@ def _forward(
     sequence, start, length, segment, first_item, channel, channel_mask = _place(
         item, block, cu_seqlens, segment_sequence, segment_first, T, sequences, segments, D, FORWARD, C, PACKED, SPLIT
     )
-    # A packed batch may have fewer segments than there is room for; the first of a sequence needs no repair.
+    # A packed batch may have fewer segments than items. The first segment of a sequence needs no repair.
     if (sequence < sequences) & ((segment > 0) | (not REPAIR)):
         if FORWARD == D:
             _forward_walk(
@@ -347,7 +348,7 @@ def _forward(
 
 @triton.jit
 def _open(b, GATED: tl.constexpr):
-    """exp(log f), or how far the gate is open to the input: sigmoid(-f)."""
+    """exp(log f), or if gated sigmoid(-f), how far the gate is open to the input."""
     power = exp2(b.to(tl.float32) * LOG2_E)
     if GATED:
         power = reciprocal(1.0 + power)
@@ -358,7 +359,7 @@ def _open(b, GATED: tl.constexpr):
 def _summarise_backward(
     b_rows, g_rows, open_gate, R: tl.constexpr, W: tl.constexpr, C: tl.constexpr, GATED: tl.constexpr
 ):  # fmt: skip
-    """What `_open` says of each step, and the map of c over each warp's steps together."""
+    """The value of `_open` for each step, and for each warp the map of c over all its steps."""
     f_run = tl.full([W, C], 1.0, tl.float32)
     c_run = tl.zeros([W, C], tl.float32)
     gate_rows = ()
@@ -378,7 +379,7 @@ def _differentiate(
     c, gate_rows, a_rows, g_rows, h_rows, open_gate, first_state, row, length,
     A: tl.constexpr, B: tl.constexpr, R: tl.constexpr, GATED: tl.constexpr, STATE: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of each step's a and b, and the sum of that of f times the gate, from c [W, C] before the first."""
+    """From c [W, C] before the first step: the gradients of a and b at each step, and their part of the bound's gradient."""
     a_out = ()
     b_out = ()
     bound = tl.zeros_like(c)
@@ -427,7 +428,7 @@ def _backward_walk(
     step = row[:, None].to(tl.int64) * SIGN
     a += (origin + step) * STRIDE + channel[None, :]
     b += (origin + step) * STRIDE + channel[None, :]
-    # The state before a step is that of the next row, in this direction.
+    # The backward pass goes against time, so the state before a step is in the next row that it visits.
     h += (origin + SIGN + step) * D + channel[None, :]
     grad_h += (origin + step) * D + channel[None, :]
     grad_a += (origin + step) * GRAD_STRIDE + channel[None, :]
@@ -444,7 +445,7 @@ def _backward_walk(
     if FINAL:  # noqa: SIM102  one is known when the kernel is compiled
         if segment == 0:
             carry = tl.load(grad_final + sequence * D + channel, mask=channel_mask, other=0.0).to(tl.float32)
-    # The map of the first segment has its state in it already.
+    # The map of the first segment already includes its initial state.
     product = tl.zeros([C], tl.float32) + tl.where(segment == 0, 0.0, 1.0)
     grad_bound = tl.zeros([W, C], tl.float32)
     if REPAIR:
@@ -452,7 +453,7 @@ def _backward_walk(
         before = tl.zeros([C], tl.float32)
         differs = first < end
 
-    # One step more than the tile's, because of h.
+    # One step more than the tile has, since h is read one step ahead.
     whole = (first + 1) * TILE < length
     if not REPAIR:
         counts = _counting(valid, row, length, MASKED, SIGN, R)
@@ -553,7 +554,7 @@ def _backward(
     PACKED: tl.constexpr, STATE: tl.constexpr, FINAL: tl.constexpr, SPLIT: tl.constexpr, REPAIR: tl.constexpr,
     EVEN: tl.constexpr,
 ):  # fmt: skip
-    """In the other direction: g_t = dh_t + c_{t+1} is the gradient of x_t, c_t = f_t g_t, and g_t h_{t-1} that of f_t."""
+    """Scan against time: with g_t = dh_t + c_{t+1} and c_t = f_t g_t, dx_t = g_t and df_t = g_t h_{t-1}."""
     BLOCKS: tl.constexpr = triton.cdiv(FORWARD, C) + triton.cdiv(D - FORWARD, C)
     item = tl.program_id(0) // BLOCKS
     block = tl.program_id(0) % BLOCKS
@@ -588,7 +589,15 @@ def _backward(
 
 
 class Plan(NamedTuple):
-    """How a launch is cut: `rows` steps to a warp, `warps` warps to a tile, `segments` of time walked at once."""
+    """Tile sizes and launch options of a scan.
+
+    Attributes:
+        rows: steps of a warp in a tile.
+        warps: warps of a tile.
+        channels: channels of a program.
+        segments: segments of time that are scanned in parallel.
+        registers: the most registers of a thread.
+    """
 
     rows: int
     warps: int
@@ -598,9 +607,15 @@ class Plan(NamedTuple):
 
 
 def _plan(forward: bool, gated: bool, wide: bool, sequences: int, time: int, channels: tuple[int, int]) -> Plan:
-    """Chosen by shape, from measurements on an H200: benchmarks/RESULTS.md.
+    """Choose tile sizes by shape, from measurements on an H200 (benchmarks/RESULTS.md).
 
-    `wide`: elements of four bytes. `channels`: those scanned forward in time and those scanned backward.
+    Args:
+        forward: for the forward pass, not the backward pass.
+        gated: for `hgrn_mix`.
+        wide: elements have four bytes.
+        sequences: number of sequences.
+        time: steps of the batch.
+        channels: number of channels scanned forward in time, and backward.
     """
     rows = (16 if forward else 8) // (2 if wide else 1)
     programs, processors = sequences * _blocks(channels, 64), _processors()
@@ -611,7 +626,7 @@ def _plan(forward: bool, gated: bool, wide: bool, sequences: int, time: int, cha
         plan = Plan(rows, 8, 32)
     programs = sequences * _blocks(channels, plan.channels)
     if programs < processors:
-        # Segments that are short beside what gates remember would be walked twice.
+        # Segments shorter than the gates' memory would be scanned twice.
         share = 6 if forward else 8
         plan = Plan(rows, 4, segments=max(1, min(share * processors // programs, time // 512)))
         if gated and not forward:
@@ -621,17 +636,17 @@ def _plan(forward: bool, gated: bool, wide: bool, sequences: int, time: int, cha
 
 @functools.cache
 def _processors() -> int:
-    """Multiprocessors of the GPU; of several in one machine, all have the same."""
+    """Multiprocessors of the GPU; all GPUs of one machine are assumed to be equal."""
     return torch.cuda.get_device_properties(0).multi_processor_count if torch.cuda.is_available() else 1
 
 
 def _blocks(channels: tuple[int, int], width: int) -> int:
-    """Blocks of `width` channels, none of which is scanned in both directions."""
+    """The number of blocks of `width` channels; no block mixes the two directions."""
     return sum(-(-some // width) for some in channels)
 
 
 class _Launch:
-    """The cut of a launch: what both kernels are given alike."""
+    """The grid of a launch and the arguments that the forward and the backward kernel share."""
 
     def __init__(
         self, forward: bool, gated: bool, wide: bool, like: Tensor, forward_channels: int, cu_seqlens: Tensor | None
@@ -642,7 +657,7 @@ class _Launch:
         plan = _plan(forward, gated, wide, self.sequences, time, directions)
         tile = plan.rows * plan.warps
         self.split = plan.segments > 1
-        # Tiles of a segment; time may be empty.
+        # Tiles of a segment; at least one, even if there are no steps.
         self.tiles = max(-(-time // (tile * plan.segments)), 1)
         segments, self.items = 1, self.sequences
         self.maps = sequence = first = like
@@ -651,7 +666,8 @@ class _Launch:
             segments = max(-(-time // length), 1)
             self.items = batch * segments
             if cu_seqlens is not None:
-                # Rounding up adds at most one segment a sequence; how many there are stays on the device.
+                # An upper bound: rounding up adds at most one segment per sequence. The exact number stays on the device, since
+                # reading it would synchronize.
                 self.items = time // length + self.sequences
                 each = (-(-cu_seqlens.diff() // length)).clamp_min(1)
                 after = each.cumsum(0)
@@ -674,7 +690,7 @@ class _Launch:
         }
 
     def __call__(self, kernel, *arguments, **constants) -> None:
-        """Walk; and where time was cut, repair."""
+        """Launch the kernel, and once more for the repair if time is split into segments."""
         if not self.grid[0]:
             return
         for repair in (False, True) if self.split else (False,):
@@ -694,10 +710,14 @@ def launch_forward(
     """Run the forward kernel.
 
     Args:
-        a, b: x and log f, or if gated the pre-activations i and f: [B, T, D] with contiguous rows, equal strides, and no gap
-            between sequences.
-        lower_bound: float32 [D] contiguous, given if gated; mask: bool [B, T] contiguous; initial_state: [N, D] contiguous.
+        a: x, or if gated the pre-activation i: [B, T, D] with contiguous rows and no gap between sequences.
+        b: log f, or if gated the pre-activation f; laid out like a.
+        lower_bound: float32 [D], contiguous; None unless gated.
+        mask: bool [B, T], contiguous, or None.
+        initial_state: [N, D], contiguous, or None.
+        cu_seqlens: int [N + 1], contiguous, or None.
         forward_channels: the channels before this one are scanned forward in time, the others backward.
+        gated: whether a and b are pre-activations.
 
     Returns:
         h [B, T, D] in a's dtype, the final state [N, D] in float32.
@@ -730,7 +750,9 @@ def launch_backward(
     grad_a: Tensor,
     grad_b: Tensor,
 ) -> tuple[Tensor | None, Tensor]:
-    """Run the backward kernel; grad_a and grad_b [B, T, D], of equal strides, are written. The rest as in the forward.
+    """Run the backward kernel; writes grad_a and grad_b [B, T, D], which have equal strides.
+
+    The other arguments are as in `launch_forward`, with its result h and the gradients of its results.
 
     Returns:
         The gradients of the lower bound, float32 [D] (None if not gated), and of the initial state, float32 [N, D].
@@ -740,7 +762,7 @@ def launch_backward(
     grad_initial = torch.empty(launch.sequences, h.shape[2], dtype=torch.float32, device=h.device)
     grad_bound = None
     if gated:
-        # A packed batch may have fewer segments than there is room for.
+        # A packed batch may have fewer segments than items; the others must add 0.
         room = torch.zeros if launch.split and cu_seqlens is not None else torch.empty
         grad_bound = room(launch.items, h.shape[2], dtype=torch.float32, device=h.device)
     with torch.cuda.device_of(h):
@@ -754,7 +776,7 @@ def launch_backward(
 
 
 def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
-    """A pointer for the kernel, which does not follow it if the tensor is None."""
+    """The tensor, or a stand-in for None: kernels need a pointer, which they then do not read."""
     return stand_in if tensor is None else tensor
 
 
@@ -775,7 +797,7 @@ def backward(
     cu_seqlens: Tensor | None,
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, log_f (each in its own dtype) and the initial state, from those of h and the final state."""
+    """Gradients of x and log_f, in their dtypes, and of the initial state, given the gradients of h and of the final state."""
     grad_h, grad_final, log_f, h, initial_state, cu_seqlens = _contiguous(
         grad_h, grad_final, log_f, h, initial_state, cu_seqlens
     )
