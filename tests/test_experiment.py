@@ -190,7 +190,10 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
         ({"model.dropout": "high"}, 'model.dropout: found "high", expected number'),
         ({"model.dropout": 1.5}, "model.dropout: found 1.5, expected less than 1"),
         ({"model.hidden_size": -3}, "model.hidden_size: found -3, expected at least 1"),
-        ({"model.model_type": "lt25_hgm"}, "model.model_type: found lt25_hgm, no such model type: did you mean lt25_hgrn?"),
+        (
+            {"model.model_type": "lt25_hgm"},
+            "model.model_type: found lt25_hgm, no such model type: did you mean lt25_hgrn?",
+        ),
         ({"model.model_type": "glaa"}, "model.model_type: found glaa, no such model type: did you mean gla?"),
         (
             {"model": {"base": "config/models/hgrn_ctc_tiny.json"}},
