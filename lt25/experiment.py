@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lt25 import plugins
 from lt25.config import overrides as on_command_line
 from lt25.config.files import read_model, read_yaml
 from lt25.config.key import OPTIONAL, Section, check, flat, identity, resolve, suggestion
@@ -179,6 +180,7 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
         UserError: if a file is missing or is not YAML, or a key or value is not allowed or does not fit the others.
     """
     root = project_root()
+    plugins.load(root, plugin_names(root))
     path = Path(path)
     if path.suffix not in (".yaml", ".yml"):
         path = root / "config" / "experiments" / f"{path}.yaml"
@@ -191,7 +193,9 @@ def load_dataset_config(name: str | Path, root: Path | None = None) -> Dataset:
     Raises:
         UserError: as `load_experiment`.
     """
-    root = root or project_root()
+    if root is None:
+        root = project_root()
+        plugins.load(root, plugin_names(root))
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         path = root / "config" / "datasets" / f"{name}.yaml"

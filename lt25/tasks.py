@@ -2,13 +2,7 @@
 
 What a task does is in one module for each stage, found by the task's name:
 
-    lt25/data/<task>.py              from published examples to prepared tensors, and from these to batches
-    lt25/training/losses/<task>.py   loss(...)  a model's output and labels to a sum; metric(...)  what validation reports
-    lt25/evaluation/<task>.py        evaluate_split(...), summary(...), plots(...)
-    lt25/report/<task>.py            headline(...), and what the page shows of single examples
-
-The functions of a data module:
-
+lt25/data/<task>.py
     write(dataset: Dataset, examples: Examples, options: dict, writers: dict[str, SplitWriter], folder: Path) -> dict
         Give every example of `examples.of(*writers)` to its split's writer, write further files into the folder, and return
         {"splits": {split: what stats.json says of it}, "model": the keys of the model's config that the data decides}.
@@ -21,9 +15,28 @@ The functions of a data module:
         (lt25/data/collation.py) asks for further padding.
     collate_stacked(examples: dict[str, Tensor]) -> dict[str, Tensor]
         Left out, or the same for examples of one length that come stacked, for speed.
+lt25/training/losses/<task>.py
+    select(output) -> what the loss takes of a model's output
+    loss(output, labels) -> the sum of the loss over the batch's labels
+    metric(output, labels) -> {name: (sum, count)}, what validation reports besides the loss
+    METRIC, DIRECTION, COMPILES: see `lt25.training.losses`.
+lt25/evaluation/<task>.py
+    evaluate_split(model, model_dir, split, options, name, shown) -> (metrics, table)
+        model: the exported model, in evaluation mode on its device; model_dir: its folder; split: a `PreparedSplit`;
+        options: the task's evaluation keys as attributes; name: the split's; shown: whether it is the split that the report
+        shows (the headline split of a final model), for which samples may be made. metrics: a dictionary that JSON can hold;
+        table: a pandas.DataFrame, one row an example in the split's order, column ``id`` first.
+    summary(metrics) -> a line for the log
+    plots(metrics, table) -> {file: matplotlib Figure} of the split that is shown, drawn with `lt25.evaluation.style`
+lt25/report/<task>.py
+    headline(metrics, split) -> `lt25.report.headline.Headline`
+    examples(results) -> HTML that shows single examples (`markupsafe.Markup`, "" for none); see `lt25.report.html.fill`
+    LOSS_UNIT: unit of the training loss, "nats per example"
+    CAPTIONS: {file: sentence}, the plots in reading order and what stands under each
 
 A task of your own is a package with modules of the same functions, called data, loss, evaluation and report, and a call of
-`register`; see CONTRIBUTING.md. Nothing here imports torch.
+`register` in its ``__init__.py``; config/config.yaml names the package under ``plugins``. examples/regression is one. Nothing
+here imports torch.
 """
 
 from collections.abc import Callable, Mapping

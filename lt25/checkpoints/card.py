@@ -5,35 +5,7 @@ from typing import Any
 import yaml
 
 from lt25.experiment import Experiment
-
-_TASKS = {
-    "classification": ("time-series-classification", "a classifier of sequences"),
-    "speech_recognition": ("automatic-speech-recognition", "a speech recogniser (CTC)"),
-    "language_modeling": ("text-generation", "a causal language model"),
-}
-
-_USE = {
-    "classification": """\
-import lt25
-from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification
-
-model = AutoModelForSequenceClassification.from_pretrained("{folder}")
-extractor = AutoFeatureExtractor.from_pretrained("{folder}")
-logits = model(**extractor(series, return_tensors="pt")).logits
-print(model.config.id2label[int(logits.argmax())])""",
-    "speech_recognition": """\
-import lt25
-from transformers import pipeline
-
-recognise = pipeline("automatic-speech-recognition", "{folder}")
-print(recognise("speech.wav")["text"])""",
-    "language_modeling": """\
-import lt25
-from transformers import pipeline
-
-generate = pipeline("text-generation", "{folder}")
-print(generate("def main(", max_new_tokens=50)[0]["generated_text"])""",
-}
+from lt25.tasks import TASKS
 
 
 def path_of(trained: dict[str, Any]) -> str:
@@ -62,11 +34,11 @@ def model_card(experiment: Experiment, trained: dict[str, Any], stats: dict[str,
         stats: its data's ``stats.json``.
         step: the exported step.
     """
-    tag, what = _TASKS[experiment.task]
+    task = TASKS[experiment.task]
     dataset, training, optimizer = experiment.dataset, experiment.job["training"], experiment.job["optimizer"]
     front = {
         "library_name": "transformers",
-        "pipeline_tag": tag,
+        "pipeline_tag": task.pipeline_tag,
         "tags": ["lt25", experiment.model["model_type"]],
         **({"datasets": [dataset.origin["hub"]]} if "hub" in dataset.origin else {}),
     }
@@ -85,7 +57,7 @@ def model_card(experiment: Experiment, trained: dict[str, Any], stats: dict[str,
     }
     rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
     versions = ", ".join(f"{name} {number}" for name, number in trained["versions"].items())
-    use = _USE[experiment.task].format(folder=f"results/{experiment.name}/hf")
+    use = task.usage.replace("{folder}", f"results/{experiment.name}/hf")
     start = f" It started from the weights of the experiment `{experiment.init_from}`." if experiment.init_from else ""
     again = f"`snakemake results/{experiment.name}/hf/config.json` makes"
     if experiment.overrides:
@@ -96,7 +68,8 @@ def model_card(experiment: Experiment, trained: dict[str, Any], stats: dict[str,
 
 # {experiment.name}
 
-This is {what} with {trained["parameters"]:,} parameters, of the type `{experiment.model["model_type"]}`, trained by lt25.{start}
+This is {task.description} with {trained["parameters"]:,} parameters, of the type `{experiment.model["model_type"]}`,
+trained by lt25.{start}
 
 ## How to load it
 

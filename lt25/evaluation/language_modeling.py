@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.nn.functional import cross_entropy
+from transformers import AutoTokenizer
 
 from lt25.errors import UserError
 from lt25.evaluation.compression import compressors
 from lt25.evaluation.interval import bootstrap_interval
-from lt25.evaluation.options import Options
+from lt25.evaluation.style import ACCENT, SECOND, SMALL, THIRD, axes, ticks
 from lt25.progress import track
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # How many tokens, over all documents of a batch, are read at once: on a CPU few, so that their logits stay near the cache.
 TOKENS_PER_STEP = {"cpu": 2048, "cuda": 32768}
@@ -127,7 +133,15 @@ def choose_documents(split, tokenizer, max_bytes: int | None) -> tuple[list[int]
 
 
 def evaluate_split(
-    model, split, tokenizer, options: Options, what: str, write_samples: bool
+    model: Any, model_dir: Path, split: Any, options: Any, name: str, shown: bool
+) -> tuple[dict, pd.DataFrame]:
+    """Predict every token of a prepared split, and continue prompts if it is shown; see `lt25.tasks` for the arguments."""
+    tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    return predict(model, split, tokenizer, options, name, shown)
+
+
+def predict(
+    model: Any, split: Any, tokenizer: Any, options: Any, what: str, write_samples: bool
 ) -> tuple[dict, pd.DataFrame]:
     """Predict every token of the documents of a prepared split.
 
@@ -202,3 +216,75 @@ def samples(
             {"prompt": prompt, "greedy": spell[0], "sampled": spell[1], "temperature": temperature, "seed": seed}
         )
     return written
+
+
+def summary(metrics: dict) -> str:
+    """Say a split's main number in a line for the log."""
+    return f"{metrics['bits_per_byte']:.3f} bits per byte over {metrics['bytes']:,} bytes"
+
+
+def plots(metrics: dict, table: pd.DataFrame) -> dict[str, Figure]:
+    """Draw bits per byte of each document, and bits per token by position: file -> figure."""
+    return {
+        "bits_by_document.svg": bits_by_document(table, metrics),
+        "bits_by_position.svg": bits_by_position(metrics["by_position"]),
+    }
+
+
+def bits_by_document(table: pd.DataFrame, metrics: dict) -> Figure:
+    """Bits per byte of each document by its size, with the whole set's value and the compressors'."""
+    rows = table[table["bytes"] > 0]
+    if len(rows) > 1500:
+        rows = rows.sample(1500, random_state=0)
+    ax = axes(SMALL, "Bits per byte, one dot a document", "bytes in the document")
+    ax.plot(rows["bytes"], rows["bits_per_byte"], "o", color=ACCENT, alpha=0.5, markersize=3.5, markeredgewidth=0)
+    lines = {"this model": (metrics["bits_per_byte"], ACCENT)}
+    for name, colour in (("gzip -9", SECOND), ("xz -9", THIRD)):
+        if name in metrics["compressors"]:
+            lines[name] = (metrics["compressors"][name], colour)
+    ax.set_xscale("log")
+    for value, colour in lines.values():
+        ax.axhline(value, color=colour, linewidth=1.1)
+    top = max(np.quantile(rows["bits_per_byte"], 0.98), *(value for value, _ in lines.values())) * 1.08
+    bottom = min(rows["bits_per_byte"].min(), *(value for value, _ in lines.values())) * 0.92
+    ax.set_ylim(bottom, top)
+    label_lines(ax, lines, bottom, top)
+    ax.xaxis.set_major_formatter(short_bytes)
+    return ax.figure
+
+
+def label_lines(ax, lines: dict[str, tuple[float, str]], bottom: float, top: float) -> None:
+    """Write each line's name at its right end, pushed apart where they would overlap."""
+    apart = (top - bottom) * 0.075
+    below = -np.inf
+    for name, (value, colour) in sorted(lines.items(), key=lambda line: line[1][0]):
+        below = max(value, below + apart)
+        ax.annotate(
+            f"{name} {value:.2f}",
+            (1, below),
+            (4, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=colour,
+        )
+
+
+def bits_by_position(rows: list[dict]) -> Figure:
+    """Bits per token by position in the document: how much a longer past helps. rows: of `language.by_position`."""
+    ax = axes(SMALL, "Bits per token by position in the document", "tokens before it")
+    middle = [np.sqrt(max(row["from"], 1) * row["to"]) for row in rows]
+    ax.plot(middle, [row["bits_per_token"] for row in rows], "o-", color=ACCENT)
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter(lambda x, _: f"{int(x):,}" if x >= 1 else "")
+    ax.yaxis.set_major_locator(ticks(5))
+    return ax.figure
+
+
+def short_bytes(value: float, _position=None) -> str:
+    """1024 bytes are "1 kB" near enough on an axis: powers of ten."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= size:
+            return f"{value / size:g} {unit}"
+    return f"{value:g} B"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import torch
@@ -12,14 +13,12 @@ import transformers
 
 from lt25.data.prepared import PreparedSplit
 from lt25.errors import UserError
-from lt25.evaluation import classification, plots, style
-from lt25.evaluation import language_modeling as language
-from lt25.evaluation import speech_recognition as speech
-from lt25.evaluation.options import Options
+from lt25.evaluation import style
 from lt25.experiment import Experiment
 from lt25.files import whole_file, write_json
 from lt25.models.auto import auto_class, read_config
 from lt25.progress import say
+from lt25.tasks import TASKS
 
 
 def run(experiment: Experiment, model_dir: Path, out_dir: Path, intermediate: bool = False) -> dict:
@@ -35,25 +34,25 @@ def run(experiment: Experiment, model_dir: Path, out_dir: Path, intermediate: bo
     Raises UserError if the model or the prepared data is missing or does not fit the task.
     """
     model_dir, out_dir = Path(model_dir), Path(out_dir)
-    options = Options(**experiment.evaluation)
+    task, options = TASKS[experiment.task].module("evaluation"), SimpleNamespace(**experiment.evaluation)
+    names = options.splits
     if intermediate:
-        held_out = [name for name in options.splits if name != "test"] or ["validation"]
-        options = Options(**{**experiment.evaluation, "splits": held_out, "new_tokens": 0})
+        names = [name for name in names if name != "test"] or ["validation"]
+    headline = "test" if "test" in names else names[-1]
     started = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(experiment.task, model_dir, device)
-    splits, tables = {}, []
-    for name in options.splits:
+    splits, tables, drawn = {}, [], {}
+    for name in names:
         split = PreparedSplit(experiment.processed_dir, name)
-        metrics, table = evaluate_split(experiment.task, model, model_dir, split, options, name)
-        say(f"{experiment.name}, {name}: {summary(experiment.task, metrics)}")
+        shown = name == headline and not intermediate
+        metrics, table = task.evaluate_split(model, model_dir, split, options, name, shown)
+        say(f"{experiment.name}, {name}: {task.summary(metrics)}")
+        if shown:
+            drawn = task.plots(metrics, table)
         table.insert(0, "split", name)
         splits[name] = metrics
         tables.append(table)
-    headline = options.headline
-    drawn = (
-        {} if intermediate else plots.draw(experiment.task, splits[headline], tables[options.splits.index(headline)])
-    )
     for file, figure in drawn.items():
         style.save(figure, out_dir / file)
     with whole_file(out_dir / "predictions.parquet") as partial:
@@ -97,24 +96,3 @@ def load_model(task: str, model_dir: Path, device: torch.device) -> torch.nn.Mod
     if missing := sorted(loaded["missing_keys"]):
         raise UserError(f"{model_dir}: {len(missing)} weights are missing, {missing[0]} first: export it again")
     return model.to(device).eval()
-
-
-def evaluate_split(
-    task: str, model: torch.nn.Module, model_dir: Path, split: PreparedSplit, options: Options, name: str
-) -> tuple[dict, pd.DataFrame]:
-    """Hand one split to its task's module; metrics and one row an example."""
-    if task == "classification":
-        return classification.evaluate_split(model, split, options, name)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
-    if task == "speech_recognition":
-        return speech.evaluate_split(model, split, tokenizer, options, name)
-    return language.evaluate_split(model, split, tokenizer, options, name, name == options.headline)
-
-
-def summary(task: str, metrics: dict) -> str:
-    """The split's main number in a line for the log."""
-    if task == "classification":
-        return f"accuracy {metrics['accuracy']:.2%} of {metrics['examples']:,} examples"
-    if task == "speech_recognition":
-        return f"WER {metrics['wer']:.2%}, CER {metrics['cer']:.2%} over {metrics['utterances']:,} utterances"
-    return f"{metrics['bits_per_byte']:.3f} bits per byte over {metrics['bytes']:,} bytes"

@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jiwer
+import numpy as np
 import pandas as pd
 import torch
+from transformers import AutoTokenizer
 
 from lt25.data.speech_recognition import collate, transforms
 from lt25.evaluation.batches import sorted_batches
 from lt25.evaluation.decoding import greedy_texts, to_text
 from lt25.evaluation.interval import bootstrap_interval
-from lt25.evaluation.options import Options
+from lt25.evaluation.style import ACCENT, SECOND, SMALL, TEXT, THIRD, axes
 from lt25.progress import track
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def word_errors(reference: str, hypothesis: str) -> dict[str, int]:
     """Substitutions, deletions, insertions and hits of the cheapest alignment of two texts, in words."""
     output = jiwer.process_words(reference, hypothesis)
     return {kind: getattr(output, kind) for kind in ("substitutions", "deletions", "insertions", "hits")}
-
-
-def align(reference: str, hypothesis: str) -> list[tuple[str, str, str]]:
-    """Align two texts word by word.
-
-    Returns (kind, reference word, hypothesis word), kind one of "equal", "substitute", "delete", "insert"; the word
-    that is not there is "".
-    """
-    output = jiwer.process_words(reference, hypothesis)
-    ours, theirs = output.references[0], output.hypotheses[0]
-    pairs = []
-    for chunk in output.alignments[0]:
-        left = ours[chunk.ref_start_idx : chunk.ref_end_idx]
-        right = theirs[chunk.hyp_start_idx : chunk.hyp_end_idx]
-        for i in range(max(len(left), len(right))):
-            pairs.append((chunk.type, left[i] if i < len(left) else "", right[i] if i < len(right) else ""))
-    return pairs
 
 
 def score(references: list[str], hypotheses: list[str]) -> tuple[dict, pd.DataFrame]:
@@ -78,19 +69,27 @@ def score(references: list[str], hypotheses: list[str]) -> tuple[dict, pd.DataFr
     return metrics, table
 
 
+def evaluate_split(
+    model: Any, model_dir: Path, split: Any, options: Any, name: str, shown: bool
+) -> tuple[dict, pd.DataFrame]:
+    """Transcribe every utterance of a prepared split and count the errors; see `lt25.tasks` for the arguments."""
+    tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    return transcribe(model, split, tokenizer, options.batch_size, name)
+
+
 @torch.inference_mode()
-def evaluate_split(model, split, tokenizer, options: Options, what: str) -> tuple[dict, pd.DataFrame]:
+def transcribe(model: Any, split: Any, tokenizer: Any, batch_size: int, what: str) -> tuple[dict, pd.DataFrame]:
     """Transcribe every utterance of a prepared split by greedy CTC decoding.
 
     model: a CTC model taking `input_features` [B, T, F] and `attention_mask` [B, T], giving `logits` [B, T', V] and
-    `logit_lengths` [B]; split: a `PreparedSplit`; tokenizer: its CTC tokenizer.
+    `logit_lengths` [B]; split: a `PreparedSplit`; tokenizer: its CTC tokenizer; what: name of the work, for the bar.
     Returns the metrics and one row an utterance, in the split's order: id, the columns of `score`, and speaker and
     seconds where the split knows them. The real-time factor is seconds of computing (model and decoding, features
     ready-made) per second of audio.
     """
     facts = split.table()
     hypotheses, references = [""] * len(split), [""] * len(split)
-    batches = sorted_batches(split.lengths, options.batch_size)
+    batches = sorted_batches(split.lengths, batch_size)
     computing = 0.0
     prepared = transforms(split, {}, training=False)
     for indices in track(batches, what, len(batches)):
@@ -114,3 +113,56 @@ def evaluate_split(model, split, tokenizer, options: Options, what: str) -> tupl
         metrics["seconds_of_audio"] = float(facts["seconds"].sum())
         metrics["real_time_factor"] = computing / max(metrics["seconds_of_audio"], 1e-9)
     return metrics, table
+
+
+def summary(metrics: dict) -> str:
+    """Say a split's main number in a line for the log."""
+    return f"WER {metrics['wer']:.2%}, CER {metrics['cer']:.2%} over {metrics['utterances']:,} utterances"
+
+
+def plots(metrics: dict, table: pd.DataFrame) -> dict[str, Figure]:
+    """Draw the word error rate by length, and the kinds of errors: file -> figure."""
+    return {"wer_by_length.svg": wer_by_length(table), "error_kinds.svg": error_kinds(metrics)}
+
+
+def wer_by_length(table: pd.DataFrame) -> Figure:
+    """Word error rate by the number of words spoken; long tails of lengths share a point."""
+    words = table["words"].to_numpy()
+    distinct = np.unique(words[words > 0])
+    if len(distinct) <= 12:
+        groups = [(f"{n}", words == n) for n in distinct]
+    else:
+        edges = np.unique(np.quantile(words[words > 0], np.linspace(0, 1, 9)).astype(int))
+        edges[-1] += 1
+        groups = [(f"{a}–{b - 1}" if b - a > 1 else f"{a}", (words >= a) & (words < b)) for a, b in pairwise(edges)]
+    rates = [100 * table["errors"][chosen].sum() / words[chosen].sum() for _, chosen in groups]
+    ax = axes(SMALL, "Word error rate by length, %", "words in the utterance")
+    ax.bar(range(len(groups)), rates, width=0.66, color=ACCENT, alpha=0.85)
+    for x, rate in enumerate(rates):
+        ax.annotate(f"{rate:.1f}", (x, rate), (0, 3), textcoords="offset points", ha="center", fontsize=7.5, color=TEXT)
+    ax.set_xticks(range(len(groups)), [label for label, _ in groups], rotation=0 if len(groups) <= 9 else 45)
+    ax.set_ylim(0, max([*rates, 1]) * 1.15)
+    return ax.figure
+
+
+def error_kinds(metrics: dict) -> Figure:
+    """Substitutions, deletions and insertions, in words and as a share of the reference's words."""
+    kinds = [("substitutions", ACCENT), ("deletions", SECOND), ("insertions", THIRD)]
+    counts = [metrics[kind] for kind, _ in kinds]
+    ax = axes((SMALL[0], 1.9), f"Errors by kind, of {metrics['reference_words']:,} words", grid="none")
+    ax.barh(range(3), counts, height=0.56, color=[colour for _, colour in kinds], alpha=0.85)
+    for y, count in enumerate(counts):
+        share = 100 * count / max(metrics["reference_words"], 1)
+        ax.annotate(
+            f"{count:,}  ({share:.2f} %)",
+            (count, y),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=TEXT,
+        )
+    ax.set_yticks(range(3), [kind for kind, _ in kinds])
+    ax.set(ylim=(2.6, -0.6), xlim=(0, max([*counts, 1]) * 1.45), xticks=[])
+    ax.spines["bottom"].set_visible(False)
+    return ax.figure

@@ -2,20 +2,21 @@
 
 Plots have no background and five mid-tone colours. As files they can be looked at anywhere; the report replaces the
 five colours by its own, which follow the reader's light or dark setting. Text stays text: smaller than outlines, and it
-can be searched and selected.
+can be searched and selected. matplotlib is imported by the first plot that is drawn, since most evaluations draw none.
 """
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
-
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING
 
 from lt25.files import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
 INK = "#75797f"
 TEXT = "#71757b"
@@ -69,6 +70,9 @@ def axes(size: tuple[float, float] = SMALL, title: str = "", x: str = "", grid: 
     size: inches; title: what the value axis shows, and its unit: it stands at the top, where it is read first, and not
     on its side; x: name of the horizontal axis; grid: "x", "y", "both" or "none".
     """
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=size, layout="constrained")
         ax = figure.add_subplot()
@@ -83,11 +87,15 @@ def axes(size: tuple[float, float] = SMALL, title: str = "", x: str = "", grid: 
 
 def ticks(n: int, whole: bool = False) -> MaxNLocator:
     """About `n` ticks at numbers that a person would choose; `whole` allows whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
     return MaxNLocator(n, integer=whole, steps=[1, 2, 2.5, 5, 10])
 
 
 def svg(figure: Figure) -> str:
     """The figure as an SVG document, the same bytes for the same figure."""
+    import matplotlib
+
     with matplotlib.rc_context(RC):
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})

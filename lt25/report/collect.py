@@ -39,6 +39,11 @@ class Results:
         """Metrics of the split that stands for the model."""
         return self.metrics["splits"][self.metrics["headline"]]
 
+    def headline_predictions(self) -> pd.DataFrame:
+        """Return the predictions of the headline split, numbered as its examples are."""
+        table = self.predictions
+        return table[table["split"] == self.metrics["headline"]].reset_index(drop=True)
+
 
 def collect(experiment: Experiment) -> Results:
     """Read an experiment's results. Raises UserError if it has not been evaluated, or a file is damaged."""

@@ -9,7 +9,8 @@ from lt25.errors import UserError
 from lt25.experiment import Experiment
 from lt25.files import write_text
 from lt25.report.collect import read_if_there, read_metrics
-from lt25.report.headline import count, duration, headline
+from lt25.report.headline import count, duration
+from lt25.tasks import TASKS
 
 MARK = "<!-- results -->"
 
@@ -23,8 +24,12 @@ def results_table(experiments: Sequence[Experiment]) -> str:
     for experiment in experiments:
         metrics = read_metrics(experiment)
         train = read_if_there(experiment.results_dir / "train.json")
-        said = headline(experiment.task, metrics["splits"][metrics["headline"]], metrics["headline"])
-        beside = [f"{name} {value}" for name, value in said.also.items() if name.startswith(("gzip", "xz"))]
+        said = (
+            TASKS[experiment.task]
+            .module("report")
+            .headline(metrics["splits"][metrics["headline"]], metrics["headline"])
+        )
+        beside = [f"{name} {value:.3f}" for name, value in said.yardsticks.items()]
         result = f"{said.name.lower()} **{said.value}{' ' + said.unit if said.unit else ''}**"
         cells = [
             f"`{experiment.name}`",

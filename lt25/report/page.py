@@ -10,48 +10,32 @@ import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from types import ModuleType
 
-import jinja2
-import pandas as pd
 from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 
 from lt25.checkpoints.card import path_of
-from lt25.evaluation import style
 from lt25.experiment import Experiment
 from lt25.progress import say
-from lt25.report import media, plots
+from lt25.report import plots
 from lt25.report.collect import Results, collect
-from lt25.report.headline import TASK_NAMES, count, duration, headline, size
+from lt25.report.headline import Headline, count, duration, size
+from lt25.report.html import draw, fill
 from lt25.report.svg import inline
+from lt25.tasks import TASKS
 
 HERE = Path(__file__).parent
-WORST_UTTERANCES = 8
-MISTAKES = 18
 REASONS = 3
-
-# evaluation's plots in reading order, with the sentence that stands under each
-CAPTIONS = {
-    "confusion.svg": "Rows are the true classes, columns what the model said. Off the diagonal: mistakes.",
-    "f1.svg": "Harmonic mean of precision and recall.",
-    "wer_by_length.svg": "Errors divided by words, for utterances of each length.",
-    "error_kinds.svg": "Words taken for others, left out, and made up.",
-    "bits_by_document.svg": "Fewer is better. The lines are the values over all these bytes together.",
-    "bits_by_position.svg": "A falling line: the model uses what it has read.",
-}
 
 
 def render(experiments: Sequence[Experiment]) -> str:
     """The page as HTML. Raises UserError if an experiment has not been evaluated."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.undefined = jinja2.StrictUndefined
     stories = []
     for experiment in experiments:
         say(f"report: {experiment.name}")
         stories.append(story(collect(experiment)))
-    return environment.get_template("page.html").render(
+    return fill(
+        HERE / "page.html",
         stories=stories,
         style=Markup((HERE / "page.css").read_text()),
         date=datetime.date.today().strftime("%-d %B %Y"),
@@ -62,13 +46,14 @@ def render(experiments: Sequence[Experiment]) -> str:
 def story(results: Results) -> dict:
     """All that page.html shows of one experiment, ready to print."""
     experiment, name = results.experiment, results.experiment.name
-    said = headline(experiment.task, results.headline_split, results.metrics["headline"])
+    words = report_of(results)
+    said = words.headline(results.headline_split, results.metrics["headline"])
     spark = plots.sparkline(results.history)
     return {
         "name": name,
-        "task": TASK_NAMES[experiment.task],
+        "task": TASKS[experiment.task].title,
         "headline": said,
-        "bars": compressor_bars(results),
+        "bars": bars(said, name),
         "sparkline": draw(spark, f"{name}-spark", "training loss falling over the steps") if spark else "",
         "dataset": experiment.dataset,
         "facts": facts(results),
@@ -77,14 +62,12 @@ def story(results: Results) -> dict:
         "curve": learning_curve(results),
         "training": {
             key: draw(f, f"{name}-{key}", f"{key} over the training steps")
-            for key, f in plots.training(results.history, experiment.task).items()
+            for key, f in plots.training(results.history, words.LOSS_UNIT).items()
         },
         "skipped": results.train.get("skipped_steps", 0),
         "data": data_figures(results),
         "data_rows": data_rows(results),
-        "mistakes": mistakes(results) if experiment.task == "classification" else [],
-        "utterances": utterances(results) if experiment.task == "speech_recognition" else [],
-        "samples": results.headline_split.get("samples", []),
+        "examples": words.examples(results),
         "config": highlight(results.config),
         "config_path": str(experiment.path),
         "commands": commands(experiment),
@@ -92,9 +75,18 @@ def story(results: Results) -> dict:
     }
 
 
-def draw(figure: Figure, name: str, description: str) -> Markup:
-    """A figure as an element of the page."""
-    return inline(style.svg(figure), re.sub(r"\W", "-", name), description)
+def report_of(results: Results) -> ModuleType:
+    """Return the report module of an experiment's task."""
+    return TASKS[results.experiment.task].module("report")
+
+
+def bars(said: Headline, name: str) -> list[tuple[str, float, float, bool]]:
+    """A model beside its yardsticks, the lowest first: name, number, share of the longest bar, whether it is ours."""
+    if not said.yardsticks:
+        return []
+    values = {name: said.measured, **said.yardsticks}
+    longest = max(values.values())
+    return [(one, value, value / longest, one == name) for one, value in sorted(values.items(), key=lambda row: row[1])]
 
 
 def facts(results: Results) -> list[tuple[str, str]]:
@@ -126,20 +118,21 @@ def facts(results: Results) -> list[tuple[str, str]]:
 
 def split_rows(results: Results) -> list[tuple[str, str, str, str]]:
     """The headline metric on every evaluated split: split, value with unit, interval, what it was measured on."""
-    rows = []
+    headline, rows = report_of(results).headline, []
     for name, metrics in results.metrics["splits"].items():
-        said = headline(results.experiment.task, metrics, name)
+        said = headline(metrics, name)
         rows.append((name, f"{said.value} {said.unit}".strip(), said.interval, said.on))
     return rows
 
 
 def evaluation_figures(results: Results) -> list[tuple[Markup, str]]:
     """The evaluation's plots with their captions, in reading order."""
-    order = [*CAPTIONS, *sorted(set(results.figures) - set(CAPTIONS))]
+    captions = report_of(results).CAPTIONS
+    order = [*captions, *sorted(set(results.figures) - set(captions))]
     return [
         (
-            inline(results.figures[file], f"{results.experiment.name}-{file[:-4]}", CAPTIONS.get(file, file)),
-            CAPTIONS.get(file, ""),
+            inline(results.figures[file], f"{results.experiment.name}-{file[:-4]}", captions.get(file, file)),
+            captions.get(file, ""),
         )
         for file in order
         if file in results.figures
@@ -148,12 +141,12 @@ def evaluation_figures(results: Results) -> list[tuple[Markup, str]]:
 
 def learning_curve(results: Results) -> Markup | str:
     """The headline metric over the evaluated checkpoints, on the splits they share; "" if there are fewer than two."""
-    task, steps = results.experiment.task, results.steps
+    headline, steps = report_of(results).headline, results.steps
     names = [name for name in results.metrics["splits"] if all(name in metrics["splits"] for metrics in steps)]
     if len(steps) < 2 or not names:
         return ""
-    values = {name: [headline(task, m["splits"][name], name).measured for m in steps] for name in names}
-    said = headline(task, results.headline_split, results.metrics["headline"])
+    values = {name: [headline(m["splits"][name], name).measured for m in steps] for name in names}
+    said = headline(results.headline_split, results.metrics["headline"])
     title = f"{said.name}{f', {said.unit}' if said.unit else ''}{f', {names[0]}' if len(names) == 1 else ''}"
     figure = plots.learning_curve([m["step"] for m in steps], values, title)
     return draw(figure, f"{results.experiment.name}-curve", title)
@@ -193,90 +186,11 @@ def data_figures(results: Results) -> list[Markup]:
     name, figures = results.experiment.name, []
     lengths = train.get("lengths", {})
     if len(lengths.get("counts", [])) > 1:
-        unit = {"speech_recognition": "frames of 10 ms", "language_modeling": "tokens"}
-        x = unit.get(results.experiment.task, "steps")
+        x = TASKS[results.experiment.task].unit
         figures.append(draw(plots.histogram(lengths["edges"], lengths["counts"], x), f"{name}-lengths", "lengths"))
     if len(train.get("labels", {})) > 1:
         figures.append(draw(plots.label_counts(train["labels"]), f"{name}-labels", "training examples by class"))
     return figures
-
-
-def compressor_bars(results: Results) -> list[tuple[str, float, float, bool]]:
-    """This model beside the compressors: name, bits per byte, share of the longest bar, whether it is ours."""
-    metrics = results.headline_split
-    if "compressors" not in metrics:
-        return []
-    values = {results.experiment.name: metrics["bits_per_byte"], **metrics["compressors"]}
-    longest = max(values.values())
-    rows = sorted(values.items(), key=lambda row: row[1])
-    return [(name, value, value / longest, name == results.experiment.name) for name, value in rows]
-
-
-def headline_predictions(results: Results) -> pd.DataFrame:
-    """The predictions of the headline split, numbered as its examples are."""
-    table = results.predictions
-    return table[table["split"] == results.metrics["headline"]].reset_index(drop=True)
-
-
-def mistakes(results: Results) -> list[dict]:
-    """The wrong answers given with most conviction, with the picture or curve that the model was shown."""
-    from lt25.data.prepared import PreparedSplit
-
-    table = headline_predictions(results)
-    wrong = table[~table["correct"]].sort_values("probability", ascending=False).head(MISTAKES)
-    if wrong.empty:
-        return []
-    split = PreparedSplit(results.experiment.processed_dir, results.metrics["headline"])
-    shown = []
-    for position, row in wrong.iterrows():
-        values = split[int(position)]["input"].float().numpy()
-        picture = media.picture(values)
-        shown.append(
-            {
-                "picture": picture,
-                "trace": "" if picture else media.trace(values),
-                "reference": row["reference"],
-                "prediction": row["prediction"],
-                "probability": f"{100 * row['probability']:.0f} %",
-            }
-        )
-    return shown
-
-
-def utterances(results: Results) -> list[dict]:
-    """The utterances with most errors, aligned word by word, with their sound where the prepared data keeps it."""
-    from lt25.evaluation.speech_recognition import align
-
-    table = headline_predictions(results)
-    worst = table.sort_values(["errors", "character_errors", "words"], ascending=False, kind="stable")
-    worst = worst.head(WORST_UTTERANCES)
-    clips = sounds(results, list(worst.index))
-    return [
-        {
-            "id": row["id"],
-            "pairs": align(row["reference"], row["prediction"]),
-            "errors": int(row["errors"]),
-            "words": int(row["words"]),
-            "about": " · ".join(
-                str(part)
-                for part in (row.get("speaker"), duration(row["seconds"]) if "seconds" in row else None)
-                if part is not None and not pd.isna(part)
-            ),
-            "sound": clips.get(position, ""),
-        }
-        for position, row in worst.iterrows()
-    ]
-
-
-def sounds(results: Results, positions: list[int]) -> dict[int, str]:
-    """Clips of some examples of the headline split: position -> data URI; {} where the prepared data keeps no audio."""
-    import pyarrow.parquet
-
-    path = results.experiment.processed_dir / f"{results.metrics['headline']}.parquet"
-    if not path.exists() or "audio" not in pyarrow.parquet.read_schema(path).names:
-        return {}
-    audio = pyarrow.parquet.read_table(path, columns=["audio"])["audio"].take(positions).to_pylist()
-    return {position: media.sound(clip) for position, clip in zip(positions, audio, strict=True) if clip}
 
 
 def highlight(text: str) -> Markup:

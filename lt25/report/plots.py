@@ -8,11 +8,6 @@ from matplotlib.ticker import FuncFormatter
 
 from lt25.evaluation.style import ACCENT, INK, SECOND, SMALL, axes, ticks
 
-LOSS_NAMES = {
-    "classification": "Training loss, nats per example",
-    "speech_recognition": "Training loss, nats per character",
-    "language_modeling": "Training loss, nats per token",
-}
 # an example is a sequence, or a window of a token stream
 RATES = [
     ("tokens_per_second", "Throughput, positions per second"),
@@ -37,12 +32,12 @@ def series(history: list[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array([r[0] for r in rows]), np.array([r[1] for r in rows], dtype=float)
 
 
-def training(history: list[dict], task: str) -> dict[str, Figure]:
+def training(history: list[dict], loss_unit: str) -> dict[str, Figure]:
     """Loss, learning rate and throughput over the steps: name -> figure. What was not recorded is left out."""
     figures = {}
     steps, values = series(history, "loss")
     if len(steps) > 1:
-        ax = axes(SMALL, LOSS_NAMES[task], "step")
+        ax = axes(SMALL, f"Training loss, {loss_unit}", "step")
         ax.plot(steps, values, color=ACCENT, alpha=0.3, linewidth=1)
         ax.plot(steps, smooth(values), color=ACCENT)
         if values.min() > 0 and values.max() / values.min() > 30:

@@ -9,13 +9,12 @@ import pandas as pd
 import torch
 
 from lt25.config.key import resolve
-from lt25.evaluation.options import Options
 from lt25.tasks import TASKS
 
 
 def options(task, **given):
     """The options of an evaluation, as an experiment resolves them."""
-    return Options(**resolve(given, TASKS[task].evaluation))
+    return SimpleNamespace(**resolve(given, TASKS[task].evaluation))
 
 
 class FakeSplit:

@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -46,7 +47,9 @@ def test_predictions_stay_in_the_splits_order_though_batches_are_sorted():
     lengths = [2, 9, 3, 4, 1, 8, 5]
     split = FakeSplit([np.ones((n, 2), np.float16) for n in lengths], [int(n > 3) for n in lengths])
     split.labels[1] = 0
-    metrics, table = evaluate_split(LengthModel(), split, options("classification", batch_size=3), "test")
+    metrics, table = evaluate_split(
+        LengthModel(), Path(), split, options("classification", batch_size=3), "test", False
+    )
     assert table["id"].tolist() == [f"example-{i}" for i in range(7)]
     assert table["prediction"].tolist() == ["long" if n > 3 else "short" for n in lengths]
     assert metrics["correct"] == 6

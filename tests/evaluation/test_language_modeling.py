@@ -100,7 +100,7 @@ def test_the_cap_takes_whole_documents_and_is_reported():
 
 def test_bytes_not_characters_are_counted_and_the_end_of_a_text_is_predicted():
     split = texts_split("aé", "b")
-    metrics, table = language.evaluate_split(
+    metrics, table = language.predict(
         SumModel(257), split, ByteTokenizer(), options("language_modeling"), "test", False
     )
     assert (metrics["bytes"], metrics["tokens"]) == (4, 6)
@@ -112,7 +112,7 @@ def test_bytes_not_characters_are_counted_and_the_end_of_a_text_is_predicted():
 
 def test_an_empty_split_says_so():
     with pytest.raises(UserError, match="no text"):
-        language.evaluate_split(
+        language.predict(
             SumModel(257), texts_split("", ""), ByteTokenizer(), options("language_modeling"), "test", False
         )
 

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from lt25.evaluation.speech_recognition import align, evaluate_split, score
+from lt25.evaluation.speech_recognition import score, transcribe
+from lt25.report.speech_recognition import align
 
-from .fakes import FakeSplit, LetterTokenizer, options
+from .fakes import FakeSplit, LetterTokenizer
 
 
 def test_errors_are_summed_before_they_are_divided():
@@ -54,9 +55,7 @@ def test_every_utterance_meets_its_own_reference():
     split = FakeSplit(
         [np.array(f, np.float16)[:, None] for f in frames], said, seconds=[1.0, 0.5, 2.0, 0.5], speaker=list("wxyz")
     )
-    metrics, table = evaluate_split(
-        EchoModel(), split, LetterTokenizer(), options("speech_recognition", batch_size=2), "test"
-    )
+    metrics, table = transcribe(EchoModel(), split, LetterTokenizer(), 2, "test")
     assert table["prediction"].tolist() == ["a b", "c", "aa db", "b"]
     assert table["reference"].tolist() == ["a b", "c", "aa db", "bb"]
     assert (metrics["substitutions"], metrics["hits"], metrics["utterances_without_error"]) == (1, 5, 3)

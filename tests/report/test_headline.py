@@ -1,6 +1,7 @@
 import pytest
 
-from lt25.report.headline import count, duration, headline, size, span
+from lt25.report.headline import count, duration, size, span
+from lt25.report.language_modeling import headline
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,6 @@ def test_a_part_of_the_documents_is_not_said_to_be_all():
         "perplexity": 9,
         "compressors": {},
     }
-    assert headline("language_modeling", metrics, "test").on == "9,000 bytes in 3 of 8 test documents"
+    assert headline(metrics, "test").on == "9,000 bytes in 3 of 8 test documents"
     metrics["documents_in_split"] = 3
-    assert headline("language_modeling", metrics, "test").on == "9,000 bytes in 3 test documents"
+    assert headline(metrics, "test").on == "9,000 bytes in 3 test documents"

@@ -8,8 +8,10 @@ import soundfile
 
 from lt25 import report
 from lt25.errors import UserError
+from lt25.report.classification import mistakes
 from lt25.report.collect import collect
-from lt25.report.page import data_rows, highlight, mistakes, story, utterances
+from lt25.report.page import data_rows, highlight, story
+from lt25.report.speech_recognition import utterances
 
 from .trees import make
 

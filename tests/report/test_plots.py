@@ -15,8 +15,8 @@ def test_smoothing_neither_lags_nor_bends_at_the_ends():
 def test_values_that_are_not_finite_are_not_drawn():
     history = [{"step": s, "loss": float("nan") if s == 2 else 1.0} for s in range(5)]
     assert plots.series(history, "loss")[0].tolist() == [0, 1, 3, 4]
-    assert set(plots.training(history, "classification")) == {"loss"}
-    assert plots.training(history[:1], "classification") == {}
+    assert set(plots.training(history, "nats per example")) == {"loss"}
+    assert plots.training(history[:1], "nats per example") == {}
     assert plots.sparkline([]) is None
 
 

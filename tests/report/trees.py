@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from lt25.data.shards import SplitWriter
-from lt25.evaluation import classification, plots, style
+from lt25.evaluation import classification, style
 from lt25.evaluation import language_modeling as language
 from lt25.evaluation import speech_recognition as speech
 from lt25.evaluation.compression import compressors
 from lt25.experiment import Dataset, Experiment
+from lt25.tasks import TASKS
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 TITLES = {
@@ -94,7 +95,7 @@ def write(path: Path, content) -> None:
 def finish(experiment: Experiment, scored: dict, stats: dict) -> None:
     """Write the evaluation's files. scored: split -> (metrics, table)."""
     folder = experiment.results_dir / "evaluation"
-    for file, figure in plots.draw(experiment.task, *scored["test"]).items():
+    for file, figure in TASKS[experiment.task].module("evaluation").plots(*scored["test"]).items():
         style.save(figure, folder / file)
     tables = []
     for split, (_, table) in scored.items():

@@ -1,0 +1,74 @@
+"""A project's own Python, which may add tasks (`lt25.tasks.register`) and model families (`lt25.models.families.register`).
+
+config/config.yaml names it under ``plugins``: a file or a package by its path from the project, or a module by its name.
+"""
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+from lt25.errors import UserError
+
+
+def load(root: Path, names: Iterable[str]) -> None:
+    """Import plugins, each once in a process.
+
+    A file or package becomes the module of its name without ``.py``: examples/regression is imported as ``regression``.
+
+    Args:
+        root: the project's directory.
+        names: what config/config.yaml lists.
+
+    Raises:
+        UserError: if a plugin is not there, its name is another module's, or its import fails: which, where and why.
+    """
+    for name in names:
+        where = f"config/config.yaml: plugins: {name}"
+        path = (root / name).resolve()
+        try:
+            if path.exists():
+                _import_path(path, where)
+            elif "/" in name or name.endswith(".py"):
+                raise UserError(f"{where}: no such file or package in {root}: correct the path")
+            else:
+                importlib.import_module(name)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{where}: {_place(error)}{type(error).__name__}: {error}") from error
+
+
+def _import_path(path: Path, where: str) -> ModuleType:
+    """Import a file, or a package with ``__init__.py``, without a change of ``sys.path``."""
+    file = path / "__init__.py" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"{where}: a folder without __init__.py: name a .py file or a package")
+    name = path.stem
+    if (there := sys.modules.get(name)) is not None:
+        if getattr(there, "__file__", None) != str(file):
+            raise UserError(f"{where}: there is another module called {name}: rename yours")
+        return there
+    if name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None:
+        raise UserError(f"{where}: there is another module called {name}: rename yours")
+    spec = importlib.util.spec_from_file_location(
+        name, file, submodule_search_locations=[str(path)] if path.is_dir() else None
+    )
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _place(error: Exception) -> str:
+    """Return ``file:line: `` of the code that failed; nothing for a module that was not found at all."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}: "
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames and frames[-1].filename != __file__ else ""

@@ -1,0 +1,62 @@
+"""What the report says of a classifier, and its most confident mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from markupsafe import Markup
+
+from lt25.report import media
+from lt25.report.collect import Results
+from lt25.report.headline import Headline, span
+from lt25.report.html import fill
+
+LOSS_UNIT = "nats per example"
+CAPTIONS = {
+    "confusion.svg": "Rows are the true classes, columns what the model said. Off the diagonal: mistakes.",
+    "f1.svg": "Harmonic mean of precision and recall.",
+}
+MISTAKES = 18
+
+
+def headline(metrics: dict, split: str) -> Headline:
+    """Say a split's accuracy."""
+    return Headline(
+        name="Accuracy",
+        value=f"{100 * metrics['accuracy']:.1f}",
+        unit="%",
+        interval=span(metrics.get("interval_95"), 100, 1),
+        on=f"{metrics['correct']:,} of {metrics['examples']:,} {split} examples right",
+        also={"macro F1": f"{100 * metrics['macro_f1']:.1f} %"},
+        measured=100 * metrics["accuracy"],
+    )
+
+
+def examples(results: Results) -> Markup:
+    """Show the wrong answers given with most conviction."""
+    return fill(Path(__file__).with_suffix(".html"), mistakes=mistakes(results))
+
+
+def mistakes(results: Results) -> list[dict]:
+    """The wrong answers given with most conviction, with the picture or curve that the model was shown."""
+    from lt25.data.prepared import PreparedSplit
+
+    table = results.headline_predictions()
+    wrong = table[~table["correct"]].sort_values("probability", ascending=False).head(MISTAKES)
+    if wrong.empty:
+        return []
+    split = PreparedSplit(results.experiment.processed_dir, results.metrics["headline"])
+    shown = []
+    for position, row in wrong.iterrows():
+        values = split[int(position)]["input"].float().numpy()
+        picture = media.picture(values)
+        shown.append(
+            {
+                "picture": picture,
+                "trace": "" if picture else media.trace(values),
+                "reference": row["reference"],
+                "prediction": row["prediction"],
+                "probability": f"{100 * row['probability']:.0f} %",
+            }
+        )
+    return shown

@@ -1,0 +1,100 @@
+"""What the report says of a speech recogniser, and the utterances that it finds hardest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jiwer
+import pandas as pd
+from markupsafe import Markup
+
+from lt25.report import media
+from lt25.report.collect import Results
+from lt25.report.headline import Headline, duration, span
+from lt25.report.html import fill
+
+LOSS_UNIT = "nats per character"
+CAPTIONS = {
+    "wer_by_length.svg": "Errors divided by words, for utterances of each length.",
+    "error_kinds.svg": "Words taken for others, left out, and made up.",
+}
+WORST_UTTERANCES = 8
+
+
+def headline(metrics: dict, split: str) -> Headline:
+    """Say a split's word error rate."""
+    errors = metrics["substitutions"] + metrics["deletions"] + metrics["insertions"]
+    also = {
+        "CER": f"{100 * metrics['cer']:.2f} %",
+        "without an error": f"{metrics['utterances_without_error']:,} of {metrics['utterances']:,}",
+    }
+    audio = ""
+    if "seconds_of_audio" in metrics:
+        audio = f", {duration(metrics['seconds_of_audio'])} of audio"
+        also["real-time factor"] = f"{metrics['real_time_factor']:.4f}"
+    return Headline(
+        name="Word error rate",
+        value=f"{100 * metrics['wer']:.2f}",
+        unit="%",
+        interval=span(metrics.get("interval_95"), 100, 2),
+        on=f"{errors:,} errors in {metrics['reference_words']:,} words of "
+        f"{metrics['utterances']:,} {split} utterances{audio}",
+        also=also,
+        measured=100 * metrics["wer"],
+    )
+
+
+def examples(results: Results) -> Markup:
+    """Show the utterances with most errors."""
+    return fill(Path(__file__).with_suffix(".html"), utterances=utterances(results))
+
+
+def utterances(results: Results) -> list[dict]:
+    """The utterances with most errors, aligned word by word, with their sound where the prepared data keeps it."""
+    table = results.headline_predictions()
+    worst = table.sort_values(["errors", "character_errors", "words"], ascending=False, kind="stable")
+    worst = worst.head(WORST_UTTERANCES)
+    clips = sounds(results, list(worst.index))
+    return [
+        {
+            "id": row["id"],
+            "pairs": align(row["reference"], row["prediction"]),
+            "errors": int(row["errors"]),
+            "words": int(row["words"]),
+            "about": " · ".join(
+                str(part)
+                for part in (row.get("speaker"), duration(row["seconds"]) if "seconds" in row else None)
+                if part is not None and not pd.isna(part)
+            ),
+            "sound": clips.get(position, ""),
+        }
+        for position, row in worst.iterrows()
+    ]
+
+
+def align(reference: str, hypothesis: str) -> list[tuple[str, str, str]]:
+    """Align two texts word by word.
+
+    Returns (kind, reference word, hypothesis word), kind one of "equal", "substitute", "delete", "insert"; the word
+    that is not there is "".
+    """
+    output = jiwer.process_words(reference, hypothesis)
+    ours, theirs = output.references[0], output.hypotheses[0]
+    pairs = []
+    for chunk in output.alignments[0]:
+        left = ours[chunk.ref_start_idx : chunk.ref_end_idx]
+        right = theirs[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        for i in range(max(len(left), len(right))):
+            pairs.append((chunk.type, left[i] if i < len(left) else "", right[i] if i < len(right) else ""))
+    return pairs
+
+
+def sounds(results: Results, positions: list[int]) -> dict[int, str]:
+    """Clips of some examples of the headline split: position -> data URI; {} where the prepared data keeps no audio."""
+    import pyarrow.parquet
+
+    path = results.experiment.processed_dir / f"{results.metrics['headline']}.parquet"
+    if not path.exists() or "audio" not in pyarrow.parquet.read_schema(path).names:
+        return {}
+    audio = pyarrow.parquet.read_table(path, columns=["audio"])["audio"].take(positions).to_pylist()
+    return {position: media.sound(clip) for position, clip in zip(positions, audio, strict=True) if clip}
