@@ -30,6 +30,7 @@ from torchtitan.config import ConfigManager, JobConfig
 
 from lt25.training import run as runs
 from lt25.training import spec
+from lt25.training.parallelize import choose_data_parallel
 from lt25.training.trainer import Trainer
 
 gc.freeze()
@@ -90,6 +91,9 @@ def _train(arguments: list[str], rank: int) -> None:
                 runs.finish(run, json.loads(run.marker.read_text()))
                 return
         spec.register()
+        chosen = choose_data_parallel(config, int(os.environ["WORLD_SIZE"]), lambda: spec.count_parameters(config))
+        if chosen and rank == 0:
+            print(f"{config.lt25.experiment}: {chosen}", flush=True)
         trainer = Trainer(config)
         try:
             trainer.train()

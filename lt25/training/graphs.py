@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torchtitan.config import JobConfig
 
 from lt25.errors import UserError
 from lt25.training.device import DEVICE_TYPE
+from lt25.training.parallelize import is_replicated
 
 Batch = dict[str, Tensor]
 Function = Callable[[list[Batch]], tuple[Tensor, ...]]
@@ -27,8 +27,8 @@ def can_replay(job: JobConfig) -> bool:
 
 
 def on_its_own(job: JobConfig) -> bool:
-    """Whether a job's steps neither talk to other processes nor compute anything twice."""
-    return dist.get_world_size() == 1 and job.activation_checkpoint.mode == "none"
+    """Whether each process computes a whole model's steps, and nothing twice."""
+    return is_replicated(job) and job.activation_checkpoint.mode == "none"
 
 
 class Replayed:
@@ -72,6 +72,10 @@ class Replayed:
             torch._foreach_copy_(list(kept.values()), list(batch.values()))
         replay()
         return results
+
+    def close(self) -> None:
+        """Forget the recordings: processes part from each other only when no recording is left that talks to the others."""
+        self.recorded.clear()
 
 
 def _warm(function: Function, batches: list[Batch]) -> tuple[Tensor, ...]:

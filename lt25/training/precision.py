@@ -41,6 +41,7 @@ class LowPrecision:
             name: part[: weight.numel()].view(weight.shape).requires_grad_()
             for (name, weight), part in zip(self.weights.items(), parts, strict=True)
         }
+        self.copy_of = {weight: self.copies[name] for name, weight in self.weights.items()}
 
     @torch.no_grad()
     def renew(self) -> None:

@@ -73,6 +73,13 @@ class TaskModel(nn.Module):
         initialise(self.hf)
 
 
+def count_parameters(job: JobConfig) -> int:
+    """Count the parameters of a job's model, without memory for them."""
+    with torch.device("meta"):
+        model = TaskModel(ModelArgs(task=job.model.name, config=Path(job.lt25.model_config).read_text()))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def summed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the sum of the cross entropies, in nats: logits [..., V], labels [...] with `IGNORE_INDEX` for none."""
     return nn.functional.cross_entropy(

@@ -19,6 +19,7 @@ from lt25.training.device import DEVICE_TYPE
 from lt25.training.graphs import Replayed, can_replay, on_its_own
 from lt25.training.kernels import compile_ahead
 from lt25.training.metrics import RunMetrics
+from lt25.training.parallelize import GradientSum, is_replicated
 from lt25.training.precision import LowPrecision
 from lt25.training.steps import FiniteOptimizers
 
@@ -40,6 +41,11 @@ class Trainer(torchtitan.train.Trainer):
         half = TORCH_DTYPE_MAP[job_config.training.mixed_precision_param]
         if DEVICE_TYPE == "cuda" and half != torch.float32 and on_its_own(job_config) and not job_config.compile.enable:
             self.low_precision = LowPrecision(self.model_parts[0], half)
+        self.gradient_sum = None
+        if self.parallel_dims.dp_replicate_enabled and is_replicated(job_config):
+            copies = self.low_precision.copy_of if self.low_precision else None
+            group = self.parallel_dims.get_mesh("dp_replicate").get_group()
+            self.gradient_sum = GradientSum(self.model_parts[0].parameters(), group, copies)
 
     def batch_generator(self, data_iterable: Iterable[Batch]) -> Iterator[Batch]:
         # torchtitan asks for the first batch when it has loaded a checkpoint and counted the step that the batch is for.
@@ -122,15 +128,20 @@ class Trainer(torchtitan.train.Trainer):
         if self.low_precision:
             self.low_precision.renew()
         losses = []
-        for batch in batches:
+        for number, batch in enumerate(batches, 1):
+            summed = self.gradient_sum is not None and number == len(batches)
             inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
             with self.maybe_enable_amp:
                 outputs = (self.low_precision or self.model_parts[0])(inputs.pop("input"), **inputs)
                 loss = self.loss_fn(outputs, batch["labels"]) / all_labels
             # Freed before the backward pass allocates.
             del outputs
+            if summed:
+                self.gradient_sum.start()
             loss.backward()
-            if self.low_precision:
+            if summed:
+                self.gradient_sum.finish()
+            elif self.low_precision:
                 self.low_precision.collect()
             losses.append(loss.detach())
         return torch.stack(losses).sum(), own_labels, all_labels
@@ -147,6 +158,11 @@ class Trainer(torchtitan.train.Trainer):
         with patch("torchtitan.train.time", SimpleNamespace(perf_counter=time.perf_counter, sleep=lambda _: None)):
             super().train()
         dist.barrier()
+
+    def close(self) -> None:
+        if isinstance(self.update, Replayed):
+            self.update.close()
+        super().close()
 
 
 def _nothing() -> None:
