@@ -95,7 +95,7 @@ def main() -> None:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": {**kept, **policy}}
             trainers[name] = stack.enter_context(subprocess.Popen(command, **pipes))
             stack.callback(trainers[name].kill)
-        threads = [int(trainer.stdout.readline()) for trainer in trainers.values()][0]
+        threads, *_ = [int(trainer.stdout.readline()) for trainer in trainers.values()]
 
         def rounds(load: str) -> None:
             for _ in range(options.rounds):
