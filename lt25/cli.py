@@ -131,7 +131,7 @@ def _train(options: argparse.Namespace) -> None:
     from lt25.training.job import write_job
 
     experiment = _load(options)
-    launch = plan(experiment.job.get("parallelism", {}))
+    launch = plan(experiment.job.get("parallelism", {}), where=str(experiment.path))
     job = write_job(experiment)
     os.chdir(experiment.root)
     command = launch.command("-m", "lt25.training", "--job.config_file", os.path.relpath(job))

@@ -78,12 +78,13 @@ class Launch:
         return [sys.executable, "-m", "torch.distributed.run", *options, *arguments]
 
 
-def plan(parallelism: Parallelism, environment: Environment = os.environ) -> Launch:
+def plan(parallelism: Parallelism, environment: Environment = os.environ, where: str = "") -> Launch:
     """Decide on what a job is started.
 
     Args:
         parallelism: the experiment's section of that name.
         environment: NGPU, NNODE, NODE_RANK, MASTER_ADDR, MASTER_PORT and CUDA_VISIBLE_DEVICES are read.
+        where: the experiment's file, to begin a message about its degrees with.
 
     Raises:
         UserError: if a variable has no sense, asks for more GPUs than are visible, or does not fit the degrees of parallelism.
@@ -97,9 +98,9 @@ def plan(parallelism: Parallelism, environment: Environment = os.environ) -> Lau
     visible = visible_gpus(environment)
     processes = _number(environment, "NGPU", 1) or _wanted(parallelism, visible * nodes) // nodes or 1
     if visible and processes > visible:
-        source = "NGPU" if environment.get("NGPU") else "parallelism"
+        source = "NGPU" if environment.get("NGPU") else f"{where}: parallelism" if where else "parallelism"
         raise UserError(f"{source}: asks for {processes} GPUs on this node, but {visible} are visible: ask for fewer")
-    _check_degrees(parallelism, processes * nodes)
+    _check_degrees(parallelism, processes * nodes, f"{where}: " if where else "")
     return Launch(processes, nodes, "cuda" if visible else "cpu", rank, (host, port) if host else None)
 
 
@@ -160,15 +161,13 @@ def _wanted(parallelism: Parallelism, available: int) -> int:
     return product if product > 0 else available or -product
 
 
-def _check_degrees(parallelism: Parallelism, processes: int) -> None:
+def _check_degrees(parallelism: Parallelism, processes: int, where: str) -> None:
     degrees = _degrees(parallelism)
-    product = abs(math.prod(degrees.values()))
-    given = " * ".join(f"{name} {degree}" for name, degree in degrees.items() if degree not in (-1, 1))
-    if degrees["data_parallel_shard_degree"] == -1:
-        if processes % product:
-            raise UserError(f"parallelism: {given} does not divide {processes} processes: set NGPU to a multiple")
-    elif product != processes:
-        shard = "data_parallel_shard_degree 1"
+    product = math.prod(degrees.values())
+    is_open = product < 0
+    if (processes % product) if is_open else (processes != product):
+        said = ", ".join(f"{name} {degree}" for name, degree in degrees.items() if degree > 1) or "no parallelism"
         raise UserError(
-            f"parallelism: {given or shard} is {product}, but there are {processes} processes: set NGPU, or change a degree"
+            f"{where}parallelism: {said} takes {'a multiple of ' if is_open else ''}{abs(product)} processes, and there are "
+            f"{processes}: set NGPU and NNODE, or change a degree"
         )

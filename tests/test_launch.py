@@ -70,10 +70,14 @@ def test_degrees_of_parallelism_decide_where_the_environment_does_not(parallelis
         ({}, {**TWO_NODES, "NODE_RANK": "2"}, "NODE_RANK: found '2', expected a whole number from 0 to 1"),
         ({}, {"CUDA_VISIBLE_DEVICES": "0,1", "NGPU": "3"}, "NGPU: asks for 3 GPUs on this node, but 2 are visible"),
         ({SHARD: 4}, {"CUDA_VISIBLE_DEVICES": "0,1"}, "parallelism: asks for 4 GPUs on this node, but 2 are visible"),
-        ({SHARD: 2}, {"NGPU": "3"}, f"parallelism: {SHARD} 2 is 2, but there are 3 processes"),
-        ({SHARD: 1}, {"NGPU": "2"}, f"parallelism: {SHARD} 1 is 1, but there are 2 processes"),
-        ({TENSOR: 2, REPLICATE: 2}, {"NGPU": "6"}, f"{REPLICATE} 2 * {TENSOR} 2 does not divide 6 processes"),
-        ({SHARD: 3}, TWO_NODES, f"parallelism: {SHARD} 3 is 3, but there are 2 processes"),
+        ({SHARD: 2}, {"NGPU": "3"}, f"parallelism: {SHARD} 2 takes 2 processes, and there are 3: set NGPU"),
+        ({SHARD: 1}, {"NGPU": "2"}, "parallelism: no parallelism takes 1 processes, and there are 2"),
+        (
+            {TENSOR: 2, REPLICATE: 2},
+            {"NGPU": "6"},
+            f"{REPLICATE} 2, {TENSOR} 2 takes a multiple of 4 processes, and there are 6",
+        ),
+        ({SHARD: 3}, TWO_NODES, f"parallelism: {SHARD} 3 takes 3 processes, and there are 2"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(parallelism, environment, message):
