@@ -4,15 +4,14 @@ What concerns its files and keys is checked whenever an experiment is loaded, by
 model to start from and the devices.
 """
 
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from lt25.cli import _visible_gpus
 from lt25.data import acquire, read
 from lt25.errors import UserError
 from lt25.experiment import Experiment, load_experiment, project_root
+from lt25.launch import plan
 from lt25.models import families
 
 
@@ -86,31 +85,9 @@ def check_devices(experiment: Experiment) -> None:
         UserError: if they do not fit.
     """
     parallelism, training = experiment.job["parallelism"], experiment.job["training"]
-    world = processes()
-    device = "cuda" if _visible_gpus() else "cpu"
-    families.check(experiment.model, experiment.task, parallelism, device, str(experiment.path))
-    shard = parallelism["data_parallel_shard_degree"]
-    degrees = {
-        key: parallelism[key]
-        for key in (
-            "data_parallel_replicate_degree",
-            "data_parallel_shard_degree",
-            "tensor_parallel_degree",
-            "pipeline_parallel_degree",
-            "context_parallel_degree",
-        )
-        if parallelism[key] > 1
-    }
-    product = 1
-    for degree in degrees.values():
-        product *= degree
-    said = ", ".join(f"{key} {degree}" for key, degree in degrees.items()) or "no parallelism"
-    if (world % product) if shard == -1 else (world != product):
-        raise UserError(
-            f"{experiment.path}: parallelism: {said} takes {'a multiple of ' if shard == -1 else ''}{product} processes, "
-            f"and there are {world}: set NGPU and NNODE, or change a degree"
-        )
-    readers = world // (parallelism["tensor_parallel_degree"] * parallelism["pipeline_parallel_degree"])
+    start = plan(parallelism, where=str(experiment.path))
+    families.check(experiment.model, experiment.task, parallelism, start.device, str(experiment.path))
+    readers = start.world_size // (parallelism["tensor_parallel_degree"] * parallelism["pipeline_parallel_degree"])
     readers //= parallelism["context_parallel_degree"]
     local, total = training["local_batch_size"], training["global_batch_size"]
     if total > 0 and total % (local * readers):
@@ -118,8 +95,3 @@ def check_devices(experiment: Experiment) -> None:
             f"{experiment.path}: training.global_batch_size: {total} is no multiple of training.local_batch_size, {local}, "
             f"times the {readers} processes that read data: change one"
         )
-
-
-def processes() -> int:
-    """Return how many processes a training started now would have."""
-    return int(os.environ.get("NGPU") or _visible_gpus() or 1) * int(os.environ.get("NNODE") or 1)

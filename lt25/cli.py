@@ -6,15 +6,14 @@ Each command is one stage of the chain and can be run by hand. A command that ta
 
 import argparse
 import os
-import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lt25.config.overrides import split_arguments
 from lt25.errors import UserError
+from lt25.launch import waiting
 
 if TYPE_CHECKING:
     from lt25.experiment import Experiment
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status: 0, 2 after a user's error, 130 when stopped."""
+    os.environ.update(waiting())
     try:
         others, overrides = split_arguments(sys.argv[1:] if arguments is None else arguments)
         options = _parser().parse_args(others)
@@ -156,40 +156,18 @@ def _configure(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from lt25.launch import plan
     from lt25.training.job import write_job
 
     experiment = _load(options)
+    launch = plan(experiment.job.get("parallelism", {}), where=str(experiment.path))
     job = write_job(experiment)
     os.chdir(experiment.root)
-    command = [*_launcher(), "-m", "lt25.training", "--job.config_file", os.path.relpath(job)]
+    command = launch.command("-m", "lt25.training", "--job.config_file", os.path.relpath(job))
     if options.time_limit:
         command += ["--lt25.time_limit", str(options.time_limit)]
     sys.stdout.flush()
-    os.execv(command[0], command)
-
-
-def _launcher() -> list[str]:
-    """Return the command that starts every rank of this node: plain Python for one, torchrun for several.
-
-    The environment decides: NGPU processes on each of NNODE nodes, that meet at MASTER_ADDR:MASTER_PORT.
-    """
-    processes, nodes = int(os.environ.get("NGPU") or _visible_gpus() or 1), int(os.environ.get("NNODE") or 1)
-    if processes == nodes == 1:
-        return [sys.executable]
-    meet = ["--standalone"]
-    if nodes > 1:
-        place = f"{os.environ.get('MASTER_ADDR', 'localhost')}:{os.environ.get('MASTER_PORT', 29500)}"
-        meet = ["--nnodes", str(nodes), "--rdzv_backend", "c10d", "--rdzv_endpoint", place, "--rdzv_id", "lt25"]
-    return [sys.executable, "-m", "torch.distributed.run", *meet, "--nproc_per_node", str(processes)]
-
-
-def _visible_gpus() -> int:
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    if shutil.which("nvidia-smi") is None:
-        return 0
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-    return listed.stdout.count("GPU ") if listed.returncode == 0 else 0
+    os.execve(command[0], command, {**os.environ, **launch.environment()})
 
 
 def _export(options: argparse.Namespace) -> None:

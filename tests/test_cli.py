@@ -30,28 +30,6 @@ def test_help_answers_within_a_second_and_imports_neither_torch_nor_transformers
 
 
 @pytest.mark.parametrize(
-    ("environment", "command"),
-    [
-        ({"CUDA_VISIBLE_DEVICES": ""}, [sys.executable]),
-        ({"CUDA_VISIBLE_DEVICES": "0"}, [sys.executable]),
-        ({"CUDA_VISIBLE_DEVICES": "0,3"}, ["--standalone", "--nproc_per_node", "2"]),
-        ({"CUDA_VISIBLE_DEVICES": "0,3", "NGPU": "1"}, [sys.executable]),
-        ({"NGPU": "4"}, ["--standalone", "--nproc_per_node", "4"]),
-        ({"NGPU": "1", "NNODE": "2", "MASTER_ADDR": "there", "MASTER_PORT": "123"}, ["--rdzv_endpoint", "there:123"]),
-    ],
-)
-def test_the_environment_decides_on_how_much_is_trained(monkeypatch, environment, command):
-    for name in ("NGPU", "NNODE", "MASTER_ADDR", "MASTER_PORT", "CUDA_VISIBLE_DEVICES"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    launcher = cli._launcher()
-    at = launcher.index(command[0])
-    assert launcher[at : at + len(command)] == command
-    assert (len(launcher) == 1) == (command == [sys.executable])
-
-
-@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["prepare", "nothing"], "config/experiments/nothing.yaml: no such experiment file"),

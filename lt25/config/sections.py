@@ -161,7 +161,7 @@ PARALLELISM: Section = {
     "data_parallel_shard_degree": Key(
         "integer",
         -1,
-        "processes that a copy is sharded over (FSDP2); -1: all that are left",
+        "processes that a copy is sharded over (FSDP2); -1: all that are left, or 1 without other degrees if the model fits",
         False,
         {"minimum": -1, "not": {"const": 0}, "description": "1 for no shards, -1 for all processes that are left"},
     ),

@@ -33,6 +33,7 @@ with without_garbage():
     from lt25.memory import keep_freed_memory
     from lt25.training import run as runs
     from lt25.training import spec
+    from lt25.training.parallelize import choose_data_parallel
     from lt25.training.stopping import TIME_IS_UP
     from lt25.training.trainer import Trainer
 # isort: on
@@ -93,6 +94,9 @@ def _train(arguments: list[str], rank: int) -> int:
                 runs.finish(run, json.loads(run.marker.read_text()))
                 return 0
         spec.register()
+        chosen = choose_data_parallel(config, int(os.environ["WORLD_SIZE"]), lambda: spec.count_parameters(config))
+        if chosen and rank == 0:
+            print(f"{config.lt25.experiment}: {chosen}", flush=True)
         trainer = Trainer(config)
         try:
             stopped = trainer.train()

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torchtitan.config import JobConfig
 
 from lt25.errors import UserError
 from lt25.training.device import DEVICE_TYPE
+from lt25.training.parallelize import is_replicated
 
 Batch = dict[str, Tensor]
 Function = Callable[[list[Batch]], tuple[Tensor, ...]]
@@ -22,13 +22,9 @@ MOST = 64
 
 
 def can_replay(job: JobConfig) -> bool:
-    """Whether the steps of a job are recorded."""
-    return job.training.cuda_graphs and DEVICE_TYPE == "cuda" and on_its_own(job)
-
-
-def on_its_own(job: JobConfig) -> bool:
-    """Whether a job's steps neither talk to other processes nor compute anything twice."""
-    return dist.get_world_size() == 1 and job.activation_checkpoint.mode == "none"
+    """Whether the steps of a job are recorded: on GPUs that each compute a whole model's steps, and nothing twice."""
+    whole = is_replicated(job) and job.activation_checkpoint.mode == "none"
+    return job.training.cuda_graphs and DEVICE_TYPE == "cuda" and whole
 
 
 class CUDAGraphWrapper:
@@ -72,6 +68,10 @@ class CUDAGraphWrapper:
             torch._foreach_copy_(list(kept.values()), list(batch.values()))
         replay()
         return results
+
+    def close(self) -> None:
+        """Forget the recordings: processes part from each other only when no recording is left that talks to the others."""
+        self.recorded.clear()
 
 
 def _warm(function: Function, batches: list[Batch]) -> tuple[Tensor, ...]:

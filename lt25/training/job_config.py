@@ -35,7 +35,7 @@ class Training:
     """Keys that torchtitan's section lacks."""
 
     cuda_graphs: bool = True
-    """Record a step on a GPU once for each shape of its batch and replay it; nothing on a CPU or in several processes"""
+    """Record a step on a GPU once for each shape of its batch and replay it; nothing on a CPU or with shards"""
 
 
 @dataclass

@@ -44,6 +44,7 @@ class LowPrecision:
             part[: weight.numel()].view(weight.shape).requires_grad_()
             for weight, part in zip(self.weights, parts, strict=True)
         ]
+        self.copy_of = dict(zip(self.weights, self.copies, strict=True))
 
     @torch.no_grad()
     def __enter__(self) -> Self:

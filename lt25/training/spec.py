@@ -71,6 +71,13 @@ class TaskModel(nn.Module):
         initialise(self.hf)
 
 
+def count_parameters(job: JobConfig) -> int:
+    """Count the parameters of a job's model, without memory for them."""
+    with torch.device("meta"):
+        model = TaskModel(ModelArgs(task=job.model.name, config=Path(job.lt25.model_config).read_text()))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def _build_loss(job_config: JobConfig, **_: Any) -> Any:
     losses = TASKS[job_config.model.name].module("loss")
     if job_config.compile.enable and "loss" in job_config.compile.components and losses.COMPILES:

@@ -16,6 +16,7 @@ from lt25.training.checkpoint import WholeCheckpoints
 from lt25.training.cuda_graphs import CUDAGraphWrapper, can_replay
 from lt25.training.device import DEVICE_TYPE
 from lt25.training.metrics import RunMetrics
+from lt25.training.parallelize import GradientSum, is_replicated
 from lt25.training.precision import LowPrecision
 from lt25.training.startup import compile_ahead
 from lt25.training.steps import FiniteOptimizers
@@ -96,9 +97,9 @@ class Trainer(torchtitan.train.Trainer):
             dist.all_reduce(all_labels, group=self.parallel_dims.get_mesh("batch").get_group())
 
         losses = []
-        for microbatch in microbatches:
+        for number, microbatch in enumerate(microbatches, start=1):
             inputs = {name: tensor for name, tensor in microbatch.items() if name != "labels"}
-            with self.low_precision:
+            with self.low_precision, self.gradient_sum if number == len(microbatches) else nullcontext():
                 loss = self.forward_backward_step(
                     input_dict=inputs, labels=microbatch["labels"], global_valid_tokens=all_labels
                 )
@@ -147,6 +148,11 @@ class Trainer(torchtitan.train.Trainer):
             half = TORCH_DTYPE_MAP[job_config.training.mixed_precision_param]
             if half != torch.float32 and not job_config.compile.enable:
                 self.low_precision = LowPrecision(self.model_parts[0], half)
+        self.gradient_sum: GradientSum | nullcontext = nullcontext()
+        if self.parallel_dims.dp_replicate_enabled and is_replicated(job_config):
+            copies = self.low_precision.copy_of if isinstance(self.low_precision, LowPrecision) else None
+            group = self.parallel_dims.get_mesh("dp_replicate").get_group()
+            self.gradient_sum = GradientSum(self.model_parts[0].parameters(), group, copies)
 
     def batch_generator(self, data_iterable: Iterable[Batch]) -> Iterator[Batch]:
         # torchtitan calls this once, with a checkpoint loaded and before the first step.
@@ -165,6 +171,11 @@ class Trainer(torchtitan.train.Trainer):
             super().train()
         barrier()
         return self.stopped
+
+    def close(self) -> None:
+        if isinstance(self.update, CUDAGraphWrapper):
+            self.update.close()
+        super().close()
 
     def should_continue_training(self) -> bool:
         """What comes after each step: whether to go on, and the checkpoints that no interval asks for."""

@@ -15,6 +15,7 @@ from lt25.models.auto import auto_class
 from tests import tiny
 
 SECTIONS = {"language_modeling": {"model": {"tie_word_embeddings": True}}}
+SHARDED = {"data_parallel_shard_degree": 2}
 
 
 @pytest.fixture(scope="module", params=TASKS)
@@ -23,7 +24,7 @@ def trained(request, tmp_path_factory):
     root = tiny.make_project(tmp_path_factory.mktemp(request.param))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        experiment = tiny.tiny(root, request.param, **SECTIONS.get(request.param, {}))
+        experiment = tiny.tiny(root, request.param, parallelism=SHARDED, **SECTIONS.get(request.param, {}))
         done = tiny.train(experiment, processes=2)
         assert done.returncode == 0, done.stderr
         yield experiment

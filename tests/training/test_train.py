@@ -39,25 +39,29 @@ def test_two_processes_give_the_losses_of_one(root, task):
     two = tiny.tiny(root, task, "two", training={"local_batch_size": 2, "global_batch_size": 4}, **PLAIN)
     done = tiny.train(two, processes=2)
     assert done.returncode == 0, done.stderr
+    assert "two: 2 processes: replicated (DDP): " in done.stdout
     assert losses(two) == pytest.approx(losses(one), abs=1e-4)
     assert json.loads((two.results_dir / "train.json").read_text())["world_size"] == 2
     for name, tensor in tiny.weights(one, 12).items():
         torch.testing.assert_close(tiny.weights(two, 12)[name], tensor, atol=1e-3, rtol=1e-3)
 
 
-def test_replicas_sum_their_gradients(root):
-    one = tiny.tiny(root, "classification", "one", **PLAIN)
+@pytest.mark.parametrize(
+    ("parallelism", "local"),
+    [
+        ({"data_parallel_shard_degree": 2}, 2),
+        ({"data_parallel_replicate_degree": 2, "data_parallel_shard_degree": 1}, 1),
+    ],
+    ids=["shards", "replicas that accumulate"],
+)
+def test_degrees_that_are_given_are_kept(root, parallelism, local):
+    one = tiny.tiny(root, "speech_recognition", "one", **PLAIN)
     assert tiny.train(one).returncode == 0
-    two = tiny.tiny(
-        root,
-        "classification",
-        "two",
-        training={"local_batch_size": 2, "global_batch_size": 4},
-        parallelism={"data_parallel_replicate_degree": 2, "data_parallel_shard_degree": 1},
-        **PLAIN,
-    )
+    training = {"local_batch_size": local, "global_batch_size": 4}
+    two = tiny.tiny(root, "speech_recognition", "two", training=training, parallelism=parallelism, **PLAIN)
     done = tiny.train(two, processes=2)
     assert done.returncode == 0, done.stderr
+    assert "replicated" not in done.stdout
     assert losses(two) == pytest.approx(losses(one), abs=1e-4)
 
 

@@ -64,7 +64,7 @@ def write_experiment(root: Path, name: str, task: str, **changes) -> None:
         "evaluation": {"new_tokens": 4} if task == "language_modeling" else {},
     }
     for section, values in changes.items():
-        experiment[section] = {**experiment[section], **values} if isinstance(values, dict) else values
+        experiment[section] = {**experiment.get(section, {}), **values} if isinstance(values, dict) else values
     (root / "config" / "experiments" / f"{name}.yaml").write_text(yaml.safe_dump(experiment))
 
 

@@ -118,6 +118,18 @@ def test_a_changed_experiment_is_trained_again_and_an_untouched_one_is_not(built
     assert "preparing" not in dry.stdout
 
 
+def test_a_cluster_is_asked_for_the_gpus_of_the_experiment(tmp_path):
+    root = chain.project(tmp_path)
+    chain.write_experiment(root, "digits", "classification", parallelism={"data_parallel_shard_degree": 4})
+    asked = ("--executor", "slurm", "--jobs", "2", "--dry-run", "--printshellcmds", "results/digits/train.json")
+    done = chain.run(root, "snakemake", *asked)
+    assert done.returncode == 0, done.stdout
+    assert "NGPU=4 lt25 train digits" in done.stdout
+    done = chain.run(root, "snakemake", *asked, NGPU="abc")
+    assert "lt25: error: NGPU: found 'abc', expected a whole number of at least 1" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
 def test_a_killed_snakemake_goes_on_where_its_trainer_was(tmp_path):
     root = chain.project(tmp_path)
     chain.write_experiment(root, "digits", "classification", training={"steps": 400}, checkpoint={"interval": 20})

@@ -9,6 +9,7 @@ from snakemake.exceptions import WorkflowError
 
 from lt25.experiment import Experiment, load_config, load_experiment
 from lt25.errors import UserError
+from lt25.launch import gpus
 
 # `.venv/bin/snakemake` works without an activated environment.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]))
@@ -29,6 +30,8 @@ for path in sorted(Path("config/experiments").glob("*.yaml")):
         INVALID[path.stem] = str(error)
 try:
     SETTINGS = load_config()
+    # Complains of an NGPU that makes no sense before anything runs.
+    gpus({})
 except UserError as error:
     stop(error)
 # While this file is read, Snakemake has not told its targets yet: they are in the command.

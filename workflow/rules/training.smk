@@ -35,9 +35,10 @@ rule train_model:
         "results/logs/train/{experiment}.log",
     benchmark:
         "results/benchmarks/train/{experiment}.tsv"
-    threads: workflow.cores
+    # Without --cores the job is sent to a cluster.
+    threads: workflow.resource_settings.cores or 8
     resources:
-        gpu=1,
+        gpu=lambda wildcards: gpus(EXPERIMENTS[wildcards.experiment].job.get("parallelism", {})),
         mem_mb=4000,
         runtime="2d",
     params:
@@ -45,4 +46,4 @@ rule train_model:
     message:
         "training {wildcards.experiment}; checkpoints in {params.checkpoints}"
     shell:
-        "lt25 train {wildcards.experiment} 2>&1 | tee {log}"
+        "NGPU={resources.gpu} lt25 train {wildcards.experiment} 2>&1 | tee {log}"

@@ -1,0 +1,170 @@
+"""What a job is started on, and one line for each setting that makes no sense."""
+
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from lt25 import cli, launch
+from lt25.errors import UserError
+from lt25.launch import Launch, gpus, plan, visible_gpus, waiting
+from tests import tiny
+
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+SHARD, REPLICATE, TENSOR = "data_parallel_shard_degree", "data_parallel_replicate_degree", "tensor_parallel_degree"
+TWO_NODES = {"NNODE": "2", "MASTER_ADDR": "there"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, Launch(1)),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, Launch(1)),
+        ({"CUDA_VISIBLE_DEVICES": "0"}, Launch(1, device="cuda")),
+        ({"CUDA_VISIBLE_DEVICES": "0,3"}, Launch(2, device="cuda")),
+        ({"CUDA_VISIBLE_DEVICES": "0,3", "NGPU": "1"}, Launch(1, device="cuda")),
+        ({"NGPU": "4"}, Launch(4)),
+        ({"NGPU": "", "NNODE": ""}, Launch(1)),
+        ({"MASTER_ADDR": "there"}, Launch(1, address=("there", 29500))),
+        (TWO_NODES, Launch(1, 2, address=("there", 29500))),
+        ({**TWO_NODES, "MASTER_PORT": "123", "NODE_RANK": "1"}, Launch(1, 2, "cpu", 1, ("there", 123))),
+    ],
+)
+def test_the_environment_decides_on_what_a_job_is_started(environment, expected):
+    assert plan({}, {**NO_GPU, **environment}) == expected
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "environment", "processes"),
+    [
+        ({SHARD: 2}, {}, 2),
+        ({SHARD: 1}, {"CUDA_VISIBLE_DEVICES": "0,1"}, 1),
+        ({SHARD: 2, REPLICATE: 2}, {"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}, 4),
+        ({SHARD: 4}, TWO_NODES, 2),
+        ({REPLICATE: 2}, {}, 2),
+        ({TENSOR: 2}, {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, 4),
+        ({SHARD: -1}, {"CUDA_VISIBLE_DEVICES": "0,1,2"}, 3),
+    ],
+)
+def test_degrees_of_parallelism_decide_where_the_environment_does_not(parallelism, environment, processes):
+    assert plan(parallelism, {**NO_GPU, **environment}).processes == processes
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "environment", "message"),
+    [
+        ({}, {"NGPU": "abc"}, "NGPU: found 'abc', expected a whole number of at least 1"),
+        ({}, {"NGPU": "0"}, "NGPU: found '0', expected a whole number of at least 1"),
+        ({}, {"NGPU": "-1"}, "NGPU: found '-1'"),
+        ({}, {"NGPU": "1.5"}, "NGPU: found '1.5'"),
+        ({}, {"NNODE": "two"}, "NNODE: found 'two', expected a whole number of at least 1"),
+        ({}, {"NNODE": "2"}, "MASTER_ADDR: missing, but NNODE is 2"),
+        (
+            {},
+            {**TWO_NODES, "MASTER_PORT": "70000"},
+            "MASTER_PORT: found '70000', expected a whole number from 1 to 65535",
+        ),
+        ({}, {"MASTER_PORT": "http"}, "MASTER_PORT: found 'http'"),
+        ({}, {**TWO_NODES, "NODE_RANK": "2"}, "NODE_RANK: found '2', expected a whole number from 0 to 1"),
+        ({}, {"CUDA_VISIBLE_DEVICES": "0,1", "NGPU": "3"}, "NGPU: asks for 3 GPUs on this node, but 2 are visible"),
+        ({SHARD: 4}, {"CUDA_VISIBLE_DEVICES": "0,1"}, "parallelism: asks for 4 GPUs on this node, but 2 are visible"),
+        ({SHARD: 2}, {"NGPU": "3"}, f"parallelism: {SHARD} 2 takes 2 processes, and there are 3: set NGPU"),
+        ({SHARD: 1}, {"NGPU": "2"}, "parallelism: no parallelism takes 1 processes, and there are 2"),
+        (
+            {TENSOR: 2, REPLICATE: 2},
+            {"NGPU": "6"},
+            f"{REPLICATE} 2, {TENSOR} 2 takes a multiple of 4 processes, and there are 6",
+        ),
+        ({SHARD: 3}, TWO_NODES, f"parallelism: {SHARD} 3 takes 3 processes, and there are 2"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(parallelism, environment, message):
+    with pytest.raises(UserError) as error:
+        plan(parallelism, {**NO_GPU, **environment})
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("start", "options"),
+    [
+        (Launch(1), ""),
+        (Launch(4), "--standalone --nproc_per_node 4"),
+        (
+            Launch(1, 2, address=("there", 123)),
+            "--nnodes 2 --nproc_per_node 1 --rdzv_backend c10d --rdzv_endpoint there:123 --rdzv_id lt25",
+        ),
+        (
+            Launch(8, 2, "cuda", 1, ("there", 123)),
+            "--nnodes 2 --nproc_per_node 8 --node_rank 1 --master_addr there --master_port 123",
+        ),
+    ],
+)
+def test_one_process_is_python_and_several_are_torchrun(start, options):
+    torchrun = ["-m", "torch.distributed.run"] if options else []
+    assert start.command("-m", "lt25.training") == [sys.executable, *torchrun, *options.split(), "-m", "lt25.training"]
+
+
+def test_torchrun_starts_each_process_of_a_node(tmp_path):
+    script = tmp_path / "rank.py"
+    script.write_text("import os; print(os.environ['RANK'], os.environ['WORLD_SIZE'], flush=True)")
+    for start in (Launch(2), Launch(2, 1, "cpu", 0)):
+        done = subprocess.run(start.command(str(script)), capture_output=True, text=True, env=tiny.environment())
+        assert sorted(done.stdout.splitlines()) == ["0 2", "1 2"], done.stderr
+
+
+def test_processes_share_the_cores():
+    assert Launch(1).environment({}) == {}
+    assert Launch(2).environment({"OMP_NUM_THREADS": "3"}) == {}
+    assert Launch(10_000).environment({}) == {"OMP_NUM_THREADS": "1"}
+
+
+def test_a_policy_of_waiting_is_set_unless_there_is_one():
+    assert waiting({}) == launch.WAITING
+    assert waiting({"OMP_WAIT_POLICY": "active"}) == {}
+    assert waiting({"GOMP_SPINCOUNT": "7"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "environment", "number"),
+    [
+        ({}, NO_GPU, 1),
+        ({}, {"CUDA_VISIBLE_DEVICES": "0,1"}, 2),
+        ({}, {**NO_GPU, "NGPU": "3"}, 3),
+        ({SHARD: 8}, NO_GPU, 8),
+        ({SHARD: 1}, {"CUDA_VISIBLE_DEVICES": "0,1"}, 1),
+        ({TENSOR: 4}, NO_GPU, 4),
+    ],
+)
+def test_a_rule_reserves_the_gpus_of_its_experiment(parallelism, environment, number):
+    assert gpus(parallelism, environment) == number
+
+
+def test_gpus_are_counted_by_nvidia_smi(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: One (UUID: GPU-1)'\necho 'GPU 1: Two (UUID: GPU-2)'\n")
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    launch._installed_gpus.cache_clear()
+    assert visible_gpus({}) == 2
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "1"}) == 1
+    tool.write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
+    launch._installed_gpus.cache_clear()
+    assert visible_gpus({}) == 0
+    launch._installed_gpus.cache_clear()
+
+
+def test_lt25_train_says_it_before_it_writes_anything(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tiny.make_project(tmp_path))
+    tiny.write_experiment(tmp_path, "classification")
+    monkeypatch.setenv("NGPU", "abc")
+    assert cli.main(["train", "tiny"]) == 2
+    assert capsys.readouterr().err == "lt25: error: NGPU: found 'abc', expected a whole number of at least 1\n"
+    assert not (tmp_path / "results").exists()
+
+
+def test_it_imports_no_torch():
+    script = "import sys, lt25.launch; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "False\n"
