@@ -197,7 +197,7 @@ def rows(tensor: Tensor, dtype: torch.dtype | None = None) -> np.ndarray:
 
 
 def vector(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
-    """A copy of a parameter [D] for numpy. Sharded training resizes parameters, which torch forbids once numpy shares the memory."""
+    """A parameter [D] as a numpy copy: sharded training resizes parameters, which torch forbids once numpy shares memory."""
     return tensor.detach().to(dtype, copy=True).numpy()
 
 

@@ -39,9 +39,9 @@ def _counts(row, mask):
     return len(mask) == 0 or mask[row]
 
 
-# In the kernels weights are [R, 2 D]: the factors of rows t - behind to t - behind + R - 1 in row t. They are zero for rows that a
-# channel does not read, and R is rounded up to a multiple of LAGS. Rows outside the sequence and padding are replaced by zeros,
-# since they may contain NaN.
+# In the kernels weights are [R, 2 D]: the factors of rows t - behind to t - behind + R - 1 in row t. They are zero for rows that
+# a channel does not read, and R is rounded up to a multiple of LAGS. Rows outside the sequence and padding are replaced by
+# zeros, since they may contain NaN.
 
 
 @njit(parallel=True, **JIT)

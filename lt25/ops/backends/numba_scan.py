@@ -39,7 +39,7 @@ def _forward(x, log_f, offsets, reverse, width, h, final_state):
 
 @njit(parallel=True, **JIT)
 def _backward(grad_h, log_f, h, initial_state, offsets, reverse, width, grad_x, grad_log_f, grad_state):
-    """Go through blocks of rows, the last first: compute f in the order of memory, then scan the block, now in the cache, backward.
+    """Go through blocks of rows, the last first: compute f in memory order, then scan the block, by then in the cache, backward.
 
     Processors prefetch rows read in the order of memory, but not those read backward.
     """
