@@ -20,8 +20,8 @@ learning rate the networks are trained in turns of a few steps; seconds an epoch
 in an epoch, and the accuracy is that of the learning rate at which it is highest. "pixels" is MNIST pixel by pixel, 784 steps in
 time: milliseconds of a few steps, in turn as well. All read what `lt25 prepare config/experiments/NAME.yaml` has prepared.
 
-"products": the matrix products of the layers in a training step of `digits`, forward and both ways back, in float32 and in
-bfloat16: the least that a step takes.
+"products": the matrix products of the layers in a training step of `digits`, forward and both products of the backward pass, in
+float32 and in bfloat16: a lower bound of a step's time.
 """
 
 import argparse
@@ -182,7 +182,7 @@ class Training:
         self.schedule = torch.optim.lr_scheduler.SequentialLR(self.optimizer, [rise, fall], [warmup])
 
     def steps(self, count: int, pixels: bool = False) -> None:
-        """Train; pixel by pixel if wished, which a network must have been built for."""
+        """Train; with `pixels` pixel by pixel, for which the network must have been built."""
         self.model.train()
         for inputs, labels in itertools.islice(self.batches, count):
             features = inputs["input"].reshape(len(labels), -1, 1) if pixels else inputs["input"]

@@ -1,4 +1,4 @@
-"""What the GPU benchmarks share: timing by CUDA graphs, the copy ceiling, a scan in float64, and their report."""
+"""Shared by the GPU benchmarks: timing by CUDA graphs, the copy ceiling, a scan in float64, and the report."""
 
 import argparse
 import json
@@ -60,7 +60,7 @@ def sets_needed(size: int) -> int:
 def microseconds(run: Callable, call: Callable, sets: Sequence[Set], repeats: int = 9) -> tuple[float, str]:
     """Time of run(call, *set), `forward` or `both`, in turn over the sets.
 
-    Many calls are captured in a CUDA graph, and its replays timed by events: the GPU's time without that of launching.
+    Many calls are captured in a CUDA graph whose replays are timed by events: the GPU's time without launch overhead.
     Results live as long as it takes to go through all sets, so that their memory is not warm either.
 
     Returns:
@@ -306,7 +306,7 @@ class Compiling:
 
     def __init__(self, whose: str, n: int = 0) -> None:
         self.name = f"{whose} {n}"
-        # What is tuned beside others is tuned badly: nothing of it is kept but the binaries.
+        # Kernels tuned while others run are tuned badly, so only the binaries are kept.
         settings = environment(TRITON_CACHE_AUTOTUNING="0", FLA_CACHE_RESULTS="0")
         command = [sys.executable, sys.argv[0], "--compile", whose, str(n)]
         self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115  open as long as the process writes

@@ -179,7 +179,7 @@ def ratios(report: Report) -> None:
 
 
 def compile_one(whose: str, n: int) -> None:
-    """Compile what is timed later; of FLA's kernels all configurations, at a smaller shape where only D matters."""
+    """Compile the kernels that are timed later; of FLA's kernels all configurations, at a smaller shape where only D matters."""
     device.tune_quickly()
     shape = device.SHAPES[n]
     for _, owner, call, _, make in CASES:

@@ -1,4 +1,4 @@
-"""Products with what stands before, behind or between them in one operator, beside the same one after the other.
+"""Products fused with the operations before, after or between them, beside the same operations one by one.
 
     python benchmarks/products.py
 

@@ -11,7 +11,7 @@ in the 2-norm, of h and of the gradients (the larger of the two), to the same in
 Gates are sigmoid(2 + normal noise) unless a row says otherwise. "a + b" is an elementwise kernel that moves the same 3 passes.
 accelerated-scan takes f, not log f, as contiguous [B, D, T]: it is given that, and only its scan is timed. Its CUDA version
 ("warp") takes no T but powers of two: it is given the next, and its bytes are counted with that.
-What is left out for want of time is named.
+Rows left out for lack of time are named.
 """
 
 import subprocess
@@ -172,7 +172,7 @@ def special() -> list[tuple]:
 
 
 def worst_case(report: Report) -> None:
-    """Say what gates that keep everything cost where time is cut: the repair then walks through all of it once more."""
+    """Report the cost of gates that keep everything where time is split: the repair then scans all of it once more."""
     found = {row["what"]: row for row in report.rows if row["B, T, D"] == "1, 65536, 1024"}
     usual, worst = found.get("lt25"), found.get("lt25, f = 1: worst case")
     if usual and worst:
@@ -203,7 +203,7 @@ def first_call(report: Report) -> None:
 
 
 def compile_one(whose: str, n: int) -> None:
-    """Compile what is timed later; of FLA's kernels only D matters, and all their configurations."""
+    """Compile the kernels that are timed later; of FLA's kernels only D matters, and all their configurations."""
     if whose == "warp":
         import accelerated_scan.warp  # noqa: F401
     elif whose == "special":

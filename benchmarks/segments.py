@@ -1,4 +1,4 @@
-"""Into how many segments the scan had best cut time, where sequences and channels are too few to fill the GPU.
+"""The best number of time segments for the scan where sequences and channels are too few to fill the GPU.
 
     python benchmarks/segments.py
 

@@ -592,7 +592,7 @@ def main() -> None:
         check(options.device, report)
         return
     with tempfile.TemporaryDirectory() as folder:
-        # The trainers come first: what they compiled from nothing then serves the networks.
+        # The trainers come first: the networks then reuse the kernels that these compiled.
         caches = {name: Path(folder) / name for name in names}
         for name in names if "lt25" in networks and not options.no_trainer else []:
             for state in TRAINERS:

@@ -23,10 +23,10 @@ from lt25.ops import (
 
 Draw = Callable[[int, int], int]
 
-# Of the largest element of a result; with room for the rounding of what is saved for the way back.
+# Relative to the largest element of a result, with room for the rounding of tensors saved for the backward pass.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
-# A GPU gives exponentials and reciprocals to 2**-22, of which the way back through a norm of two or three channels, a small
-# difference of large numbers, makes up to 1e-4.
+# A GPU computes exponentials and reciprocals to 2**-22. The backward pass through a norm of two or three channels, a small
+# difference of large numbers, turns that into up to 1e-4.
 ON_CUDA = {**TOLERANCE, torch.float32: 2e-4}
 
 
@@ -39,7 +39,7 @@ class Sizes(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A call of an operator: tensors in float64, those of them that want gradients, and what else it takes."""
+    """A call of an operator: its tensors in float64, which of them need gradients, and its other arguments."""
 
     operator: Callable
     tensors: dict[str, Tensor]
@@ -198,7 +198,7 @@ def check(case: Case, backend: str, dtype: torch.dtype, device: str = "cpu") -> 
         )
         assert torch.equal(found, second[name]), f"{name}: other bits in the second run"
         if reference.numel():
-            # 1, because the way back through a norm of few channels is a small difference of numbers of that size.
+            # 1, because the backward pass through a norm of few channels is a small difference of numbers of that size.
             scale = 1 + reference.double().abs().max()
             error = ((found.double() - reference.double()).abs().max() / scale).item()
             assert error <= (ON_CUDA if device == "cuda" else TOLERANCE)[dtype], (
@@ -207,7 +207,7 @@ def check(case: Case, backend: str, dtype: torch.dtype, device: str = "cpu") -> 
 
 
 def poison(device: str) -> None:
-    """Fills memory that the next allocations will be given with NaN: the caching allocator hands out what was freed."""
+    """Fill freed memory with NaN; the caching allocator gives it to the next allocations."""
     if device == "cpu":
         return
     # Below 1 MiB and above it memory comes from different pools, and is cut from segments of 2 MiB and of 20 MiB or more.

@@ -55,7 +55,7 @@ def half(*shape: int) -> torch.Tensor:
 
 
 def run(results: torch.Tensor | tuple) -> None:
-    """The way back of results that nothing was written to."""
+    """The backward pass of results that nothing was written to."""
     results = [results] if isinstance(results, torch.Tensor) else [each for each in results if each is not None]
     torch.autograd.backward(
         [each for each in results if each.requires_grad], [torch.ones_like(each) for each in results]

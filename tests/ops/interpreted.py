@@ -94,7 +94,7 @@ def test_which_mlps_are_fused(hidden, width, dtype, fused):
 
 
 def test_fused_mlp_over_many_rows():
-    """Each program of the way back walks several tiles, the last of them not full."""
+    """Each program of the backward pass goes through several tiles, the last of them not full."""
     tensors = [each.detach() for each in mlp_arguments(301, 16, 80, torch.float64)]
     case = compare.Case(gated_mlp, dict(zip(MLP, tensors, strict=True)), {})
     with patch.object(triton_mlp, "PROGRAMS", 4):

@@ -1,4 +1,4 @@
-"""Every operator on a CPU against the float64 reference, and what makes it a well-behaved operator of torch."""
+"""Every operator on a CPU: against the float64 reference, and as an operator of torch."""
 
 import os
 import subprocess
@@ -60,7 +60,7 @@ def test_equals_the_reference(operator, dtype, data):
 
 
 def test_kernels_from_the_cache_give_the_bits_of_those_just_compiled(tmp_path):
-    """Else a training that is stopped in its very first process would not go on as it began."""
+    """Otherwise a training run stopped in its first process would not resume with the same numbers."""
     script = (
         "import random, sys, torch\n"
         "from tests.ops import compare\n"
@@ -193,7 +193,7 @@ def test_operators_keep_torchs_rules():
 
 
 def test_only_one_of_the_results_has_a_gradient():
-    """What nothing used of an operator's results has no gradient, and no memory is filled with zeros for it."""
+    """Unused results of an operator have no gradient, and no memory is filled with zeros for them."""
     for operator in ("hgrn_scan", "hgrn_mix", "add_rms_norm"):
         case = plain(operator)
         for used in (0, 1):

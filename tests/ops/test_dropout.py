@@ -1,4 +1,4 @@
-"""Dropout: which elements, how many, and the same ones on the way back."""
+"""Dropout: which elements, how many, and the same ones in the backward pass."""
 
 import pytest
 import torch

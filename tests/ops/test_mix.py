@@ -1,4 +1,4 @@
-"""The gates at their limits, and what an HGRN layer is entitled to expect of its fused middle."""
+"""The gates at their limits, and the properties that an HGRN layer relies on."""
 
 import itertools
 

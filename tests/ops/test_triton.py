@@ -9,7 +9,7 @@ import pytest
 
 @pytest.mark.parametrize("way", ["interpreted", "compiled"])
 def test_kernels(way):
-    """In a process of its own: what Triton has once been told to interpret it does not compile any more."""
+    """In a process of its own: once Triton interprets kernels, it does not compile them in the same process."""
     tests = Path(__file__).with_name(f"{way}.py")
     command = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(tests))
     result = subprocess.run(command, cwd=tests.parents[2], capture_output=True, text=True)
