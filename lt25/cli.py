@@ -1,4 +1,4 @@
-"""The command line: ``lt25 download|prepare|configure|train|export|evaluate|report|config|check``.
+"""The command line: ``lt25 download|prepare|configure|train|export|evaluate|report|config|check|list|new``.
 
 Each command is one stage of the chain and can be run by hand. A command that takes an experiment takes overrides of it too,
 ``--optimizer.lr 1e-3``. A command imports what it needs when it runs, so that ``--help`` answers at once.
@@ -42,10 +42,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
 
 
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        parser.exit(message=f"lt25 {version('lt25')}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lt25", description="From a dataset's name to a trained, exported, evaluated and reported model."
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print lt25's version")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name, run, help, overrides=True):
@@ -114,6 +122,13 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("check", _check, "check experiments, and what they need, before anything runs")
     sub.add_argument("experiments", nargs="*", **{**experiment, "help": f"{experiment['help']}; default: all"})
+
+    command("list", _list, "list the datasets, experiments and models of config/", overrides=False)
+
+    sub = command("new", _new, "write an experiment file for another dataset of the same task", overrides=False)
+    sub.add_argument("name", metavar="NAME", help="of the new file, config/experiments/NAME.yaml")
+    sub.add_argument("--like", required=True, **{**experiment, "help": "whose settings it has"})
+    sub.add_argument("--dataset", required=True, metavar="DATASET", help="a name in config/datasets/")
     return parser
 
 
@@ -224,6 +239,19 @@ def _check(options: argparse.Namespace) -> int:
     from lt25.check import check
 
     return check(options.experiments, options.overrides)
+
+
+def _list(options: argparse.Namespace) -> None:
+    from lt25.listing import listing
+
+    print(listing())
+
+
+def _new(options: argparse.Namespace) -> None:
+    from lt25.new import new
+
+    path, remark = new(options.name, options.like, options.dataset)
+    print(f"{path}: ok{remark}")
 
 
 if __name__ == "__main__":

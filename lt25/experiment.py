@@ -26,6 +26,8 @@ from lt25.tasks import TASKS, Task
 DEFAULT = "default"
 """The origin of a value that nobody gave."""
 
+_EVERY_MODEL = {name: replace(key, default=OPTIONAL) for name, key in MODEL.items()}
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -218,6 +220,16 @@ def load_config(path: str | Path = "config/config.yaml") -> dict[str, Any]:
     return resolve(written, CONFIG)
 
 
+def model_keys(model_type: str) -> Section | None:
+    """Return all keys that a model's config may have; None for a family of which nothing is known.
+
+    Raises:
+        UserError: if there is no such family.
+    """
+    keys = families.find(model_type).model_keys()
+    return None if keys is None else {**_EVERY_MODEL, **keys}
+
+
 def plugin_names(root: Path) -> list[str]:
     """Return the plugins that a project's config/config.yaml names; none if it has no such file."""
     return load_config()["plugins"] if (root / "config" / "config.yaml").is_file() else []
@@ -276,12 +288,11 @@ def _resolve(written: Mapping[str, Any], where: str, root: Path) -> tuple[dict[s
         for key in section if isinstance(section, Mapping) else ():
             if key in hidden:
                 raise UserError(f"{where}: {name}.{key}: not for an experiment: {hidden[key]}: remove the key")
-    common = {name: replace(key, default=OPTIONAL) for name, key in MODEL.items()}
     top = {**EXPERIMENT, "task": replace(EXPERIMENT["task"], bounds={"enum": list(TASKS)})}
     check(written, top, where)
     check(
-        {"model": {name: value for name, value in written["model"].items() if name in common}},
-        {"model": replace(EXPERIMENT["model"], keys=common)},
+        {"model": {name: value for name, value in written["model"].items() if name in _EVERY_MODEL}},
+        {"model": replace(EXPERIMENT["model"], keys=_EVERY_MODEL)},
         where,
     )
 
@@ -292,14 +303,13 @@ def _resolve(written: Mapping[str, Any], where: str, root: Path) -> tuple[dict[s
     if "model_type" not in model:
         raise UserError(f"{where}: model.model_type: missing: name a model type (lt25_hgrn) or a `base:` file")
     try:
-        keys = families.find(model["model_type"]).model_keys()
+        known = model_keys(model["model_type"])
     except UserError as error:
         key = f"{where}: model.model_type" if "model_type" in own else f"{path}: model_type"
         raise UserError(f"{key}: {error}") from None
-    known = None if keys is None else {**common, **keys}
     if known is not None:
         check(base, known, path)
-        model = {**model, **resolve(model, keys)}
+        model = {**model, **resolve(model, known)}
     sections = {
         **top,
         "prepare": replace(top["prepare"], keys=task.prepare),

@@ -1,5 +1,6 @@
 """The command line: quick, and one line for each mistake."""
 
+import re
 import subprocess
 import sys
 import time
@@ -20,13 +21,21 @@ def test_help_answers_within_a_second_and_imports_neither_torch_nor_transformers
     started = time.perf_counter()
     shown = subprocess.run([LT25, "--help"], check=True, capture_output=True, text=True).stdout
     assert time.perf_counter() - started < 1
-    for command in ("download", "prepare", "configure", "train", "export", "evaluate", "report", "config", "check"):
+    stages = ("download", "prepare", "configure", "train", "export", "evaluate", "report")
+    for command in (*stages, "config", "check", "list", "new"):
         assert command in shown
     script = (
         "import sys; sys.argv = ['lt25']; import lt25.cli, lt25.experiment; "
         "print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    assert stopped.value.code in (None, 0)
+    assert re.fullmatch(r"lt25 \d+\.\d+\.\d+\n", "".join(capsys.readouterr()))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +72,7 @@ def test_a_refused_command_has_imported_no_torch(tmp_path):
         import sys
         sys.argv = ["lt25"]
         from lt25.cli import main
-        for command in ("prepare", "configure", "train", "export", "evaluate", "report", "config", "check"):
+        for command in ("prepare", "configure", "train", "export", "evaluate", "report", "config", "check", "list", "new"):
             assert main([command, "nosuch"]) == 2, command
         print({"torch", "transformers", "pandas", "matplotlib"} & set(sys.modules))"""
     shown = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)

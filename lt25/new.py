@@ -1,0 +1,78 @@
+"""``lt25 new``: an experiment file for another dataset, made from the file of an experiment that does the same task."""
+
+import json
+import re
+from pathlib import Path
+
+import yaml
+
+from lt25.check import check_columns
+from lt25.config.files import parse_value
+from lt25.errors import UserError
+from lt25.experiment import Dataset, Experiment, load_dataset_config, load_experiment, project_root
+from lt25.files import write_text
+from lt25.tasks import TASKS
+
+
+def new(name: str, like: str, dataset: str) -> tuple[Path, str]:
+    """Write ``config/experiments/<name>.yaml``: the settings of another experiment, on another dataset.
+
+    Args:
+        name: of the new experiment.
+        like: the other experiment, a name in ``config/experiments/`` or a path.
+        dataset: the dataset, a name in ``config/datasets/``.
+
+    Returns:
+        The file, relative to the project, and what of it could not be checked, mostly nothing.
+
+    Raises:
+        UserError: if the name is taken, or one of the three does not go with the others; then nothing is written.
+    """
+    root = project_root()
+    path = Path("config") / "experiments" / f"{name}.yaml"
+    if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII) or name.endswith((".yaml", ".yml")):
+        raise UserError(f"lt25 new: found {name}, expected a name of letters, digits, `_`, `-` and `.`, without .yaml")
+    if (root / path).exists():
+        raise UserError(f"{path}: is there already: choose another name, or remove the file")
+    if not (root / "config" / "datasets" / f"{dataset}.yaml").is_file() and Path(dataset).name != dataset:
+        raise UserError(f"--dataset {dataset}: expected a name in config/datasets/: move the file there")
+    source, data = load_experiment(like), load_dataset_config(dataset)
+    if source.task not in data.options["tasks"]:
+        raise UserError(
+            f"--dataset {dataset}: is for {', '.join(data.options['tasks'])}, and {source.name} does {source.task}: "
+            "name a dataset of that task, or with --like an experiment of another"
+        )
+    write_text(root / path, _text(source, data))
+    try:
+        remark = check_columns(load_experiment(root / path))
+    except UserError:
+        (root / path).unlink()
+        raise
+    return path, remark
+
+
+def _text(source: Experiment, dataset: Dataset) -> str:
+    """Return the file of ``source`` with another dataset, and a comment at its head that says what it is.
+
+    The comments of ``source`` are left out, because they may tell of its dataset ("64 steps, ten classes").
+    """
+    text = (source.root / source.path).read_text(encoding="utf-8")
+    scalars = [token for token in yaml.scan(text) if isinstance(token, yaml.ScalarToken)]
+    values = dict(yaml.compose(text, Loader=yaml.SafeLoader).value)
+    named = next(value for key, value in values.items() if key.value == "dataset")
+    changes = [(named.start_mark.index, named.end_mark.index, _scalar(dataset.name))]
+    for comment in re.finditer(r"(?:(?<=\s)|^)[ \t]*#.*", text, re.MULTILINE):
+        if not any(scalar.start_mark.index <= comment.start() < scalar.end_mark.index for scalar in scalars):
+            changes.append((comment.start(), comment.end(), ""))
+    for start, end, instead in sorted(changes, reverse=True):
+        text = text[:start] + instead + text[end:]
+    body = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
+    body = re.sub(r"\n{3,}", "\n\n", body).strip("\n")
+    task = TASKS[source.task].title.lower()
+    title = " ".join(dataset.title.split())
+    return f"# {title}: {task}. Begun as a copy of {source.path.name}.\n{body}\n"
+
+
+def _scalar(name: str) -> str:
+    """Return a name as YAML reads it: with quotes if it would be a number or the like without them."""
+    return name if parse_value(name, name) == name else json.dumps(name)
