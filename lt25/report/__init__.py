@@ -17,7 +17,11 @@ def build(experiments: Sequence[Experiment], out: Path) -> None:
 
     Raises UserError if an experiment has not been evaluated.
     """
-    # matplotlib and jinja2 take a second to import: the command line must not wait for them
+    from lt25.report.collect import read_metrics
+
+    for experiment in experiments:
+        read_metrics(experiment)
+    # pandas and matplotlib take seconds to import, which a mistake of the user's should not wait for
     from lt25.files import write_text
     from lt25.report.page import render
 

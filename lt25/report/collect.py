@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from lt25.experiment import Experiment
 from lt25.files import read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Results:
 
 def collect(experiment: Experiment) -> Results:
     """Read an experiment's results. Raises UserError if it has not been evaluated, or a file is damaged."""
+    import pandas as pd
+
     folder = experiment.results_dir
     metrics = read_metrics(experiment)
     train = read_if_there(folder / "train.json")

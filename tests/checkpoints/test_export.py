@@ -55,6 +55,19 @@ def test_logits_are_equal_before_and_after_and_a_step_has_its_own_folder(trained
     assert not list(trained.results_dir.glob(".hf*"))
 
 
+def test_steps_in_one_process_are_exported_as_one_by_one(trained):
+    def files():
+        folder = trained.results_dir / "hf"
+        return {file.relative_to(folder): file.read_bytes() for file in folder.glob("step-*/*")}
+
+    export(trained, [4])
+    export(trained, [8])
+    alone = files()
+    export(trained, [4, 8])
+    assert alone
+    assert files() == alone
+
+
 def test_a_folder_goes_back_to_a_checkpoint_with_the_same_weights(trained, tmp_path):
     export(trained)
     convert.import_model(trained.results_dir / "hf", tmp_path / "step-0")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from lt25.config.sections import decides_by_validation
 from lt25.experiment import Experiment, load_config, load_experiment
 from lt25.errors import UserError
 from lt25.launch import gpus
@@ -73,8 +74,8 @@ def starting_model(wildcards):
 
 def curve(experiment):
     """What tells that the kept steps before the last are evaluated, which with the final numbers make the learning curve."""
-    # Where training may stop early, nobody knows beforehand which steps there will be.
-    early = experiment.job["validation"]["patience"]
-    if not SETTINGS["learning_curves"] or early or not experiment.kept_steps[:-1]:
+    # Where validation decides, nobody knows beforehand which steps there will be.
+    unknown = decides_by_validation(experiment.job)
+    if not SETTINGS["learning_curves"] or unknown or not experiment.kept_steps[:-1]:
         return []
     return [f"results/{experiment.name}/evaluation/curve.done"]
