@@ -112,7 +112,8 @@ def register(task: Task) -> None:
     TASKS[task.name] = task
 
 
-def _evaluation(**further: Key) -> Mapping[str, Key]:
+def evaluation_keys(**further: Key) -> Mapping[str, Key]:
+    """Return the keys that the evaluation of every task has, and further ones."""
     return {
         "splits": Key(
             "array",
@@ -162,7 +163,7 @@ print(model.config.id2label[int(logits.argmax())])""",
                 {"items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2},
             ),
         },
-        evaluation=_evaluation(),
+        evaluation=evaluation_keys(),
     )
 )
 
@@ -220,7 +221,7 @@ print(recognise("speech.wav")["text"])""",
                 {"enum": ["stop", "exclude"]},
             ),
         },
-        evaluation=_evaluation(),
+        evaluation=evaluation_keys(),
         augment={
             "gain_db": Key(
                 ("array", "null"),
@@ -268,7 +269,7 @@ print(generate("def main(", max_new_tokens=50)[0]["generated_text"])""",
                 {"enum": ["whole", "paragraphs", "lines"]},
             ),
         },
-        evaluation=_evaluation(
+        evaluation=evaluation_keys(
             max_bytes=Key(
                 ("integer", "null"),
                 None,

@@ -252,7 +252,7 @@ _ID = Key(("integer", "null"), None, "number of a token; the data decides it", T
 
 
 def _hgrn_complaint(model: Mapping[str, Any], task: str) -> str | None:
-    if task == "language_modeling":
+    if TASKS[task].main_input == "input_ids":
         if model.get("bidirectional"):
             return "model.bidirectional: found true, but a language model reads in one direction: use false"
         if model.get("input_size") is not None:

@@ -28,6 +28,7 @@ with without_garbage():
     import torch.distributed as dist
     from torchtitan.config import ConfigManager, JobConfig
 
+    from lt25 import plugins
     from lt25.checkpoints.whole import damage, kept_steps
     from lt25.errors import UserError
     from lt25.memory import keep_freed_memory
@@ -64,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _train(arguments: list[str], rank: int) -> int:
     config, written = _read_jobs(arguments)
+    plugins.load(Path.cwd(), config.lt25.plugins)
     job = config.to_dict()
     parallelism = config.parallelism
     split = (

@@ -1,0 +1,35 @@
+"""A task of one's own: predict a number from a series.
+
+Name the package in config/config.yaml, and an experiment can say ``task: regression``:
+
+    plugins: [examples/regression]
+
+The model is a classifier with one output, so every family that has one can be trained. Numbers are learned as they are: bring
+them near 0 to 1 in the data, and write no -100, which stands for a label that is missing.
+"""
+
+from lt25.tasks import Task, evaluation_keys, register
+
+register(
+    Task(
+        name="regression",
+        title="Regression",
+        description="a model that predicts a number from a series",
+        columns=("input", "label"),
+        main_input="input_features",
+        auto_model="AutoModelForSequenceClassification",
+        pipeline_tag="time-series-forecasting",
+        prefix="numbers",
+        unit="steps",
+        usage="""\
+import lt25
+from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification
+
+model = AutoModelForSequenceClassification.from_pretrained("{folder}")
+extractor = AutoFeatureExtractor.from_pretrained("{folder}")
+print(float(model(**extractor(series, return_tensors="pt")).logits))""",
+        prepare={},
+        evaluation=evaluation_keys(),
+        package=__name__,
+    )
+)

@@ -1,0 +1,109 @@
+"""A project's own Python: the task of examples/regression through the whole chain, and plugins that cannot be loaded."""
+
+import builtins
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from lt25 import plugins
+from lt25.errors import UserError
+from tests import tiny
+from tests.data import make
+
+EXAMPLE = tiny.REPOSITORY / "examples" / "regression"
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A project whose plugin is the example, with series whose mean is to be predicted."""
+    rng = np.random.default_rng(0)
+    series = [(rng.uniform() + 0.1 * rng.standard_normal(rng.integers(8, 16))).tolist() for _ in range(60)]
+    make.parquet(tmp_path / "series" / "all.parquet", [{"series": one, "mean": float(np.mean(one))} for one in series])
+    dataset = {
+        "title": "Noisy levels",
+        "licence": "none",
+        "tasks": ["regression"],
+        "origin": {"path": "series"},
+        "columns": {"input": "series", "label": "mean"},
+        "splits": make.HELD_OUT,
+    }
+    experiment = {
+        "task": "regression",
+        "dataset": "levels",
+        "model": tiny.MODEL,
+        "training": {"steps": 6, "local_batch_size": 4, "mixed_precision_param": "float32"},
+        "lr_scheduler": {"warmup_steps": 2},
+    }
+    config = {"experiments": ["levels"], "plugins": ["examples/regression"]}
+    for file, content in (("datasets/levels", dataset), ("experiments/levels", experiment), ("config", config)):
+        make.write(tmp_path / "config" / f"{file}.yaml", yaml.safe_dump(content))
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / "regression").symlink_to(EXAMPLE)
+    return tmp_path
+
+
+def run(root: Path, *command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lt25.cli", *command], cwd=root, env=tiny.environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_fourth_task_needs_no_change_of_lt25(project):
+    for command in ("download", "prepare", "train", "export", "evaluate", "report"):
+        run(project, command, "levels")
+    results = project / "results" / "levels"
+    metrics = json.loads((results / "evaluation" / "metrics.json").read_text())
+    assert metrics["task"] == "regression"
+    assert metrics["splits"]["test"]["mean_absolute_error"] > 0
+    assert (results / "evaluation" / "predictions.svg").is_file()
+    page = (project / "results" / "report.html").read_text()
+    for said in ("Regression", "mean absolute error", "Its largest errors", "squared error per example"):
+        assert said in page
+    card = (results / "hf" / "README.md").read_text()
+    assert "a model that predicts a number from a series" in card
+    assert "results/levels/hf" in card
+
+
+def test_a_plugin_is_loaded_once(tmp_path, monkeypatch):
+    make.write(
+        tmp_path / "lt25_counted.py", "import builtins\nbuiltins.lt25_loads = getattr(builtins, 'lt25_loads', 0) + 1\n"
+    )
+    monkeypatch.setattr("builtins.lt25_loads", 0, raising=False)
+    for _ in range(2):
+        plugins.load(tmp_path, ["lt25_counted.py"])
+    assert builtins.lt25_loads == 1
+    del sys.modules["lt25_counted"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("lt25_gone.py", None, "no such file or package"),
+        ("lt25_no_such_module", None, "No module named 'lt25_no_such_module'"),
+        ("lt25_broken.py", "x = 1\nraise ValueError('why')\n", "lt25_broken.py:2: ValueError: why"),
+        ("lt25_wrong.py", "def\n", "lt25_wrong.py:1: SyntaxError"),
+        ("json.py", "", "there is another module called json"),
+    ],
+)
+def test_a_plugin_that_cannot_be_loaded_is_one_line(tmp_path, name, content, said):
+    if content is not None:
+        make.write(tmp_path / name, content)
+    with pytest.raises(UserError) as caught:
+        plugins.load(tmp_path, [name])
+    assert str(caught.value).startswith(f"config/config.yaml: plugins: {name}: ")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_intermediate_evaluation_imports_no_matplotlib():
+    code = (
+        "import sys, lt25.evaluation.run\nfrom lt25.tasks import TASKS\n"
+        "[task.module('evaluation') for task in TASKS.values()]\nassert 'matplotlib' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=tiny.environment())
