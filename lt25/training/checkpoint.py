@@ -54,6 +54,8 @@ class WholeCheckpoints(CheckpointManager):
 
     def save_now(self, step: int) -> None:
         """Save a whole checkpoint of a step, whether or not the interval asks for one, unless there is one."""
+        if not self.enable:
+            return
         if self._newest != step:
             self.save(step, last_step=True)
         self._async_wait()

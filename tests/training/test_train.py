@@ -131,3 +131,10 @@ def test_without_a_project_nothing_of_wandb_is_written(root):
     experiment = tiny.tiny(root, "classification", training={"steps": 2})
     assert tiny.train(experiment).returncode == 0
     assert not list(root.rglob("wandb"))
+
+
+def test_a_job_without_checkpoints_trains_to_its_end(root):
+    experiment = tiny.tiny(root, "classification", training={"steps": 3}, checkpoint={"enable": False})
+    done = tiny.train(experiment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((experiment.results_dir / "train.json").read_text())["checkpoints"] == []
