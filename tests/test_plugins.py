@@ -37,6 +37,7 @@ def project(tmp_path) -> Path:
         "dataset": "levels",
         "model": tiny.MODEL,
         "training": {"steps": 6, "local_batch_size": 4, "mixed_precision_param": "float32"},
+        "optimizer": {"lr": 1e-2},
         "lr_scheduler": {"warmup_steps": 2},
     }
     config = {"experiments": ["levels"], "plugins": ["examples/regression"]}

@@ -1,7 +1,6 @@
 """The whole evaluation of real, untrained models of each task on a handful of made-up examples."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from lt25.data.shards import SplitWriter
 from lt25.errors import UserError
 from lt25.evaluation import evaluate
 from lt25.evaluation import language_modeling as language
+from lt25.evaluation.run import load_model
 from lt25.experiment import Dataset, Experiment
 from lt25.models.configuration import HGRNConfig
 from lt25.tasks import TASKS
@@ -182,7 +182,7 @@ def test_what_is_missing_is_one_line(classification, tmp_path):
 
 def test_a_model_of_another_task_is_refused(text, tmp_path):
     with pytest.raises(UserError, match="not a model for classification"):
-        evaluate(replace(text, task="classification"), tmp_path / "hf", tmp_path / "out")
+        load_model("classification", tmp_path / "hf", torch.device("cpu"))
 
 
 def test_weights_that_are_missing_are_not_made_up(classification, tmp_path):
