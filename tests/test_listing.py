@@ -6,6 +6,7 @@ import yaml
 
 from lt25 import cli
 from tests import tiny
+from tests.data import make
 
 DATASET = {
     "title": "Letters",
@@ -13,7 +14,7 @@ DATASET = {
     "tasks": ["classification"],
     "origin": {"path": "letters"},
     "columns": {"input": "image", "label": "label"},
-    "splits": {"train": "all"},
+    "splits": make.HELD_OUT,
 }
 
 
