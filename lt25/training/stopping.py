@@ -1,7 +1,7 @@
 """Stopping before the last step: Ctrl-C, SIGTERM, Slurm's warning and a time limit end a training at the end of a step.
 
-All ranks must stop after the same step. Each votes after every step, by an all-reduce between the hosts that runs beside the
-next step, so that no device is waited for; what the votes of one step say is done after the next.
+All ranks must stop after the same step. They vote by an all-reduce between the hosts that runs beside the steps that follow, so
+that no device is waited for; what a vote says is done at the next one. Short steps share a vote.
 """
 
 import signal
@@ -18,6 +18,10 @@ STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 124}
 
 TIME_IS_UP = 124
 """The exit status of a training that its time limit stops, as of the command ``timeout``."""
+
+
+VOTE_EVERY = 0.02
+"""Seconds between two votes, or one step if that takes longer: a vote takes about as long as a small model's step."""
 
 
 class StopRequest:
@@ -39,6 +43,7 @@ class StopRequest:
         self.before = {number: signal.signal(number, self._note) for number in STATUS}
         self.hosts = dist.new_group(backend="gloo") if dist.is_initialized() and dist.get_world_size() > 1 else None
         self.vote: tuple[torch.Tensor, dist.Work] | None = None
+        self.steps, self.interval, self.voted = 0, 1, time.perf_counter()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -52,13 +57,20 @@ class StopRequest:
         asked = self.asked or (TIME_IS_UP if time.time() >= self.deadline else 0)
         if self.hosts is None:
             return asked
-        before = self.vote
-        votes = torch.tensor([asked])
+        self.steps += 1
+        if self.steps < self.interval:
+            return 0
+        now, before = time.perf_counter(), self.vote
+        votes = torch.tensor([asked, (now - self.voted) / self.steps], dtype=torch.float64)
         self.vote = votes, dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self.hosts, async_op=True)
+        self.steps, self.voted = 0, now
         if before is None:
             return 0
         before[1].wait()
-        return int(before[0])
+        # The slowest rank's time, which all ranks know: so they all vote again after the same step.
+        status, seconds = before[0].tolist()
+        self.interval = max(int(VOTE_EVERY / max(seconds, 1e-6)), 1)
+        return int(status)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = STATUS[signal.Signals(number)]
