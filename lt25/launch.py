@@ -27,6 +27,8 @@ DEGREES = {
     "pipeline_parallel_degree": 1,
 }
 PORT = 29500
+# Threads of a process that trains on a GPU, at most.
+GPU_THREADS = 8
 
 # How often a thread of OpenMP looks for new work before it sleeps. Without a limit for this it looks for milliseconds, in which
 # the processor is of no use to anybody else: benchmarks/threads.py measures both.
@@ -59,7 +61,10 @@ class Launch:
         """Return the variables to add to the environment of the command: each process of several gets its part of the cores."""
         if self.processes == 1 or "OMP_NUM_THREADS" in environment:
             return {}
-        return {"OMP_NUM_THREADS": str(max(len(os.sched_getaffinity(0)) // self.processes, 1))}
+        threads = max(len(os.sched_getaffinity(0)) // self.processes, 1)
+        # Beside a GPU the threads only make batches: on two H200s `digits` trains at 9.7 million steps of input a second with 8
+        # threads in each process, and at 7.0 million with 16.
+        return {"OMP_NUM_THREADS": str(min(threads, GPU_THREADS) if self.device == "cuda" else threads)}
 
     def command(self, *arguments: str) -> list[str]:
         """Return the command that runs Python with ``arguments`` in every process of this node."""
