@@ -17,7 +17,7 @@ check: .venv/ready
 	@.venv/bin/ruff format --check .
 	@.venv/bin/snakefmt --check Snakefile workflow/rules
 	@.venv/bin/pyright
-	@.venv/bin/python -m pytest -q tests/config tests/test_files.py tests/test_experiment.py tests/test_cli.py
+	@.venv/bin/python -m pytest -q tests/config tests/test_files.py tests/test_experiment.py tests/test_cli.py tests/test_imports.py
 
 setup: .venv/ready
 
