@@ -70,7 +70,7 @@ def test_what_is_left_out_of_the_imports_is_there_when_it_is_used():
     script = f"""
 import sys
 sys.argv = ["lt25"]
-from lt25.training.startup import without_compiler
+from lt25.importing import without_compiler
 with without_compiler():
     import lt25.checkpoints.convert, lt25.evaluation.run, lt25.models.auto
 print(*sorted(set({UNUSED!r}) & set(sys.modules)))

@@ -9,7 +9,7 @@ from lt25.checkpoints.card import model_card
 from lt25.errors import UserError
 from lt25.experiment import Experiment
 from lt25.files import publish, read_json, temporary, write_json, write_text
-from lt25.training.startup import without_compiler, without_garbage
+from lt25.importing import without_compiler, without_garbage
 
 # What the prepared data has that a user of the model needs beside the weights.
 _ASSETS = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lt25.errors import UserError
-from lt25.training.startup import without_compiler, without_garbage
+from lt25.importing import without_compiler, without_garbage
 
 if TYPE_CHECKING:
     from lt25.experiment import Experiment
