@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "lt25"
 
 # From the lowest to the highest; a module imports from lower layers and from its own package, not from its neighbours in a layer.
 LAYERS = (
-    ("errors", "memory"),
-    ("files", "progress", "launch"),
+    ("errors", "memory", "replaced"),
+    ("files", "importing", "progress", "launch"),
     ("config",),
     ("tasks", "plugins", "ops"),
     ("models",),

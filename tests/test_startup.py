@@ -61,3 +61,29 @@ print(status, *sorted(set({HEAVY!r}) & set(sys.modules)))
     assert done.stderr.splitlines()[-1].startswith("lt25: error: ")
     assert message in done.stderr
     assert done.stdout == "2\n"
+
+
+UNUSED = ("sympy", "torch._dynamo", "torch._inductor", "scipy", "sklearn", "datasets")
+
+
+def test_what_is_left_out_of_the_imports_is_there_when_it_is_used():
+    script = f"""
+import sys
+sys.argv = ["lt25"]
+from lt25.importing import without_compiler
+with without_compiler():
+    import lt25.checkpoints.convert, lt25.evaluation.run, lt25.models.auto
+print(*sorted(set({UNUSED!r}) & set(sys.modules)))
+import torch, transformers.masking_utils
+from torch.distributed.tensor._ops import _tensor_ops
+assert _tensor_ops.statically_known_true(True)
+with transformers.masking_utils.TransformGetItemToIndex():
+    pass
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.zeros(1)) == 1
+assert torch.compiler.disable.__module__ == "torch.compiler"
+assert "torch._dynamo" in sys.modules
+assert hasattr(torch.fx.experimental.symbolic_shapes, "ShapeEnv")
+"""
+    done = subprocess.run([sys.executable, "-c", script], env=tiny.environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "\n"

@@ -9,6 +9,7 @@ from lt25.checkpoints.card import model_card
 from lt25.errors import UserError
 from lt25.experiment import Experiment
 from lt25.files import publish, read_json, temporary, write_json, write_text
+from lt25.importing import without_compiler, without_garbage
 
 # What the prepared data has that a user of the model needs beside the weights.
 _ASSETS = (
@@ -50,11 +51,12 @@ def _export_step(
     experiment: Experiment, trained: dict[str, Any], stats: dict[str, Any], step: int, folder: Path
 ) -> None:
     # They take seconds to import, which a mistake of the user's should not wait for.
-    import torch
-    from transformers.utils.logging import disable_progress_bar
+    with without_garbage(), without_compiler():
+        import torch
+        from transformers.utils.logging import disable_progress_bar
 
-    from lt25.checkpoints.convert import read_weights
-    from lt25.models.auto import auto_class, read_config
+        from lt25.checkpoints.convert import read_weights
+        from lt25.models.auto import auto_class, read_config
 
     weights = read_weights(experiment.results_dir / trained["run_dir"] / "checkpoints" / f"step-{step}")
     config = read_config(experiment.results_dir / "model")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lt25.errors import UserError
+from lt25.importing import without_compiler, without_garbage
 
 if TYPE_CHECKING:
     from lt25.experiment import Experiment
@@ -20,7 +21,8 @@ def evaluate(experiment: Experiment, model_dir: Path, out_dir: Path, intermediat
     """Evaluate the exported model in `model_dir` on the experiment's prepared data; see `lt25.evaluation.run.run`."""
     require(experiment, model_dir)
     # torch and transformers take seconds to import, which a mistake of the user's should not wait for
-    from lt25.evaluation.run import run
+    with without_garbage(), without_compiler():
+        from lt25.evaluation.run import run
 
     return run(experiment, model_dir, out_dir, intermediate)
 

@@ -13,7 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lt25.training.startup import keep_kernels, open_gpu, without_garbage
+from lt25.importing import without_garbage
+from lt25.training.startup import keep_kernels, open_gpu
 
 # isort: off
 keep_kernels()

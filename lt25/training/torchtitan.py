@@ -24,8 +24,8 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from lt25.replaced import replaced
 from lt25.training.device import DEVICE_TYPE
-from lt25.training.replaced import replaced
 from lt25.training.startup import fewer_imports
 
 

@@ -14,10 +14,13 @@ _NORM_WIDTHS, _NORM_OUTS = (16, 32, 64), 192
 _NARROW_MLP, _WIDE_MLP = 64, 256
 
 
-@torch.compiler.assume_constant_result
 def on_hopper() -> bool:
     """Whether the GPU is a Hopper: some kernels need its large shared memory or its tensor descriptors."""
     return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
+
+
+# What torch.compiler.assume_constant_result does, which imports the compiler: three seconds.
+on_hopper._dynamo_marked_constant = True
 
 
 def fits_norm_linear(x: Tensor, weights: Sequence[Tensor]) -> bool:
