@@ -166,5 +166,5 @@ def test_lt25_train_says_it_before_it_writes_anything(tmp_path, monkeypatch, cap
 
 
 def test_it_imports_no_torch():
-    script = "import sys, lt25.launch; print('torch' in sys.modules)"
+    script = "import sys; sys.argv = ['lt25']; import lt25.launch; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "False\n"
