@@ -408,7 +408,7 @@ def _compare(case: Case, variant: Variant, accumulation: int, device: str) -> di
     from lt25.tasks import TASKS
     from lt25.training import spec
     from lt25.training.cuda_graphs import CUDAGraphWrapper
-    from lt25.training.feed import to_cuda
+    from lt25.training.prefetch import to_cuda
     from lt25.training.startup import compile_ahead
     from lt25.training.steps import FiniteOptimizers
 
@@ -425,7 +425,7 @@ def _compare(case: Case, variant: Variant, accumulation: int, device: str) -> di
         batches = StepBatches(
             split, variant.task, seq_len=case.steps, local_batch_size=case.batch, accumulation=accumulation, rank=0,
             world_size=1, seed=0, few_shapes=True,
-            feed=(lambda read: to_cuda(read, torch.device("cuda", 0))) if device == "cuda" else iter,
+            prefetch=(lambda read: to_cuda(read, torch.device("cuda", 0))) if device == "cuda" else iter,
         )  # fmt: skip
 
         def gradients(micro_batches, model=model, optimizers=optimizers):

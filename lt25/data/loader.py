@@ -40,7 +40,7 @@ class StepBatches:
         augment: the experiment's section of that name; empty for none.
         options: further arguments of `torch.utils.data.DataLoader` (``num_workers``, ``pin_memory``, ...).
         few_shapes: pad batches to a grid, for what is made once for each shape.
-        feed: what passes the batches on, as the task's ``collate`` makes them, for example to a device and ahead of their use.
+        prefetch: what passes the batches on, as the task's ``collate`` makes them, for example to a device ahead of their use.
 
     Raises:
         UserError: if a step takes more examples than the split has, or the data does not suit an augmentation.
@@ -60,13 +60,13 @@ class StepBatches:
         augment: Mapping[str, Any] | None = None,
         options: dict[str, Any] | None = None,
         few_shapes: bool = False,
-        feed: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
+        prefetch: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
     ) -> None:
         module = TASKS[task].module("data")
         self.source: Source = module.source(split, seq_len)
         self.transforms: Transforms = module.transforms(split, augment or {}, True)
         self.share, self.seed = Share(local_batch_size, accumulation, rank, world_size), seed
-        self.options, self.feed, self.main_input = options or {}, feed, TASKS[task].main_input
+        self.options, self.prefetch, self.main_input = options or {}, prefetch, TASKS[task].main_input
         _check(self.source, self.share, self.options)
         grid = _grid(split, self.source) if few_shapes else NO_GRID
         alike = isinstance(self.source, PreparedExamples) and self.source.lengths is None and not self.transforms.item
@@ -93,7 +93,7 @@ class StepBatches:
                 states.append(self.source.state_dict())
                 yield batch
 
-        for batch in self.feed(noting_states()):
+        for batch in self.prefetch(noting_states()):
             step, micro = divmod(self.served, self.share.accumulation)
             part = micro * self.share.world_size + self.share.rank
             batch = self.transforms.of_batch(batch, self.seed, step, part)

@@ -27,9 +27,9 @@ from lt25.models.initialise import initialise
 from lt25.tasks import TASKS
 from lt25.training.cuda_graphs import can_replay
 from lt25.training.device import DEVICE_TYPE
-from lt25.training.feed import to_cuda
 from lt25.training.metrics import build_metrics_processor
 from lt25.training.parallelize import parallelize
+from lt25.training.prefetch import to_cuda
 from lt25.training.steps import build_optimizers, build_schedule
 from lt25.training.validation import Validator
 
@@ -101,7 +101,7 @@ def _build_batches(dp_world_size: int, dp_rank: int, tokenizer: Any, job_config:
         augment=json.loads(job_config.lt25.augment),
         options=options,
         few_shapes=can_replay(job_config),
-        feed=partial(to_cuda, device=torch.device("cuda", torch.cuda.current_device()))
+        prefetch=partial(to_cuda, device=torch.device("cuda", torch.cuda.current_device()))
         if DEVICE_TYPE == "cuda"
         else iter,
     )

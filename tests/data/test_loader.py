@@ -87,7 +87,7 @@ def test_few_shapes_are_few(split):
 
 @pytest.mark.parametrize("split", ["classification"], indirect=True)
 def test_a_feed_that_reads_ahead_does_not_move_the_place_in_the_epoch(split):
-    stream = batches(split, "classification", feed=greedy)
+    stream = batches(split, "classification", prefetch=greedy)
     given = take(stream, 4)
     assert stream.state_dict() == {"steps": 4}
     assert all(same(a, b) for a, b in zip(given, take(batches(split, "classification"), 4), strict=True))
@@ -133,7 +133,7 @@ def test_a_resumed_run_sees_the_same_transforms_and_every_epoch_others(tmp_path,
     split = equal_series(tmp_path)
     monkeypatch.setattr(classification, "transforms", lambda *_: Transforms((noise,), (scale,)))
     options = {"accumulation": 2, "options": {"num_workers": workers} if workers else {}}
-    stream = batches(split, "classification", feed=greedy, **options)
+    stream = batches(split, "classification", prefetch=greedy, **options)
     undisturbed = take(stream, 8)
     assert stream.state_dict() == {"steps": 4}
     resumed = batches(split, "classification", accumulation=2)
@@ -187,7 +187,7 @@ def test_a_stream_goes_on_from_its_state(monkeypatch):
     monkeypatch.setattr(classification, "source", Counting)
     undisturbed = take(batches(None, "classification"), 8)
     # What is read ahead of its use is read again.
-    stopped = batches(None, "classification", feed=greedy)
+    stopped = batches(None, "classification", prefetch=greedy)
     take(stopped, 3)
     assert stopped.state_dict() == {"steps": 3, "source": {"read": 60}}
     resumed = batches(None, "classification")

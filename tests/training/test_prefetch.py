@@ -5,11 +5,11 @@ import threading
 import pytest
 import torch
 
-from lt25.training.feed import ahead, to_cuda
+from lt25.training.prefetch import prefetch, to_cuda
 
 
 def test_batches_arrive_in_order_each_placed_once():
-    assert list(ahead(iter(range(20)), lambda n: 2 * n)) == [2 * n for n in range(20)]
+    assert list(prefetch(iter(range(20)), lambda n: 2 * n)) == [2 * n for n in range(20)]
 
 
 def test_no_more_is_read_than_asked_for_and_ahead():
@@ -20,7 +20,7 @@ def test_no_more_is_read_than_asked_for_and_ahead():
             read.append(n)
             yield n
 
-    batches = ahead(source(), lambda n: n, depth=2)
+    batches = prefetch(source(), lambda n: n, depth=2)
     assert [next(batches) for _ in range(3)] == [0, 1, 2]
     batches.close()
     # Three asked for, two waiting, one in the reader's hands.
@@ -33,7 +33,7 @@ def test_an_error_of_the_reader_is_the_consumers():
         yield 1
         raise ValueError("a broken shard")
 
-    batches = ahead(source(), lambda n: n)
+    batches = prefetch(source(), lambda n: n)
     assert next(batches) == 1
     with pytest.raises(ValueError, match="a broken shard"):
         next(batches)

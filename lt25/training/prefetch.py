@@ -17,7 +17,7 @@ Placed = TypeVar("Placed")
 AHEAD = 2
 
 
-def ahead(batches: Iterator[Read], place: Callable[[Read], Placed], depth: int = AHEAD) -> Iterator[Placed]:
+def prefetch(batches: Iterator[Read], place: Callable[[Read], Placed], depth: int = AHEAD) -> Iterator[Placed]:
     """Read and place batches in a thread, up to ``depth`` before they are asked for.
 
     Raises:
@@ -71,7 +71,7 @@ def to_cuda(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
             placed = {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()}
             return placed, stream.record_event()
 
-    for batch, there in ahead(batches, place):
+    for batch, there in prefetch(batches, place):
         current = torch.cuda.current_stream(device)
         current.wait_event(there)
         for tensor in batch.values():
