@@ -41,7 +41,7 @@ step() {
 }
 
 step .venv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
-step .venv/bin/uv pip install --python .venv/bin/python --constraint constraints.txt --editable '.[dev]'
-# Compiled once here, so that the first command is as quick as the second.
+# Compiled here, so that the first command is as quick as the second, and also where Python is told to write no bytecode.
+step .venv/bin/uv pip install --compile-bytecode --python .venv/bin/python --constraint constraints.txt --editable '.[dev]'
 .venv/bin/python -m compileall -q -j 0 lt25 >/dev/null 2>&1
 touch .venv/ready
