@@ -83,7 +83,7 @@ def _when_called(name: str, function: str) -> Iterator[None]:
         return getattr(import_module(name), attribute)
 
     setattr(stand_in, function, lambda *arguments, **options: real(function)(*arguments, **options))
-    stand_in.__getattr__ = real
+    vars(stand_in)["__getattr__"] = real
     sys.modules[name] = stand_in
     try:
         yield

@@ -71,7 +71,7 @@ class Launch:
         if self.world_size == 1:
             return [sys.executable, *arguments]
         options = ["--nproc_per_node", str(self.processes)]
-        if self.nodes == 1:
+        if self.address is None or self.nodes == 1:
             options = ["--standalone", *options]
         else:
             host, port = self.address

@@ -57,6 +57,8 @@ def _import_path(path: Path, where: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(
         name, file, submodule_search_locations=[str(path)] if path.is_dir() else None
     )
+    if spec is None or spec.loader is None:
+        raise UserError(f"{where}: no Python file: name a .py file or a package")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -104,10 +104,10 @@ def resolve(values: Mapping[str, Any], section: Section) -> dict[str, Any]:
 
 def _typed(value: Any, kinds: str | tuple[str, ...]) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        kinds = {kinds} if isinstance(kinds, str) else set(kinds) - {"null"}
-        if kinds == {"number"}:
+        numeric = {kinds} if isinstance(kinds, str) else set(kinds) - {"null"}
+        if numeric == {"number"}:
             return float(value)
-        if kinds == {"integer"}:
+        if numeric == {"integer"}:
             return int(value)
     return value
 
