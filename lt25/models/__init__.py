@@ -9,7 +9,7 @@ _MODULES = {
     "HGRNForSequenceClassification": "classifier",
     "HGRNModel": "hgrn",
 }
-__all__ = list(_MODULES)
+__all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str):

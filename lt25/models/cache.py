@@ -34,7 +34,9 @@ class HGRNCache(Cache):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.recurrent, self.convolved, self.steps = [None] * len(self), [None] * len(self), 0
+        self.recurrent = [None] * len(self)
+        self.convolved = [None] * len(self)
+        self.steps = 0
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep the sequences of the given indices, int64 [B], in their order; called by beam search."""

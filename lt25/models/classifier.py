@@ -1,5 +1,7 @@
 """HGRN as a classifier of whole sequences."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ class HGRNForSequenceClassification(HGRNPreTrainedModel):
         if config.input_size is None:
             raise ValueError("HGRNForSequenceClassification reads features: set input_size to their number of channels")
         self.model = HGRNModel(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, cast(int, config.num_labels))
         self.post_init()
 
     @can_return_tuple

@@ -217,7 +217,7 @@ def _key(
     if isinstance(value, ast.Call):  # interval(min=0.0, max=1.0)(default=0.02), or float("inf")
         value = next((keyword.value for keyword in value.keywords if keyword.arg == "default"), value)
     try:
-        default = ast.literal_eval(value)
+        default = OPTIONAL if value is None else ast.literal_eval(value)
         default = list(default) if isinstance(default, tuple) else default
     except ValueError:  # a name or a call: the class itself must fill it in
         default = OPTIONAL

@@ -1,5 +1,7 @@
 """The input side of models that read features (pixels, log-mel frames, series) in place of tokens."""
 
+from typing import Any, cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,10 +17,11 @@ class FeatureEncoder(nn.Module):
 
     def __init__(self, config: HGRNConfig) -> None:
         super().__init__()
+        input_size = cast(int, config.input_size)
         halvings = config.subsampling.bit_length() - 1
-        self.proj = nn.Linear(config.input_size, config.hidden_size) if halvings == 0 else None
-        self.convs = nn.ModuleList(
-            nn.Conv1d(config.hidden_size if n else config.input_size, config.hidden_size, 3, stride=2, padding=1)
+        self.proj = nn.Linear(input_size, config.hidden_size) if halvings == 0 else None
+        self.convs: Any = nn.ModuleList(
+            nn.Conv1d(config.hidden_size if n else input_size, config.hidden_size, 3, stride=2, padding=1)
             for n in range(halvings)
         )
 

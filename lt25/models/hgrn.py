@@ -21,6 +21,12 @@ from lt25.models.transformers_internals import ModelHooks
 from lt25.ops import add_norm_linear, add_rms_norm, dropout, gated_mlp, hgrn_mix, hgrn_step, short_conv
 
 
+class RMSNorm(nn.RMSNorm):
+    """Its base class, never without an eps."""
+
+    eps: float
+
+
 class HGRNMixer(nn.Module):
     """Mixes over time: norm, projections, optional short convolution, gates, scan, gated RMS norm, projection."""
 
@@ -33,14 +39,14 @@ class HGRNMixer(nn.Module):
         self.g_proj = nn.Linear(config.hidden_size, config.channels, bias=False)
         self.i_conv1d = ShortConvolution(config.channels, config.conv_size) if config.use_short_conv else None
         self.f_conv1d = ShortConvolution(config.channels, config.conv_size) if config.use_short_conv else None
-        self.g_norm = nn.RMSNorm(config.channels, eps=config.norm_eps)
+        self.g_norm = RMSNorm(config.channels, eps=config.norm_eps)
         self.o_proj = nn.Linear(config.channels, config.hidden_size, bias=False)
 
     def forward(
         self,
         branch: Tensor,
         residual: Tensor | None,
-        norm: nn.RMSNorm,
+        norm: RMSNorm,
         lower_bound: Tensor | None = None,
         mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
@@ -53,8 +59,9 @@ class HGRNMixer(nn.Module):
         """
         projections = (self.i_proj.weight, self.f_proj.weight, self.g_proj.weight)
         ifg, residual = add_norm_linear(branch, residual, norm.weight, norm.eps, projections)
-        if self.i_conv1d is not None:
-            ifg = self._convolve(ifg, mask, cu_seqlens, cache)
+        if self.i_conv1d is not None and self.f_conv1d is not None:
+            weight = torch.cat((self.i_conv1d.weight, self.f_conv1d.weight)).squeeze(1)
+            ifg = self._convolve(ifg, weight, mask, cu_seqlens, cache)
         g_norm = (self.g_norm.weight, self.g_norm.eps)
         state = None if cache is None else cache.recurrent[self.layer_idx]
         # A single step has no gradient.
@@ -77,8 +84,7 @@ class HGRNMixer(nn.Module):
             cache.recurrent[self.layer_idx] = state
         return mixed, residual
 
-    def _convolve(self, ifg, mask, cu_seqlens, cache) -> Tensor:
-        weight = torch.cat((self.i_conv1d.weight, self.f_conv1d.weight)).squeeze(1)
+    def _convolve(self, ifg, weight, mask, cu_seqlens, cache) -> Tensor:
         if cache is None:
             return short_conv(ifg, weight, mask, cu_seqlens, self.bidirectional)
         # The steps before, of i and f alone, go in front; what is computed for them is of no use.
@@ -120,9 +126,9 @@ class HGRNLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: HGRNConfig, layer_idx: int) -> None:
         super().__init__()
-        self.attn_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.attn_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.attn = HGRNMixer(config, layer_idx)
-        self.mlp_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.mlp = GatedMLP(config)
         self.dropout = Dropout(config.dropout)
 
@@ -146,13 +152,14 @@ class HGRNLayer(GradientCheckpointingLayer):
         return self.dropout(self.mlp(normed)), residual
 
 
-def _add_norm(branch: Tensor, residual: Tensor | None, norm: nn.RMSNorm) -> tuple[Tensor, Tensor]:
+def _add_norm(branch: Tensor, residual: Tensor | None, norm: RMSNorm) -> tuple[Tensor, Tensor]:
     return add_rms_norm(branch, residual, norm.weight, norm.eps)
 
 
 class HGRNPreTrainedModel(ModelHooks):
     """What all HGRN models share: configuration, initialisation, and how transformers handles them."""
 
+    config: HGRNConfig
     config_class = HGRNConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
@@ -190,7 +197,7 @@ class HGRNModel(HGRNPreTrainedModel):
             nn.Parameter(torch.zeros(config.num_hidden_layers, config.channels)) if config.use_lower_bound else None
         )
         self.layers = nn.ModuleList(HGRNLayer(config, n) for n in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.post_init()
 
     @can_return_tuple
@@ -252,7 +259,7 @@ class HGRNModel(HGRNPreTrainedModel):
             cache = past_key_values if use_cache else None
             hidden, residual = layer(hidden, residual, lower_bound, mask, cu_seqlens, cache)
         hidden, _ = _add_norm(hidden, residual, self.norm)
-        if use_cache:
+        if use_cache and past_key_values is not None:
             past_key_values.steps += hidden.shape[1]
         return BaseModelOutputWithPast(
             last_hidden_state=hidden,

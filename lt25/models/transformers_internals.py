@@ -12,7 +12,7 @@ class ModelHooks(PreTrainedModel):
     """What every HGRN model tells transformers."""
 
     # What `device_map` must leave on one device: a layer's residual stream is joined in its middle.
-    _no_split_modules = ("HGRNLayer",)
+    _no_split_modules: tuple[str, ...] = ("HGRNLayer",)
     # Where `get_input_embeddings` looks; "embed_tokens" if unsaid.
     _input_embed_layer = "embeddings"
     # A state cannot be cut back to an earlier step, so `generate` refuses assisted generation.

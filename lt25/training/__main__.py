@@ -27,7 +27,7 @@ with without_garbage():
 
     import torch
     import torch.distributed as dist
-    from torchtitan.config import ConfigManager, JobConfig
+    from torchtitan.config import ConfigManager
 
     from lt25 import plugins
     from lt25.checkpoints.whole import damage, kept_steps
@@ -35,6 +35,7 @@ with without_garbage():
     from lt25.memory import keep_freed_memory
     from lt25.training import run as runs
     from lt25.training import spec
+    from lt25.training.job_config import Job
     from lt25.training.parallelize import choose_data_parallel
     from lt25.training.stopping import TIME_IS_UP
     from lt25.training.trainer import Trainer
@@ -120,14 +121,14 @@ def _train(arguments: list[str], rank: int) -> int:
     return stopped
 
 
-def _finished(run: runs.Run, config: JobConfig) -> bool:
+def _finished(run: runs.Run, config: Job) -> bool:
     """Whether the run has arrived, with its record written and its last checkpoint whole."""
     if int(os.environ["WORLD_SIZE"]) > 1 or config.checkpoint.load_step != -1 or not run.marker.is_file():
         return False
     return damage(run.checkpoints / f"step-{json.loads(run.marker.read_text())['steps']}") is None
 
 
-def _record(config: JobConfig, run: runs.Run, trainer: Trainer) -> dict[str, Any]:
+def _record(config: Job, run: runs.Run, trainer: Trainer) -> dict[str, Any]:
     records = trainer.metrics_processor.records
     if not records:
         raise UserError(
@@ -163,7 +164,7 @@ def _record(config: JobConfig, run: runs.Run, trainer: Trainer) -> dict[str, Any
     }
 
 
-def _read_jobs(arguments: list[str]) -> tuple[JobConfig, JobConfig]:
+def _read_jobs(arguments: list[str]) -> tuple[Job, Job]:
     """Return the job with its command-line overrides, and the job as its file has it.
 
     Raises:

@@ -8,7 +8,7 @@ is used.
 import shutil
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse
@@ -48,7 +48,7 @@ class WholeCheckpoints(CheckpointManager):
             if async_mode == AsyncMode.DISABLED:
                 publish(partial, final)
             else:
-                future = saved.upload_completion if isinstance(saved, AsyncSaveResponse) else saved
+                future = cast(Future, saved.upload_completion if isinstance(saved, AsyncSaveResponse) else saved)
                 future.add_done_callback(lambda done: done.exception() or publish(partial, final))
         return saved
 

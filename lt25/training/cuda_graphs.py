@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchtitan.config import JobConfig
 
 from lt25.errors import UserError
 from lt25.training.device import DEVICE_TYPE
+from lt25.training.job_config import Job
 from lt25.training.parallelize import is_replicated
 
 Batch = dict[str, Tensor]
@@ -21,7 +21,7 @@ Function = Callable[[list[Batch]], tuple[Tensor, ...]]
 MOST = 64
 
 
-def can_replay(job: JobConfig) -> bool:
+def can_replay(job: Job) -> bool:
     """Whether the steps of a job are recorded: on GPUs that each compute a whole model's steps, and nothing twice."""
     whole = is_replicated(job) and job.activation_checkpoint.mode == "none"
     return job.training.cuda_graphs and DEVICE_TYPE == "cuda" and whole

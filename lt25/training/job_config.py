@@ -1,7 +1,7 @@
 """What lt25 adds to a torchtitan job file; named there by ``job.custom_config_module``."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 
 @dataclass
@@ -66,3 +66,7 @@ class JobConfig:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     validation: Validation = field(default_factory=Validation)
     lt25: Lt25 = field(default_factory=Lt25)
+
+
+Job: TypeAlias = Any
+"""torchtitan's job configuration with the fields of `JobConfig` merged into it, a class that torchtitan makes at run time."""

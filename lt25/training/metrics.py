@@ -17,6 +17,7 @@ from torchtitan.distributed import ParallelDims
 
 from lt25.files import write_text
 from lt25.training.device import DEVICE_TYPE
+from lt25.training.job_config import Job
 from lt25.training.run import HISTORY
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
@@ -37,7 +38,7 @@ class RunMetrics(MetricsProcessor):
         records, validations: what the history has of either kind, on every rank.
     """
 
-    def __init__(self, job_config: JobConfig, parallel_dims: ParallelDims, tag: str | None = None):
+    def __init__(self, job_config: Job, parallel_dims: ParallelDims, tag: str | None = None):
         super().__init__(job_config, parallel_dims, tag)
         self.steps = job_config.training.steps
         self.name = job_config.lt25.experiment

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
+from typing import Any
 
 import psutil
 import torch
@@ -73,7 +74,7 @@ def is_replicated(job: JobConfig) -> bool:
     return dist.get_world_size() == job.parallelism.data_parallel_replicate_degree
 
 
-def parallelize(model: nn.Module, parallel_dims: ParallelDims, job_config: JobConfig) -> nn.Module:
+def parallelize(model: Any, parallel_dims: ParallelDims, job_config: JobConfig) -> nn.Module:
     """Apply a job's ``activation_checkpoint``, ``compile`` and ``parallelism`` sections to a `TaskModel`, in place.
 
     A model that is replicated stays as it is: the trainer sums its gradients with a `GradientSum`.
@@ -221,6 +222,6 @@ class _Bucket:
             added += [(view, gradient) for gradient in found[1:]]
             leaf.grad, parameter.grad = None, view
         if filled:
-            torch._foreach_copy_(*map(list, zip(*filled, strict=True)))
+            torch._foreach_copy_([view for view, _ in filled], [gradient for _, gradient in filled])
         if added:
-            torch._foreach_add_(*map(list, zip(*added, strict=True)))
+            torch._foreach_add_([view for view, _ in added], [gradient for _, gradient in added])

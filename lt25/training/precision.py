@@ -1,7 +1,8 @@
 """The weights of matrix products in the precision of autocast."""
 
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -36,7 +37,7 @@ class LowPrecision:
             for name, parameter in part.named_parameters(recurse=False)
             if parameter not in others
         ]
-        self.weights = [part.get_parameter(name) for part, name in self.places]
+        self.weights = tuple(part.get_parameter(name) for part, name in self.places)
         # Each begins at a multiple of 128 bytes, as fast products want it.
         room = [-(-weight.numel() // 64) * 64 for weight in self.weights]
         parts = torch.empty(sum(room), dtype=dtype, device=next(model.parameters()).device).split(room)
@@ -55,18 +56,20 @@ class LowPrecision:
     @torch.no_grad()
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._place(self.weights)
-        reached = [pair for pair in zip(self.weights, self.copies, strict=True) if pair[1].grad is not None]
-        new = [pair for pair in reached if pair[0].grad is None]
-        old = [pair for pair in reached if pair[0].grad is not None]
+        pairs = zip(self.weights, self.copies, strict=True)
+        reached = [(weight, copy.grad) for weight, copy in pairs if copy.grad is not None]
+        new = [(weight, gradient) for weight, gradient in reached if weight.grad is None]
+        old = [(weight.grad, gradient) for weight, gradient in reached if weight.grad is not None]
         if old:
-            torch._foreach_add_([weight.grad for weight, _ in old], [copy.grad for _, copy in old])
-        for weight, _ in new:
-            weight.grad = torch.empty_like(weight)
+            torch._foreach_add_([total for total, _ in old], [gradient for _, gradient in old])
         if new:
-            torch._foreach_copy_([weight.grad for weight, _ in new], [copy.grad for _, copy in new])
-        for _, copy in reached:
+            empty = [torch.empty_like(weight) for weight, _ in new]
+            for (weight, _), total in zip(new, empty, strict=True):
+                weight.grad = total
+            torch._foreach_copy_(empty, [gradient for _, gradient in new])
+        for copy in self.copies:
             copy.grad = None
 
-    def _place(self, tensors: list[torch.Tensor]) -> None:
+    def _place(self, tensors: Iterable[Any]) -> None:
         for (part, name), tensor in zip(self.places, tensors, strict=True):
             part._parameters[name] = tensor

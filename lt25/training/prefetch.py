@@ -4,7 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from queue import Full, Queue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,10 +23,10 @@ def prefetch(batches: Iterator[Read], place: Callable[[Read], Placed], depth: in
     Raises:
         Exception: whatever reading or placing a batch raised, in its place.
     """
-    queue: Queue[tuple[Placed | None, BaseException | None]] = Queue(depth)
+    queue: Queue[tuple[Any, BaseException | None]] = Queue(depth)
     stopped = threading.Event()
 
-    def put(item: tuple[Placed | None, BaseException | None]) -> None:
+    def put(item: tuple[Any, BaseException | None]) -> None:
         while not stopped.is_set():
             try:
                 return queue.put(item, timeout=0.1)
@@ -64,9 +64,9 @@ def to_cuda(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     The host is held back only when it is more than `AHEAD` batches ahead of the GPU.
     """
     torch.cuda.set_device(device)
-    stream, under_way = torch.cuda.Stream(device), deque[torch.cuda.Event]()
+    stream, under_way = torch.cuda.Stream(device), deque[Any]()
 
-    def place(batch: Batch) -> tuple[Batch, torch.cuda.Event]:
+    def place(batch: Batch) -> tuple[Batch, Any]:
         with torch.cuda.stream(stream):
             placed = {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()}
             return placed, stream.record_event()

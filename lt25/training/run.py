@@ -114,7 +114,7 @@ def open_run(job: Mapping[str, Any], written: Mapping[str, Any], data_parallel: 
     fresh = Run(results_dir, identity, [{"from": 0, "steps": steps}], own)
     current = _current(results_dir)
     before = _read(current / "run.json") if current else {}
-    if not own or before.get("identity") != identity:
+    if current is None or not own or before.get("identity") != identity:
         return fresh
     path = before["path"]
     if path[-1]["steps"] == steps:

@@ -7,12 +7,11 @@ import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader
-from torchtitan.config import JobConfig
 from torchtitan.protocols import BaseModelArgs
 from torchtitan.protocols.state_dict_adapter import BaseStateDictAdapter
 from torchtitan.protocols.train_spec import TrainSpec, register_train_spec
@@ -27,6 +26,7 @@ from lt25.models.initialise import initialise
 from lt25.tasks import TASKS
 from lt25.training.cuda_graphs import can_replay
 from lt25.training.device import DEVICE_TYPE
+from lt25.training.job_config import Job
 from lt25.training.metrics import build_metrics_processor
 from lt25.training.parallelize import parallelize
 from lt25.training.prefetch import to_cuda
@@ -41,7 +41,7 @@ class ModelArgs(BaseModelArgs):
     task: str = ""
     config: str = ""
 
-    def update_from_config(self, job_config: JobConfig, **_: Any) -> None:
+    def update_from_config(self, job_config: Job, **_: Any) -> None:
         self.config = Path(job_config.lt25.model_config).read_text()
 
     def get_nparams_and_flops(self, model: nn.Module, seq_len: int) -> tuple[int, int]:
@@ -71,21 +71,21 @@ class TaskModel(nn.Module):
         initialise(self.hf)
 
 
-def count_parameters(job: JobConfig) -> int:
+def count_parameters(job: Job) -> int:
     """Count the parameters of a job's model, without memory for them."""
     with torch.device("meta"):
         model = TaskModel(ModelArgs(task=job.model.name, config=Path(job.lt25.model_config).read_text()))
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _build_loss(job_config: JobConfig, **_: Any) -> Any:
+def _build_loss(job_config: Job, **_: Any) -> Any:
     losses = TASKS[job_config.model.name].module("loss")
     if job_config.compile.enable and "loss" in job_config.compile.components and losses.COMPILES:
         return torch.compile(losses.loss, backend=job_config.compile.backend)
     return losses.loss
 
 
-def _build_batches(dp_world_size: int, dp_rank: int, tokenizer: Any, job_config: JobConfig) -> StepBatches:
+def _build_batches(dp_world_size: int, dp_rank: int, tokenizer: Any, job_config: Job) -> StepBatches:
     training = job_config.training
     local, total = training.local_batch_size, training.global_batch_size
     options = {key: value for key, value in vars(training.dataloader).items() if value}
@@ -133,13 +133,13 @@ def register() -> None:
         register_train_spec(
             task,
             TrainSpec(
-                model_cls=TaskModel,
+                model_cls=cast(Any, TaskModel),
                 model_args={"experiment": ModelArgs(task=task)},
                 parallelize_fn=parallelize,
                 pipelining_fn=None,
                 build_optimizers_fn=build_optimizers,
-                build_lr_schedulers_fn=build_schedule,
-                build_dataloader_fn=_build_batches,
+                build_lr_schedulers_fn=cast(Any, build_schedule),
+                build_dataloader_fn=cast(Any, _build_batches),
                 build_tokenizer_fn=None,
                 build_loss_fn=_build_loss,
                 build_metrics_processor_fn=build_metrics_processor,

@@ -17,7 +17,7 @@ from lt25.replaced import replaced
 def fewer_imports() -> Iterator[None]:
     """Import torchtitan and transformers without libraries that are never used here."""
     validation = ModuleType("torchtitan.hf_datasets.text_datasets")
-    validation.build_text_validation_dataloader = None
+    vars(validation)["build_text_validation_dataloader"] = None
     import torch
     import transformers.utils
 
@@ -46,7 +46,7 @@ def open_gpu() -> None:
         # Whatever is wrong with the GPU, the trainer meets it too, and says so.
         with suppress(RuntimeError):
             one = torch.ones(16, 16, dtype=torch.bfloat16, device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
-            one @ one
+            torch.mm(one, one)
 
     threading.Thread(target=multiply, name="gpu").start()
 

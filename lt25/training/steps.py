@@ -5,7 +5,7 @@ many were, and the learning rate, which is looked up by that number in a table o
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -98,5 +98,5 @@ def build_optimizers(
 def build_schedule(optimizers: FiniteOptimizers, config: LRSchedulerConfig, steps: int) -> Schedule:
     """Build the schedule of a job from torchtitan's, as a TrainSpec wants it built."""
     stand_in = torch.optim.SGD([torch.zeros(1)], lr=optimizers.constant)
-    (schedule,) = build_lr_schedulers([stand_in], config, steps)
+    (schedule,) = cast(Any, build_lr_schedulers)([stand_in], config, steps)
     return Schedule(optimizers, [optimizers.constant * schedule.lr_lambdas[0](step) for step in range(steps + 1)])

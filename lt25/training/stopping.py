@@ -7,7 +7,7 @@ that no device is waited for; what a vote says is done at the next one. Short st
 import signal
 import time
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psutil
 import torch
@@ -42,7 +42,7 @@ class StopRequest:
     def __enter__(self) -> Self:
         self.before = {number: signal.signal(number, self._note) for number in STATUS}
         self.hosts = dist.new_group(backend="gloo") if dist.is_initialized() and dist.get_world_size() > 1 else None
-        self.vote: tuple[torch.Tensor, dist.Work] | None = None
+        self.vote: tuple[torch.Tensor, Any] | None = None
         self.steps, self.interval, self.voted = 0, 1, time.perf_counter()
         return self
 

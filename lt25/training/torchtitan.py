@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 import torch
+import torch._utils
 import torch.distributed as dist
 
 from lt25.replaced import replaced

@@ -15,6 +15,7 @@ from torchtitan.distributed import utils as dist_utils
 from lt25.training.checkpoint import WholeCheckpoints
 from lt25.training.cuda_graphs import CUDAGraphWrapper, can_replay
 from lt25.training.device import DEVICE_TYPE
+from lt25.training.job_config import Job
 from lt25.training.metrics import RunMetrics
 from lt25.training.parallelize import GradientSum, is_replicated
 from lt25.training.precision import LowPrecision
@@ -34,6 +35,7 @@ class Trainer(torchtitan.train.Trainer):
     which rate is decided on the device, and a step is logged while the next one is at work.
     """
 
+    job_config: Job
     checkpointer: WholeCheckpoints
     metrics_processor: RunMetrics
     optimizers: FiniteOptimizers
@@ -117,7 +119,7 @@ class Trainer(torchtitan.train.Trainer):
             dist.broadcast(loss, group=stages, group_src=dist.get_world_size(stages) - 1)
         mean = largest = loss
         if self.parallel_dims.dp_cp_enabled:
-            group = self.parallel_dims.get_optional_mesh("loss").get_group()
+            group = self.parallel_dims.get_mesh("loss").get_group()
             mean, largest = loss.clone(), loss * all_labels / own_labels
             dist.all_reduce(mean, group=group)
             dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)

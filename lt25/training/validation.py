@@ -15,13 +15,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torchtitan.components.validate import BaseValidator
-from torchtitan.config import JobConfig
 from torchtitan.distributed import ParallelDims
 
 from lt25.data.prepared import PreparedSplit
 from lt25.errors import UserError
 from lt25.tasks import TASKS
 from lt25.training.device import DEVICE_TYPE
+from lt25.training.job_config import Job
 from lt25.training.losses import IGNORE
 from lt25.training.metrics import RunMetrics
 
@@ -36,9 +36,11 @@ class Validator(BaseValidator):
         metric: what tells the best step, as ``METRIC`` of the task's loss module.
     """
 
+    job_config: Job
+
     def __init__(
         self,
-        job_config: JobConfig,
+        job_config: Job,
         *,
         dp_world_size: int,
         dp_rank: int,
