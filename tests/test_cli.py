@@ -72,8 +72,10 @@ def test_a_refused_command_has_imported_no_torch(tmp_path):
         import sys
         sys.argv = ["lt25"]
         from lt25.cli import main
-        for command in ("prepare", "configure", "train", "export", "evaluate", "report", "config", "check", "list", "new"):
+        for command in ("prepare", "configure", "train", "export", "evaluate", "report", "config", "check"):
             assert main([command, "nosuch"]) == 2, command
+        assert main(["new", "mine", "--like", "nosuch", "--dataset", "digits"]) == 2
+        assert main(["list"]) == 0
         print({"torch", "transformers", "pandas", "matplotlib"} & set(sys.modules))"""
     shown = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert shown.stdout.splitlines()[-1] == "set()", shown.stderr

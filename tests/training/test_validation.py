@@ -76,7 +76,8 @@ def test_the_best_checkpoint_is_kept_and_exported_and_training_ends_without_impr
     assert "4 validations without improvement: ended at step" in done.stdout
     assert best["step"] in marker["checkpoints"]
     assert len(marker["checkpoints"]) <= 4
-    assert json.loads((export(experiment) / "export.json").read_text())["step"] == best["step"]
+    export(experiment)
+    assert json.loads((experiment.results_dir / "hf" / "export.json").read_text())["step"] == best["step"]
 
     again = tiny.train(experiment)
     assert again.returncode == 0, again.stderr
