@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lt25.config.overrides import split_arguments
 from lt25.errors import UserError
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, takes_overrides=overrides)
         return sub
 
-    experiment = {"metavar": "EXPERIMENT", "help": "a name in config/experiments/, or a path"}
+    experiment: dict[str, Any] = {"metavar": "EXPERIMENT", "help": "a name in config/experiments/, or a path"}
 
     sub = command("download", _download, "fetch a dataset, or check one that is there, into data/raw/", overrides=False)
     sub.add_argument("dataset", metavar="DATASET", help="a name in config/datasets/, or a path")

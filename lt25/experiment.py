@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lt25 import plugins
 from lt25.config import overrides as on_command_line
@@ -333,7 +333,7 @@ def _origins(
 ) -> dict[str, str]:
     """Return where each value comes from, by dotted key."""
     given = flat(written)
-    in_base = dict.fromkeys(flat({"model": base}), written["model"]["base"]) if base else {}
+    in_base = dict.fromkeys(flat({"model": base}), cast(str, written["model"]["base"])) if base else {}
     origins = {key: in_base.get(key, DEFAULT) for key in flat(values)}
     origins |= {key: str(path) for key in origins if key in given}
     origins |= {key: on_command_line.WHERE for key in origins if key in overrides}

@@ -126,7 +126,7 @@ def _survey(
     if first is None:
         raise UserError(f"config/datasets/{dataset.name}.yaml: splits.train: the training split has no examples")
     scale = 1 if options["layout"] == "series" else 255
-    mean = total / count
+    mean = np.asarray(total / count)
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     std[std == 0] = scale
     names, numbers = _classes(dataset, labels)
@@ -163,7 +163,7 @@ def _values(example: Example, options: dict[str, Any], first: np.ndarray | None)
         try:
             series = np.asarray(value, np.float32)
         except (TypeError, ValueError):
-            series = np.zeros(())
+            series = np.asarray(0.0, np.float32)
         series = series[:, None] if series.ndim == 1 else series
         if series.ndim != 2 or not len(series) or not np.isfinite(series).all():
             raise UserError(

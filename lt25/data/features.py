@@ -1,7 +1,7 @@
 """Feature extractors of exported models: the computation of preparation, behind the interface of transformers."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -128,8 +128,9 @@ class SeriesFeatureExtractor(SequenceFeatureExtractor):
         else:
             pixels = np.asarray(image)
             pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
-            if list(pixels.shape) != [*self.size, len(self.mean)]:
-                raise ValueError(f"an image of shape {list(pixels.shape)}, expected {[*self.size, len(self.mean)]}")
+            expected = [*cast(Sequence[int], self.size), len(self.mean)]
+            if list(pixels.shape) != expected:
+                raise ValueError(f"an image of shape {list(pixels.shape)}, expected {expected}")
         return image_to_series(pixels, self.layout, self.mean, self.std)
 
 

@@ -3,7 +3,7 @@
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lt25.errors import UserError
 from lt25.files import whole_file
@@ -60,7 +60,7 @@ def _from_hub(name: str, origin: dict[str, Any], folder: Path, mirror: Path | No
     instead = "name a folder that has it in LT25_HUB_MIRROR or as hub_mirror in config/config.yaml"
     wanted = only or (patterns(origin) if "files" in origin else ["*"])
     try:
-        info = HfApi().dataset_info(hub, revision=origin.get("revision"), files_metadata=True)
+        info = cast(Any, HfApi().dataset_info(hub, revision=origin.get("revision"), files_metadata=True))
         there = [file for file in info.siblings if any(fnmatch(file.rfilename, pattern) for pattern in wanted)]
         _need_space(name, folder, sum(file.size or 0 for file in there))
         say(f"{name}: downloading {len(there)} files of {hub} at {info.sha[:12]} from the Hub")

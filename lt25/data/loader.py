@@ -5,7 +5,7 @@ A task's data module says where its examples come from, what is done to them, an
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -139,7 +139,7 @@ class Batches(Dataset):
 
     def __getitem__(self, draw: Draw) -> Batch:
         if self.collate_stacked:
-            return self.collate_stacked(self.source.stacked(draw.indices))
+            return self.collate_stacked(cast(PreparedExamples, self.source).stacked(draw.indices))
         items = [self.transforms.of_item(self.source[index], self.seed, draw.epoch, index) for index in draw.indices]
         return self.collate(items, self.grid)
 

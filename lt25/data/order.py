@@ -5,7 +5,7 @@ Nothing depends on how many processes read, and the whole state of the order is 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -59,8 +59,9 @@ def epoch_order(source: Source, step_size: int, seed: int, epoch: int) -> np.nda
         Numbers of examples, int64 [steps, step_size].
     """
     rng = np.random.default_rng([seed, epoch])
-    steps = source.count // step_size
-    order = rng.permutation(source.count)[: steps * step_size]
+    count = cast(int, source.count)
+    steps = count // step_size
+    order = rng.permutation(count)[: steps * step_size]
     if source.lengths is not None:
         block = _SORT_AMONG * step_size
         blocks = [order[at : at + block] for at in range(0, len(order), block)]

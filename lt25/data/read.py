@@ -9,7 +9,7 @@ without suffix. An image or audio value is ``{"bytes": ..., "path": ...}``, as o
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,7 +166,7 @@ def _text(path: Path, root: Path) -> Row:
     return Row(name, name, {"text": text, "path": name, "top": Path(path.relative_to(root).parts[0]).stem})
 
 
-def _require(columns: list[str], there: list[str], where: str) -> None:
+def _require(columns: list[str], there: Sequence[str], where: str) -> None:
     for column in columns:
         if column not in there:
             raise UserError(

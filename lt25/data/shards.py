@@ -89,7 +89,8 @@ class SplitWriter:
             return
         if self._rows:
             self._write_rows()
-        self._table.close()
+        if self._table is not None:
+            self._table.close()
         small: dict[str, np.ndarray] = {}
         for name, part in self._parts.items():
             small[f"{name.removesuffix('s')}_offsets"] = np.cumsum([0, *part.lengths], dtype=np.int64)

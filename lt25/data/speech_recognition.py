@@ -191,7 +191,7 @@ def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tu
         raise UserError(
             f"config/datasets/{dataset.name}.yaml: splits.train: the training split has no usable utterance"
         )
-    mean = total / count
+    mean = np.asarray(total / count)
     std = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
     return mean.astype(np.float32), std.astype(np.float32)
 

@@ -12,7 +12,7 @@ import torch
 from lt25.data.classification import collate
 from lt25.evaluation.batches import sorted_batches
 from lt25.evaluation.interval import bootstrap_interval
-from lt25.evaluation.style import ACCENT, SMALL, SQUARE, TEXT, THIRD, axes, ticks
+from lt25.evaluation.style import ACCENT, SMALL, SQUARE, TEXT, THIRD, axes, figure_of, ticks
 from lt25.progress import track
 
 if TYPE_CHECKING:
@@ -106,16 +106,16 @@ def confusion(counts: list[list[int]], names: list[str]) -> Figure:
     """Confusion matrix, rows the true class, shaded by each row's share. counts: [K][K]."""
     from matplotlib.patches import Rectangle
 
-    counts = np.asarray(counts)
+    table = np.asarray(counts)
     k = len(names)
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    share = table / np.maximum(table.sum(1, keepdims=True), 1)
     ax = axes(SQUARE, "Which class was taken for which", "taken for", grid="none")
-    for i, j in zip(*np.nonzero(counts), strict=True):
+    for i, j in zip(*np.nonzero(table), strict=True):
         # a mistake in a hundred must not vanish beside the diagonal: opacity starts well above nothing
         colour, opacity = (ACCENT, 0.1 + 0.35 * share[i, j]) if i == j else (THIRD, 0.2 + 0.4 * share[i, j])
         ax.add_patch(Rectangle((j - 0.47, i - 0.47), 0.94, 0.94, facecolor=colour, alpha=opacity, linewidth=0))
         if k <= CLASSES_WITH_NUMBERS:
-            ax.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=8 if k <= 12 else 6, color=TEXT)
+            ax.text(j, i, str(table[i, j]), ha="center", va="center", fontsize=8 if k <= 12 else 6, color=TEXT)
     ax.set(xlim=(-0.5, k - 0.5), ylim=(k - 0.5, -0.5), aspect="equal", ylabel="true class")
     ax.set_ylabel("true class", fontsize=8.5)
     ax.spines[:].set_visible(False)
@@ -123,7 +123,7 @@ def confusion(counts: list[list[int]], names: list[str]) -> Figure:
     if k <= CLASSES_SHOWN:
         ax.set_xticks(range(k), names, rotation=0 if max(map(len, names)) <= 2 else 60)
         ax.set_yticks(range(k), names)
-    return ax.figure
+    return figure_of(ax)
 
 
 def class_f1(per_class: dict[str, dict]) -> Figure:
@@ -139,4 +139,4 @@ def class_f1(per_class: dict[str, dict]) -> Figure:
     ax.xaxis.set_major_locator(ticks(4))
     ax.set(ylim=(len(rows) - 0.4, -0.6), xlim=(left, 1 + 0.03 * (1 - left)))
     ax.spines["bottom"].set_visible(False)
-    return ax.figure
+    return figure_of(ax)

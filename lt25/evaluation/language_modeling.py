@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from lt25.errors import UserError
 from lt25.evaluation.compression import compressors
 from lt25.evaluation.interval import bootstrap_interval
-from lt25.evaluation.style import ACCENT, SECOND, SMALL, THIRD, axes, ticks
+from lt25.evaluation.style import ACCENT, SECOND, SMALL, THIRD, axes, figure_of, ticks
 from lt25.progress import track
 
 if TYPE_CHECKING:
@@ -246,11 +246,11 @@ def bits_by_document(table: pd.DataFrame, metrics: dict) -> Figure:
     for value, colour in lines.values():
         ax.axhline(value, color=colour, linewidth=1.1)
     top = max(np.quantile(rows["bits_per_byte"], 0.98), *(value for value, _ in lines.values())) * 1.08
-    bottom = min(rows["bits_per_byte"].min(), *(value for value, _ in lines.values())) * 0.92
+    bottom = min(cast(float, rows["bits_per_byte"].min()), *(value for value, _ in lines.values())) * 0.92
     ax.set_ylim(bottom, top)
     label_lines(ax, lines, bottom, top)
     ax.xaxis.set_major_formatter(short_bytes)
-    return ax.figure
+    return figure_of(ax)
 
 
 def label_lines(ax, lines: dict[str, tuple[float, str]], bottom: float, top: float) -> None:
@@ -279,7 +279,7 @@ def bits_by_position(rows: list[dict]) -> Figure:
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter(lambda x, _: f"{int(x):,}" if x >= 1 else "")
     ax.yaxis.set_major_locator(ticks(5))
-    return ax.figure
+    return figure_of(ax)
 
 
 def short_bytes(value: float, _position=None) -> str:

@@ -17,7 +17,7 @@ from lt25.data.speech_recognition import collate, transforms
 from lt25.evaluation.batches import sorted_batches
 from lt25.evaluation.decoding import greedy_texts, to_text
 from lt25.evaluation.interval import bootstrap_interval
-from lt25.evaluation.style import ACCENT, SECOND, SMALL, TEXT, THIRD, axes
+from lt25.evaluation.style import ACCENT, SECOND, SMALL, TEXT, THIRD, axes, figure_of
 from lt25.progress import track
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def score(references: list[str], hypotheses: list[str]) -> tuple[dict, pd.DataFr
             }
         )
     table = pd.DataFrame(rows)
-    total = {name: int(table[name].sum()) for name in table.columns[2:]}
+    total = {name: int(table[name].to_numpy().sum()) for name in table.columns[2:]}
     metrics = {
         "utterances": len(table),
         "wer": total["errors"] / max(total["words"], 1),
@@ -64,7 +64,7 @@ def score(references: list[str], hypotheses: list[str]) -> tuple[dict, pd.DataFr
         **{kind: total[kind] for kind in ("substitutions", "deletions", "insertions", "hits")},
         "reference_words": total["words"],
         "reference_characters": total["characters"],
-        "utterances_without_error": int((table["errors"] == 0).sum()),
+        "utterances_without_error": int((table["errors"].to_numpy() == 0).sum()),
     }
     return metrics, table
 
@@ -142,7 +142,7 @@ def wer_by_length(table: pd.DataFrame) -> Figure:
         ax.annotate(f"{rate:.1f}", (x, rate), (0, 3), textcoords="offset points", ha="center", fontsize=7.5, color=TEXT)
     ax.set_xticks(range(len(groups)), [label for label, _ in groups], rotation=0 if len(groups) <= 9 else 45)
     ax.set_ylim(0, max([*rates, 1]) * 1.15)
-    return ax.figure
+    return figure_of(ax)
 
 
 def error_kinds(metrics: dict) -> Figure:
@@ -165,4 +165,4 @@ def error_kinds(metrics: dict) -> Figure:
     ax.set_yticks(range(3), [kind for kind, _ in kinds])
     ax.set(ylim=(2.6, -0.6), xlim=(0, max([*counts, 1]) * 1.45), xticks=[])
     ax.spines["bottom"].set_visible(False)
-    return ax.figure
+    return figure_of(ax)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from lt25.files import write_text
 
@@ -28,7 +28,7 @@ THIRD = "#b8596e"
 SMALL = (3.4, 2.4)
 SQUARE = (3.4, 3.3)
 
-RC = {
+RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "lt25",
     "font.sans-serif": ["DejaVu Sans"],
@@ -64,7 +64,12 @@ RC = {
 }
 
 
-def axes(size: tuple[float, float] = SMALL, title: str = "", x: str = "", grid: str = "y") -> Axes:
+def axes(
+    size: tuple[float, float] = SMALL,
+    title: str = "",
+    x: str = "",
+    grid: Literal["x", "y", "both", "none"] = "y",
+) -> Axes:
     """A new figure with one pair of axes in the house style.
 
     size: inches; title: what the value axis shows, and its unit: it stands at the top, where it is read first, and not
@@ -83,6 +88,11 @@ def axes(size: tuple[float, float] = SMALL, title: str = "", x: str = "", grid: 
             figure.suptitle(title, x=0, ha="left", fontsize=9.5, color=TEXT)
         ax.set_xlabel(x)
     return ax
+
+
+def figure_of(ax: Axes) -> Figure:
+    """The figure that `axes` made."""
+    return cast("Figure", ax.figure)
 
 
 def ticks(n: int, whole: bool = False) -> MaxNLocator:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from markupsafe import Markup
 
@@ -10,6 +12,9 @@ from lt25.report import media
 from lt25.report.collect import Results
 from lt25.report.headline import Headline, span
 from lt25.report.html import fill
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LOSS_UNIT = "nats per example"
 CAPTIONS = {
@@ -42,12 +47,12 @@ def mistakes(results: Results) -> list[dict]:
     from lt25.data.prepared import PreparedSplit
 
     table = results.headline_predictions()
-    wrong = table[~table["correct"]].sort_values("probability", ascending=False).head(MISTAKES)
+    wrong = cast("pd.DataFrame", table[~table["correct"]]).sort_values("probability", ascending=False).head(MISTAKES)
     if wrong.empty:
         return []
     split = PreparedSplit(results.experiment.processed_dir, results.metrics["headline"])
     shown = []
-    for position, row in wrong.iterrows():
+    for position, row in cast(Iterable[tuple[int, Any]], wrong.iterrows()):
         values = split[int(position)]["input"].float().numpy()
         picture = media.picture(values)
         shown.append(

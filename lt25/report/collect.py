@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from lt25.experiment import Experiment
 from lt25.files import read_json
@@ -44,7 +44,7 @@ class Results:
     def headline_predictions(self) -> pd.DataFrame:
         """Return the predictions of the headline split, numbered as its examples are."""
         table = self.predictions
-        return table[table["split"] == self.metrics["headline"]].reset_index(drop=True)
+        return cast("pd.DataFrame", table[table["split"] == self.metrics["headline"]]).reset_index(drop=True)
 
 
 def collect(experiment: Experiment) -> Results:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from types import ModuleType
+from typing import cast
 
 from markupsafe import Markup, escape
 
@@ -197,7 +198,8 @@ def highlight(text: str) -> Markup:
     """YAML with its comments and keys marked."""
     lines = []
     for line in text.rstrip().splitlines():
-        code, hash_, comment = re.match(r"((?:[^#'\"]|'[^']*'|\"[^\"]*\"|(?<=\S)#)*)(#?)(.*)", line).groups()
+        parts = re.match(r"((?:[^#'\"]|'[^']*'|\"[^\"]*\"|(?<=\S)#)*)(#?)(.*)", line)
+        code, hash_, comment = cast(re.Match[str], parts).groups()
         code = re.sub(r"([\w.-]+)(:)(?=\s|$)", r"<b>\1</b>\2", str(escape(code)))
         lines.append(code + (f"<i>{escape(hash_ + comment)}</i>" if hash_ else str(escape(comment))))
     return Markup("\n".join(lines))

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from lt25.evaluation.style import ACCENT, INK, SECOND, SMALL, axes, ticks
+from lt25.evaluation.style import ACCENT, INK, SECOND, SMALL, axes, figure_of, ticks
 
 # an example is a sequence, or a window of a token stream
 RATES = [
@@ -82,12 +82,12 @@ def histogram(edges: list[float], counts: list[int], x: str) -> Figure:
 def label_counts(counts: dict[str, int]) -> Figure:
     """How many training examples each class has."""
     ax = axes(SMALL, "Training examples by class", "")
-    ax.bar(range(len(counts)), counts.values(), width=0.7, color=ACCENT, alpha=0.8)
+    ax.bar(range(len(counts)), list(counts.values()), width=0.7, color=ACCENT, alpha=0.8)
     ax.yaxis.set_major_locator(ticks(5, whole=True))
     if len(counts) <= 30:
         longest = max(map(len, counts))
         ax.set_xticks(range(len(counts)), counts, rotation=0 if longest <= 2 or len(counts) <= 4 else 45)
-    return ax.figure
+    return figure_of(ax)
 
 
 def sparkline(history: list[dict]) -> Figure | None:
@@ -99,9 +99,9 @@ def sparkline(history: list[dict]) -> Figure | None:
     ax.plot(steps, smooth(values), color=ACCENT, linewidth=1.4)
     ax.set_axis_off()
     ax.margins(0.005, 0.1)
-    ax.figure.set_layout_engine("none")
+    figure_of(ax).set_layout_engine("none")
     ax.set_position((0, 0, 1, 1))
-    return ax.figure
+    return figure_of(ax)
 
 
 def finish(ax) -> Figure:
@@ -112,4 +112,4 @@ def finish(ax) -> Figure:
         ax.yaxis.set_major_locator(ticks(5))
         if ax.get_ylim()[1] >= 1000:
             ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
-    return ax.figure
+    return figure_of(ax)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, cast
 
 import jiwer
 import pandas as pd
@@ -68,7 +70,7 @@ def utterances(results: Results) -> list[dict]:
             ),
             "sound": clips.get(position, ""),
         }
-        for position, row in worst.iterrows()
+        for position, row in cast(Iterable[tuple[int, Any]], worst.iterrows())
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import cast
 
 from markupsafe import Markup, escape
 
@@ -18,7 +19,8 @@ def inline(svg: str, name: str, description: str) -> Markup:
     cannot see the picture. The colours become the page's variables, so that the plot follows light and dark.
     """
     body = svg[svg.index("<svg") :]
-    width, height = (float(v) for v in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body).groups())
+    size = cast(re.Match[str], re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body))
+    width, height = (float(v) for v in size.groups())
     body = body[body.index(">") + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
     body = re.sub(r"<style[^>]*>.*?</style>", "", body, flags=re.S)

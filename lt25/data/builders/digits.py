@@ -6,6 +6,7 @@ scan's number in scikit-learn's order), ``image`` ({"bytes", "path"}, as on the 
 
 import io
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -19,7 +20,7 @@ def build(folder: Path, options: dict) -> str:
     import sklearn
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits = cast(Any, load_digits())
     random = np.random.default_rng(25)
     in_test = np.zeros(len(digits.target), dtype=bool)
     for label in range(10):
