@@ -17,8 +17,9 @@ from torchtitan.config import Optimizer as OptimizerConfig
 from torchtitan.distributed import ParallelDims
 
 from lt25.errors import UserError
+from lt25.training.shards import Adam
 
-OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
+OPTIMIZERS = {"Adam": {}, "AdamW": {"decoupled_weight_decay": True}}
 
 
 class FiniteOptimizers(OptimizersContainer):
@@ -31,7 +32,7 @@ class FiniteOptimizers(OptimizersContainer):
     """
 
     def __init__(self, model_parts: list[nn.Module], name: str, options: dict[str, Any]) -> None:
-        super().__init__(model_parts, OPTIMIZERS[name], {**options, "fused": True})
+        super().__init__(model_parts, Adam, {**options, **OPTIMIZERS[name], "fused": True})
         device = next(part.device for model in model_parts for part in model.parameters())
         self.taken, self.skipped = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
         self.capturable, self.constant = device.type == "cuda", options["lr"]

@@ -10,7 +10,6 @@ import torchtitan.train
 from torch import Tensor
 from torchtitan.components.loss import IGNORE_INDEX
 from torchtitan.config import TORCH_DTYPE_MAP, JobConfig
-from torchtitan.distributed import utils as dist_utils
 
 from lt25.training.checkpoint import WholeCheckpoints
 from lt25.training.cuda_graphs import CUDAGraphWrapper, can_replay
@@ -19,6 +18,7 @@ from lt25.training.job_config import Job
 from lt25.training.metrics import RunMetrics
 from lt25.training.parallelize import GradientSum, is_replicated
 from lt25.training.precision import LowPrecision
+from lt25.training.shards import clip_grad_norm_
 from lt25.training.startup import compile_ahead
 from lt25.training.steps import FiniteOptimizers
 from lt25.training.stopping import StopRequest
@@ -78,10 +78,9 @@ class Trainer(torchtitan.train.Trainer):
             gradients before clipping.
         """
         loss, own_labels, all_labels = self.forward_backward(microbatches)
-        norm = dist_utils.clip_grad_norm_(
-            [parameter for part in self.model_parts for parameter in part.parameters()],
+        norm = clip_grad_norm_(
+            (parameter for part in self.model_parts for parameter in part.parameters()),
             self.job_config.training.max_norm,
-            foreach=True,
             pp_mesh=self.parallel_dims.get_optional_mesh("pp"),
             ep_enabled=self.parallel_dims.ep_enabled,
         )
