@@ -72,7 +72,7 @@ def test_stats_tables_and_labels_agree(tmp_path):
 
 def test_numbers_as_labels_take_the_names_given(tmp_path):
     data = images(tmp_path / "raw", labels=(0, 2))
-    assert stats(make.prepared(tmp_path / "a", "classification", data))["model"]["num_labels"] == 3
+    assert stats(make.prepared(tmp_path / "a", "classification", data))["model"]["id2label"] == {"0": "0", "1": "2"}
     named = make.dataset("classification", data.origin, splits=data.splits, labels=["a", "b", "c"])
     assert stats(make.prepared(tmp_path / "b", "classification", named))["model"]["id2label"]["2"] == "c"
 
@@ -101,7 +101,10 @@ def test_class_folders_by_path(tmp_path):
 
 def test_series_of_numbers_from_json_lines(tmp_path):
     rng = np.random.default_rng(4)
-    series = [{"image": (5 + 2 * rng.standard_normal((3 + n % 4, 2))).tolist(), "label": "up"} for n in range(30)]
+    series = [
+        {"image": (5 + 2 * rng.standard_normal((3 + n % 4, 2))).tolist(), "label": ("up", "down")[n % 2]}
+        for n in range(30)
+    ]
     make.write(tmp_path / "mine/all.jsonl", "\n".join(map(json.dumps, series)))
     folder = make.prepared(
         tmp_path, "classification", make.dataset("classification", {"path": "mine"}), layout="series"
@@ -111,27 +114,33 @@ def test_series_of_numbers_from_json_lines(tmp_path):
     assert train.shards["inputs"].mean().abs() < 1e-5
 
 
-@pytest.mark.parametrize("size", [None, [6, 3]])
-def test_images_of_two_sizes_need_one_size(tmp_path, size):
+@pytest.mark.parametrize(("size", "seen"), [(None, [4, 5]), ([6, 3], [6, 3])])
+def test_images_of_several_sizes_are_brought_to_one(tmp_path, capsys, size, seen):
     make.image_folder(tmp_path / "mine")
-    make.image_folder(tmp_path / "mine/large", shape=(9, 9))
+    make.image_folder(tmp_path / "mine/large", count=3, shape=(9, 9))
     data = make.dataset("classification", {"path": "mine"})
-    if size:
-        folder = make.prepared(tmp_path, "classification", data, layout="rows", size=size)
-        assert PreparedSplit(folder, "train")[0]["input"].shape == (6, 3)
-    else:
-        with pytest.raises(
-            UserError, match=r"large/cat/\d+.png: 9 by 9 pixels, the first image 4 by 5: set prepare.size"
-        ):
-            make.prepared(tmp_path, "classification", data)
+    folder = make.prepared(tmp_path, "classification", data, layout="rows", size=size)
+    assert PreparedSplit(folder, "train")[0]["input"].shape == tuple(seen)
+    said = "tiny: images of 4 by 5 to 9 by 9 pixels are brought to 4 by 5; prepare.size sets another"
+    assert (said in capsys.readouterr().err) == (size is None)
+
+
+def test_photographs_are_made_small_without_being_asked(tmp_path, capsys):
+    make.image_folder(tmp_path / "mine", count=6, shape=(300, 400, 3))
+    folder = make.prepared(tmp_path, "classification", make.dataset("classification", {"path": "mine"}), layout="rows")
+    assert stats(folder)["model"]["input_size"] == 64 * 3 and PreparedSplit(folder, "train").lengths[0] == 48
+    assert "images of 300 by 400 pixels are brought to 48 by 64" in capsys.readouterr().err
 
 
 def test_a_corrupt_image_is_named_and_nothing_is_left(tmp_path):
     make.image_folder(tmp_path / "mine")
     bad = tmp_path / "mine/dog/3.png"
     bad.write_bytes(bad.read_bytes()[:40])
-    with pytest.raises(UserError, match=r"dog/3.png: no readable image"):
-        make.prepared(tmp_path, "classification", make.dataset("classification", {"path": "mine"}))
+    data = make.dataset("classification", {"path": "mine"})
+    with pytest.raises(
+        UserError, match=r"dog/3.png: no readable image .*: mend or remove it, or set prepare.faulty to exclude"
+    ):
+        make.prepared(tmp_path, "classification", data, faulty="stop")
     assert not list((tmp_path / "data/processed/tiny").iterdir())
 
 
@@ -144,13 +153,13 @@ def test_a_label_that_train_does_not_have_is_named(tmp_path):
     with pytest.raises(
         UserError, match=r"test.parquet, row 0: the label 'cow' is none of the training split's: cat, dog"
     ):
-        make.prepared(tmp_path, "classification", data)
+        make.prepared(tmp_path, "classification", data, faulty="stop")
 
 
 def test_labels_beyond_the_names_given(tmp_path):
     data = images(tmp_path / "raw", labels=(0, 7))
-    data.options["labels"] = ["a", "b"]
-    with pytest.raises(UserError, match=r"labels: labels go from 0 to 7, 2 names are given"):
+    data.options["labels"] = ["a", "b", "c"]
+    with pytest.raises(UserError, match=r"labels: the training split has 2 labels, 0 to 7, and 3 names are given"):
         make.prepared(tmp_path, "classification", data)
 
 
