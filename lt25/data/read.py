@@ -227,7 +227,7 @@ def _named(folder: Folder, table: str, written: str, where: str) -> str:
                 return found
     try:
         outside = any((folder.root / candidate).is_file() for candidate in candidates)
-    except ValueError:  # a null byte
+    except (OSError, ValueError):  # too long for a name, or with a null byte
         outside = False
     more = ": it is there, but origin.files leaves it out, or it is new: `lt25 download` notes it" if outside else ""
     raise Fault("a missing file", at, f"{column}: no such file: {shown}{more}")

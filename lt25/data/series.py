@@ -130,12 +130,13 @@ def _opened(data: bytes) -> Iterator[Any]:
     from PIL import Image
 
     try:
+        # Pillow warns of what it then reads or refuses.
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data))
-        if math.prod(image.size) > PIXELS:
-            raise TooLarge(f"an image of {image.size[1]:,} by {image.size[0]:,} pixels")
-        yield image
+            if math.prod(image.size) > PIXELS:
+                raise TooLarge(f"an image of {image.size[1]:,} by {image.size[0]:,} pixels")
+            yield image
     except Image.DecompressionBombError:
         raise TooLarge(f"an image of more than {PIXELS:,} pixels") from None
     except ImageError:
@@ -188,7 +189,7 @@ def decode_array(data: bytes) -> np.ndarray:
     if dtype.kind not in "biuf":
         raise ValueError(f"an array of {dtype}, expected numbers")
     body = data[file.tell() :]
-    if math.prod(shape) * dtype.itemsize != len(body):
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(body):
         raise ValueError(f"an array of {len(body)} bytes that says to be of shape {shape}")
     return np.frombuffer(body, dtype).reshape(shape, order="F" if by_columns else "C")
 
