@@ -127,7 +127,7 @@ def image_pixels(
 @contextmanager
 def _opened(data: bytes) -> Iterator[Any]:
     """Open an image file; whatever goes wrong with it in the block is an `ImageError`."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         # Pillow warns of what it then reads or refuses.
@@ -141,6 +141,8 @@ def _opened(data: bytes) -> Iterator[Any]:
         raise TooLarge(f"an image of more than {PIXELS:,} pixels") from None
     except ImageError:
         raise
+    except UnidentifiedImageError:
+        raise ImageError("no readable image (of no kind that is known)") from None
     # The readers of many formats meet damaged files with exceptions of every kind.
     except Exception as error:
         raise ImageError(f"no readable image ({str(error).splitlines()[0] if str(error) else repr(error)})") from None
