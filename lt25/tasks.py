@@ -170,7 +170,7 @@ print(model.config.id2label[int(logits.argmax())])""",
                 ("array", "null"),
                 None,
                 "`[height, width]` that images are brought to; none: the median of train's, made so small that the longer side "
-                "has at most 64 pixels",
+                "has at most 32 pixels",
                 True,
                 {"items": {"type": "integer", "minimum": 1, "maximum": 4096}, "minItems": 2, "maxItems": 2},
             ),

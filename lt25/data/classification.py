@@ -38,7 +38,7 @@ from lt25.progress import say, track
 MEASURED = 10_000
 """Mean and standard deviation are those of so many examples of train, its first."""
 
-LONGEST_SIDE = 64
+LONGEST_SIDE = 32
 """Images without a ``prepare.size`` are made so small that their longer side has at most so many pixels."""
 
 CLASSES = 10_000

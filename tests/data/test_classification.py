@@ -128,8 +128,8 @@ def test_images_of_several_sizes_are_brought_to_one(tmp_path, capsys, size, seen
 def test_photographs_are_made_small_without_being_asked(tmp_path, capsys):
     make.image_folder(tmp_path / "mine", count=6, shape=(300, 400, 3))
     folder = make.prepared(tmp_path, "classification", make.dataset("classification", {"path": "mine"}), layout="rows")
-    assert stats(folder)["model"]["input_size"] == 64 * 3 and PreparedSplit(folder, "train").lengths[0] == 48
-    assert "images of 300 by 400 pixels are brought to 48 by 64" in capsys.readouterr().err
+    assert stats(folder)["model"]["input_size"] == 32 * 3 and PreparedSplit(folder, "train").lengths[0] == 24
+    assert "images of 300 by 400 pixels are brought to 24 by 32" in capsys.readouterr().err
 
 
 def test_a_corrupt_image_is_named_and_nothing_is_left(tmp_path):

@@ -79,6 +79,35 @@ def test_the_end_of_a_single_document_is_held_out(tmp_path):
     assert len(parts["test"]) == pytest.approx(0.25 * len(lines), abs=10)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("book.txt", "no line breaks " * 100),
+        ("book.txt", "é☃𝄞" * 300),
+        ("book.txt", "first line\n" + "the second is long " * 100),
+        ("book.txt", "x" * 2000 + "\n"),
+        ("book.jsonl", "\n".join(f'{{"text": "line {n} {"y" * 500}"}}' for n in range(3))),
+    ],
+    ids=["one line", "beyond latin", "two lines", "a line", "three rows"],
+)
+def test_a_corpus_of_few_lines_is_cut_to_size(tmp_path, name, content):
+    make.write(tmp_path / name, content)
+    parts = dict.fromkeys(("train", "validation", "test"), "")
+    for example in texts(tmp_path).of(*parts):
+        parts[example.split] += example.roles["text"]
+    total = sum(map(len, parts.values()))
+    assert len(parts["test"]) == pytest.approx(0.25 * total, rel=0.02)
+    assert len(parts["validation"]) == pytest.approx(0.25 * 0.75 * total, rel=0.02)
+    if name == "book.txt":
+        assert "".join(parts.values()) == content
+
+
+def test_groups_are_not_cut(tmp_path):
+    make.parquet(tmp_path / "all.parquet", [{"text": f"text {n}\n" * 20, "who": n} for n in range(10)])
+    sides = split_of(texts(tmp_path, columns={"text": "text", "group": "who"}))
+    assert len(sides) == 10 and not any("#" in name for name in sides)
+
+
 def test_several_published_splits_make_one(tmp_path):
     for name in ("train.100", "train.360", "test"):
         make.parquet(tmp_path / name / "0000.parquet", [{"text": name}])
