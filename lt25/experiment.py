@@ -37,10 +37,10 @@ class Dataset:
         name: of the file, without its suffix.
         title, licence, homepage: for people.
         origin: has one of the keys ``builder``, ``hub`` or ``path``.
-        columns: role (``input``, ``label``, ``audio``, ``text``) -> name of the column.
+        columns: role (``input``, ``label``, ``audio``, ``text``, ...) -> name of the column; of ``input``, or names of several.
         splits: ``train``, ``validation`` and ``test`` -> the source's split, or a held-out part of one,
             ``{"from": "train", "fraction": 0.1}``.
-        options: the other keys, ``tasks`` and ``labels``.
+        options: the other keys, ``tasks``, ``labels`` and ``encoding``.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Dataset:
     licence: str
     homepage: str
     origin: dict[str, Any]
-    columns: dict[str, str]
+    columns: dict[str, Any]
     splits: dict[str, Any]
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -205,7 +205,8 @@ def load_dataset_config(name: str | Path, root: Path | None = None) -> Dataset:
     written = read_yaml(path, "dataset")
     check(written, _dataset_section(), os.path.relpath(path, root))
     values = resolve(written, DATASET)
-    options = {key: values.pop(key) for key in ("tasks", "labels")}
+    options = {key: values.pop(key) for key in ("tasks", "labels", "encoding")}
+    _check_encoding(options["encoding"], os.path.relpath(path, root))
     return Dataset(name=path.stem, options=options, **values)
 
 
@@ -342,14 +343,26 @@ def _origins(
 
 def _dataset_section() -> Section:
     """Return the keys of a dataset file, with the tasks that there are and the roles that they have."""
-    roles = {role: {"type": "string", "minLength": 1} for task in TASKS.values() for role in task.columns}
-    roles |= {role: {"type": "string", "minLength": 1} for role in ("group", "id")}
+    one = {"type": "string", "minLength": 1}
+    roles: dict[str, Any] = {role: one for task in TASKS.values() for role in task.columns}
+    roles |= dict.fromkeys(("group", "id", "time"), one)
+    if "input" in roles:
+        roles["input"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "uniqueItems": True}]}
     columns = {"minProperties": 1, "additionalProperties": False, "properties": roles}
     return {
         **DATASET,
         "tasks": replace(DATASET["tasks"], bounds={"items": {"enum": list(TASKS)}, "minItems": 1}),
         "columns": replace(DATASET["columns"], bounds=columns),
     }
+
+
+def _check_encoding(encoding: str, where: str) -> None:
+    try:
+        "".encode(encoding)
+    except (LookupError, ValueError):
+        raise UserError(
+            f"{where}: encoding: found {encoding}, expected an encoding of text that Python knows: utf-8, latin-1, cp1252, utf-16"
+        ) from None
 
 
 def _check_overrides(overrides: Mapping[str, Any]) -> None:

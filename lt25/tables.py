@@ -4,7 +4,7 @@ A table stands between two comments, ``<!-- keys: NAME -->`` and ``<!-- end of k
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ import yaml
 
 from lt25.config.key import OPTIONAL, REQUIRED, Key, Section
 from lt25.config.sections import CONFIG, DATASET, JOB
+from lt25.data.faults import REASONS
+from lt25.data.read import KINDS
+from lt25.data.records import TABLES
 from lt25.files import write_text
 from lt25.models import families
 from lt25.tasks import TASKS
@@ -31,6 +34,8 @@ def tables() -> dict[str, str]:
         "prepare": table({task.title: task.prepare for task in TASKS.values()}, "task"),
         "augment": table({task.title: task.augment for task in TASKS.values()}, "task"),
         "evaluation": table(_evaluation(), "task"),
+        "files": _rows(["the folder holds", "each gives", "under"], _files()),
+        "faults": _rows(["counted as", "what it is"], list(REASONS.items())),
     }
 
 
@@ -54,7 +59,32 @@ def table(groups: Mapping[str, Section], first: str) -> str:
         for number, (name, key) in enumerate(section.items()):
             cells = [f"`{name}`", _default(key), _meaning(key)]
             rows.append(cells if first == "key" else [group if number == 0 else "", *cells])
+    return _lines(rows)
+
+
+def _rows(head: list[str], rows: Sequence[Sequence[str]]) -> str:
+    return _lines([head, ["---"] * len(head), *rows])
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _files() -> list[list[str]]:
+    """Return what may lie in a dataset's folder: kind and suffixes, what a file gives, and its column."""
+    plural = {"image": "images", "audio": "recordings", "series": "arrays of NumPy", "text": "texts"}
+    given = {
+        "image": "the image",
+        "audio": "the recording",
+        "series": "its numbers, `[steps]` or `[steps, values]`",
+        "text": "the whole text",
+    }
+    rows = [[f"{plural[column]} ({_named_suffixes(KINDS[column])})", given[column], f"`{column}`"] for column in KINDS]
+    return [[f"tables ({_named_suffixes(TABLES)})", "an example a row", "the names of its columns"], *rows]
+
+
+def _named_suffixes(suffixes: set[str]) -> str:
+    return ", ".join(f"`{suffix}`" for suffix in sorted(suffixes))
 
 
 def _training() -> str:
@@ -62,7 +92,7 @@ def _training() -> str:
     rows = [["key", "default", "meaning", "identity"], ["---"] * 4]
     for name, key in _named(JOB)[""].items():
         rows.append([f"`{name}`", _default(key), _meaning(key), "yes" if key.identity else ""])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return _lines(rows)
 
 
 def _named(sections: Mapping[str, Section]) -> dict[str, Section]:

@@ -127,6 +127,17 @@ def evaluation_keys(**further: Key) -> Mapping[str, Key]:
     }
 
 
+FAULTY = Key(
+    "string",
+    "exclude",
+    "what becomes of an example that cannot be used: `exclude` leaves it out, and `stats.json` counts how many for which reason; "
+    "more than a twentieth of all is an error. `stop`: the first is one",
+    True,
+    {"enum": ["stop", "exclude"]},
+)
+"""A key of every task's ``prepare`` section: what `lt25.data.faults` goes by."""
+
+
 register(
     Task(
         name="classification",
@@ -150,19 +161,33 @@ print(model.config.id2label[int(logits.argmax())])""",
             "layout": Key(
                 "string",
                 "pixels",
-                "`pixels`: a step is a pixel (1 or 3 numbers); `rows`: a row of the image (width times 1 or 3); `series`: "
-                "the input is a list of numbers",
+                "how an image is read. `pixels`: a step is a pixel (1 or 3 numbers); `rows`: a row of the image (width times "
+                "1 or 3). Series and recordings are known by their files; `series`: nothing but numbers is accepted",
                 True,
                 {"enum": ["pixels", "rows", "series"]},
             ),
             "size": Key(
                 ("array", "null"),
                 None,
-                "`[height, width]` that images are brought to; without it they must all have one size",
+                "`[height, width]` that images are brought to; none: the median of train's, made so small that the longer side "
+                "has at most 32 pixels",
                 True,
-                {"items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2},
+                {"items": {"type": "integer", "minimum": 1, "maximum": 4096}, "minItems": 2, "maxItems": 2},
             ),
+            "n_mels": Key("integer", 40, "of recordings: mel bands", True, {"enum": [40, 80]}),
+            "sample_rate": Key(
+                "integer", 16000, "of recordings: Hz; all audio is brought to it", True, {"minimum": 4000}
+            ),
+            "max_steps": Key(
+                "integer",
+                100_000,
+                "the most steps of a series, or frames of 10 ms of a recording; a longer one cannot be used",
+                True,
+                {"minimum": 1},
+            ),
+            "faulty": FAULTY,
         },
+        preparation_version=2,
         evaluation=evaluation_keys(),
     )
 )
@@ -212,14 +237,7 @@ print(recognise("speech.wav")["text"])""",
                 True,
                 {"minLength": 1, "pattern": "^(?!.*(.).*\\1)[^A-Z |]+$"},
             ),
-            "faulty": Key(
-                "string",
-                "stop",
-                "`stop`: an audio file that cannot be read, or a transcript outside the alphabet, is an error; `exclude` "
-                "leaves it out, and `stats.json` counts how many",
-                True,
-                {"enum": ["stop", "exclude"]},
-            ),
+            "faulty": FAULTY,
         },
         evaluation=evaluation_keys(),
         augment={
@@ -268,6 +286,7 @@ print(generate("def main(", max_new_tokens=50)[0]["generated_text"])""",
                 True,
                 {"enum": ["whole", "paragraphs", "lines"]},
             ),
+            "faulty": FAULTY,
         },
         evaluation=evaluation_keys(
             max_bytes=Key(

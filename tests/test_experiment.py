@@ -51,7 +51,7 @@ def test_defaults_are_filled_in_and_overridden_key_by_key(project):
     assert (checkpoint["folder"], checkpoint["last_save_model_only"]) == ("checkpoints", False)
     assert experiment.job["training"]["steps"] == 10
     assert experiment.job["training"]["seq_len"] == 2048
-    assert experiment.prepare == {"layout": "pixels", "size": None}
+    assert experiment.prepare["layout"] == "pixels" and experiment.prepare["faulty"] == "exclude"
     assert experiment.evaluation == {"splits": ["validation", "test"], "batch_size": 64}
     assert (experiment.model["hidden_size"], experiment.model["num_hidden_layers"]) == (8, 24)
     assert experiment.results_dir == project / "results" / "tiny"
@@ -204,8 +204,8 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
         ({"evaluation.batch_size": 0}, "evaluation.batch_size: found 0, expected at least 1"),
         ({"evaluation.splits": []}, "evaluation.splits: found [], expected: prepared splits to evaluate"),
         ({"evaluation.max_bytes": 3}, "evaluation.max_bytes: unknown key"),
-        ({"prepare.layuot": "rows"}, "prepare.layuot: unknown key: did you mean layout? Allowed: layout, size"),
-        ({"prepare.n_mels": 40}, "prepare.n_mels: unknown key"),
+        ({"prepare.layuot": "rows"}, "prepare.layuot: unknown key: did you mean layout? Allowed: faulty, layout, "),
+        ({"prepare.alphabet": "ab"}, "prepare.alphabet: unknown key"),
         ({"prepare.layout": "columns"}, 'prepare.layout: found "columns", allowed: pixels, rows, series'),
         ({"prepare.size": [8]}, "prepare.size: found [8], expected: `[height, width]`"),
         ({"optimizer.lr": float("nan")}, "optimizer.lr: found nan, expected a finite number"),

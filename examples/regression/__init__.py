@@ -8,7 +8,7 @@ The model is a classifier with one output, so every family that has one can be t
 them near 0 to 1 in the data, and write no -100, which stands for a label that is missing.
 """
 
-from lt25.tasks import Task, evaluation_keys, register
+from lt25.tasks import FAULTY, Task, evaluation_keys, register
 
 register(
     Task(
@@ -28,7 +28,7 @@ from transformers import AutoFeatureExtractor, AutoModelForSequenceClassificatio
 model = AutoModelForSequenceClassification.from_pretrained("{folder}")
 extractor = AutoFeatureExtractor.from_pretrained("{folder}")
 print(float(model(**extractor(series, return_tensors="pt")).logits))""",
-        prepare={},
+        prepare={"faulty": FAULTY},
         evaluation=evaluation_keys(),
         package=__name__,
     )

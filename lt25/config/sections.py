@@ -492,9 +492,12 @@ DATASET: Section = {
     "columns": Key(
         "object",
         REQUIRED,
-        "role -> column: those that the task needs; `group` and `id` if there are such columns",
+        "role -> column: those that the task needs; `group`, `id` and `time` if there are such columns; `input` may be several",
         True,
         {"minProperties": 1, "additionalProperties": {"type": "string", "minLength": 1}},
+    ),
+    "encoding": Key(
+        "string", "utf-8", "of text, CSV and JSON lines, as Python names it: `latin-1`, `cp1252`, `utf-16`", True, _TEXT
     ),
     "splits": Key(
         "object",

@@ -15,6 +15,7 @@ from typing import Any
 
 from lt25 import files
 from lt25.data import hub
+from lt25.data.folders import Folder, files_below, matching
 from lt25.errors import UserError
 from lt25.experiment import Dataset
 from lt25.files import whole_folder
@@ -63,6 +64,15 @@ def data_root(dataset: Dataset, raw_dir: Path) -> Path:
     return path if path.is_absolute() else raw_dir.parents[2] / path
 
 
+def folder(dataset: Dataset, raw_dir: Path) -> Folder:
+    """Return a dataset's files, as far as they are there: by its manifest, or of a user's folder as it is now."""
+    root = data_root(dataset, raw_dir)
+    if "path" not in dataset.origin:
+        return Folder(root, (_manifest(raw_dir) or {"files": ()})["files"])
+    names, _ = files_below(root)
+    return Folder(root, set().union(*(matching(names, pattern) for pattern in hub.patterns(dataset.origin))))
+
+
 def verify(dataset: Dataset, raw_dir: Path) -> dict[str, Any]:
     """Return the content of ``SOURCE.json`` after comparing every file with its hash.
 
@@ -108,13 +118,15 @@ def _fetch(
 
 def _write_manifest(dataset: Dataset, raw_dir: Path, revision: str | None) -> None:
     root, found = data_root(dataset, raw_dir), set()
+    names, left_out = files_below(root)
+    for line in left_out:
+        say(f"{dataset.name}: left out: {line}")
     for pattern in hub.patterns(dataset.origin):
-        matching = {path for path in root.glob(pattern) if path.is_file() and not _ours(path.relative_to(root))}
-        if not matching:
+        if not (some := matching(names, pattern) - {MANIFEST}):
             raise UserError(
                 f"config/datasets/{dataset.name}.yaml: origin.files: no file of the dataset matches {pattern}"
             )
-        found |= matching
+        found |= {root / name for name in some}
     raw_dir.mkdir(parents=True, exist_ok=True)
     facts = {
         path.relative_to(root).as_posix(): {"sha256": files.sha256(path), "bytes": path.stat().st_size}
@@ -130,11 +142,6 @@ def _write_manifest(dataset: Dataset, raw_dir: Path, revision: str | None) -> No
             "files": facts,
         },
     )
-
-
-def _ours(path: Path) -> bool:
-    """Whether a file is no part of the dataset: the manifest, or hidden, as an interrupted copy is."""
-    return path.name == MANIFEST or any(part.startswith(".") for part in path.parts)
 
 
 def _manifest(raw_dir: Path) -> dict[str, Any] | None:

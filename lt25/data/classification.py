@@ -1,28 +1,67 @@
-"""Labelled images and series: preparing them, and bringing them to a model."""
+"""Labelled images, series and recordings: preparing them, and bringing them to a model."""
 
 import json
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from lt25.data.audio import decode_audio, frame_count, log_mel
 from lt25.data.collation import NO_GRID, Batch, Grid, Item, pad
 from lt25.data.examples import Example, Examples
+from lt25.data.faults import Fault
 from lt25.data.prepared import PreparedSplit
-from lt25.data.series import decode_image, image_to_series, normalise_series
+from lt25.data.read import KINDS
+from lt25.data.series import (
+    ImageError,
+    TooLarge,
+    decode_array,
+    decode_image,
+    image_facts,
+    image_to_series,
+    normalise_series,
+)
 from lt25.data.shards import SplitWriter
 from lt25.data.sources import PreparedExamples
 from lt25.data.transforms import Transforms
 from lt25.errors import UserError
 from lt25.experiment import Dataset
 from lt25.files import write_json
-from lt25.progress import track
+from lt25.progress import say, track
 
 MEASURED = 10_000
 """Mean and standard deviation are those of so many examples of train, its first."""
+
+LONGEST_SIDE = 32
+"""Images without a ``prepare.size`` are made so small that their longer side has at most so many pixels."""
+
+CLASSES = 10_000
+"""The most classes; more are numbers or names of the examples themselves."""
+
+_NAMES = {"image": "an image", "series": "a series", "audio": "a recording"}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What training's inputs look like, and so all of the dataset's.
+
+    Attributes:
+        kind: "image", "series" or "audio".
+        channels: of an image, 1 or 3; the values of a step of a series; the mel bands of a recording.
+        size: [height, width] of images, otherwise None.
+        range: the values of images of 16 or 32 bits or floats that become 0 and 255, or None.
+    """
+
+    kind: str
+    channels: int
+    size: list[int] | None = None
+    range: list[float] | None = None
 
 
 def write(
@@ -31,45 +70,40 @@ def write(
     """Write the splits and ``preprocessor_config.json``; return what `stats.json` says of splits and model.
 
     Raises:
-        UserError: for an unreadable image, one of another size than the first, or a label that train does not have.
+        UserError: if train has no usable example, or labels that are no classes.
     """
-    names, numbers, mean, std, first = _survey(dataset, examples, options)
+    form, labels = _survey(dataset, examples, options)
+    names, numbers = _classes(dataset, labels)
+    mean, std = _measure(dataset, examples, options, form)
     counts = {split: Counter() for split in writers}
     for example in track(examples.of(*writers), f"{dataset.name}: examples prepared"):
-        values = _values(example, options, first)
-        if options["layout"] == "series":
-            inputs = normalise_series(values, mean, std)
-        else:
+        try:
+            number = _number(example, numbers)
+            values = _values(example, form, options)
+        except Fault as fault:
+            examples.faults.add(example.split, fault)
+            continue
+        if form.kind == "image":
             # Half precision tells the 256 levels of a pixel apart, and halves what is read while training.
             inputs = image_to_series(values, options["layout"], mean, std).astype(np.float16)
-        label = example.roles["label"]
-        if label not in numbers:
-            known = ", ".join(map(str, list(numbers)[:10]))
-            raise UserError(f"{example.where}: the label {label!r} is none of the training split's: {known}")
-        row = {"id": example.id, "label": names[numbers[label]], "path": example.where}
-        if example.split == "test" and options["layout"] != "series":
-            row["image"] = example.roles["input"]["bytes"]
-        writers[example.split].add(row, inputs, numbers[label])
+        else:
+            inputs = normalise_series(values, mean, std).astype(np.float16 if form.kind == "audio" else np.float32)
+        row = {"id": example.id, "label": names[number], "path": example.where}
+        if example.split == "test" and form.kind != "series":
+            row[form.kind] = example.roles["input"]["bytes"]
+        writers[example.split].add(row, inputs, number)
         counts[example.split][row["label"]] += 1
 
-    write_json(
-        folder / "preprocessor_config.json",
-        {
-            "feature_extractor_type": "SeriesFeatureExtractor",
-            "layout": options["layout"],
-            "size": None if options["layout"] == "series" else list(first.shape[:2]),
-            "feature_size": inputs.shape[1],
-            "mean": mean,
-            "std": std,
-        },
-    )
+    rows = form.kind == "image" and options["layout"] == "rows"
+    input_size = form.channels * form.size[1] if rows and form.size else form.channels
+    write_json(folder / "preprocessor_config.json", _extractor(form, options, input_size, mean, std))
     return {
         "splits": {split: {"labels": dict(sorted(count.items()))} for split, count in counts.items()},
         "model": {
             "num_labels": len(names),
             "id2label": {str(number): name for number, name in enumerate(names)},
             "label2id": {name: number for number, name in enumerate(names)},
-            "input_size": inputs.shape[1],
+            "input_size": input_size,
         },
     }
 
@@ -105,78 +139,268 @@ def collate_stacked(examples: Item) -> Batch:
     return {"input_features": examples["input"].float(), "labels": examples["label"].long()}
 
 
-def _survey(
-    dataset: Dataset, examples: Examples, options: dict[str, Any]
-) -> tuple[list[str], dict[Any, int], list[float], list[float], np.ndarray]:
-    """Return the names of the classes, label -> number, mean [C] and standard deviation [C], and the first input.
-
-    All of train is looked through for its labels, its first `MEASURED` examples for their values.
-    """
-    labels, first, count, total, squares = set(), None, 0, 0.0, 0.0
-    for number, example in enumerate(track(examples.of("train"), f"{dataset.name}: labels seen")):
-        label = example.roles["label"]
-        if not isinstance(label, str | int):
-            raise UserError(f"{example.where}: the label {label!r} is neither a name nor a whole number")
+def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tuple[Form, set]:
+    """Return what the inputs of train look like, and its labels; all of train is looked through."""
+    labels, kinds, widths = set(), Counter(), Counter()
+    sizes, greys, transparent, ranges = Counter(), Counter(), 0, []
+    for example in track(examples.of("train"), f"{dataset.name}: examples seen"):
+        try:
+            label = _label(example)
+            match kind := _kind(example):
+                case "image":
+                    facts = _decoded(image_facts, example)
+                    sizes[facts.size] += 1
+                    greys[facts.grey] += 1
+                    transparent += facts.transparent
+                    ranges += facts.range or ()
+                case "series":
+                    widths[_series(example, options).shape[1]] += 1
+        except Fault as fault:
+            examples.faults.add("train", fault)
+            continue
         labels.add(label)
-        if number < MEASURED:
-            values = _values(example, options, first)
-            first = values if first is None else first
-            flat = np.asarray(values, np.float64).reshape(-1, values.shape[-1])
-            count, total, squares = count + len(flat), total + flat.sum(0), squares + (flat**2).sum(0)
-    if first is None:
+        kinds[kind] += 1
+    if not kinds:
+        examples.faults.report(0)
         raise UserError(f"config/datasets/{dataset.name}.yaml: splits.train: the training split has no examples")
-    scale = 1 if options["layout"] == "series" else 255
-    mean = np.asarray(total / count)
-    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    (kind, _), *_ = kinds.most_common(1)
+    if kind == "series":
+        return Form(kind, widths.most_common(1)[0][0]), labels
+    if options["layout"] == "series":
+        raise UserError(
+            f"dataset {dataset.name}: the input is {_NAMES[kind]} and prepare.layout is series: use pixels or rows"
+        )
+    if kind == "audio":
+        return Form(kind, options["n_mels"]), labels
+    if transparent:
+        say(f"{dataset.name}: {transparent} images with transparency are laid on white")
+    size = options["size"] or _common_size(dataset, sizes)
+    return Form(
+        kind, 1 if set(greys) == {True} else 3, list(size), [min(ranges), max(ranges)] if ranges else None
+    ), labels
+
+
+def _common_size(dataset: Dataset, sizes: Counter) -> list[int]:
+    """Return the [height, width] that images of some sizes are brought to, and say so where any is changed."""
+    every = np.array(list(sizes.elements()))
+    height, width = np.median(every, axis=0)
+    smaller = min(1, LONGEST_SIDE / max(height, width))
+    size = [max(1, round(height * smaller)), max(1, round(width * smaller))]
+    if set(sizes) != {tuple(size)}:
+        (least, most), several = (every[every.prod(1).argsort()[[0, -1]]]), len(sizes) > 1
+        found = f"{least[0]} by {least[1]} to {most[0]} by {most[1]}" if several else f"{most[0]} by {most[1]}"
+        say(
+            f"{dataset.name}: images of {found} pixels are brought to {size[0]} by {size[1]}; prepare.size sets another"
+        )
+    return size
+
+
+def _measure(
+    dataset: Dataset, examples: Examples, options: dict[str, Any], form: Form
+) -> tuple[list[float], list[float]]:
+    """Return mean [C] and standard deviation [C] of the channels over train's first `MEASURED` examples; of images, in 0..1.
+
+    Each example's own mean is subtracted before it is squared, and the parts are joined after Chan, Golub and LeVeque (1983):
+    a small change on top of a large offset keeps its digits.
+    """
+    count, mean, squares = 0, np.zeros(form.channels), np.zeros(form.channels)
+    measured = islice(_usable(examples, form, options), MEASURED)
+    for values in track(measured, f"{dataset.name}: examples measured"):
+        flat = np.asarray(values, np.float64).reshape(-1, form.channels)
+        own, n = flat.mean(0), len(flat)
+        squares = squares + np.square(flat - own).sum(0) + np.square(own - mean) * count * n / (count + n)
+        mean = mean + (own - mean) * n / (count + n)
+        count += n
+    if not count:
+        examples.faults.report(0)
+        raise UserError(f"config/datasets/{dataset.name}.yaml: splits.train: the training split has no usable example")
+    scale = 255 if form.kind == "image" else 1
+    std = np.sqrt(squares / count)
     std[std == 0] = scale
-    names, numbers = _classes(dataset, labels)
-    return names, numbers, (mean / scale).tolist(), (std / scale).tolist(), first
+    return (mean / scale).tolist(), (std / scale).tolist()
+
+
+def _usable(examples: Examples, form: Form, options: dict[str, Any]) -> Iterator[np.ndarray]:
+    for example in examples.of("train"):
+        try:
+            yield _values(example, form, options)
+        except Fault as fault:
+            examples.faults.add("train", fault)
+
+
+def _extractor(
+    form: Form, options: dict[str, Any], input_size: int, mean: list[float], std: list[float]
+) -> dict[str, Any]:
+    """Return the feature extractor's configuration."""
+    if form.kind == "audio":
+        return {
+            "feature_extractor_type": "LogMelFeatureExtractor",
+            "feature_size": input_size,
+            "sampling_rate": options["sample_rate"],
+            "padding_value": 0.0,
+            "mean": mean,
+            "std": std,
+        }
+    return {
+        "feature_extractor_type": "SeriesFeatureExtractor",
+        "layout": options["layout"] if form.kind == "image" else "series",
+        "size": form.size,
+        "range": form.range,
+        "feature_size": input_size,
+        "mean": mean,
+        "std": std,
+    }
+
+
+def _label(example: Example) -> str | int:
+    """Return an example's label: a name, or a whole number.
+
+    Raises:
+        Fault: if it is neither.
+    """
+    label = example.roles["label"]
+    if isinstance(label, bool):
+        return str(label)
+    if isinstance(label, float) and label.is_integer():
+        return int(label)
+    if isinstance(label, str | int):
+        return label.strip() if isinstance(label, str) else label
+    raise Fault(
+        "an unusable label", example.where, f"the label {str(label)[:40]!r} is neither a name nor a whole number"
+    )
+
+
+def _number(example: Example, numbers: dict[Any, int]) -> int:
+    """Return the number of an example's class."""
+    if (label := _label(example)) not in numbers:
+        known = ", ".join(map(str, list(numbers)[:10]))
+        raise Fault("an unusable label", example.where, f"the label {label!r} is none of the training split's: {known}")
+    return numbers[label]
 
 
 def _classes(dataset: Dataset, labels: set) -> tuple[list[str], dict[Any, int]]:
-    """Return names of the classes in the order of their numbers, and label -> number."""
-    given = dataset.options.get("labels")
+    """Return names of the classes in the order of their numbers, and label -> number of its class.
+
+    Numbers, also those that a table has as texts, are classes in the order of their values.
+    """
+    given = dataset.options["labels"]
     where = f"config/datasets/{dataset.name}.yaml: labels"
     if len({type(label) for label in labels}) > 1:
         raise UserError(f"{where}: the training split has both names and numbers as labels: make them one kind")
-    if all(isinstance(label, int) for label in labels):
-        names = given or [str(label) for label in range(max(labels) + 1)]
-        if min(labels) < 0 or max(labels) >= len(names):
-            raise UserError(f"{where}: labels go from {min(labels)} to {max(labels)}, {len(names)} names are given")
-        return names, {number: number for number in range(len(names))}
-    names = given or sorted(labels)
-    if unknown := labels - set(names):
-        raise UserError(f"{where}: the training split has {json.dumps(sorted(unknown)[:3])}, which is not listed")
-    return names, {name: number for number, name in enumerate(names)}
-
-
-def _values(example: Example, options: dict[str, Any], first: np.ndarray | None) -> np.ndarray:
-    """Return an example's pixels, uint8 [H, W, C], or series, float32 [T, C], shaped like the ``first``."""
-    value = example.roles["input"]
-    is_image = isinstance(value, dict) and isinstance(value.get("bytes"), bytes)
-    if is_image == (options["layout"] == "series"):
-        kind, fitting = ("an image", "pixels or rows") if is_image else (f"{type(value).__name__}, no image,", "series")
+    if len(labels) > CLASSES:
         raise UserError(
-            f"{example.where}: the input is {kind} and prepare.layout is {options['layout']}: use {fitting}"
+            f"config/datasets/{dataset.name}.yaml: columns.label: {len(labels):,} different labels in train, at most {CLASSES:,} "
+            "are classes: name another column"
         )
-    if not is_image:
-        try:
-            series = np.asarray(value, np.float32)
-        except (TypeError, ValueError):
-            series = np.asarray(0.0, np.float32)
-        series = series[:, None] if series.ndim == 1 else series
-        if series.ndim != 2 or not len(series) or not np.isfinite(series).all():
-            raise UserError(
-                f"{example.where}: the series is not a list of finite numbers, or of equally long lists of them"
-            )
-        if first is not None and series.shape[1] != first.shape[1]:
-            raise UserError(f"{example.where}: {series.shape[1]} values a step, the first series has {first.shape[1]}")
-        return series
+    if len(labels) == 1 and not given:
+        raise UserError(
+            f"config/datasets/{dataset.name}.yaml: columns.label: all of the training split has the label {json.dumps(*labels)}: "
+            "two classes are needed; if they are folders, origin.path is the folder that these lie in"
+        )
+    values = {label: _as_number(label) for label in labels}
+    numeric = all(value is not None for value in values.values())
+    ordered = sorted(labels, key=values.__getitem__ if numeric else None)
+    if not given:
+        return [str(label) for label in ordered], {label: number for number, label in enumerate(ordered)}
+    if not (numeric and not labels <= set(given)):
+        if unknown := labels - set(given):
+            raise UserError(f"{where}: the training split has {json.dumps(sorted(unknown)[:3])}, which is not listed")
+        return given, {name: number for number, name in enumerate(given)}
+    if all(value in range(len(given)) for value in values.values()):
+        kind = type(ordered[0])
+        return given, {kind(number): number for number in range(len(given))} | {
+            label: int(values[label]) for label in labels
+        }
+    if len(labels) == len(given):
+        return given, {label: number for number, label in enumerate(ordered)}
+    raise UserError(
+        f"{where}: the training split has {len(labels)} labels, {ordered[0]} to {ordered[-1]}, and {len(given)} names are given"
+    )
+
+
+def _as_number(label: str | int) -> float | None:
     try:
-        pixels = decode_image(value["bytes"], None if first is None else first.shape[2], options["size"])
-    except ValueError as error:
-        raise UserError(f"{example.where}: {error}: replace or remove it") from None
-    if first is not None and pixels.shape != first.shape:
-        (height, width), (h, w) = first.shape[:2], pixels.shape[:2]
-        raise UserError(f"{example.where}: {h} by {w} pixels, the first image {height} by {width}: set prepare.size")
-    return pixels
+        value = float(label)
+    except (ValueError, OverflowError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _kind(example: Example) -> str:
+    """Return what an input is: "image", "audio" or "series"; of a file its name decides, or else its first bytes.
+
+    Raises:
+        Fault: if it is none of them.
+    """
+    value = example.roles["input"]
+    if isinstance(value, list | tuple | np.ndarray):
+        return "series"
+    if not isinstance(value, dict) or not isinstance(value.get("bytes"), bytes):
+        raise Fault(
+            "input of another kind",
+            example.where,
+            f"the input is {type(value).__name__}, no file and no list of numbers",
+        )
+    suffix, data = Path(value.get("path") or "").suffix.lower(), value["bytes"]
+    for kind in ("image", "audio", "series"):
+        if suffix in KINDS[kind]:
+            return kind
+    if data.startswith((b"\x93NUMPY", b"PK")):
+        return "series"
+    if data.startswith((b"fLaC", b"OggS", b"ID3")) or (data[:4] == b"RIFF" and data[8:12] == b"WAVE"):
+        return "audio"
+    return "audio" if data[:1] == b"\xff" and len(data) > 1 and data[1] >= 0xE0 else "image"
+
+
+def _values(example: Example, form: Form, options: dict[str, Any]) -> np.ndarray:
+    """Return an example's pixels [H, W, C] in 0..255, series float64 [T, C] or log-mel frames float32 [T, C].
+
+    Raises:
+        Fault: if it has none, or of another form.
+    """
+    if (kind := _kind(example)) != form.kind:
+        message = f"the input is {_NAMES[kind]}, most of train's are {_NAMES[form.kind]}"
+        raise Fault("input of another kind", example.where, message)
+    if kind == "image":
+        return _decoded(lambda data: decode_image(data, form.channels, form.size, form.range), example)
+    if kind == "series":
+        series = _series(example, options)
+        if series.shape[1] != form.channels:
+            message = f"{series.shape[1]} values a step, most series have {form.channels} (an array has steps first)"
+            raise Fault("input of another width", example.where, message)
+        return series
+    samples = _decoded(lambda data: decode_audio(data, options["sample_rate"]), example)
+    _check_length(example, frame_count(len(samples), options["sample_rate"]), options)
+    return log_mel(torch.from_numpy(samples), options["sample_rate"], options["n_mels"]).numpy()
+
+
+def _decoded(decode: Any, example: Example) -> Any:
+    """Return what a function makes of the bytes of an input."""
+    try:
+        return decode(example.roles["input"]["bytes"])
+    except TooLarge as error:
+        raise Fault("an image that is too large", example.where, str(error)) from None
+    except (ImageError, ValueError) as error:
+        raise Fault("a file that cannot be read", example.where, str(error)) from None
+
+
+def _series(example: Example, options: dict[str, Any]) -> np.ndarray:
+    """Return a series as float64 [T, C]."""
+    value = example.roles["input"]
+    value = _decoded(decode_array, example) if isinstance(value, dict) else value
+    try:
+        series = np.asarray(value, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        series = np.asarray(0.0)
+    series = series[:, None] if series.ndim == 1 else series
+    if series.ndim != 2 or not series.size or not np.isfinite(series).all():
+        message = "the series is not a list of finite numbers, or of equally long lists of them"
+        raise Fault("values that are no numbers", example.where, message)
+    _check_length(example, len(series), options)
+    return series
+
+
+def _check_length(example: Example, steps: int, options: dict[str, Any]) -> None:
+    if steps > options["max_steps"]:
+        message = f"{steps:,} steps, prepare.max_steps is {options['max_steps']:,}"
+        raise Fault("input that is too long", example.where, message)

@@ -9,7 +9,7 @@ from transformers import AutoFeatureExtractor, SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
 
 from lt25.data.audio import log_mel
-from lt25.data.series import decode_image, image_to_series, normalise_series
+from lt25.data.series import decode_image, image_pixels, image_to_series, normalise_series
 
 
 class LogMelFeatureExtractor(SequenceFeatureExtractor):
@@ -81,6 +81,7 @@ class SeriesFeatureExtractor(SequenceFeatureExtractor):
         feature_size: numbers a step.
         layout: "pixels" (a pixel a step), "rows" (a row of an image a step) or "series".
         size: [height, width] that images are brought to; None for series.
+        range: the values of images of 16 or 32 bits or floats that become 0 and 255, or None.
         mean, std: of each channel over the training split (of images: of values scaled to 0..1).
     """
 
@@ -93,12 +94,14 @@ class SeriesFeatureExtractor(SequenceFeatureExtractor):
         padding_value: float = 0.0,
         layout: str = "pixels",
         size: Sequence[int] | None = None,
+        range: Sequence[float] | None = None,
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
         **kwargs: Any,
     ) -> None:
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
-        self.layout, self.size, self.mean, self.std = layout, size, list(mean), list(std)
+        self.layout, self.size, self.range = layout, size, range
+        self.mean, self.std = list(mean), list(std)
 
     def __call__(
         self, inputs: Any, padding: bool | str = True, return_tensors: str | None = None, **kwargs: Any
@@ -122,9 +125,9 @@ class SeriesFeatureExtractor(SequenceFeatureExtractor):
 
     def _image(self, image: Any) -> np.ndarray:
         if hasattr(image, "save"):
-            pixels = decode_image(_png(image), len(self.mean), self.size)
+            pixels = image_pixels(image, len(self.mean), self.size, self.range)
         elif isinstance(image, bytes):
-            pixels = decode_image(image, len(self.mean), self.size)
+            pixels = decode_image(image, len(self.mean), self.size, self.range)
         else:
             pixels = np.asarray(image)
             pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
@@ -132,14 +135,6 @@ class SeriesFeatureExtractor(SequenceFeatureExtractor):
             if list(pixels.shape) != expected:
                 raise ValueError(f"an image of shape {list(pixels.shape)}, expected {expected}")
         return image_to_series(pixels, self.layout, self.mean, self.std)
-
-
-def _png(image: Any) -> bytes:
-    import io
-
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def register() -> None:

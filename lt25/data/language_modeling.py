@@ -5,7 +5,7 @@ be written and read back exactly.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 
 from lt25.data.collation import NO_GRID, Batch, Grid, Item
 from lt25.data.examples import Example, Examples
+from lt25.data.faults import Fault
 from lt25.data.prepared import PreparedSplit
 from lt25.data.shards import SplitWriter
 from lt25.data.sources import TokenWindows
@@ -39,12 +40,13 @@ def write(
     """Write the splits and the tokenizer; return what `stats.json` says of splits and model.
 
     Raises:
-        UserError: if a text is no string, or train is too small for the vocabulary asked for.
+        UserError: if train is too small for the vocabulary asked for.
     """
     cut = options["documents"]
-    tokenizer = _train_tokenizer(dataset, _texts(examples.of("train"), cut), options["vocab_size"])
+    tokenizer = _train_tokenizer(dataset, _texts(examples, cut), options["vocab_size"])
     size = tokenizer.get_vocab_size()
     if size < options["vocab_size"]:
+        examples.faults.report(sum(1 for _ in _texts(examples, cut)))
         raise UserError(
             f"dataset {dataset.name}: the training split has too little text for a vocabulary of "
             f"{options['vocab_size']}: set prepare.vocab_size to {size} or less"
@@ -54,7 +56,7 @@ def write(
     tokenizer.encode_special_tokens = True
     dtype = np.uint16 if size <= 2**16 else np.int32
     sizes = {split: {"tokens": 0, "bytes": 0, "characters": 0} for split in writers}
-    documents = _documents(examples.of(*writers), cut)
+    documents = _documents(examples, tuple(writers), cut)
     for batch in _batches(track(documents, f"{dataset.name}: documents tokenized")):
         encoded = tokenizer.encode_batch_fast([text for _, _, text in batch])
         for (example, name, text), encoding in zip(batch, encoded, strict=True):
@@ -140,17 +142,19 @@ def _first(texts: Iterator[str], characters: int) -> Iterator[str]:
             return
 
 
-def _texts(examples: Iterator[Example], cut: str) -> Iterator[str]:
-    return (text for _, _, text in _documents(examples, cut))
+def _texts(examples: Examples, cut: str) -> Iterator[str]:
+    return (text for _, _, text in _documents(examples, ("train",), cut))
 
 
-def _documents(examples: Iterator[Example], cut: str) -> Iterator[tuple[Example, str, str]]:
+def _documents(examples: Examples, splits: Sequence[str], cut: str) -> Iterator[tuple[Example, str, str]]:
     """Yield (example, name, text) of every document that is not empty; a document's parts add up to the text."""
     ends = {"paragraphs": re.compile(r".*?(?:\n\s*\n|\Z)", re.DOTALL), "lines": re.compile(r".*?(?:\n|\Z)")}
-    for example in examples:
+    for example in examples.of(*splits):
         text = example.roles["text"]
         if not isinstance(text, str):
-            raise UserError(f"{example.where}: expected a text, found {type(text).__name__}: mend columns.text")
+            message = f"expected a text, found {type(text).__name__}: is columns.text the right column?"
+            examples.faults.add(example.split, Fault("input of another kind", example.where, message))
+            continue
         if cut == "whole":
             if text:
                 yield example, example.id, text

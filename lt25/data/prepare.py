@@ -14,6 +14,8 @@ import numpy as np
 from lt25 import files
 from lt25.data import acquire
 from lt25.data.examples import SPLITS, Examples
+from lt25.data.faults import Faults
+from lt25.data.folders import Folder
 from lt25.data.shards import SplitWriter
 from lt25.errors import UserError
 from lt25.experiment import Experiment
@@ -30,17 +32,22 @@ def prepare(experiment: Experiment) -> None:
     """
     dataset, folder = experiment.dataset, experiment.processed_dir
     config = f"config/datasets/{dataset.name}.yaml"
-    acquire.verify(dataset, experiment.raw_dir)
-    examples = Examples(dataset, acquire.data_root(dataset, experiment.raw_dir))
+    source = acquire.verify(dataset, experiment.raw_dir)
+    folder_read = Folder(acquire.data_root(dataset, experiment.raw_dir), source["files"])
+    faults = Faults(dataset.name, experiment.prepare.get("faulty", ""))
+    examples = Examples(dataset, folder_read, faults)
     module = TASKS[experiment.task].module("data")
 
     with whole_folder(folder) as partial:
         writers = {split: SplitWriter(partial, split) for split in SPLITS}
         facts = module.write(dataset, examples, experiment.prepare, writers, partial)
+        faults.report(sum(map(len, writers.values())))
+        _say_shared(dataset.name, examples)
         for split, writer in writers.items():
             if not len(writer):
+                left_out = f"; the first that was left out: {faults.named()[0]}" if faults.counts(split) else ""
                 raise UserError(
-                    f"{config}: splits.{split}: no examples: name another split, or hold out a larger fraction"
+                    f"{config}: splits.{split}: no examples: name another split, or hold out a larger fraction{left_out}"
                 )
             writer.close()
         stats = {
@@ -52,14 +59,30 @@ def prepare(experiment: Experiment) -> None:
             "licence": dataset.licence,
             "fingerprint": _fingerprint(partial),
             "splits": {
-                split: {"examples": len(writer), **facts["splits"][split], "lengths": _histogram(writer.lengths)}
+                split: {
+                    "examples": len(writer),
+                    **facts["splits"][split],
+                    "excluded": {**facts["splits"][split].get("excluded", {}), **faults.counts(split)},
+                    "lengths": _histogram(writer.lengths),
+                }
                 for split, writer in writers.items()
             },
+            "excluded": faults.named(),
+            "shared": {split: count for split, (count, _) in examples.shared().items()},
             "model": facts["model"],
         }
         files.write_json(partial / "stats.json", stats)
     counts = ", ".join(f"{split} {len(writer)}" for split, writer in writers.items())
     say(f"{dataset.name}: {folder.name} holds {counts} examples")
+
+
+def _say_shared(name: str, examples: Examples) -> None:
+    for split, (count, first) in examples.shared().items():
+        before = "train" if split == "validation" else "train or validation"
+        say(
+            f"{name}: {count} examples of {split} have the same content as some of {before}, the first {first}: a model that has "
+            "learnt them by heart does well on them"
+        )
 
 
 def _histogram(lengths: list[int]) -> dict[str, Any]:

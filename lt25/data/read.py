@@ -1,174 +1,233 @@
-"""Rows of a dataset's published files, whatever their kind.
+"""Examples as published, whatever the kind of files that a dataset's folder holds.
 
-Parquet, JSON lines and CSV files give their columns. A folder with ``metadata.csv`` or ``metadata.jsonl`` gives its columns
-and ``audio`` or ``image``, the file that the column ``file_name`` names. Image files give ``image`` and ``label``, the
-name of the folder they lie in. Text files give ``text`` (the whole file), ``path`` and ``top``, the first part of ``path``
-without suffix. An image or audio value is ``{"bytes": ..., "path": ...}``, as on the Hugging Face Hub.
+A table (CSV, JSON lines, Parquet) gives its columns; where a role that takes a file (``input``, ``audio``) has a text, that is
+the name of one. Without a table every file is an example: it gives itself, under ``image``, ``audio``, ``series`` or ``text``,
+``label``, the name of the folder it lies in, ``path``, and ``top``, the first part of ``path`` without suffix. An image,
+recording or array is ``{"bytes": ..., "path": ...}``, as on the Hugging Face Hub.
 """
 
-import csv
-import json
-import re
+import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
+from lt25.data import long_form
+from lt25.data.faults import Fault
+from lt25.data.folders import Folder, of_split
+from lt25.data.records import TABLES, Record, has_surrogate, not_in, records, separator, text_codec
 from lt25.errors import UserError
+from lt25.experiment import Dataset
 
-IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
-AUDIO = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
-TEXT = {".txt", ".md", ".rst", ".py"}
-TABLES = {".parquet", ".jsonl", ".csv"}
+KINDS = {
+    "image": {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"},
+    "audio": {".wav", ".flac", ".ogg", ".opus", ".mp3"},
+    "series": {".npy", ".npz"},
+    "text": {".txt", ".md", ".rst", ".py"},
+}
+"""The column that a file gives -> the suffixes of such files."""
+
 METADATA = {"metadata.csv", "metadata.jsonl"}
+"""Tables that go before others."""
 
-ALL = "all"
-"""The source split that stands for every file of a dataset."""
+FILE_NAME = "file_name"
+"""The column of such a table that names a file, under the name that the Hub gives it; it stands for ``image`` and ``audio``."""
+
+LARGEST = 1 << 30
+"""The most bytes of an image, a recording or an array."""
+
+_FILE_ROLES = ("input", "audio")
+_OF_A_FILE = ("label", "path", "top")
 
 
 @dataclass(slots=True)
 class Row:
-    """One row as published: ``where`` it stands, for messages, a default ``id``, and its values by column."""
+    """One example as published: ``where`` it stands, for messages, a default ``id``, and the values of its roles."""
 
     where: str
     id: str
-    values: dict[str, Any]
+    roles: dict[str, Any]
 
 
-def rows(root: Path, split: str, patterns: dict[str, Any], columns: list[str], config: str) -> Iterator[Row]:
-    """Yield the rows of a source split, in the order of the file names.
+Rows = Iterator[Row | Fault]
 
-    ``patterns`` are the globs of ``origin.files``; without them a file belongs to the split whose name stands in its path
-    (``train.csv``, ``data/train-00000.parquet``, ``train/cat/1.png``). ``columns`` are read and no others. ``config`` is the
-    dataset file, for messages.
+
+def rows(dataset: Dataset, folder: Folder, split: str) -> Rows:
+    """Yield the examples of a source split, in the order of the file names; a fault stands for one that cannot be read.
 
     Raises:
-        UserError: if the split has no files, a file cannot be read, or a column is missing.
+        UserError: if the split has no files, a table as a whole cannot be read, or a column is missing.
     """
-    found = _files(root, split, patterns, config)
-    names = {path.name for path in found}
-    kinds = {path.suffix.lower() for path in found}
-    if names & METADATA:
-        for path in found:
-            if path.name in METADATA:
-                yield from _media_table(path, root, columns)
-    elif kinds & TABLES:
-        for path in found:
-            if path.suffix.lower() in TABLES:
-                yield from _table(path, root, columns)
-    elif kinds & IMAGES:
-        for path in found:
-            if path.suffix.lower() in IMAGES:
-                yield _image(path, root)
-    elif kinds & AUDIO:
-        raise UserError(
-            f"{root}: audio without a metadata.csv or metadata.jsonl (columns file_name and text): write one"
-        )
-    else:
-        for path in found:
-            yield _text(path, root)
+    config = f"config/datasets/{dataset.name}.yaml"
+    others = [name for part in dataset.splits.values() if not isinstance(part, dict) for name in _listed(part)]
+    found = of_split(folder, split, others, dataset.origin.get("files", {}), config)
+    tables = [name for name in found if PurePosixPath(name).name in METADATA]
+    tables = tables or [name for name in found if _suffix(name) in TABLES]
+    if tables:
+        for name in tables:
+            yield from _table(dataset, folder, name, config)
+        return
+    wanted = dataset.columns.values()
+    for column, suffixes in KINDS.items():
+        files = [name for name in found if _suffix(name) in suffixes]
+        if files and column in wanted:
+            for name in files:
+                yield _file(dataset, folder, name, column)
+            return
+    kinds = sorted({_suffix(name) or "no suffix" for name in found})
+    raise UserError(
+        f"{config}: columns: of the files of {split} ({', '.join(kinds[:8])}) none gives what it asks for: name "
+        f"{', '.join(KINDS)}, as the files are, or write a table with a column for each role"
+    )
 
 
-def _files(root: Path, split: str, patterns: dict[str, Any], config: str) -> list[Path]:
-    if patterns:
-        if split not in patterns:
-            raise UserError(f"{config}: splits: {split} is none of origin.files, which are {', '.join(patterns)}")
-        wanted = patterns[split] if isinstance(patterns[split], list) else [patterns[split]]
-        found = {path for pattern in wanted for path in root.glob(pattern) if path.is_file()}
-    else:
-        known = IMAGES | AUDIO | TEXT | TABLES
-        found = {path for path in root.rglob("*") if path.is_file() and path.suffix.lower() in known}
-        if split != ALL:
-            # "train" names train.csv, data/train-00000.parquet and train/cat/1.png, and not trainer.csv.
-            named = re.compile(rf"(^|[/._-]){re.escape(split)}([/._-]|$)")
-            found = {path for path in found if named.search(path.relative_to(root).as_posix())}
-    found = {path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)}
-    if not found:
-        raise UserError(
-            f"{config}: splits: no file of {root} belongs to the source's split {split}: "
-            f"name one that has files, {ALL} for every file, or give globs in origin.files"
-        )
-    return sorted(found)
+def _listed(names: str | list[str]) -> list[str]:
+    return [names] if isinstance(names, str) else names
 
 
-def _table(path: Path, root: Path, columns: list[str]) -> Iterator[Row]:
-    name = path.relative_to(root).as_posix()
-    stem = name.removesuffix(path.suffix)
-    read = {".parquet": _parquet, ".jsonl": _json_lines, ".csv": _csv}[path.suffix.lower()]
-    for number, values in enumerate(read(path, name, columns)):
-        yield Row(f"{name}, row {number}", f"{stem}/{number}", values)
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
 
 
-def _parquet(path: Path, name: str, columns: list[str]) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            _require(columns, file.schema_arrow.names, name)
-            for batch in file.iter_batches(batch_size=256, columns=columns):
-                yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{name}: no readable Parquet file ({str(error).splitlines()[0]}): replace it") from None
-
-
-def _json_lines(path: Path, name: str, columns: list[str]) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file):
-            if not line.strip():
-                continue
-            try:
-                values = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{name}, line {number + 1}: no valid JSON ({error.msg}): mend it") from None
-            if not isinstance(values, dict):
+def _file(dataset: Dataset, folder: Folder, name: str, column: str) -> Row | Fault:
+    """Return the example that a file is."""
+    given = {column, *_OF_A_FILE}
+    for role, wanted in dataset.columns.items():
+        for one in _listed(wanted):
+            if one not in given:
                 raise UserError(
-                    f"{name}, line {number + 1}: expected an object with columns, found {line.strip()[:40]}"
+                    f"config/datasets/{dataset.name}.yaml: columns.{role}: {name} gives {', '.join(sorted(given))}, not {one}: "
+                    f"name one of them, or write a table with a column that names each file and one for {role}"
                 )
-            _require(columns, list(values), f"{name}, line {number + 1}")
-            yield values
-
-
-def _csv(path: Path, name: str, columns: list[str]) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        _require(columns, reader.fieldnames or [], name)
-        for values in reader:
-            if any(values[column] is None for column in columns):
-                raise UserError(f"{name}, line {reader.line_num}: fewer fields than the header has: mend it")
-            yield values
-
-
-def _media_table(path: Path, root: Path, columns: list[str]) -> Iterator[Row]:
-    name = path.relative_to(root).as_posix()
-    plain = [column for column in columns if column not in ("audio", "image")]
-    read = _csv if path.suffix == ".csv" else _json_lines
-    for number, values in enumerate(read(path, name, ["file_name", *plain])):
-        media = path.parent / values["file_name"]
-        if not media.is_file():
-            raise UserError(f"{name}, row {number}: file_name: no such file: {values['file_name']}")
-        value = {"path": media.name, "bytes": media.read_bytes()}
-        shown = media.relative_to(root).as_posix()
-        yield Row(shown, shown, {**values, "audio": value, "image": value})
-
-
-def _image(path: Path, root: Path) -> Row:
-    name = path.relative_to(root).as_posix()
-    return Row(name, name, {"image": {"path": path.name, "bytes": path.read_bytes()}, "label": path.parent.name})
-
-
-def _text(path: Path, root: Path) -> Row:
-    name = path.relative_to(root).as_posix()
     try:
-        text = path.read_bytes().decode("utf-8")
+        content = _content(folder, name)
+        values = {**_of_a_file(name), column: content}
+        if column == "text":
+            values["text"] = _text(content["bytes"], name, dataset.options["encoding"])
+    except Fault as fault:
+        return fault
+    return Row(name, name, {role: values[wanted] for role, wanted in dataset.columns.items()})
+
+
+def _of_a_file(name: str) -> dict[str, str]:
+    path = PurePosixPath(name)
+    return {"label": path.parent.name, "path": name, "top": PurePosixPath(path.parts[0]).stem}
+
+
+def _text(data: bytes, name: str, encoding: str) -> str:
+    try:
+        text = data.decode(text_codec(encoding))
     except UnicodeDecodeError as error:
-        raise UserError(f"{name}: byte {error.start} is not UTF-8: convert the file") from None
-    return Row(name, name, {"text": text, "path": name, "top": Path(path.relative_to(root).parts[0]).stem})
+        line = data.count(b"\n", 0, error.start) + 1
+        message = f"byte {error.start} (line {line}) is {not_in(encoding)}"
+        raise Fault("text in another encoding", name, message) from None
+    if has_surrogate(text):
+        raise Fault("text in another encoding", name, "half of a surrogate pair, which no text has")
+    return text
 
 
-def _require(columns: list[str], there: Sequence[str], where: str) -> None:
-    for column in columns:
-        if column not in there:
+def _content(folder: Folder, name: str) -> dict[str, Any]:
+    path = folder.root / name
+    try:
+        if path.stat().st_size > LARGEST:
+            raise Fault("a file that cannot be read", name, f"more than {LARGEST >> 30} GiB")
+        return {"path": path.name, "bytes": path.read_bytes()}
+    except OSError as error:
+        raise Fault("a file that cannot be read", name, f"cannot be read ({error.strerror})") from None
+
+
+def _table(dataset: Dataset, folder: Folder, name: str, config: str) -> Rows:
+    """Yield the examples of a table."""
+    columns, encoding = dataset.columns, dataset.options["encoding"]
+    path, suffix = folder.root / name, _suffix(name)
+    # Where commas separate fields they stand before no decimals.
+    comma = suffix in (".csv", ".tsv") and separator(path, encoding) != ","
+    # Column as the dataset's file names it -> column of the table.
+    sources: dict[str, str] = {}
+
+    def select(there: Sequence[str], where: str) -> list[str]:
+        for column in (one for wanted in columns.values() for one in _listed(wanted)):
+            sources[column] = column
+            if column not in there:
+                instead = FILE_NAME if column in KINDS and FILE_NAME in there else None
+                if instead is None and column not in _OF_A_FILE:
+                    raise UserError(
+                        f"{where}: no column {column}: it has {', '.join(there)}; mend columns in the dataset's file, or say "
+                        "with origin.files which files to read"
+                    )
+                sources[column] = instead or ""
+        return list(dict.fromkeys(source for source in sources.values() if source))
+
+    def complete() -> Iterator[Record | Fault]:
+        for record in records(path, name, select, encoding):
+            if isinstance(record, Record):
+                of_file = _of_a_file(name)
+                record.values |= {
+                    column: record.values[source] if source else of_file[column] for column, source in sources.items()
+                }
+            yield record
+
+    if "time" in columns:
+        if "id" not in columns:
             raise UserError(
-                f"{where}: no column {column}: it has {', '.join(there)}; mend columns in the dataset's file"
+                f"{config}: columns.id: missing: with columns.time, name the column that tells series apart"
             )
+        for record in long_form.in_rows(complete(), columns, name, comma):
+            if isinstance(record, Record):
+                roles = {role: record.values[column] for role, column in columns.items() if role != "input"}
+                record = Row(record.where, roles["id"], {**roles, "input": record.values[""]})
+            yield record
+        return
+    stem = name.removesuffix(PurePosixPath(name).suffix)
+    for record in complete():
+        yield record if isinstance(record, Fault) else _row(dataset, folder, name, stem, record, comma)
+
+
+def _row(dataset: Dataset, folder: Folder, name: str, stem: str, record: Record, comma: bool) -> Row | Fault:
+    """Return the example of a record of a table."""
+    row = Row(record.where, f"{stem}/{record.number}", {})
+    try:
+        for role, column in dataset.columns.items():
+            if isinstance(column, list):
+                row.roles[role] = long_form.in_a_row(record, column, comma)
+                continue
+            value = record.values[column]
+            if role in _FILE_ROLES and isinstance(value, str):
+                named = _named(folder, name, value, f"{record.where}: column {column}")
+                value = _content(folder, named)
+                row.where = row.id = named
+            row.roles[role] = value
+    except Fault as fault:
+        return fault
+    return row
+
+
+def _named(folder: Folder, table: str, written: str, where: str) -> str:
+    """Return the file that a table names, relative to the table's folder or to the dataset's, or absolute.
+
+    Raises:
+        Fault: if it is none of the dataset's files.
+    """
+    at, _, column = where.partition(": ")
+    if not written.strip():
+        raise Fault("a missing value", at, f"{column} has no value")
+    if (found := folder.find(written)) and "/" not in table:
+        return found
+    shown = repr(written[:80])
+    for name in dict.fromkeys([written.strip(), written.strip().replace("\\", "/")]):
+        if posixpath.isabs(name):
+            name = posixpath.relpath(posixpath.normpath(name), folder.root.absolute().as_posix())
+            candidates = [name]
+        else:
+            candidates = [posixpath.normpath(posixpath.join(base, name)) for base in (posixpath.dirname(table), "")]
+        if all(candidate.split("/")[0] == ".." for candidate in candidates):
+            raise Fault("a file name that leads outside", at, f"{column}: {shown} is outside the dataset's folder")
+        for candidate in candidates:
+            if found := folder.find(candidate):
+                return found
+    try:
+        outside = any((folder.root / candidate).is_file() for candidate in candidates)
+    except (OSError, ValueError):  # too long for a name, or with a null byte
+        outside = False
+    more = ": it is there, but origin.files leaves it out, or it is new: `lt25 download` notes it" if outside else ""
+    raise Fault("a missing file", at, f"{column}: no such file: {shown}{more}")

@@ -1,28 +1,155 @@
-"""Images and series as sequences of vectors. NumPy and Pillow only."""
+"""Images, arrays and lists of numbers as sequences of vectors. NumPy and Pillow only."""
 
 import io
-from collections.abc import Sequence
+import math
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+PIXELS = 100_000_000
+"""The most pixels of an image. With opacity they take 400 megabytes, and a few times that while they are laid on white."""
 
-def decode_image(data: bytes, channels: int | None = None, size: Sequence[int] | None = None) -> np.ndarray:
-    """Decode an image file to uint8 [H, W, C], with C = 1 or 3; ``channels`` None keeps what the image has.
+_GREY = ("1", "L", "LA", "La")
+_DEEP = ("I", "F")
+"""Modes of Pillow, and with "I;16" and its kin, whose values have another range than 0..255."""
 
-    ``size``: [height, width] to resize to. Raises ValueError if the bytes are no readable image.
+
+class ImageError(ValueError):
+    """An image cannot be used."""
+
+
+class TooLarge(ImageError):
+    """An image has more pixels than `PIXELS`."""
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What can be said of an image.
+
+    Attributes:
+        size: height and width as it is seen, after the turn that a camera has noted.
+        grey: whether it has no colours.
+        transparent: whether it has a channel of opacity, or a transparent colour.
+        range: the smallest and the largest value of an image of 16 or 32 bits or of floats; None for any other.
     """
-    from PIL import Image
 
-    try:
-        image = Image.open(io.BytesIO(data))
-        grey = channels == 1 if channels else image.mode in ("1", "L", "LA", "I", "I;16", "F")
+    size: tuple[int, int]
+    grey: bool
+    transparent: bool
+    range: tuple[float, float] | None
+
+
+def image_facts(data: bytes) -> ImageFacts:
+    """Look at an image file; the pixels are decoded only if there is a range to be found.
+
+    Raises:
+        TooLarge: for more than `PIXELS` pixels.
+        ImageError: for bytes that are no readable image, or values that are not finite.
+    """
+    with _opened(data) as image:
+        width, height = image.size
+        if image.getexif().get(0x0112, 1) >= 5:  # orientations 5 to 8 lie on their side
+            width, height = height, width
+        deep = _is_deep(image)
+        values = np.asarray(image, np.float64) if deep else None
+        if values is not None and not np.isfinite(values).all():
+            raise ImageError("an image with values that are not finite")
+        return ImageFacts(
+            (height, width),
+            deep or image.mode in _GREY,
+            image.has_transparency_data,
+            None if values is None else (float(values.min()), float(values.max())),
+        )
+
+
+def decode_image(
+    data: bytes,
+    channels: int | None = None,
+    size: Sequence[int] | None = None,
+    range: Sequence[float] | None = None,
+) -> np.ndarray:
+    """Decode an image file to [H, W, C], with C = 1 or 3, of values in 0..255.
+
+    What is transparent shows white behind it, and a photograph is turned as the camera has noted.
+
+    Args:
+        data: the file's bytes.
+        channels: 1 or 3; None keeps what the image has.
+        size: [height, width] to bring it to; None keeps its own.
+        range: the values that become 0 and 255, in an image of 16 or 32 bits or of floats; None: 0 and 65535 for 16 bits.
+
+    Returns:
+        uint8, or float32 for an image with a range, whose values may exceed 0..255 if they exceed the range.
+
+    Raises:
+        TooLarge: for more than `PIXELS` pixels.
+        ImageError: for bytes that are no readable image, or an image of 32 bits or floats without a range.
+    """
+    with _opened(data) as image:
+        return image_pixels(image, channels, size, range)
+
+
+def image_pixels(
+    image: Any, channels: int | None = None, size: Sequence[int] | None = None, range: Sequence[float] | None = None
+) -> np.ndarray:
+    """As `decode_image`, of an image of Pillow's that is open."""
+    from PIL import Image, ImageOps
+
+    if size is not None:
+        # Of a large JPEG only so much is decoded as twice the size needs.
+        image.draft(None, (2 * max(size), 2 * max(size)))
+    deep = _is_deep(image)
+    grey = channels == 1 if channels else deep or image.mode in _GREY
+    image = ImageOps.exif_transpose(image)
+    if deep:
+        if range is None and not image.mode.startswith("I;16"):
+            raise ImageError(f"an image of mode {image.mode}, whose range of values is not known")
+        low, high = range or (0, 65535)
+        values = (np.asarray(image, np.float32) - low) * (255 / (high - low) if high > low else 0)
+        image = Image.fromarray(values.astype(np.float32))
+    else:
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = image.convert("L" if grey else "RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"no readable image ({error})") from None
     if size is not None:
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
-    return pixels[:, :, None] if grey else pixels
+    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    return pixels if grey or pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Any]:
+    """Open an image file; whatever goes wrong with it in the block is an `ImageError`."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        # Pillow warns of what it then reads or refuses.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data))
+            if math.prod(image.size) > PIXELS:
+                raise TooLarge(f"an image of {image.size[1]:,} by {image.size[0]:,} pixels")
+            yield image
+    except Image.DecompressionBombError:
+        raise TooLarge(f"an image of more than {PIXELS:,} pixels") from None
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError("no readable image (of no kind that is known)") from None
+    # The readers of many formats meet damaged files with exceptions of every kind.
+    except Exception as error:
+        raise ImageError(f"no readable image ({str(error).splitlines()[0] if str(error) else repr(error)})") from None
+
+
+def _is_deep(image: Any) -> bool:
+    return image.mode in _DEEP or image.mode.startswith("I;")
 
 
 def image_to_series(pixels: np.ndarray, layout: str, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
@@ -36,8 +163,44 @@ def image_to_series(pixels: np.ndarray, layout: str, mean: Sequence[float], std:
     return values.reshape((height * width, channels) if layout == "pixels" else (height, width * channels))
 
 
+def decode_array(data: bytes) -> np.ndarray:
+    """Decode a NumPy file, ``.npy`` or an ``.npz`` of one array, of numbers; nothing in it is executed.
+
+    Raises:
+        ValueError: if the bytes are no such file, or say that more follows than does.
+    """
+    if data[:2] == b"PK":
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                names = archive.namelist()
+                if len(names) != 1:
+                    raise ValueError(f"an .npz of {len(names)} arrays, expected one: {', '.join(names[:5])}")
+                if archive.getinfo(names[0]).file_size > 1 << 30:
+                    raise ValueError("an array of more than a gigabyte")
+                data = archive.read(names[0])
+        except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError) as error:
+            raise ValueError(f"no readable .npz file ({error})") from None
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, by_columns, dtype = read(file)
+    # NumPy parses the header as Python, and what is wrong with it is of many kinds.
+    except Exception as error:
+        raise ValueError(f"no readable .npy file ({str(error).splitlines()[0] if str(error) else error!r})") from None
+    if dtype.kind not in "biuf":
+        raise ValueError(f"an array of {dtype}, expected numbers")
+    body = data[file.tell() :]
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(body):
+        raise ValueError(f"an array of {len(body)} bytes that says to be of shape {shape}")
+    return np.frombuffer(body, dtype).reshape(shape, order="F" if by_columns else "C")
+
+
 def normalise_series(series: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """Normalise a series [T] or [T, C] to float32 [T, C]."""
-    series = np.asarray(series, np.float32)
+    """Normalise a series [T] or [T, C] to float32 [T, C].
+
+    The mean is subtracted in float64: of a pressure of 101,325 Pa, float32 would keep no change below a hundredth.
+    """
+    series = np.asarray(series, np.float64)
     series = series[:, None] if series.ndim == 1 else series
-    return (series - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    return ((series - np.asarray(mean, np.float64)) / np.asarray(std, np.float64)).astype(np.float32)

@@ -31,7 +31,16 @@ HELD_OUT = {
 
 def dataset(task, origin, columns=None, splits=None, **options) -> Dataset:
     columns, splits = columns or ROLES[task], resolve(splits or HELD_OUT, DATASET["splits"].keys)
-    return Dataset("tiny", "Tiny", "none", "", origin, columns, splits, {"tasks": [task], "labels": None, **options})
+    return Dataset(
+        "tiny",
+        "Tiny",
+        "none",
+        "",
+        origin,
+        columns,
+        splits,
+        {"tasks": [task], "labels": None, "encoding": "utf-8", **options},
+    )
 
 
 def experiment(root: Path, task: str, data: Dataset, **options) -> Experiment:

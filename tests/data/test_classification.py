@@ -72,7 +72,7 @@ def test_stats_tables_and_labels_agree(tmp_path):
 
 def test_numbers_as_labels_take_the_names_given(tmp_path):
     data = images(tmp_path / "raw", labels=(0, 2))
-    assert stats(make.prepared(tmp_path / "a", "classification", data))["model"]["num_labels"] == 3
+    assert stats(make.prepared(tmp_path / "a", "classification", data))["model"]["id2label"] == {"0": "0", "1": "2"}
     named = make.dataset("classification", data.origin, splits=data.splits, labels=["a", "b", "c"])
     assert stats(make.prepared(tmp_path / "b", "classification", named))["model"]["id2label"]["2"] == "c"
 
@@ -101,7 +101,10 @@ def test_class_folders_by_path(tmp_path):
 
 def test_series_of_numbers_from_json_lines(tmp_path):
     rng = np.random.default_rng(4)
-    series = [{"image": (5 + 2 * rng.standard_normal((3 + n % 4, 2))).tolist(), "label": "up"} for n in range(30)]
+    series = [
+        {"image": (5 + 2 * rng.standard_normal((3 + n % 4, 2))).tolist(), "label": ("up", "down")[n % 2]}
+        for n in range(30)
+    ]
     make.write(tmp_path / "mine/all.jsonl", "\n".join(map(json.dumps, series)))
     folder = make.prepared(
         tmp_path, "classification", make.dataset("classification", {"path": "mine"}), layout="series"
@@ -111,27 +114,33 @@ def test_series_of_numbers_from_json_lines(tmp_path):
     assert train.shards["inputs"].mean().abs() < 1e-5
 
 
-@pytest.mark.parametrize("size", [None, [6, 3]])
-def test_images_of_two_sizes_need_one_size(tmp_path, size):
+@pytest.mark.parametrize(("size", "seen"), [(None, [4, 5]), ([6, 3], [6, 3])])
+def test_images_of_several_sizes_are_brought_to_one(tmp_path, capsys, size, seen):
     make.image_folder(tmp_path / "mine")
-    make.image_folder(tmp_path / "mine/large", shape=(9, 9))
+    make.image_folder(tmp_path / "mine/large", count=3, shape=(9, 9))
     data = make.dataset("classification", {"path": "mine"})
-    if size:
-        folder = make.prepared(tmp_path, "classification", data, layout="rows", size=size)
-        assert PreparedSplit(folder, "train")[0]["input"].shape == (6, 3)
-    else:
-        with pytest.raises(
-            UserError, match=r"large/cat/\d+.png: 9 by 9 pixels, the first image 4 by 5: set prepare.size"
-        ):
-            make.prepared(tmp_path, "classification", data)
+    folder = make.prepared(tmp_path, "classification", data, layout="rows", size=size)
+    assert PreparedSplit(folder, "train")[0]["input"].shape == tuple(seen)
+    said = "tiny: images of 4 by 5 to 9 by 9 pixels are brought to 4 by 5; prepare.size sets another"
+    assert (said in capsys.readouterr().err) == (size is None)
+
+
+def test_photographs_are_made_small_without_being_asked(tmp_path, capsys):
+    make.image_folder(tmp_path / "mine", count=6, shape=(300, 400, 3))
+    folder = make.prepared(tmp_path, "classification", make.dataset("classification", {"path": "mine"}), layout="rows")
+    assert stats(folder)["model"]["input_size"] == 32 * 3 and PreparedSplit(folder, "train").lengths[0] == 24
+    assert "images of 300 by 400 pixels are brought to 24 by 32" in capsys.readouterr().err
 
 
 def test_a_corrupt_image_is_named_and_nothing_is_left(tmp_path):
     make.image_folder(tmp_path / "mine")
     bad = tmp_path / "mine/dog/3.png"
     bad.write_bytes(bad.read_bytes()[:40])
-    with pytest.raises(UserError, match=r"dog/3.png: no readable image"):
-        make.prepared(tmp_path, "classification", make.dataset("classification", {"path": "mine"}))
+    data = make.dataset("classification", {"path": "mine"})
+    with pytest.raises(
+        UserError, match=r"dog/3.png: no readable image .*: mend or remove it, or set prepare.faulty to exclude"
+    ):
+        make.prepared(tmp_path, "classification", data, faulty="stop")
     assert not list((tmp_path / "data/processed/tiny").iterdir())
 
 
@@ -144,14 +153,176 @@ def test_a_label_that_train_does_not_have_is_named(tmp_path):
     with pytest.raises(
         UserError, match=r"test.parquet, row 0: the label 'cow' is none of the training split's: cat, dog"
     ):
-        make.prepared(tmp_path, "classification", data)
+        make.prepared(tmp_path, "classification", data, faulty="stop")
 
 
 def test_labels_beyond_the_names_given(tmp_path):
     data = images(tmp_path / "raw", labels=(0, 7))
-    data.options["labels"] = ["a", "b"]
-    with pytest.raises(UserError, match=r"labels: labels go from 0 to 7, 2 names are given"):
+    data.options["labels"] = ["a", "b", "c"]
+    with pytest.raises(UserError, match=r"labels: the training split has 2 labels, 0 to 7, and 3 names are given"):
         make.prepared(tmp_path, "classification", data)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([1000, 25000, 60000], ["1000", "25000", "60000"]),
+        ([1, 2, 3], ["1", "2", "3"]),
+        ([-1, 1], ["-1", "1"]),
+        ([10**8, 10**30], [str(10**8), str(10**30)]),
+        (["10", "9", "-1"], ["-1", "9", "10"]),
+        (["2.5", "10"], ["2.5", "10"]),
+        ([1.0, 2.0], ["1", "2"]),
+        ([True, False], ["False", "True"]),
+        ([" b", "a ", "a"], ["a", "b"]),
+        (["10", "9", "x"], ["10", "9", "x"]),
+    ],
+)
+def test_labels_are_classes_in_the_order_of_their_values(tmp_path, labels, names):
+    rows = [{"values": [n, n % 7], "kind": labels[n % len(labels)]} for n in range(60)]
+    make.write(tmp_path / "mine/all.jsonl", "\n".join(map(json.dumps, rows)))
+    data = make.dataset("classification", {"path": "mine"}, {"input": "values", "label": "kind"})
+    model = stats(make.prepared(tmp_path, "classification", data))["model"]
+    assert [model["id2label"][str(n)] for n in range(model["num_labels"])] == names
+
+
+@pytest.mark.parametrize(
+    ("labels", "second"),
+    [(["0", "1", "2"], "2"), ([0, 1, 2], "2"), ([1, 2, 3], "3"), (["-1", "0", "1"], "1"), (["a", "c"], "c")],
+)
+def test_names_are_given_to_labels_of_any_kind(tmp_path, labels, second):
+    rows = [{"values": [n, n % 7], "kind": labels[n % len(labels)]} for n in range(60)]
+    make.write(tmp_path / "mine/all.jsonl", "\n".join(map(json.dumps, rows)))
+    data = make.dataset(
+        "classification", {"path": "mine"}, {"input": "values", "label": "kind"}, labels=["a", "b", "c"]
+    )
+    folder = make.prepared(tmp_path, "classification", data)
+    assert stats(folder)["model"]["num_labels"] == 3
+    train = PreparedSplit(folder, "train")
+    numbers = dict(zip(train.table().label, train.shards["labels"].tolist(), strict=True))
+    assert numbers["c"] == 2 and second in map(str, labels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (
+            lambda n: n,
+            "columns.label: 10,0.. different labels in train, at most 10,000 are classes: name another column",
+        ),
+        (lambda n: "leaves", 'columns.label: all of the training split has the label "leaves": two classes are needed'),
+        (lambda n: ("a", 1)[n % 2], "labels: the training split has both names and numbers"),
+    ],
+)
+def test_labels_that_are_no_classes_are_one_line(tmp_path, kind, message):
+    rows = [{"values": [n], "kind": kind(n), "half": n % 2} for n in range(10_050)]
+    make.write(tmp_path / "mine/train.jsonl", "\n".join(map(json.dumps, rows)))
+    splits = {"train": "train", "validation": "train", "test": "train"}
+    data = make.dataset("classification", {"path": "mine"}, {"input": "values", "label": "kind"}, splits)
+    with pytest.raises(UserError, match=message):
+        make.prepared(tmp_path, "classification", data)
+
+
+def test_series_of_a_large_offset_keep_their_information(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [{"values": (1.7e9 + 1e-3 * rng.standard_normal(50)).tolist(), "kind": n % 2} for n in range(30)]
+    make.write(tmp_path / "mine/all.jsonl", "\n".join(map(json.dumps, rows)))
+    data = make.dataset("classification", {"path": "mine"}, {"input": "values", "label": "kind"})
+    folder = make.prepared(tmp_path, "classification", data)
+    train = PreparedSplit(folder, "train").shards["inputs"]
+    assert abs(float(train.std()) - 1) < 0.05 and len(train.unique()) > 500
+    from lt25.data.features import SeriesFeatureExtractor
+
+    extractor = SeriesFeatureExtractor.from_pretrained(folder)
+    seen = {tuple(extractor(np.array(row["values"]))["input_features"][0][:, 0].tolist()) for row in rows}
+    assert tuple(train[:50, 0].tolist()) in seen
+
+
+def test_arrays_in_folders_of_classes(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        path = tmp_path / "mine" / ("up", "down")[number % 2] / f"{number}.{('npy', 'npz')[number // 2 % 2]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        series = rng.normal(size=(6 + number % 3, 2)).astype(np.float32)
+        np.save(path, series) if path.suffix == ".npy" else np.savez(path, series)
+    data = make.dataset("classification", {"path": "mine"}, {"input": "series", "label": "label"})
+    folder = make.prepared(tmp_path, "classification", data)
+    assert stats(folder)["model"]["id2label"] == {"0": "down", "1": "up"}
+    assert stats(folder)["model"]["input_size"] == 2 and set(PreparedSplit(folder, "train").lengths) == {6, 7, 8}
+
+
+@pytest.mark.parametrize("given", ["folders", "table", "parquet"])
+def test_recordings_are_classified(tmp_path, given):
+    rng, root = np.random.default_rng(0), tmp_path / "mine"
+    columns = {"folders": ("audio", "label"), "table": ("file", "what"), "parquet": ("audio", "label")}[given]
+    sounds = [(make.audio(rng, 0.2, container="WAV"), ("bark", "meow")[n % 2]) for n in range(30)]
+    if given == "parquet":
+        make.parquet(root / "all.parquet", [{"audio": {"bytes": s, "path": None}, "label": kind} for s, kind in sounds])
+    else:
+        for number, (sound, kind) in enumerate(sounds):
+            make.write(root / (kind if given == "folders" else "sounds") / f"{number}.wav", sound)
+        lines = [f"sounds/{number}.wav,{kind}" for number, (_, kind) in enumerate(sounds)]
+        if given == "table":
+            make.write(root / "all.csv", "\n".join(["file,what", *lines]))
+    data = make.dataset("classification", {"path": "mine"}, dict(zip(("input", "label"), columns, strict=True)))
+    folder = make.prepared(tmp_path, "classification", data)
+    train = PreparedSplit(folder, "train")
+    assert train[0]["input"].shape == (20, 40) and train[0]["input"].dtype == torch.float16
+    assert everything(folder).mean().abs() < 0.1 and (everything(folder).std() - 1).abs() < 0.1
+
+    from transformers import AutoFeatureExtractor
+
+    import lt25  # noqa: F401
+    from lt25.data.audio import decode_audio
+
+    test = PreparedSplit(folder, "test")
+    samples = decode_audio(test.table().audio[0], 16000)
+    features = AutoFeatureExtractor.from_pretrained(folder)(samples, return_tensors="pt").input_features[0]
+    torch.testing.assert_close(features.half(), test[0]["input"], rtol=1e-2, atol=1e-2)
+
+
+def test_images_of_sixteen_bits_keep_their_levels(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        pixels = rng.integers(1000 * (number % 2), 1000 * (number % 2) + 3000, (4, 4)).astype(np.uint16)
+        make.write(tmp_path / f"mine/{('dark', 'light')[number % 2]}/{number}.png", make.png(pixels))
+    folder = make.prepared(tmp_path, "classification", make.dataset("classification", {"path": "mine"}))
+    assert len(everything(folder).unique()) > 300
+    from PIL import Image
+
+    from lt25.data.features import SeriesFeatureExtractor
+
+    test, extractor = PreparedSplit(folder, "test"), SeriesFeatureExtractor.from_pretrained(folder)
+    image = Image.open(tmp_path / "mine" / test.table().path[0])
+    assert np.allclose(extractor(image)["input_features"][0], test[0]["input"], atol=1e-2)
+
+
+def test_transparency_is_said_and_colour_anywhere_makes_all_colour(tmp_path, capsys):
+    make.image_folder(tmp_path / "mine")
+    make.write(tmp_path / "mine/dog/x.png", make.png(np.full((4, 5, 4), 9, np.uint8)))
+    splits = {"train": "all", "validation": "all", "test": "all"}
+    data = make.dataset("classification", {"path": "mine"}, splits=splits)
+    assert stats(make.prepared(tmp_path, "classification", data))["model"]["input_size"] == 3
+    assert "tiny: 1 images with transparency are laid on white" in capsys.readouterr().err
+
+
+def test_the_same_content_in_two_splits_is_said(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    pictures = [make.random_png(rng) for _ in range(20)]
+    for number, picture in enumerate(pictures):
+        make.write(tmp_path / f"mine/train/{('cat', 'dog')[number % 2]}/{number}.png", picture)
+        make.write(tmp_path / f"mine/val/{('cat', 'dog')[number % 2]}/{number}.png", make.random_png(rng))
+        again = pictures[number] if number < 3 else make.random_png(rng)
+        make.write(tmp_path / f"mine/test/{('cat', 'dog')[number % 2]}/copy{number}.png", again)
+    data = make.dataset(
+        "classification", {"path": "mine"}, splits={"train": "train", "validation": "val", "test": "test"}
+    )
+    assert stats(make.prepared(tmp_path, "classification", data))["shared"] == {"test": 3}
+    said = capsys.readouterr().err
+    assert (
+        "tiny: 3 examples of test have the same content as some of train or validation, the first test/cat/copy0.png"
+        in said
+    )
 
 
 def test_an_empty_split_is_named(tmp_path):

@@ -2,12 +2,21 @@ import numpy as np
 import pytest
 
 from lt25.data.examples import Examples
+from lt25.data.faults import Faults
+from lt25.data.folders import Folder, files_below
 from lt25.errors import UserError
 from tests.data import make
 
 
 def texts(root, splits=None, columns=None, **origin):
-    return Examples(make.dataset("language_modeling", {"path": "x", **origin}, columns, splits), root)
+    return examples("language_modeling", root, columns, splits, **origin)
+
+
+def examples(task, root, columns=None, splits=None, faulty="stop", **origin):
+    names, _ = files_below(root)
+    return Examples(
+        make.dataset(task, {"path": "x", **origin}, columns, splits), Folder(root, names), Faults("tiny", faulty)
+    )
 
 
 def split_of(examples):
@@ -70,6 +79,35 @@ def test_the_end_of_a_single_document_is_held_out(tmp_path):
     assert len(parts["test"]) == pytest.approx(0.25 * len(lines), abs=10)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("book.txt", "no line breaks " * 100),
+        ("book.txt", "é☃𝄞" * 300),
+        ("book.txt", "first line\n" + "the second is long " * 100),
+        ("book.txt", "x" * 2000 + "\n"),
+        ("book.jsonl", "\n".join(f'{{"text": "line {n} {"y" * 500}"}}' for n in range(3))),
+    ],
+    ids=["one line", "beyond latin", "two lines", "a line", "three rows"],
+)
+def test_a_corpus_of_few_lines_is_cut_to_size(tmp_path, name, content):
+    make.write(tmp_path / name, content)
+    parts = dict.fromkeys(("train", "validation", "test"), "")
+    for example in texts(tmp_path).of(*parts):
+        parts[example.split] += example.roles["text"]
+    total = sum(map(len, parts.values()))
+    assert len(parts["test"]) == pytest.approx(0.25 * total, rel=0.02)
+    assert len(parts["validation"]) == pytest.approx(0.25 * 0.75 * total, rel=0.02)
+    if name == "book.txt":
+        assert "".join(parts.values()) == content
+
+
+def test_groups_are_not_cut(tmp_path):
+    make.parquet(tmp_path / "all.parquet", [{"text": f"text {n}\n" * 20, "who": n} for n in range(10)])
+    sides = split_of(texts(tmp_path, columns={"text": "text", "group": "who"}))
+    assert len(sides) == 10 and not any("#" in name for name in sides)
+
+
 def test_several_published_splits_make_one(tmp_path):
     for name in ("train.100", "train.360", "test"):
         make.parquet(tmp_path / name / "0000.parquet", [{"text": name}])
@@ -92,11 +130,11 @@ def test_a_split_is_found_by_its_name(tmp_path, name):
         ("all.jsonl", '{"text": "a"}\n{"tekst": "b"}\n', r"all.jsonl, line 2: no column text: it has tekst"),
         ("all.jsonl", '{"text": "a"}\n{"text": \n', r"all.jsonl, line 2: no valid JSON"),
         ("all.jsonl", '["a"]\n', r"all.jsonl, line 1: expected an object with columns"),
-        ("all.jsonl", '{"text": null}\n', r"all.jsonl, row 0: column text has no value"),
+        ("all.jsonl", '{"text": null}\n', r"all.jsonl, line 1: column text has no value"),
         ("all.csv", "id,text\n1,a\n2\n", r"all.csv, line 3: fewer fields than the header"),
         ("all.csv", "id,tekst\n1,a\n", r"all.csv: no column text: it has id, tekst"),
         ("all.parquet", "no parquet", r"all.parquet: no readable Parquet file"),
-        ("all.txt", b"caf\xe9", r"all.txt: byte 3 is not UTF-8"),
+        ("all.txt", b"caf\xe9", r"all.txt: byte 3 \(line 1\) is not utf-8: say what it is with the key encoding"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
@@ -121,20 +159,21 @@ def test_a_split_without_files_is_named(tmp_path):
 
 def test_media_named_by_a_metadata_file(tmp_path):
     make.audio_folder(tmp_path / "clips", ["one", "two"])
-    examples = list(
-        Examples(make.dataset("speech_recognition", {"path": "x"}), tmp_path).of("train", "validation", "test")
-    )
-    assert {(example.id, example.roles["text"]) for example in examples} == {
+    found = list(examples("speech_recognition", tmp_path).of("train", "validation", "test"))
+    assert {(example.id, example.roles["text"]) for example in found} == {
         ("clips/0.wav", "one"),
         ("clips/1.wav", "two"),
     }
-    assert all(example.roles["audio"]["bytes"][:4] == b"RIFF" for example in examples)
+    assert all(example.roles["audio"]["bytes"][:4] == b"RIFF" for example in found)
     (tmp_path / "clips/1.wav").unlink()
-    with pytest.raises(UserError, match=r"clips/metadata.csv, row 1: file_name: no such file: 1.wav"):
-        list(Examples(make.dataset("speech_recognition", {"path": "x"}), tmp_path).of("train"))
+    with pytest.raises(UserError, match=r"clips/metadata.csv, line 3: column audio: no such file: '1.wav'"):
+        list(examples("speech_recognition", tmp_path).of("train"))
 
 
 def test_audio_without_metadata_is_one_line(tmp_path):
     make.write(tmp_path / "a.wav", make.audio(np.random.default_rng(0), container="WAV"))
-    with pytest.raises(UserError, match=r"audio without a metadata.csv or metadata.jsonl"):
-        list(Examples(make.dataset("speech_recognition", {"path": "x"}), tmp_path).of("train"))
+    with pytest.raises(
+        UserError,
+        match=r"columns.text: a.wav gives audio, label, path, top, not text: name one of them, or write a table",
+    ):
+        list(examples("speech_recognition", tmp_path).of("train"))

@@ -99,5 +99,7 @@ def test_a_vocabulary_that_the_text_cannot_fill(tmp_path):
 
 def test_a_text_column_of_numbers_is_named(tmp_path):
     make.parquet(tmp_path / "mine/all.parquet", [{"text": 1}, {"text": 2}])
-    with pytest.raises(UserError, match=r"all.parquet, row .: expected a text, found int: mend columns.text"):
+    with pytest.raises(
+        UserError, match=r"all.parquet, row .: expected a text, found int: is columns.text the right column"
+    ):
         make.prepared(tmp_path, "language_modeling", make.dataset("language_modeling", {"path": "mine"}))

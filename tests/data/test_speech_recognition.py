@@ -97,7 +97,7 @@ def test_a_corrupt_audio_file_is_named_or_left_out_and_counted(tmp_path, content
     data = speech(tmp_path / "mine")
     (tmp_path / "mine/3.wav").write_bytes(content)
     with pytest.raises(UserError, match=message):
-        make.prepared(tmp_path, "speech_recognition", data)
+        make.prepared(tmp_path, "speech_recognition", data, faulty="stop")
     assert not list((tmp_path / "data/processed/tiny").iterdir())
     facts = stats(make.prepared(tmp_path, "speech_recognition", data, faulty="exclude"))["splits"]
     assert sum(fact["examples"] for fact in facts.values()) == len(TEXTS) - 1
@@ -109,7 +109,7 @@ def test_a_corrupt_audio_file_is_named_or_left_out_and_counted(tmp_path, content
 def test_a_transcript_outside_the_alphabet_is_named_or_left_out(tmp_path, text, message):
     data = speech(tmp_path / "mine", [*TEXTS, text])
     with pytest.raises(UserError, match=rf"16.wav: column text: .*{message}"):
-        make.prepared(tmp_path, "speech_recognition", data)
+        make.prepared(tmp_path, "speech_recognition", data, faulty="stop")
     facts = stats(make.prepared(tmp_path, "speech_recognition", data, faulty="exclude"))["splits"]
     assert sum(fact["examples"] for fact in facts.values()) == len(TEXTS)
 
@@ -128,8 +128,10 @@ def test_a_missing_column_is_named(tmp_path):
 
 def test_an_audio_column_without_audio_is_named(tmp_path):
     make.parquet(tmp_path / "mine/all.parquet", [{"audio": "a.wav", "text": "one"}, {"audio": "b.wav", "text": "two"}])
-    with pytest.raises(UserError, match=r"all.parquet, row 0: column audio holds no bytes of an audio file"):
-        make.prepared(tmp_path, "speech_recognition", make.dataset("speech_recognition", {"path": "mine"}))
+    with pytest.raises(UserError, match=r"all.parquet, row 0: column audio: no such file: 'a.wav': mend or remove it"):
+        make.prepared(
+            tmp_path, "speech_recognition", make.dataset("speech_recognition", {"path": "mine"}), faulty="stop"
+        )
 
 
 @pytest.fixture(scope="module")

@@ -217,6 +217,7 @@ def test_an_invalid_experiment_is_in_the_way_of_nothing_else(tmp_path):
 
 def test_a_broken_audio_file_stops_the_chain_and_is_named(tmp_path):
     root = chain.project(tmp_path)
+    chain.write_experiment(root, "spoken-digits", "speech_recognition", prepare={"faulty": "stop"})
     broken = sorted((root / "audio").glob("*.wav"))[3]
     broken.write_bytes(b"no audio")
     done = chain.snakemake(root, "results/spoken-digits/job.toml")

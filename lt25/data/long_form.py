@@ -1,0 +1,114 @@
+"""Series of which a table has the numbers: a series a row, one number a column, or a step a row.
+
+A table in long form has a step a row: ``id, time, channels..., label``. The rows of one file with the same id are a series,
+in the order of their times, wherever in the file they stand.
+"""
+
+import re
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lt25.data.faults import Fault
+from lt25.data.records import Record, Records
+
+
+def in_a_row(record: Record, columns: list[str], comma: bool) -> np.ndarray:
+    """Return the series float64 [T] whose steps are the values of some columns.
+
+    Args:
+        record: of the table.
+        columns: in the order of the steps.
+        comma: whether a comma may stand before decimals.
+
+    Raises:
+        Fault: if a value is no number.
+    """
+    return np.array([_number(record, column, comma) for column in columns])
+
+
+def in_rows(records: Records, columns: dict[str, Any], name: str, comma: bool) -> Iterator[Record | Fault]:
+    """Yield a record for each series of a table in long form, in the order in which they begin.
+
+    Args:
+        records: of the table; faults among them are passed on.
+        columns: role -> column. ``input`` has one column or several, the channels; ``id`` and ``time`` have one.
+        name: of the file, for messages.
+        comma: whether a comma may stand before decimals.
+
+    Yields:
+        Records whose values are those of the first row, but under ``columns["id"]`` the id, and under "" the series, float64
+        [T, C].
+    """
+    channels = [columns["input"]] if isinstance(columns["input"], str) else columns["input"]
+    alike = [column for role, column in columns.items() if role in ("label", "group")]
+    series: dict[str, _Series] = {}
+    for record in records:
+        if isinstance(record, Fault):
+            yield record
+            continue
+        name_of = str(record.values[columns["id"]] or "").strip()
+        if not name_of:
+            yield Fault("a missing value", record.where, f"column {columns['id']} has no value")
+            continue
+        one = series.setdefault(name_of, _Series(record))
+        if one.fault:
+            continue
+        try:
+            for column in alike:
+                if record.values[column] != one.first.values[column]:
+                    raise Fault(
+                        "an unusable label", record.where, f"column {column} has several values in the series {name_of}"
+                    )
+            one.values.extend([_number(record, channel, comma) for channel in channels])
+            one.times.append(_time(record.values[columns["time"]], record, columns["time"], comma))
+        except Fault as fault:
+            one.fault = fault
+    for name_of, one in series.items():
+        if one.fault:
+            yield one.fault
+            continue
+        steps = np.array(one.values).reshape(-1, len(channels))
+        if len({type(time) for time in one.times}) > 1:
+            one.times = [str(time) for time in one.times]
+        order = sorted(range(len(steps)), key=one.times.__getitem__)
+        values = {**one.first.values, columns["id"]: name_of, "": steps[order]}
+        yield Record(f"{name}, {columns['id']} {name_of}", one.first.number, values)
+
+
+@dataclass(slots=True)
+class _Series:
+    first: Record
+    values: array = field(default_factory=lambda: array("d"))
+    times: list[float | str] = field(default_factory=list)
+    fault: Fault | None = None
+
+
+def _time(value: Any, record: Record, column: str, comma: bool) -> float | str:
+    """Return a time as a number, or as the text that it is: dates sort as texts, where they are written year first."""
+    if value is None or not str(value).strip():
+        raise Fault("a missing value", record.where, f"column {column} has no value")
+    number = _parsed(value, comma)
+    return str(value) if number is None else number
+
+
+def _number(record: Record, column: str, comma: bool) -> float:
+    value = record.values[column]
+    number = _parsed(value, comma)
+    if number is None or not np.isfinite(number):
+        raise Fault(
+            "values that are no numbers", record.where, f"column {column}: no finite number: {str(value)[:40]!r}"
+        )
+    return number
+
+
+def _parsed(value: Any, comma: bool) -> float | None:
+    if comma and isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d*,\d+([eE][-+]?\d+)?\s*", value):
+        value = value.replace(",", ".")
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None

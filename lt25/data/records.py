@@ -1,0 +1,194 @@
+"""Records of tables: lines of CSV and of JSON, rows of Parquet. A record that cannot be read stands in its place as a fault."""
+
+import codecs
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lt25.data.faults import Fault
+from lt25.errors import UserError
+
+TABLES = {".parquet", ".jsonl", ".csv", ".tsv"}
+
+_FIELD = 1 << 24
+"""The most characters of a field of CSV; one that is longer is a quote that nobody closed."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(slots=True)
+class Record:
+    """One record: ``where`` it stands, for messages, its ``number`` (a line's from 1, a row's from 0), its values by column."""
+
+    where: str
+    number: int
+    values: dict[str, Any]
+
+
+Records = Iterator[Record | Fault]
+Select = Callable[[Sequence[str], str], list[str]]
+"""Takes the columns that there are and where that is, returns those wanted; raises UserError where one is missing."""
+
+
+def records(path: Path, name: str, select: Select, encoding: str) -> Records:
+    """Yield the records of a table.
+
+    Args:
+        path: a CSV, JSON lines or Parquet file.
+        name: of the file, for messages.
+        select: which of its columns are wanted.
+        encoding: of its text, unless it is Parquet.
+
+    Raises:
+        UserError: if the file as a whole cannot be read, or lacks a column.
+    """
+    try:
+        match path.suffix.lower():
+            case ".parquet":
+                yield from _parquet(path, name, select)
+            case ".jsonl":
+                yield from _json_lines(path, name, select, encoding)
+            case _:
+                yield from _csv(path, name, select, encoding)
+    except UnicodeError as error:
+        raise UserError(f"{name}: {not_in(encoding)} ({error})") from None
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read ({error.strerror}): mend it") from None
+
+
+def text_codec(encoding: str) -> str:
+    """Return the codec of an encoding; of UTF-8 the one that passes over the mark which Windows puts before it."""
+    codec = codecs.lookup(encoding).name
+    return "utf-8-sig" if codec == "utf-8" else codec
+
+
+def not_in(encoding: str) -> str:
+    """Say that text is in another encoding, and what to do."""
+    return (
+        f"not {encoding}: say what it is with the key encoding in the dataset's file, for example `encoding: latin-1`, "
+        f"`cp1252` or `utf-16`"
+    )
+
+
+def has_surrogate(text: str) -> bool:
+    """Whether a text holds half of a surrogate pair: no encoding has it, and no tokenizer takes it."""
+    return _SURROGATE.search(text) is not None
+
+
+def separator(path: Path, encoding: str) -> str:
+    """Return what separates the fields of a CSV file: what stands most often in its first line."""
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    with path.open(encoding=text_codec(encoding), errors="surrogateescape") as file:
+        header = file.readline(_FIELD)
+    outside = re.sub(r'"[^"]*"', "", header)
+    return max(",;\t", key=outside.count)
+
+
+def _csv(path: Path, name: str, select: Select, encoding: str) -> Records:
+    csv.field_size_limit(_FIELD)
+    # Bytes that the encoding does not have become surrogates: the line that has them is known then, and no other is lost.
+    with path.open(encoding=text_codec(encoding), errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, delimiter=separator(path, encoding), strict=True)
+        try:
+            header = [title.strip() for title in next(reader, [])]
+        except csv.Error as error:
+            raise UserError(f"{name}, line 1: no header of a table ({error}): mend it") from None
+        if any(map(has_surrogate, header)):
+            raise UserError(f"{name}, line 1: {not_in(encoding)}")
+        columns = {column: header.index(column) for column in select(header, name)}
+        while True:
+            number = reader.line_num + 1
+            where = f"{name}, line {number}"
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if "unexpected end" in str(error) or "larger than" in str(error):
+                    raise UserError(
+                        f"{where}: a quote that opens here or soon after is never closed: close it"
+                    ) from None
+                yield Fault("a row that cannot be read", where, f"no valid CSV ({error})")
+                continue
+            if not any(field.strip() for field in fields):
+                continue
+            if len(fields) < len(header) or any(field.strip() for field in fields[len(header) :]):
+                fewer = "fewer" if len(fields) < len(header) else "more"
+                message = f"{fewer} fields than the header has, {len(fields)} instead of {len(header)}"
+                yield Fault("a row that cannot be read", where, message)
+                continue
+            yield _checked(Record(where, number, {column: fields[at] for column, at in columns.items()}), encoding)
+
+
+def _json_lines(path: Path, name: str, select: Select, encoding: str) -> Records:
+    with path.open(encoding=text_codec(encoding), errors="surrogateescape") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{name}, line {number}"
+            if not line.strip():
+                continue
+            try:
+                if has_surrogate(line):
+                    raise Fault("text in another encoding", where, not_in(encoding))
+                values = json.loads(line)
+                if not isinstance(values, dict):
+                    raise Fault(
+                        "a row that cannot be read",
+                        where,
+                        f"expected an object with columns, found {line.strip()[:40]}",
+                    )
+                columns = select(list(values), where)
+            except Fault as fault:
+                yield fault
+            except RecursionError:
+                yield Fault("a row that cannot be read", where, "no valid JSON (nested too deeply)")
+            except ValueError as error:
+                yield Fault("a row that cannot be read", where, f"no valid JSON ({str(error).splitlines()[0]})")
+            except UserError as error:
+                yield Fault("a missing value", where, str(error).removeprefix(f"{where}: "))
+            else:
+                yield _checked(Record(where, number, {column: values[column] for column in columns}), encoding)
+
+
+def _parquet(path: Path, name: str, select: Select) -> Records:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            columns, number = select(file.schema_arrow.names, name), 0
+            for batch in file.iter_batches(batch_size=256, columns=columns):
+                try:
+                    rows = batch.to_pylist()
+                except UnicodeDecodeError:
+                    rows = [_alone(batch.slice(row, 1)) for row in range(len(batch))]
+                for row in rows:
+                    where = f"{name}, row {number}"
+                    if row is None:
+                        yield Fault("text in another encoding", where, "a text that is not UTF-8")
+                    else:
+                        yield _checked(Record(where, number, row), "utf-8")
+                    number += 1
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{name}: no readable Parquet file ({str(error).splitlines()[0]}): replace it") from None
+
+
+def _alone(batch: Any) -> dict[str, Any] | None:
+    """Return the row of a batch that has one, or None if its text is not UTF-8."""
+    try:
+        return batch.to_pylist()[0]
+    except UnicodeDecodeError:
+        return None
+
+
+def _checked(record: Record, encoding: str) -> Record | Fault:
+    for column, value in record.values.items():
+        if isinstance(value, str) and has_surrogate(value):
+            half = any(not "\udc80" <= character <= "\udcff" for character in _SURROGATE.findall(value))
+            what = "half of a surrogate pair, which no text has" if half else not_in(encoding)
+            return Fault("text in another encoding", record.where, f"column {column}: {what}")
+    return record

@@ -1,0 +1,132 @@
+"""One example that cannot be used, of every kind that docs/data.md lists, among others that can."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lt25.data.faults import MOST, NAMED, REASONS, Fault, Faults
+from lt25.data.prepared import PreparedSplit
+from lt25.errors import UserError
+from tests.data import make
+from tests.data.test_series import bomb
+
+GOOD = 40
+
+
+def images(root, bad):
+    """Write class folders of images, and ``bad`` beside them."""
+    make.image_folder(root, GOOD // 2)
+    make.write(root / "dog/bad.png", bad)
+    return {"input": "image", "label": "label"}
+
+
+def table(root, bad):
+    """Write a table that names images, with ``bad`` for its last line."""
+    rng = np.random.default_rng(0)
+    for number in range(GOOD):
+        make.write(root / f"pictures/{number}.png", make.random_png(rng))
+    lines = [f"pictures/{number}.png,{'cat' if number % 2 else 'dog'}" for number in range(GOOD)]
+    make.write(root / "all.csv", "\n".join(["picture,kind", *lines]).encode() + b"\n" + bad + b"\n")
+    return {"input": "picture", "label": "kind"}
+
+
+def series(root, bad):
+    """Write series in JSON lines, with ``bad`` for the last."""
+    rng = np.random.default_rng(0)
+    rows = [{"values": rng.normal(size=(5, 2)).tolist(), "kind": ("up", "down")[n % 2]} for n in range(GOOD)]
+    make.write(root / "all.jsonl", "\n".join(json.dumps(row) for row in [*rows, {"kind": "up", **bad}]) + "\n")
+    return {"input": "values", "label": "kind"}
+
+
+CASES = {
+    "a missing file": [(table, b"gone.png,cat")],
+    "a file name that leads outside": [(table, b"../0.png,cat"), (table, b"/etc/hostname,cat")],
+    "a file that cannot be read": [
+        (images, b""),
+        (images, b"no image"),
+        (images, make.png(np.zeros((99, 99), np.uint8))[:60]),
+    ],
+    "an image that is too large": [(images, bomb(50_000, 50_000))],
+    "a row that cannot be read": [(table, b"0.png,cat,and,more"), (table, b"0.png")],
+    "text in another encoding": [(table, b"pictures/0.png,caf\xe9")],
+    "a missing value": [
+        (table, b"pictures/0.png,"),
+        (table, b",cat"),
+        (series, {"values": None}),
+        (series, {"kind": " "}),
+    ],
+    "an unusable label": [(series, {"values": [[1, 2]], "kind": ["up"]}), (series, {"values": [[1, 2]], "kind": 0.5})],
+    "input of another kind": [(series, {"values": {"bytes": 3}})],
+    "input of another width": [(series, {"values": [[1, 2, 3]]}), (series, {"values": [1, 2, 3]})],
+    "values that are no numbers": [
+        (series, {"values": [[1, float("nan")]]}),
+        (series, {"values": [[1, "x"]]}),
+        (series, {"values": [[1, 2], [3]]}),
+        (series, {"values": []}),
+        (series, {"values": [[[1, 2]]]}),
+    ],
+    "input that is too long": [(series, {"values": [[1, 2]] * 50})],
+}
+EVERY = [(reason, *case) for reason, cases in CASES.items() for case in cases]
+
+
+def test_every_reason_has_a_case():
+    assert set(CASES) == set(REASONS)
+
+
+@pytest.mark.parametrize(("reason", "write", "bad"), EVERY)
+def test_one_bad_example_is_left_out_counted_and_named(tmp_path, capsys, reason, write, bad):
+    columns = write(tmp_path / "mine", bad)
+    data = make.dataset("classification", {"path": "mine"}, columns)
+    folder = make.prepared(tmp_path, "classification", data, max_steps=30)
+    stats = json.loads((folder / "stats.json").read_text())
+    assert sum(len(PreparedSplit(folder, split)) for split in stats["splits"]) == GOOD
+    counted = [split["excluded"] for split in stats["splits"].values() if split["excluded"]]
+    said = capsys.readouterr().err
+    assert counted == [{reason: 1}]
+    assert f"left out, 1 of {GOOD + 1} examples cannot be used: 1 x {reason}" in said
+    assert len(stats["excluded"]) == 1 and f"left out: {stats['excluded'][0]}\n" in said
+    assert "\n" not in stats["excluded"][0]
+
+
+@pytest.mark.parametrize(("reason", "write", "bad"), [EVERY[n] for n in (0, 3, 7, 11, 15, -1)])
+def test_the_first_bad_example_stops_where_that_is_wanted(tmp_path, reason, write, bad):
+    data = make.dataset("classification", {"path": "mine"}, write(tmp_path / "mine", bad))
+    with pytest.raises(UserError, match=r": mend or remove it, or set prepare.faulty to exclude$") as caught:
+        make.prepared(tmp_path, "classification", data, max_steps=30, faulty="stop")
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "data/processed/tiny").iterdir())
+
+
+@pytest.mark.parametrize("bad", [1, 2, 3, 30, GOOD])
+def test_more_than_a_twentieth_is_an_error(tmp_path, bad):
+    make.image_folder(tmp_path / "mine", GOOD // 2)
+    for number in range(bad):
+        make.write(tmp_path / f"mine/{('cat', 'dog')[number % 2]}/{number // 2}.png", f"no image {number}")
+    data = make.dataset("classification", {"path": "mine"})
+    if bad * 20 <= GOOD:
+        make.prepared(tmp_path, "classification", data)
+        return
+    # Of nothing but bad ones train is looked through first.
+    seen = bad if bad < GOOD else r"\d+"
+    told = rf"dataset tiny: {seen} of \d+ examples cannot be used: {seen} x a file that cannot be read; the first: cat/0.png: no"
+    with pytest.raises(UserError, match=told):
+        make.prepared(tmp_path, "classification", data)
+
+
+def test_ten_are_named_and_the_others_counted(capsys):
+    faults = Faults("tiny", "exclude")
+    for _ in range(2):  # two passes over the data
+        for number in range(12):
+            faults.add("train", Fault("a missing file", f"a.csv, line {number}", "gone"))
+    faults.report(12 * MOST)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("tiny: left out, 12 of 252 examples cannot be used: 12 x a missing file")
+    assert len(said) == NAMED + 2 and said[-1] == "tiny: left out: 2 more"
+    assert faults.counts("train") == {"a missing file": 12} and faults.counts("test") == {}
+
+
+def test_a_task_without_the_key_stops():
+    with pytest.raises(UserError, match=r"^a: b: mend or remove it$"):
+        Faults("tiny").add("train", Fault("a missing file", "a", "b"))

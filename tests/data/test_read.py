@@ -1,0 +1,281 @@
+"""Tables and files as strangers have them."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+from lt25.data.examples import Examples
+from lt25.data.faults import Faults
+from lt25.data.folders import Folder, files_below
+from lt25.errors import UserError
+from tests.data import make
+
+ALL = {"train": "all", "validation": "all", "test": "all"}
+
+
+def found(root, task="language_modeling", columns=None, faulty="exclude", **options):
+    """Return the examples of a folder, and the faults: (reason, line)."""
+    faults = Faults("tiny", faulty)
+    data = make.dataset(task, {"path": "x"}, columns, ALL, **options)
+    examples = list(Examples(data, Folder(root, files_below(root)[0]), faults).of("train"))
+    return examples, [(fault.reason, str(fault)) for _, fault in faults._found.values()]
+
+
+def texts(root, **options):
+    examples, faults = found(root, **options)
+    return [example.roles["text"] for example in examples], faults
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kept", "reason", "line"),
+    [
+        (
+            "a.csv",
+            b"text\na\ncaf\xe9\nb\n",
+            ["a", "b"],
+            "text in another encoding",
+            "a.csv, line 3: column text: not utf-8",
+        ),
+        (
+            "a.csv",
+            b'text,n\na,1\n"b\nc",2\nd\ne,5\n',
+            ["a", "b\nc", "e"],
+            "a row that cannot be read",
+            "a.csv, line 5: fewer",
+        ),
+        ("a.csv", b"text,n\nyes, he said,2\nb,3\n", ["b"], "a row that cannot be read", "a.csv, line 2: more fields"),
+        ("a.csv", b'text,n\n"a"b,1\nc,2\n', ["c"], "a row that cannot be read", "a.csv, line 2: no valid CSV"),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n{"text": "\xff"}\n',
+            ["a"],
+            "text in another encoding",
+            "a.jsonl, line 2: not utf-8",
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n\n{"text": "\\ud83d"}\n',
+            ["a"],
+            "text in another encoding",
+            "a.jsonl, line 3: column",
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n{"text": ' + b"[" * 10**5 + b"\n",
+            ["a"],
+            "a row that cannot be read",
+            "a.jsonl, line 2",
+        ),
+        (
+            "a.jsonl",
+            b'{"text": ' + b"9" * 5000 + b'}\n{"text": "b"}\n',
+            ["b"],
+            "a row that cannot be read",
+            "a.jsonl, line 1",
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n{"txt": "b"}\n',
+            ["a"],
+            "a missing value",
+            "a.jsonl, line 2: no column text: it has txt",
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n{"text": null}\n',
+            ["a"],
+            "a missing value",
+            "a.jsonl, line 2: column text has no value",
+        ),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_left_out_by_its_number(tmp_path, name, content, kept, reason, line):
+    make.write(tmp_path / name, content)
+    read, ((counted, told),) = texts(tmp_path)
+    assert read == kept
+    assert counted == reason and told.startswith(line)
+    with pytest.raises(UserError, match=line.split(":")[0]):
+        texts(tmp_path, faulty="stop")
+
+
+@pytest.mark.parametrize("text", ["x" * 200_000, "a\nb", 'he said "no"', " spaces "])
+def test_any_text_comes_out_of_csv_as_it_is(tmp_path, text):
+    rows = io.StringIO()
+    csv.writer(rows).writerows([["id", "text"], ["1", text], ["2", "last"]])
+    make.write(tmp_path / "a.csv", rows.getvalue())
+    assert texts(tmp_path) == ([text, "last"], [])
+
+
+def test_a_quote_that_is_never_closed_does_not_swallow_the_rest(tmp_path):
+    make.write(tmp_path / "a.csv", "text\nfine\n" + '"never closed\n' + "lost\n" * 1000)
+    with pytest.raises(UserError, match=r"a.csv, line 3: a quote that opens here or soon after is never closed"):
+        texts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "id;text\n1;a, b\n2;c\n",
+        "id\ttext\n1\ta, b\n2\tc\n",
+        ' id , text \r\n1,"a, b"\r\n\r\n2,c\r\n,\r\n',
+        '\ufeffid,text,,\n1,"a, b",,\n2,c,,\n',
+    ],
+    ids=["semicolons", "tabs", "windows", "excel"],
+)
+def test_tables_as_spreadsheets_write_them(tmp_path, content):
+    make.write(tmp_path / "a.csv", content)
+    assert texts(tmp_path) == (["a, b", "c"], [])
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-8"])
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "txt"])
+def test_text_in_another_encoding_is_read_when_it_is_named(tmp_path, encoding, kind):
+    text = "déjà vu à la façade"
+    whole = {"csv": f"text,n\n{text},1\n", "tsv": f"text\tn\n{text}\t1\n", "txt": text}
+    whole["jsonl"] = json.dumps({"text": text}, ensure_ascii=False) + "\n"
+    make.write(tmp_path / f"a.{kind}", whole[kind].encode(encoding))
+    assert texts(tmp_path, encoding=encoding) == ([text], [])
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_whole_file_in_another_encoding_is_one_line(tmp_path, name):
+    make.write(tmp_path / name, '{"text": "é"},é\n'.encode("utf-16") * 2)
+    with pytest.raises(
+        UserError, match=r"a\.(csv|jsonl)(, line 1)?: not utf-8.*`encoding: latin-1`, `cp1252` or `utf-16`"
+    ) as caught:
+        texts(tmp_path, faulty="stop")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mark_of_windows_before_a_text_is_no_part_of_it(tmp_path):
+    make.write(tmp_path / "a.txt", "\ufeffa")
+    assert texts(tmp_path) == (["a"], [])
+
+
+# What a table says of a file, and which file of clips/ and elsewhere/ that is.
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ("1.wav", "clips/1.wav"),
+        ("sub/2.wav", "clips/sub/2.wav"),
+        ("clips/1.wav", "clips/1.wav"),
+        ("../other/3.wav", "other/3.wav"),
+        ("sub\\2.wav", "clips/sub/2.wav"),
+        (" 1.wav ", "clips/1.wav"),
+        ("{root}/other/3.wav", "other/3.wav"),
+        ("../../secret.wav", "a file name that leads outside"),
+        ("{root}/../secret.wav", "a file name that leads outside"),
+        ("/etc/passwd", "a file name that leads outside"),
+        ("4.wav", "a missing file"),
+        ("sub", "a missing file"),
+        (".", "a missing file"),
+        ("1.wav\0.png", "a missing file"),
+        ("x" * 5000, "a missing file"),
+        ("http://example.org/1.wav", "a missing file"),
+        ("", "a missing value"),
+    ],
+)
+@pytest.mark.parametrize("table", ["metadata.jsonl", "my recordings.jsonl"])
+def test_a_column_of_any_name_names_the_file(tmp_path, table, written, kept):
+    root, sound = tmp_path / "mine", make.audio(np.random.default_rng(0), container="WAV")
+    for name in ("clips/1.wav", "clips/sub/2.wav", "other/3.wav", "../secret.wav"):
+        make.write(root / name, sound)
+    row = {"Recording": written.format(root=root), "Words": "one"}
+    make.write(root / "clips" / table, json.dumps(row) + "\n")
+    examples, faults = found(root, "speech_recognition", {"audio": "Recording", "text": "Words"})
+    assert [example.id for example in examples] + [reason for reason, _ in faults] == [kept]
+    assert all(line.startswith(f"clips/{table}, line 1: column Recording") and "\n" not in line for _, line in faults)
+
+
+@pytest.mark.parametrize("value", [None, 7, ["1.wav"], {"path": "1.wav"}])
+def test_a_name_that_is_no_text_is_no_traceback(tmp_path, value):
+    make.write(tmp_path / "a.jsonl", json.dumps({"image": value, "label": "x"}) + "\n")
+    _, faults = found(tmp_path, "classification")
+    assert [reason for reason, _ in faults] in ([], ["a missing value"])
+
+
+def test_every_kind_of_file_gives_its_folder_as_label(tmp_path):
+    make.write(tmp_path / "cat/1.npy", "")
+    make.write(tmp_path / "dog/notes.txt", "")
+    examples, _ = found(tmp_path, "classification", {"input": "series", "label": "label", "group": "top", "id": "path"})
+    assert [(example.id, example.roles["label"]) for example in examples] == [("cat/1.npy", "cat")]
+
+
+def test_a_folder_of_files_of_unknown_kinds_is_one_line(tmp_path):
+    make.write(tmp_path / "cat/1.HEIC", "")
+    with pytest.raises(
+        UserError, match=r"tiny.yaml: columns: of the files of all \(.heic\) none gives what it asks for"
+    ):
+        found(tmp_path, "classification")
+
+
+LONG = {"input": ["x", "y"], "label": "what", "id": "who", "time": "t"}
+
+
+def test_series_in_long_form(tmp_path):
+    make.write(
+        tmp_path / "a.csv",
+        "who,t,x,y,what\nb,2,20,21,run\na,10,1,2,sit\nb,1,10,11,run\na,9,3,4,sit\nb,3,30,31,run\n",
+    )
+    make.write(tmp_path / "b.csv", "who,t,x,y,what\na,1,5,6,run\n")
+    examples, faults = found(tmp_path, "classification", LONG)
+    assert [(example.id, example.roles["label"]) for example in examples] == [("b", "run"), ("a", "sit"), ("a", "run")]
+    assert examples[0].roles["input"].tolist() == [[10, 11], [20, 21], [30, 31]]
+    assert examples[1].roles["input"].tolist() == [[3, 4], [1, 2]]
+    assert not faults
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason", "line"),
+    [
+        ("a,3,n/a,2,sit", "values that are no numbers", "a.csv, line 4: column x: no finite number: 'n/a'"),
+        ("a,3,,2,sit", "values that are no numbers", "a.csv, line 4: column x"),
+        ("a,3,1,nan,sit", "values that are no numbers", "a.csv, line 4: column y"),
+        ("a,,1,2,sit", "a missing value", "a.csv, line 4: column t has no value"),
+        ("a,3,1,2,run", "an unusable label", "a.csv, line 4: column what has several values in the series a"),
+        (",3,1,2,sit", "a missing value", "a.csv, line 4: column who has no value"),
+    ],
+)
+def test_a_series_with_a_bad_row_is_left_out_whole(tmp_path, bad, reason, line):
+    make.write(tmp_path / "a.csv", f"who,t,x,y,what\na,1,1,2,sit\nb,1,3,4,run\n{bad}\na,4,1,2,sit\n")
+    examples, ((counted, told),) = found(tmp_path, "classification", LONG)
+    assert counted == reason and told.startswith(line)
+    # What belongs to no series spoils none.
+    assert [example.id for example in examples] == (["a", "b"] if "who has" in line else ["b"])
+
+
+def test_times_may_be_dates_and_decimals_may_have_commas(tmp_path):
+    make.write(
+        tmp_path / "a.csv",
+        "who;t;x;y;what\na;2024-01-02 00:00;2,5;1;sit\na;2024-01-01 23:59;-0,5;1e3;sit\n",
+    )
+    examples, faults = found(tmp_path, "classification", LONG)
+    assert examples[0].roles["input"].tolist() == [[-0.5, 1000], [2.5, 1]] and not faults
+
+
+def test_a_file_a_series_in_folders_of_classes(tmp_path):
+    for name in ("run/1.csv", "sit/1.csv"):
+        make.write(tmp_path / name, "t,x\n0,1\n1,2\n")
+    columns = {"input": "x", "label": "label", "id": "path", "time": "t"}
+    examples, _ = found(tmp_path, "classification", columns)
+    assert [(example.id, example.roles["label"]) for example in examples] == [
+        ("run/1.csv", "run"),
+        ("sit/1.csv", "sit"),
+    ]
+    assert examples[0].roles["input"].tolist() == [[1], [2]]
+
+
+def test_a_row_a_series(tmp_path):
+    make.write(tmp_path / "a.csv", "label,s1,s2,s3\nup,1,2,3\ndown,3,2,x\n")
+    examples, faults = found(tmp_path, "classification", {"input": ["s1", "s2", "s3"], "label": "label"})
+    assert [example.roles["input"].tolist() for example in examples] == [[1, 2, 3]]
+    assert [line for _, line in faults] == ["a.csv, line 3: column s3: no finite number: 'x'"]
+
+
+def test_long_form_needs_an_id(tmp_path):
+    make.write(tmp_path / "a.csv", "t,x,what\n0,1,a\n")
+    with pytest.raises(UserError, match=r"tiny.yaml: columns.id: missing: with columns.time"):
+        found(tmp_path, "classification", {"input": "x", "label": "what", "time": "t"})
