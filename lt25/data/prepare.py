@@ -57,7 +57,7 @@ def prepare(experiment: Experiment) -> None:
             },
             "model": facts["model"],
         }
-        files.write_json(partial / "stats.json", stats)
+        files.write_record(partial / "stats.json", stats, sorted(partial.iterdir()))
     counts = ", ".join(f"{split} {len(writer)}" for split, writer in writers.items())
     say(f"{dataset.name}: {folder.name} holds {counts} examples")
 
