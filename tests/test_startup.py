@@ -19,9 +19,8 @@ def project(tmp_path_factory):
         patch.chdir(root)
         tiny.write_experiment(root, "classification", "untrained", prepare={"layout": "rows"})
         trained = tiny.tiny(root, "classification", "trained")
-        record = {"steps": 12, "checkpoints": [4, 8, 12], "run_dir": "runs/abc"}
+        record = {"steps": 12, "checkpoints": [4, 8, 12], "run_dir": "runs/abc", "identity": {}, "path": []}
         write_record(trained.results_dir / "train.json", record)
-        write_record(trained.results_dir / "runs" / "abc" / "run.json", {})
         for step in (4, 8):
             (trained.results_dir / "runs" / "abc" / "checkpoints" / f"step-{step}").mkdir(parents=True)
         text = (root / "config" / "experiments" / "trained.yaml").read_text()

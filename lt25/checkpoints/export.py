@@ -38,7 +38,6 @@ def export(experiment: Experiment, steps: Sequence[int] = ()) -> None:
     train, marker = f"lt25 train {experiment.arguments}", experiment.results_dir / "train.json"
     trained = read_record(marker, train)
     run_dir = experiment.results_dir / trained["run_dir"]
-    run = read_record(run_dir / "run.json", train)
     stats = believe(experiment.processed_dir / "stats.json", f"lt25 prepare {experiment.arguments}", _ASSETS)
     final = (trained.get("best") or {"step": trained["steps"]})["step"]
     folder = experiment.results_dir / "hf"
@@ -51,17 +50,16 @@ def export(experiment: Experiment, steps: Sequence[int] = ()) -> None:
         raise UserError(f"{experiment.name}: no checkpoint of step {missing[0]} is kept: there are {there}")
     for step in wanted.values():
         checkpoint = checkpoints / f"step-{step}"
-        if wrong := damage(checkpoint, run):
+        if wrong := damage(checkpoint, trained):
             discard(checkpoint)
             raise set_aside(marker, f"{checkpoint}: {wrong}", train)
     for target, step in wanted.items():
-        _export_step(experiment, trained, run, stats, step, target)
+        _export_step(experiment, trained, stats, step, target)
 
 
 def _export_step(
     experiment: Experiment,
     trained: Mapping[str, Any],
-    run: Mapping[str, Any],
     stats: Mapping[str, Any],
     step: int,
     folder: Path,
@@ -76,7 +74,7 @@ def _export_step(
 
     weights = read_weights(experiment.results_dir / trained["run_dir"] / "checkpoints" / f"step-{step}")
     with torch.device("meta"):
-        model = auto_class(experiment.task).from_config(make_config(run["identity"]["model"]))
+        model = auto_class(experiment.task).from_config(make_config(trained["identity"]["model"]))
     model.load_state_dict(weights, assign=True)
 
     record = {

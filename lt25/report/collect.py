@@ -63,7 +63,6 @@ def collect(experiment: Experiment) -> Results:
     train = read_train(experiment)
     if train:
         believe(folder / "train.json", f"lt25 train {again}", folder=folder / train["run_dir"])
-    run = read_record(folder / train["run_dir"] / "run.json", f"lt25 train {again}") if train else {}
     final = [metrics] if metrics.get("step") is not None else []
     kept = {
         m["step"]: m for m in read_steps(experiment) if not train or m["model"] == f"{train['fingerprint']}-{m['step']}"
@@ -84,7 +83,7 @@ def collect(experiment: Experiment) -> Results:
         steps=[kept[step] for step in sorted(kept)],
         train=train,
         history=read_history(folder / train["run_dir"] / "metrics.jsonl") if train else [],
-        model=run["identity"]["model"] if run else {},
+        model=train["identity"]["model"] if train else {},
         stats=read_record(stats, f"lt25 prepare {again}") if stats.exists() else {},
         source=read_if_there(experiment.raw_dir / "SOURCE.json"),
         config=config.read_text() if config.exists() else "",

@@ -151,6 +151,7 @@ def _record(config: Job, run: runs.Run, trainer: Trainer) -> dict[str, Any]:
         "steps": trainer.step,
         "loss": last["loss"],
         "fingerprint": run.fingerprint,
+        "identity": run.identity,
         "path": run.path,
         "init_from": run.identity["init_from"],
         "run_dir": os.path.relpath(run.directory, run.results_dir),
