@@ -48,6 +48,8 @@ def load(states: dict[str, Any], checkpoint: Path, no_dist: bool = False) -> Non
     Raises:
         UserError: if the checkpoint holds anything but tensors and plain values.
     """
+    # torch takes no notice of what is wrong with the metadata until it misses it.
+    read_metadata(checkpoint)
     try:
         with one_process() if no_dist else nullcontext():
             dcp.load(states, storage_reader=PlainReader(checkpoint), planner=_PlainPlanner(), no_dist=no_dist)
