@@ -108,15 +108,17 @@ def read_metrics(experiment: Experiment) -> dict:
 
 
 def read_steps(experiment: Experiment) -> list[dict]:
-    """The metrics of the evaluated checkpoints. Raises UserError if a file is damaged."""
-    steps = []
-    for path in sorted(experiment.evaluation_dir.glob("step-*/metrics.json")):
-        step = path.parent.name.removeprefix("step-")
+    """The metrics of the evaluated checkpoints. Raises UserError if a file is damaged, or one of a whole curve is missing."""
+    folder, steps = experiment.evaluation_dir, []
+    evaluated = {int(path.parent.name.removeprefix("step-")) for path in folder.glob("step-*/metrics.json")}
+    # Snakemake has it that all kept steps are evaluated.
+    curve = folder / "curve.done"
+    for step in sorted(evaluated.union(experiment.kept_steps[:-1] if curve.exists() else ())):
+        command = f"lt25 evaluate {experiment.arguments} --export --step {step}"
         try:
-            steps.append(believe(path, f"lt25 evaluate {experiment.arguments} --export --step {step}"))
+            steps.append(believe(folder / f"step-{step}" / "metrics.json", command))
         except UserError:
-            # It says for Snakemake that all of them are there.
-            (experiment.evaluation_dir / "curve.done").unlink(missing_ok=True)
+            curve.unlink(missing_ok=True)
             raise
     return steps
 

@@ -80,6 +80,8 @@ def build(root: Path, experiment: str) -> None:
         assert done.returncode == 0, done.output
     done = lt25(root, "evaluate", experiment, "--export", "--step", "2", "4")
     assert done.returncode == 0, done.output
+    # As Snakemake notes that all kept steps are evaluated.
+    (root / "results" / experiment / "evaluation" / "curve.done").touch()
 
 
 def copy(root: Path, to: Path) -> Path:

@@ -118,7 +118,7 @@ def files(root: Path, experiment: str) -> Iterator[tuple[str, str]]:
     for stage, globs in patterns.items():
         for pattern in globs:
             for file in sorted(root.glob(pattern)):
-                if file.is_file():
+                if file.is_file() and file.stat().st_size:
                     yield stage, str(file.relative_to(root))
 
 
@@ -170,7 +170,11 @@ def suffer(pristine: Path, work: Path, fault: Fault) -> tuple[str, str]:
     for command in _followers(fault):
         if wrong := _follow(root, command, advised):
             return "FAILED", wrong
-    expected, found = chains.outcome(pristine, experiment), chains.outcome(root, experiment)
+    expected = chains.outcome(pristine, experiment)
+    try:
+        found = chains.outcome(root, experiment)
+    except (OSError, ValueError) as error:
+        return "FAILED", f"nothing is said of {error}"
     different = [key for key in expected if found.get(key) != expected[key]]
     if different:
         return "FAILED", f"differs silently: {', '.join(different)}; advised: {advised}"
