@@ -3,7 +3,7 @@
 
 SNAKEMAKE := .venv/bin/snakemake
 
-.PHONY: demo test check setup
+.PHONY: demo test check faults setup
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready
@@ -18,6 +18,10 @@ check: .venv/ready
 	@.venv/bin/snakefmt --check Snakefile workflow/rules
 	@.venv/bin/pyright
 	@.venv/bin/python -m pytest -q tests/config tests/test_files.py tests/test_experiment.py tests/test_cli.py tests/test_imports.py
+
+# Two hundred times: something happens to a file that a stage hands on, and the commands that follow heal it or say what to do.
+faults: .venv/ready
+	@.venv/bin/python -m tests.faults.rig 200
 
 setup: .venv/ready
 

@@ -83,8 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--time-limit",
         type=_seconds,
-        help="save a checkpoint and stop after this long: 90s, 50m, 7.5h; exit status 124",
+        help="save a checkpoint and stop after this long, at least one step on: 90s, 50m, 7.5h; exit status 124",
     )
+    sub.add_argument("--fresh", action="store_true", help="train from the start; what there is is moved aside")
+    sub.add_argument("--wait", action="store_true", help="wait for another trainer of the same run to end")
 
     sub = command("export", _export, "turn a checkpoint into a Hugging Face folder, results/<experiment>/hf/")
     sub.add_argument("experiment", nargs="?", **experiment)
@@ -172,6 +174,7 @@ def _configure(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     from lt25.launch import plan
+    from lt25.training.ahead import settle
     from lt25.training.job import write_job
 
     experiment = _load(options)
@@ -181,6 +184,11 @@ def _train(options: argparse.Namespace) -> None:
     command = launch.command("-m", "lt25.training", "--job.config_file", os.path.relpath(job))
     if options.time_limit:
         command += ["--lt25.time_limit", str(options.time_limit)]
+    if options.fresh:
+        command += ["--lt25.fresh"]
+    # With several nodes, the trainer's first process looks for itself.
+    if launch.nodes == 1 and settle(Path(os.path.relpath(job)), launch.processes, options.fresh, options.wait):
+        return
     sys.stdout.flush()
     os.execve(command[0], command, {**os.environ, **launch.environment()})
 

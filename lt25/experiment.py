@@ -19,7 +19,7 @@ from lt25.config.files import read_model, read_yaml
 from lt25.config.key import OPTIONAL, Section, check, flat, identity, resolve, suggestion
 from lt25.config.sections import CONFIG, DATASET, EXPERIMENT, HIDDEN, JOB, MODEL, SET
 from lt25.errors import UserError
-from lt25.files import read_json
+from lt25.files import read_record
 from lt25.models import families
 from lt25.tasks import TASKS, Task
 
@@ -110,7 +110,7 @@ class Experiment:
         origins = dict(self.origins)
         stats = self.processed_dir / "stats.json"
         if stats.is_file():
-            decided = read_json(stats, "")["model"]
+            decided = read_record(stats, f"lt25 prepare {self.arguments}")["model"]
             values["model"] |= decided
             origins |= {f"model.{key}": "the prepared data" for key in decided}
         return values, origins

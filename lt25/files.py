@@ -1,7 +1,10 @@
-"""Files and folders that are there whole or not at all, and their hashes.
+"""Files and folders that are there whole or not at all, and records by which a later stage tells that they are as they were.
 
 What is written gets a temporary name beside its place, reaches the disk, and is renamed. A reader sees the old or the new,
 and after a power cut too one of the two is there.
+
+A record is a JSON file with a checksum of its own text and, under ``files``, the size and the checksum of each file that
+belongs to it. The stage that hands files on writes it last. The stage that takes them reads it, and compares what it needs.
 """
 
 import errno
@@ -11,12 +14,13 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
+import xxhash
 
 from lt25.errors import UserError
 
@@ -25,6 +29,12 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksum(path: Path) -> str:
+    """Return the XXH128 of a file, in hex: it tells accidents, not intent, as fast as the file can be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 @contextmanager
@@ -116,17 +126,135 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, hint: str) -> dict[str, Any]:
-    """Read a JSON file of an earlier stage.
+    """Read a JSON file that is no record.
 
     Raises:
-        UserError: if it is not there, with the hint what to do, or no JSON.
+        UserError: if it is not there or no JSON, with the hint what to do.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not there: {hint}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not JSON ({error}): make this file again") from error
+        raise UserError(f"{path}: not JSON ({error}): {hint or 'make this file again'}") from error
+
+
+def write_record(path: Path, facts: Mapping[str, Any], files: Iterable[Path] = ()) -> dict[str, Any]:
+    """Write facts as a record, with the sizes and checksums of files that are in its folder or below.
+
+    Returns:
+        What the record holds: the facts, ``files`` and ``checksum``.
+    """
+    listed = {
+        file.relative_to(path.parent).as_posix(): {"bytes": file.stat().st_size, "xxh128": checksum(file)}
+        for file in files
+    }
+    record = {**facts, "files": listed}
+    # As it will be read: keys are strings there.
+    record = json.loads(json.dumps(record))
+    record["checksum"] = _own_checksum(record)
+    write_json(path, record)
+    return record
+
+
+def load_record(path: Path) -> dict[str, Any]:
+    """Read a record.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        UserError: if it is not as it was written: a line that names it, and says in what way.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({error})") from None
+    if not isinstance(found, dict) or found.get("checksum") != _own_checksum(found):
+        raise UserError(f"{path}: has changed since it was written")
+    return found
+
+
+def read_record(path: Path, command: str) -> dict[str, Any]:
+    """Read a record of an earlier stage; one that is damaged is set aside, see `set_aside`.
+
+    Args:
+        path: the record.
+        command: what makes it anew: ``lt25 prepare digits``.
+
+    Raises:
+        UserError: if it is not there, or is not as it was written.
+    """
+    try:
+        return load_record(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there: run `{command}` first") from None
+    except UserError as error:
+        raise set_aside(path, str(error), command) from None
+
+
+def damage(folder: Path, listed: Mapping[str, Any], names: Collection[str] | None = None) -> str | None:
+    """Say what is wrong with files that a record lists, or return None if they are as they were written.
+
+    Args:
+        folder: of the record.
+        listed: the record's ``files``.
+        names: which of them to compare; None: all.
+    """
+    for name, written in listed.items():
+        file = folder / name
+        if names is not None and name not in names:
+            continue
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != written["bytes"]:
+            return f"{name} has {file.stat().st_size} bytes instead of {written['bytes']}"
+        if checksum(file) != written["xxh128"]:
+            return f"{name} has changed since it was written"
+    return None
+
+
+def believe(
+    path: Path, command: str, names: Collection[str] | None = None, folder: Path | None = None
+) -> dict[str, Any]:
+    """Read a record, and compare its files.
+
+    Args:
+        path: the record.
+        command: what makes it and its files anew.
+        names: which files to compare; None: all.
+        folder: that holds them; None: the record's own.
+
+    Raises:
+        UserError: if the record is not there, or it or a file is not as it was written: then the record is set aside.
+    """
+    folder = path.parent if folder is None else folder
+    record = read_record(path, command)
+    wrong = damage(folder, record["files"], names)
+    if wrong and (again := read_record(path, command)) != record:
+        # It was made anew meanwhile.
+        record, wrong = again, damage(folder, again["files"], names)
+    if wrong:
+        raise set_aside(path, f"{folder}: {wrong}", command)
+    return record
+
+
+def set_aside(record: Path, complaint: str, command: str) -> UserError:
+    """Give a record that is not to be believed another name, so that Snakemake makes it anew, and return what to say.
+
+    Args:
+        record: of an earlier stage.
+        complaint: which file is wrong and in what way.
+        command: what makes it anew.
+    """
+    with suppress(OSError):
+        record.replace(record.with_name(f"{record.name}.damaged"))
+    return UserError(f"{complaint}: run `{command}`")
+
+
+def _own_checksum(record: Mapping[str, Any]) -> str:
+    facts = {key: value for key, value in record.items() if key != "checksum"}
+    return xxhash.xxh3_128_hexdigest(json.dumps(facts).encode())
 
 
 def _flush(path: Path) -> None:

@@ -1,11 +1,11 @@
 """What a command imports: a mistake is answered before torch is imported."""
 
-import json
 import subprocess
 import sys
 
 import pytest
 
+from lt25.files import write_record
 from tests import tiny
 
 HEAVY = ("torch", "transformers", "pandas", "numba", "matplotlib", "datasets", "snakemake")
@@ -19,7 +19,10 @@ def project(tmp_path_factory):
         patch.chdir(root)
         tiny.write_experiment(root, "classification", "untrained", prepare={"layout": "rows"})
         trained = tiny.tiny(root, "classification", "trained")
-        (trained.results_dir / "train.json").write_text(json.dumps({"steps": 12, "checkpoints": [4, 8, 12]}))
+        record = {"steps": 12, "checkpoints": [4, 8, 12], "run_dir": "runs/abc", "identity": {}, "path": []}
+        write_record(trained.results_dir / "train.json", record)
+        for step in (4, 8):
+            (trained.results_dir / "runs" / "abc" / "checkpoints" / f"step-{step}").mkdir(parents=True)
         text = (root / "config" / "experiments" / "trained.yaml").read_text()
         (root / "config" / "experiments" / "invalid.yaml").write_text(f"{text}\nunknown: 1\n")
     return root

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from lt25.checkpoints.convert import read_weights
 from lt25.experiment import Experiment, load_experiment
-from lt25.files import write_json
+from lt25.files import write_record
 from lt25.training.job import write_job
 
 REPOSITORY = Path(__file__).parents[1]
@@ -92,9 +92,9 @@ def prepare(experiment: Experiment, examples: int = 24, seed: int = 0) -> None:
         "task": task,
         "fingerprint": f"{task}-{seed}",
         "model": DECIDED[task],
-        "splits": {"train": {"examples": examples}},
+        "splits": {split: {"examples": examples} for split in ("train", "validation", "test")},
     }
-    write_json(folder / "stats.json", stats)
+    write_record(folder / "stats.json", stats, sorted(folder.glob("*.safetensors")))
 
 
 def tiny(root: Path, task: str, name: str = "tiny", **sections) -> Experiment:

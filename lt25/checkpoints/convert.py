@@ -1,19 +1,18 @@
 """Between torch's distributed checkpoints (DCP) and Hugging Face folders, both ways, weights only."""
 
-import json
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from lt25.checkpoints.whole import damage, partial_name, publish
+from lt25.checkpoints import plain
+from lt25.checkpoints.whole import partial_name, publish
 from lt25.errors import UserError
+from lt25.files import read_json
 
 PREFIX = "hf."
 """What stands before a Hugging Face parameter name in the names of a checkpoint; optimizer state has other names."""
@@ -23,18 +22,15 @@ def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     """Read a checkpoint's model weights, and nothing else of it, onto the CPU.
 
     The checkpoint may have been written by any number of ranks. Only the weights' byte ranges are read, so the memory taken
-    is the model's, whatever the optimizer's state weighs.
+    is the model's, whatever the optimizer's state weighs. Its files are taken as they are: `whole.damage` compares them.
 
     Returns:
         Weights by their Hugging Face names, in the dtypes of training.
 
     Raises:
-        UserError: if the checkpoint is damaged or holds no model of lt25.
+        UserError: if the checkpoint holds no model of lt25, or more than tensors and plain values.
     """
-    if wrong := damage(checkpoint):
-        raise UserError(f"{checkpoint}: damaged ({wrong}): export another step")
-    reader = FileSystemReader(checkpoint)
-    stored = reader.read_metadata().state_dict_metadata
+    stored = plain.read_metadata(checkpoint).state_dict_metadata
     weights = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in stored.items()
@@ -42,8 +38,7 @@ def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     }
     if not weights:
         raise UserError(f"{checkpoint}: holds no weights whose names begin with {PREFIX}: not a checkpoint of lt25")
-    with _one_process():
-        dcp.load(weights, storage_reader=FileSystemReader(checkpoint), no_dist=True)
+    plain.load(weights, checkpoint, no_dist=True)
     return {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
 
 
@@ -58,20 +53,16 @@ def import_model(folder: Path, checkpoint: Path) -> None:
     shards = sorted(folder.glob("*.safetensors"))
     if not shards or not (folder / "config.json").is_file():
         raise UserError(f"{folder}: expected a Hugging Face folder with config.json and *.safetensors")
-    weights = {PREFIX + name: tensor for shard in shards for name, tensor in load_file(shard).items()}
-    if json.loads((folder / "config.json").read_text()).get("tie_word_embeddings"):
-        weights.setdefault(f"{PREFIX}lm_head.weight", weights[f"{PREFIX}model.embeddings.weight"])
     partial = partial_name(checkpoint)
     if partial == checkpoint:
         raise UserError(f"{checkpoint}: expected a folder called step-N: call it step-0 to start a run from it")
-    with _one_process():
+    config = read_json(folder / "config.json", "")
+    try:
+        weights = {PREFIX + name: tensor for shard in shards for name, tensor in load_file(shard).items()}
+    except SafetensorError as error:
+        raise UserError(f"{folder}: damaged ({error}): export the model again") from None
+    if config.get("tie_word_embeddings"):
+        weights.setdefault(f"{PREFIX}lm_head.weight", weights[f"{PREFIX}model.embeddings.weight"])
+    with plain.one_process():
         dcp.save(weights, storage_writer=FileSystemWriter(partial), no_dist=True)
-    publish(partial, checkpoint)
-
-
-@contextmanager
-def _one_process() -> Iterator[None]:
-    """Keep torch from warning that it is not distributed, which is what ``no_dist`` says."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
+    publish(partial, checkpoint, run=None)

@@ -1,14 +1,15 @@
 """``lt25 export``: a checkpoint becomes a Hugging Face folder that needs nothing else to be used."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lt25.checkpoints.card import model_card
+from lt25.checkpoints.whole import damage, discard
 from lt25.errors import UserError
 from lt25.experiment import Experiment
-from lt25.files import publish, read_json, temporary, write_json, write_text
+from lt25.files import believe, publish, read_record, set_aside, temporary, write_record, write_text
 from lt25.importing import without_compiler, without_garbage
 
 # What the prepared data has that a user of the model needs beside the weights.
@@ -24,8 +25,8 @@ _ASSETS = (
 def export(experiment: Experiment, steps: Sequence[int] = ()) -> None:
     """Export an experiment's checkpoint to ``hf/``, or those of given steps to ``hf/step-N/``.
 
-    A folder has safetensors, ``config.json``, the tokenizer or feature extractor, a model card, and ``export.json``, which
-    says what it was made from. All is checked before torch is imported, but for the checkpoints' own files.
+    A folder has safetensors, ``config.json``, the tokenizer or feature extractor, a model card, and its record,
+    ``export.json``, which says what it was made from. All that can be is checked before torch is imported.
 
     Args:
         experiment: a trained experiment.
@@ -34,21 +35,34 @@ def export(experiment: Experiment, steps: Sequence[int] = ()) -> None:
     Raises:
         UserError: if the experiment is not trained, or a step's checkpoint is not kept or is damaged.
     """
-    trained = read_json(experiment.results_dir / "train.json", f"run `lt25 train {experiment.arguments}` first")
-    stats = read_json(experiment.processed_dir / "stats.json", f"run `lt25 prepare {experiment.arguments}` first")
+    train, marker = f"lt25 train {experiment.arguments}", experiment.results_dir / "train.json"
+    trained = read_record(marker, train)
+    run_dir = experiment.results_dir / trained["run_dir"]
+    stats = believe(experiment.processed_dir / "stats.json", f"lt25 prepare {experiment.arguments}", _ASSETS)
     final = (trained.get("best") or {"step": trained["steps"]})["step"]
     folder = experiment.results_dir / "hf"
     wanted = {folder / f"step-{step}": step for step in steps} or {folder: final}
+    checkpoints = run_dir / "checkpoints"
+    # A needed checkpoint that is gone is made anew by training; others may have been removed to make room.
+    kept = [one for one in trained["checkpoints"] if one == final or (checkpoints / f"step-{one}").is_dir()]
+    if missing := [step for step in wanted.values() if step not in kept]:
+        there = ", ".join(map(str, kept)) or "none"
+        raise UserError(f"{experiment.name}: no checkpoint of step {missing[0]} is kept: there are {there}")
     for step in wanted.values():
-        if step not in trained["checkpoints"]:
-            there = ", ".join(map(str, trained["checkpoints"])) or "none"
-            raise UserError(f"{experiment.name}: no checkpoint of step {step} is kept: there are {there}")
+        checkpoint = checkpoints / f"step-{step}"
+        if wrong := damage(checkpoint, trained):
+            discard(checkpoint)
+            raise set_aside(marker, f"{checkpoint}: {wrong}", train)
     for target, step in wanted.items():
         _export_step(experiment, trained, stats, step, target)
 
 
 def _export_step(
-    experiment: Experiment, trained: dict[str, Any], stats: dict[str, Any], step: int, folder: Path
+    experiment: Experiment,
+    trained: Mapping[str, Any],
+    stats: Mapping[str, Any],
+    step: int,
+    folder: Path,
 ) -> None:
     # They take seconds to import, which a mistake of the user's should not wait for.
     with without_garbage(), without_compiler():
@@ -56,12 +70,11 @@ def _export_step(
         from transformers.utils.logging import disable_progress_bar
 
         from lt25.checkpoints.convert import read_weights
-        from lt25.models.auto import auto_class, read_config
+        from lt25.models.auto import auto_class, make_config
 
     weights = read_weights(experiment.results_dir / trained["run_dir"] / "checkpoints" / f"step-{step}")
-    config = read_config(experiment.results_dir / "model")
     with torch.device("meta"):
-        model = auto_class(experiment.task).from_config(config)
+        model = auto_class(experiment.task).from_config(make_config(trained["identity"]["model"]))
     model.load_state_dict(weights, assign=True)
 
     record = {
@@ -77,10 +90,10 @@ def _export_step(
     with temporary(folder) as partial:
         model.save_pretrained(partial)
         for name in _ASSETS:
-            if (asset := experiment.processed_dir / name).is_file():
-                shutil.copy(asset, partial / name)
-        write_json(partial / "export.json", record)
+            if name in stats["files"]:
+                shutil.copy(experiment.processed_dir / name, partial / name)
         write_text(partial / "README.md", model_card(experiment, trained, stats, step))
+        write_record(partial / "export.json", record, sorted(partial.iterdir()))
         _replace_files(partial, folder)
 
 

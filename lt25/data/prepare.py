@@ -71,7 +71,7 @@ def prepare(experiment: Experiment) -> None:
             "shared": {split: count for split, (count, _) in examples.shared().items()},
             "model": facts["model"],
         }
-        files.write_json(partial / "stats.json", stats)
+        files.write_record(partial / "stats.json", stats, sorted(partial.iterdir()))
     counts = ", ".join(f"{split} {len(writer)}" for split, writer in writers.items())
     say(f"{dataset.name}: {folder.name} holds {counts} examples")
 

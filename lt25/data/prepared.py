@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch.utils.data import Dataset
 
 from lt25.data.shards import shard_path
@@ -30,7 +30,7 @@ class PreparedSplit(Dataset):
             they are sequences, ``label_offsets``.
 
     Raises:
-        UserError: if the folder has no such split.
+        UserError: if the folder has no such split, or its file is cut off. `lt25.data.shards.believe` compares its content.
     """
 
     def __init__(self, processed_dir: Path | str, split: str) -> None:
@@ -38,8 +38,11 @@ class PreparedSplit(Dataset):
         file = shard_path(self.path, split)
         if not file.is_file():
             raise UserError(f"{file}: no such prepared split: run `lt25 prepare` on the experiment first")
-        with safe_open(file, framework="pt") as tensors:
-            self.shards: dict[str, torch.Tensor] = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                self.shards: dict[str, torch.Tensor] = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise UserError(f"{file}: damaged ({error}): run `lt25 prepare` on the experiment again") from None
         self._ends = {
             name: self.shards[name].tolist() for name in ("input_offsets", "label_offsets") if name in self.shards
         }

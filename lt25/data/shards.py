@@ -6,10 +6,14 @@ read through a memory map, so neither side holds it in memory.
 
 import json
 import struct
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from lt25 import files
+from lt25.errors import UserError
 
 _NAMES = {"int64": "I64", "int32": "I32", "float32": "F32", "float16": "F16", "uint16": "U16", "int16": "I16"}
 
@@ -20,6 +24,34 @@ _ROWS, _HEAVY = 50_000, 64 << 20
 def shard_path(folder: Path, split: str) -> Path:
     """Return the path of a split's tensors."""
     return folder / f"{split}-00000-of-00001.safetensors"
+
+
+def believe(folder: Path, splits: Collection[str], command: str, tables: bool = True) -> dict[str, Any]:
+    """Read a prepared dataset's ``stats.json``, and compare the files that a stage will read with it.
+
+    Args:
+        folder: the prepared dataset.
+        splits: which splits are read.
+        command: what prepares it anew: ``lt25 prepare digits``.
+        tables: whether the splits' tables are read too.
+
+    Raises:
+        UserError: if a split is not there, or a file is not as it was written.
+    """
+    record = files.read_record(folder / "stats.json", command)
+    of_splits = {
+        name: split for split in record["splits"] for name in (shard_path(folder, split).name, f"{split}.parquet")
+    }
+    for split in splits:
+        if split not in record["splits"]:
+            there = ", ".join(record["splits"])
+            raise UserError(f"{folder}: no such prepared split: {split}: there are {there}")
+    names = {
+        name
+        for name in record["files"]
+        if name not in of_splits or (of_splits[name] in splits and (tables or not name.endswith(".parquet")))
+    }
+    return files.believe(folder / "stats.json", command, names)
 
 
 class SplitWriter:

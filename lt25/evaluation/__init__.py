@@ -6,25 +6,61 @@ The definitions of every number are in docs/evaluation.md.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lt25 import files
+from lt25.data.shards import believe
 from lt25.errors import UserError
 from lt25.importing import without_compiler, without_garbage
 
 if TYPE_CHECKING:
     from lt25.experiment import Experiment
 
-__all__ = ["evaluate", "require"]
+__all__ = ["believe_model", "evaluate", "require"]
 
 
 def evaluate(experiment: Experiment, model_dir: Path, out_dir: Path, intermediate: bool = False) -> dict:
     """Evaluate the exported model in `model_dir` on the experiment's prepared data; see `lt25.evaluation.run.run`."""
     require(experiment, model_dir)
+    exported = believe_model(experiment, model_dir)
+    names = splits_of(experiment, intermediate)
+    believe(experiment.processed_dir, names, f"lt25 prepare {experiment.arguments}")
     # torch and transformers take seconds to import, which a mistake of the user's should not wait for
     with without_garbage(), without_compiler():
         from lt25.evaluation.run import run
 
-    return run(experiment, model_dir, out_dir, intermediate)
+    return run(experiment, model_dir, out_dir, names, intermediate, exported)
+
+
+def splits_of(experiment: Experiment, intermediate: bool) -> list[str]:
+    """Return the splits to measure a model on: for a checkpoint on the way none that may not be looked at before the end."""
+    names = experiment.evaluation["splits"]
+    return [name for name in names if name != "test"] or ["validation"] if intermediate else names
+
+
+def believe_model(experiment: Experiment, model_dir: Path) -> dict[str, Any]:
+    """Compare an exported model's files with its record, and the record with the experiment's current run.
+
+    Returns:
+        What ``export.json`` holds; nothing for a model that lt25 has not exported, which lies elsewhere.
+
+    Raises:
+        UserError: if a file is not as it was written, or the model is not of the run that ``train.json`` tells of.
+    """
+    results, record = experiment.results_dir, Path(model_dir) / "export.json"
+    if not record.exists() and not record.is_relative_to(results):
+        return {}
+    step = record.parent.name.removeprefix("step-") if record.parent.name.startswith("step-") else None
+    export = f"lt25 export {experiment.arguments}{f' --step {step}' if step else ''}"
+    found = files.believe(record, export)
+    if (results / "train.json").exists() and record.is_relative_to(results):
+        trained = files.read_record(results / "train.json", f"lt25 train {experiment.arguments}")
+        final = (trained.get("best") or {"step": trained["steps"]})["step"]
+        wanted = f"{trained['fingerprint']}-{step or final}"
+        if found["fingerprint"] != wanted:
+            complaint = f"{model_dir}: exported from {found['fingerprint']}, and what was trained is {wanted}"
+            raise files.set_aside(record, complaint, export)
+    return found
 
 
 def require(experiment: Experiment, model_dir: Path) -> None:

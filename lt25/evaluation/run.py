@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from lt25.data.prepared import PreparedSplit
 from lt25.errors import UserError
 from lt25.evaluation import style
 from lt25.experiment import Experiment
-from lt25.files import whole_file, write_json
+from lt25.files import whole_file, write_record
 from lt25.models.auto import auto_class, read_config
 from lt25.progress import say
 from lt25.tasks import TASKS
 
 
-def run(experiment: Experiment, model_dir: Path, out_dir: Path, intermediate: bool = False) -> dict:
-    """Evaluate an exported model on the splits that the experiment names, and write what came out.
+def run(
+    experiment: Experiment,
+    model_dir: Path,
+    out_dir: Path,
+    names: Sequence[str],
+    intermediate: bool = False,
+    exported: Mapping[str, Any] | None = None,
+) -> dict:
+    """Evaluate an exported model on some splits, and write what came out.
 
-    intermediate: whether it is a checkpoint on the way. Such a one may be chosen by its numbers, so it is not shown the
-    test split; and it is neither drawn nor sampled from.
+    intermediate: whether it is a checkpoint on the way, which is neither drawn nor sampled from.
 
-    model_dir: a Hugging Face folder (with export.json, if lt25 wrote it); out_dir: receives predictions.parquet (one
-    row an example, column `split`), the plots of the headline split as SVG and, last, metrics.json: when it is there,
-    all is.
+    model_dir: a Hugging Face folder; exported: what its export.json holds, if lt25 wrote it; out_dir: receives
+    predictions.parquet (one row an example, column `split`), the plots of the headline split as SVG and, last, metrics.json,
+    the record of them all.
     Returns what metrics.json holds; docs/evaluation.md defines each number.
     Raises UserError if the model or the prepared data is missing or does not fit the task.
     """
     model_dir, out_dir = Path(model_dir), Path(out_dir)
     task, options = TASKS[experiment.task].module("evaluation"), SimpleNamespace(**experiment.evaluation)
-    names = options.splits
-    if intermediate:
-        names = [name for name in names if name != "test"] or ["validation"]
     headline = "test" if "test" in names else names[-1]
     started = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -57,11 +62,11 @@ def run(experiment: Experiment, model_dir: Path, out_dir: Path, intermediate: bo
         style.save(figure, out_dir / file)
     with whole_file(out_dir / "predictions.parquet") as partial:
         pd.concat(tables, ignore_index=True).to_parquet(partial, index=False)
-    export = model_dir / "export.json"
     result = {
         "task": experiment.task,
         "experiment": experiment.name,
-        "step": json.loads(export.read_text()).get("step") if export.exists() else None,
+        "step": (exported or {}).get("step"),
+        "model": (exported or {}).get("fingerprint"),
         "headline": headline,
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
@@ -69,8 +74,8 @@ def run(experiment: Experiment, model_dir: Path, out_dir: Path, intermediate: bo
         "seconds": round(time.perf_counter() - started, 3),
         "splits": splits,
     }
-    write_json(out_dir / "metrics.json", result)
-    return result
+    written = [out_dir / file for file in ("predictions.parquet", *drawn)]
+    return write_record(out_dir / "metrics.json", result, written)
 
 
 def load_model(task: str, model_dir: Path, device: torch.device) -> torch.nn.Module:
@@ -87,7 +92,7 @@ def load_model(task: str, model_dir: Path, device: torch.device) -> torch.nn.Mod
             local_files_only=True,
             output_loading_info=True,
         )
-    except (ValueError, OSError, UserError) as error:
+    except (ValueError, OSError, SafetensorError, UserError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"{model_dir}: not a model for {task}: {reason}: check the experiment's task and export it again"

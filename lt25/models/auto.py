@@ -4,6 +4,7 @@ As with flash-linear-attention's models, importing the module makes the entries.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,18 @@ modeling_auto.AutoModelForSequenceClassification.register(HGRNConfig, HGRNForSeq
 def auto_class(task: str) -> Any:
     """Return the class of transformers that builds and loads the models of a task."""
     return getattr(transformers, TASKS[task].auto_model)
+
+
+def make_config(fields: Mapping[str, Any]) -> transformers.PreTrainedConfig:
+    """Return the configuration that a model's ``config.json`` has the fields of, whatever the family.
+
+    Raises:
+        UserError: if its model type is none that `lt25.models.families` knows.
+    """
+    others = dict(fields)
+    model_type = others.pop("model_type")
+    find(model_type).load()
+    return transformers.AutoConfig.for_model(model_type, **others)
 
 
 def read_config(folder: Path) -> transformers.PreTrainedConfig:

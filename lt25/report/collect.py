@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from lt25.data import shards
+from lt25.errors import UserError
+from lt25.evaluation import believe_model
 from lt25.experiment import Experiment
-from lt25.files import read_json
+from lt25.files import believe, read_json, read_record, set_aside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,37 +51,82 @@ class Results:
 
 
 def collect(experiment: Experiment) -> Results:
-    """Read an experiment's results. Raises UserError if it has not been evaluated, or a file is damaged."""
+    """Read an experiment's results.
+
+    Raises UserError if it has not been evaluated, a file is not as it was written, or the evaluation is of another model than
+    the one that is exported now.
+    """
     import pandas as pd
 
-    folder = experiment.results_dir
+    folder, again = experiment.results_dir, experiment.arguments
     metrics = read_metrics(experiment)
-    train = read_if_there(folder / "train.json")
+    train = read_train(experiment)
+    if train:
+        believe(folder / "train.json", f"lt25 train {again}", folder=folder / train["run_dir"])
     final = [metrics] if metrics.get("step") is not None else []
     kept = {
-        m["step"]: m for m in map(read_if_there, experiment.evaluation_dir.glob("step-*/metrics.json")) if m.get("step")
+        m["step"]: m for m in read_steps(experiment) if not train or m["model"] == f"{train['fingerprint']}-{m['step']}"
     }
     kept.update({m["step"]: m for m in final})
-    config = experiment.root / experiment.path
+    stats, config = experiment.processed_dir / "stats.json", experiment.root / experiment.path
+    if stats.exists():
+        shards.believe(experiment.processed_dir, [metrics["headline"]], f"lt25 prepare {again}")
     return Results(
         experiment=experiment,
         metrics=metrics,
         predictions=pd.read_parquet(experiment.evaluation_dir / "predictions.parquet"),
-        figures={path.name: path.read_text() for path in sorted(experiment.evaluation_dir.glob("*.svg"))},
+        figures={
+            name: (experiment.evaluation_dir / name).read_text()
+            for name in sorted(metrics["files"])
+            if name.endswith(".svg")
+        },
         steps=[kept[step] for step in sorted(kept)],
         train=train,
         history=read_history(folder / train["run_dir"] / "metrics.jsonl") if train else [],
-        model=read_if_there(folder / "model" / "config.json"),
-        stats=read_if_there(experiment.processed_dir / "stats.json"),
+        model=train["identity"]["model"] if train else {},
+        stats=read_record(stats, f"lt25 prepare {again}") if stats.exists() else {},
         source=read_if_there(experiment.raw_dir / "SOURCE.json"),
         config=config.read_text() if config.exists() else "",
     )
 
 
 def read_metrics(experiment: Experiment) -> dict:
-    """The experiment's metrics.json. Raises UserError if it is not there or damaged."""
-    path = experiment.evaluation_dir / "metrics.json"
-    return read_json(path, f"run `lt25 evaluate {experiment.arguments}` first")
+    """The experiment's metrics.json.
+
+    Raises UserError if it is not there, it or a file of its evaluation is damaged, or it is of another model than the one
+    that is exported now.
+    """
+    path, again = experiment.evaluation_dir / "metrics.json", f"lt25 evaluate {experiment.arguments}"
+    metrics = believe(path, again)
+    hf = experiment.results_dir / "hf"
+    if (hf / "export.json").exists():
+        exported = believe_model(experiment, hf)
+        if metrics["model"] != exported["fingerprint"]:
+            complaint = f"{path}: measured on {metrics['model']}, and what is exported now is {exported['fingerprint']}"
+            raise set_aside(path, complaint, again)
+    return metrics
+
+
+def read_steps(experiment: Experiment) -> list[dict]:
+    """The metrics of the evaluated checkpoints. Raises UserError if a file is damaged, or one of a whole curve is missing."""
+    folder, steps = experiment.evaluation_dir, []
+    evaluated = {int(path.parent.name.removeprefix("step-")) for path in folder.glob("step-*/metrics.json")}
+    # Snakemake has it that all kept steps are evaluated.
+    curve = folder / "curve.done"
+    for step in sorted(evaluated.union(experiment.kept_steps[:-1] if curve.exists() else ())):
+        command = f"lt25 evaluate {experiment.arguments} --export --step {step}"
+        try:
+            steps.append(believe(folder / f"step-{step}" / "metrics.json", command))
+        except UserError:
+            curve.unlink(missing_ok=True)
+            raise
+    return steps
+
+
+def read_train(experiment: Experiment) -> dict:
+    """The experiment's train.json, {} if it is not there. Raises UserError if it is damaged."""
+    path = experiment.results_dir / "train.json"
+    return read_record(path, f"lt25 train {experiment.arguments}") if path.exists() else {}
 
 
 def read_if_there(path: Path) -> dict:

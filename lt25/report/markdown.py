@@ -8,7 +8,7 @@ from pathlib import Path
 from lt25.errors import UserError
 from lt25.experiment import Experiment
 from lt25.files import write_text
-from lt25.report.collect import read_if_there, read_metrics
+from lt25.report.collect import read_metrics, read_train
 from lt25.report.headline import count, duration
 from lt25.tasks import TASKS
 
@@ -23,7 +23,7 @@ def results_table(experiments: Sequence[Experiment]) -> str:
     ]
     for experiment in experiments:
         metrics = read_metrics(experiment)
-        train = read_if_there(experiment.results_dir / "train.json")
+        train = read_train(experiment)
         said = (
             TASKS[experiment.task]
             .module("report")

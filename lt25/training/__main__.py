@@ -4,7 +4,6 @@ The arguments are torchtitan's. Without torchrun, ``python -m lt25.training`` tr
 """
 
 import contextlib
-import json
 import logging
 import os
 import socket
@@ -19,7 +18,7 @@ from lt25.training.startup import keep_kernels, open_gpu
 # isort: off
 keep_kernels()
 with without_garbage():
-    from lt25.training.device import DEVICE_TYPE, device_name
+    from lt25.training.device import DEVICE_TYPE, device_name, machine
 
     if DEVICE_TYPE == "cuda":
         open_gpu()
@@ -30,11 +29,13 @@ with without_garbage():
     from torchtitan.config import ConfigManager
 
     from lt25 import plugins
-    from lt25.checkpoints.whole import damage, kept_steps
+    from lt25.checkpoints.whole import kept_steps
+    from lt25.data.shards import believe
     from lt25.errors import UserError
     from lt25.memory import keep_freed_memory
     from lt25.training import run as runs
     from lt25.training import spec
+    from lt25.training.job import read_job
     from lt25.training.job_config import Job
     from lt25.training.parallelize import choose_data_parallel
     from lt25.training.stopping import TIME_IS_UP
@@ -66,14 +67,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(arguments: list[str], rank: int) -> int:
-    config, written = _read_jobs(arguments)
+    file, config, written = _read_jobs(arguments)
     plugins.load(Path.cwd(), config.lt25.plugins)
-    job = config.to_dict()
-    parallelism = config.parallelism
-    split = (
-        parallelism.tensor_parallel_degree * parallelism.context_parallel_degree * parallelism.pipeline_parallel_degree
-    )
-    run = runs.open_run(job, written.to_dict(), int(os.environ["WORLD_SIZE"]) // split)
+    processes = int(os.environ["WORLD_SIZE"])
+    run = runs.open_run(config.to_dict(), written.to_dict(), processes)
     config.job.dump_folder = str(run.directory)
     config.checkpoint.folder = "checkpoints"
     if config.lt25.init_from:
@@ -86,22 +83,28 @@ def _train(arguments: list[str], rank: int) -> int:
     os.environ.setdefault("WANDB_RUN_ID", f"{config.lt25.experiment}-{run.fingerprint}")
     os.environ.setdefault("WANDB_RESUME", "allow")
 
+    name = config.lt25.experiment
     with runs.lock(run) if rank == 0 else contextlib.nullcontext():
-        if rank == 0:
-            for line in runs.enter(run):
-                print(f"{config.lt25.experiment}: {line}", flush=True)
-            _log_to(run.directory / "trainer.log")
-            if _finished(run, config):
-                print(
-                    f"{config.lt25.experiment}: already at step {config.training.steps}: nothing to train", flush=True
-                )
-                runs.finish(run, json.loads(run.marker.read_text()))
+        if config.checkpoint.load_step == -1 and not config.lt25.fresh:
+            if rank == 0 and runs.already_trained(run, name):
                 return 0
+            if rank > 0 and runs.arrived(run):
+                return 0
+        if rank == 0:
+            if config.lt25.fresh and (former := runs.start_afresh(run)):
+                print(f"{name}: training from the start; the former run is {former}", flush=True)
+            for line in runs.enter(run, machine(processes)):
+                print(f"{name}: {line}", flush=True)
+            _log_to(run.directory / "trainer.log")
+            validated = ["validation"] if config.validation.enable else []
+            believe(
+                Path(config.lt25.data), ["train", *validated], f"lt25 prepare {config.lt25.arguments}", tables=False
+            )
         spec.register()
-        chosen = choose_data_parallel(config, int(os.environ["WORLD_SIZE"]), lambda: spec.count_parameters(config))
+        chosen = choose_data_parallel(config, processes, lambda: spec.count_parameters(config))
         if chosen and rank == 0:
-            print(f"{config.lt25.experiment}: {chosen}", flush=True)
-        trainer = Trainer(config)
+            print(f"{name}: {chosen}", flush=True)
+        trainer = Trainer(config, run)
         try:
             stopped = trainer.train()
         finally:
@@ -116,16 +119,19 @@ def _train(arguments: list[str], rank: int) -> int:
         elif rank == 0:
             if trainer.step < config.training.steps:
                 patience = f"{config.validation.patience} validations without improvement"
-                print(f"{config.lt25.experiment}: {patience}: ended at step {trainer.step}", flush=True)
-            runs.finish(run, _record(config, run, trainer))
+                print(f"{name}: {patience}: ended at step {trainer.step}", flush=True)
+            runs.finish(run, _record(config, run, trainer), _is_wanted(run, file, processes))
     return stopped
 
 
-def _finished(run: runs.Run, config: Job) -> bool:
-    """Whether the run has arrived, with its record written and its last checkpoint whole."""
-    if int(os.environ["WORLD_SIZE"]) > 1 or config.checkpoint.load_step != -1 or not run.marker.is_file():
+def _is_wanted(run: runs.Run, file: Path, processes: int) -> bool:
+    """Whether the job file, which may have been written anew meanwhile, still asks for this run."""
+    try:
+        now = read_job(file)
+        steps = now["training"]["steps"]
+        return steps == run.path[-1]["steps"] and runs.identity_of(now, processes) == run.identity
+    except UserError:
         return False
-    return damage(run.checkpoints / f"step-{json.loads(run.marker.read_text())['steps']}") is None
 
 
 def _record(config: Job, run: runs.Run, trainer: Trainer) -> dict[str, Any]:
@@ -145,6 +151,7 @@ def _record(config: Job, run: runs.Run, trainer: Trainer) -> dict[str, Any]:
         "steps": trainer.step,
         "loss": last["loss"],
         "fingerprint": run.fingerprint,
+        "identity": run.identity,
         "path": run.path,
         "init_from": run.identity["init_from"],
         "run_dir": os.path.relpath(run.directory, run.results_dir),
@@ -164,11 +171,11 @@ def _record(config: Job, run: runs.Run, trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _read_jobs(arguments: list[str]) -> tuple[Job, Job]:
-    """Return the job with its command-line overrides, and the job as its file has it.
+def _read_jobs(arguments: list[str]) -> tuple[Path, Job, Job]:
+    """Return the job file, the job with its command-line overrides, and the job as its file has it.
 
     Raises:
-        UserError: if no job file is named or it is not there.
+        UserError: if no job file is named, or it is not there or not as it was written.
     """
     files = [
         i
@@ -183,8 +190,9 @@ def _read_jobs(arguments: list[str]) -> tuple[Job, Job]:
     file = Path(named[1] if len(named) == 2 else named[0].split("=", 1)[1])
     if not file.is_file():
         raise UserError(f"{file}: no such job file: `lt25 configure <experiment>` writes it")
+    read_job(file)
     config = ConfigManager().parse_args(arguments)
-    return config, config if arguments == named else ConfigManager().parse_args(named)
+    return file, config, config if arguments == named else ConfigManager().parse_args(named)
 
 
 def _alone_without_torchrun() -> None:

@@ -2,6 +2,7 @@
 
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +14,13 @@ def device_name() -> str:
     if DEVICE_TYPE == "cuda":
         return torch.cuda.get_device_name()
     return f"{_cpu_model()}, {torch.get_num_threads()} threads"
+
+
+def machine(processes: int) -> dict[str, Any]:
+    """Return what rounding depends on, beside the job: ``device``, ``processes`` and, on a CPU, ``threads`` of each."""
+    if DEVICE_TYPE == "cuda":
+        return {"device": torch.cuda.get_device_name(), "processes": processes}
+    return {"device": _cpu_model(), "processes": processes, "threads": torch.get_num_threads()}
 
 
 def _cpu_model() -> str:

@@ -5,14 +5,17 @@
 
 import json
 import os
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
+from lt25.config.sections import JOB
 from lt25.errors import UserError
-from lt25.experiment import DEFAULT, Experiment, plugin_names
-from lt25.files import write_text
+from lt25.experiment import DEFAULT, Experiment, digest, plugin_names
+from lt25.files import read_record, write_text
 
 
 def write_job(experiment: Experiment) -> Path:
@@ -24,24 +27,61 @@ def write_job(experiment: Experiment) -> Path:
     Raises:
         UserError: if the data is not prepared, or the experiment sets a field of the model that the data decides.
     """
-    stats_file = experiment.processed_dir / "stats.json"
-    if not stats_file.is_file():
-        raise UserError(f"{_shown(stats_file, experiment)}: not there: run `lt25 prepare {experiment.arguments}` first")
-    decided = json.loads(stats_file.read_text())["model"]
+    decided = read_record(experiment.processed_dir / "stats.json", f"lt25 prepare {experiment.arguments}")["model"]
     if clash := sorted(key for key in decided if experiment.origins.get(f"model.{key}", DEFAULT) != DEFAULT):
         key = clash[0]
         raise UserError(f"{experiment.path}: model.{key}: the data decides it ({decided[key]}): remove the key")
 
     config, job = experiment.results_dir / "model" / "config.json", experiment.results_dir / "job.toml"
-    texts = {
-        config: json.dumps({**experiment.model, **decided}, indent=2, sort_keys=True) + "\n",
-        job: tomli_w.dumps(_drop_none(_job(experiment, config))),
-    }
-    for path, text in texts.items():
+    model = json.dumps({**experiment.model, **decided}, indent=2, sort_keys=True) + "\n"
+    content = _drop_none(_job(experiment, config))
+    content["lt25"]["digest"] = _digest(content, model)
+    for path, text in {config: model, job: tomli_w.dumps(content)}.items():
         # A file that says the same keeps its date, by which Snakemake tells whether anything must be done again.
-        if not path.is_file() or path.read_text() != text:
+        if not path.is_file() or path.read_bytes() != text.encode():
             write_text(path, text)
     return job
+
+
+def read_job(path: Path) -> dict[str, Any]:
+    """Read a job file, after comparing it and the model's configuration with what was written.
+
+    Returns:
+        Its sections; a key of an experiment's sections that it does not name is None.
+
+    Raises:
+        UserError: if it is not there, or one of the two files has changed since.
+    """
+    again = f"run `lt25 configure {path.parent.name.split('@')[0]}`"
+    try:
+        job = tomllib.loads(path.read_text(encoding="utf-8"))
+        lt25 = dict(job["lt25"])
+        again = f"run `lt25 configure {lt25['arguments']}`"
+        written, model = lt25.pop("digest"), Path(lt25["model_config"]).read_text(encoding="utf-8")
+        changed = written != _digest({**job, "lt25": lt25}, model)
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: not there: {again}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}): {again}") from None
+    if changed:
+        raise UserError(
+            f"{path}: it or {lt25['model_config']} has changed since it was written: {again}, and set values in the "
+            f"experiment's file or on the command line"
+        )
+    return {**job, **{name: _with_none(job.get(name, {}), section) for name, section in JOB.items()}}
+
+
+def _digest(job: Mapping[str, Any], model: str) -> str:
+    return digest([job, model])[:16]
+
+
+def _with_none(values: Mapping[str, Any], section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values with None for those keys of a section that TOML, which has no None, leaves out."""
+    whole = {name: None for name, key in section.items() if key.keys is None}
+    inner = {
+        name: _with_none(values.get(name) or {}, key.keys) for name, key in section.items() if key.keys is not None
+    }
+    return {**whole, **values, **inner}
 
 
 def _job(experiment: Experiment, config: Path) -> dict[str, Any]:
@@ -58,6 +98,7 @@ def _job(experiment: Experiment, config: Path) -> dict[str, Any]:
         },
         "lt25": {
             "experiment": experiment.name,
+            "arguments": experiment.arguments,
             "model_config": _shown(config, experiment),
             "data": _shown(experiment.processed_dir, experiment),
             "init_from": f"results/{experiment.init_from}/hf" if experiment.init_from else "",

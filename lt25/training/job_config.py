@@ -11,6 +11,9 @@ class Lt25:
     experiment: str = ""
     """Name of the experiment: its results are in results/<experiment>"""
 
+    arguments: str = ""
+    """What a command of lt25 takes to mean this experiment: its name, and overrides"""
+
     model_config: str = ""
     """The model's Hugging Face config.json, complete"""
 
@@ -26,8 +29,14 @@ class Lt25:
     plugins: list[str] = field(default_factory=list)
     """Python of the project's own, loaded first: config/config.yaml's ``plugins``"""
 
+    digest: str = ""
+    """Of this file and the model's config.json, as `lt25 configure` wrote them"""
+
     time_limit: float = 0.0
-    """Seconds after which training saves a checkpoint and stops; 0: none"""
+    """Seconds after which training saves a checkpoint and stops, at least one step on; 0: none"""
+
+    fresh: bool = False
+    """Train from the start; what there is of the run is moved aside"""
 
 
 @dataclass

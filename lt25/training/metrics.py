@@ -53,19 +53,19 @@ class RunMetrics(MetricsProcessor):
         self.started = self.last_line = time.perf_counter()
         self.bar: Progress | None = None
 
-    def start(self, step: int) -> None:
-        """Begin or go on at a step: forget what the history says of later ones."""
-        if self.history.is_file():
-            lines = [json.loads(line) for line in self.history.read_text().splitlines() if line.endswith("}")]
-            lines = [line for line in lines if line["step"] <= step]
-            self.records = [line for line in lines if "validation" not in line]
-            self.validations = [line for line in lines if "validation" in line]
+    def start(self, step: int, checkpoint: Path | None) -> None:
+        """Begin, or go on at a step with the history that its checkpoint holds: what came after it is forgotten."""
+        text = ""
+        if checkpoint is not None and (checkpoint / HISTORY).is_file():
+            text = (checkpoint / HISTORY).read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.splitlines()]
+        self.records = [line for line in lines if "validation" not in line]
+        self.validations = [line for line in lines if "validation" in line]
         if self.records:
             self.seconds_before = self.records[-1]["seconds"]
         if not self.leads:
             return
-        lines = sorted([*self.records, *self.validations], key=lambda line: line["step"])
-        write_text(self.history, "".join(json.dumps(line) + "\n" for line in lines))
+        write_text(self.history, text)
         if sys.stderr.isatty():
             self.bar = Progress(
                 TextColumn("[bold]{task.description}"),

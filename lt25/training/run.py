@@ -6,24 +6,29 @@ steps is one segment. A run of 40 steps that was continued to 80 has two, becaus
 so it has another directory, which begins with the checkpoints of the first run and leaves that as it was.
 """
 
+import itertools
 import json
+import math
 import os
+import re
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lt25.checkpoints.whole import damage, kept_steps
+from lt25 import files
+from lt25.checkpoints.whole import damage, kept_steps, manifest
 from lt25.config.sections import training_identity
 from lt25.errors import UserError
 from lt25.experiment import digest
-from lt25.files import read_json, whole_file, write_json, write_text
+from lt25.files import load_record, read_record, whole_file, write_json, write_record
 
 HISTORY = "metrics.jsonl"
+"""The run's log, one line a logged step; each checkpoint holds what it was at its step, under the same name."""
 
 
 @dataclass(frozen=True)
@@ -65,31 +70,34 @@ class Run:
         return self.directory / "run.json"
 
     @property
-    def is_current(self) -> bool:
-        """Whether the experiment's ``checkpoints`` are this run's."""
-        return self.own and _current(self.results_dir) == self.directory.resolve()
+    def facts(self) -> dict[str, Any]:
+        """What its checkpoints carry of it."""
+        return {"identity": self.identity, "path": self.path}
 
 
-def identity_of(job: Mapping[str, Any], data_parallel: int) -> dict[str, Any]:
+def identity_of(job: Mapping[str, Any], processes: int) -> dict[str, Any]:
     """Return everything in a resolved job that decides where training arrives, but for the number of steps.
 
     Args:
         job: a job file's sections, as plain dictionaries.
-        data_parallel: how many ranks share a step's examples.
+        processes: how many ranks train.
 
     Raises:
         UserError: if the data or the model to start from is not there.
     """
     local, total = job["training"]["local_batch_size"], job["training"]["global_batch_size"]
+    # Ranks that share a layer, a sequence or a model take the same examples.
+    split = math.prod(job["parallelism"][f"{kind}_parallel_degree"] for kind in ("tensor", "context", "pipeline"))
     lt25 = job["lt25"]
-    data = read_json(Path(lt25["data"]) / "stats.json", "run `lt25 prepare` first")
+    data = read_record(Path(lt25["data"]) / "stats.json", f"lt25 prepare {lt25['arguments']}")
     start = None
     if lt25["init_from"]:
-        start = read_json(Path(lt25["init_from"]) / "export.json", "export that experiment first")["fingerprint"]
+        folder = Path(lt25["init_from"])
+        start = read_record(folder / "export.json", f"lt25 export {folder.parent.name}")["fingerprint"]
     return {
         **training_identity(job),
-        "global_batch_size": total if total > 0 else local * data_parallel,
-        "model": read_json(Path(lt25["model_config"]), "run `lt25 configure` first"),
+        "global_batch_size": total if total > 0 else local * (processes // split),
+        "model": files.read_json(Path(lt25["model_config"]), f"run `lt25 configure {lt25['arguments']}`"),
         "data": data["fingerprint"],
         "init_from": start,
         # Left out where there is none, so that such a run's fingerprint does not depend on what could be augmented.
@@ -97,86 +105,205 @@ def identity_of(job: Mapping[str, Any], data_parallel: int) -> dict[str, Any]:
     }
 
 
-def open_run(job: Mapping[str, Any], written: Mapping[str, Any], data_parallel: int) -> Run:
+def open_run(job: Mapping[str, Any], written: Mapping[str, Any], processes: int) -> Run:
     """Find the run that a job goes on with, or the one that it founds; nothing is written.
 
     With the same identity, the experiment's current run goes on if its schedule has as many steps; otherwise a run that was
-    started with this many is taken up again; otherwise the current run, if it is a shorter one, is continued.
+    started with this many is taken up again; otherwise the current run, if it is a shorter one, is continued. With
+    ``lt25.fresh`` none goes on: the run is the one that starts from no steps.
 
     Args:
         job: the resolved job, command-line overrides included.
         written: the job as its file has it.
-        data_parallel: how many ranks share a step's examples.
+        processes: how many ranks train.
     """
-    identity, steps = identity_of(job, data_parallel), job["training"]["steps"]
-    own = identity == identity_of(written, data_parallel) and steps == written["training"]["steps"]
+    identity, steps = identity_of(job, processes), job["training"]["steps"]
+    own = identity == identity_of(written, processes) and steps == written["training"]["steps"]
     results_dir = Path(job["job"]["dump_folder"])
     fresh = Run(results_dir, identity, [{"from": 0, "steps": steps}], own)
     current = _current(results_dir)
-    before = _read(current / "run.json") if current else {}
-    if current is None or not own or before.get("identity") != identity:
+    before = _facts_of(current) if current else {}
+    if current is None or not own or job["lt25"].get("fresh") or before.get("identity") != identity:
         return fresh
     path = before["path"]
     if path[-1]["steps"] == steps:
         return Run(results_dir, identity, path, own)
     if fresh.record.is_file() or path[-1]["steps"] > steps:
         return fresh
-    whole = (step for step in reversed(kept_steps(current / "checkpoints")) if step > 0)
-    newest = next((step for step in whole if damage(current / "checkpoints" / f"step-{step}") is None), None)
+    kept = (step for step in reversed(kept_steps(current / "checkpoints")) if step > 0)
+    newest = next((step for step in kept if damage(current / "checkpoints" / f"step-{step}", before) is None), None)
     if newest is None:
         return fresh
     return Run(results_dir, identity, [*path, {"from": newest, "steps": steps}], own, current)
 
 
-def lock(run: Run) -> FileLock:
+def lock(run: Run, waiting: Callable[[str], None] | None = None) -> FileLock:
     """Take the run directory for this process; the system gives it back when the process ends, however it ends.
 
+    Args:
+        run: a run.
+        waiting: is told, in one line, which trainer has it, and then it is waited for; None: it is not waited for.
+
     Raises:
-        UserError: if another trainer has it.
+        UserError: if another trainer has it and is not waited for.
     """
     run.directory.mkdir(parents=True, exist_ok=True)
     holder, taken = run.directory / "lock.json", FileLock(run.directory / "lock")
     try:
         taken.acquire(timeout=0)
     except Timeout:
-        who = json.loads(holder.read_text()) if holder.is_file() else {}
-        raise UserError(
-            f"{run.directory}: another trainer is writing here (process {who.get('pid')} on {who.get('host')}): "
-            f"wait until it ends, or stop it"
-        ) from None
+        who = _holder(holder)
+        if waiting is None:
+            raise UserError(
+                f"{run.directory}: another trainer is writing here ({who}): stop it, or wait for it with `--wait`"
+            ) from None
+        waiting(f"{run.directory}: another trainer is writing here ({who}): waiting until it ends")
+        taken.acquire()
     write_json(holder, {"pid": os.getpid(), "host": socket.gethostname()})
     return taken
 
 
-def enter(run: Run) -> list[str]:
+def enter(run: Run, machine: Mapping[str, Any]) -> list[str]:
     """Prepare a run's directory and, if it is the experiment's own, make it the current one.
 
+    Args:
+        run: a run.
+        machine: what it is trained on, as far as rounding depends on it: by name, a number or a text.
+
     Returns:
-        Lines for the user: what differs from the run that was current before.
+        Lines for the user: what differs from the run that was current before, and from the machine that it began on.
     """
-    current, known = _current(run.results_dir), run.record.is_file()
+    current, known = _current(run.results_dir), run.record.exists()
     if run.former is not None and not known:
         _continue(run.former, run)
-    write_json(run.record, {"identity": run.identity, "path": run.path})
+    before = _load(run.record).get("machine", machine) if kept_steps(run.checkpoints) else machine
+    write_record(run.record, {**run.facts, "machine": before})
+    lines = [
+        f"{name} {machine[name]}, but it began with {before[name]}: sums are rounded differently, so the weights will not be "
+        f"those of an undisturbed run to the last bit"
+        for name in machine
+        if name in before and before[name] != machine[name]
+    ]
     if not run.own:
-        return [f"overridden by hand: training in {run.directory}, apart from the experiment's own run"]
+        return [f"overridden by hand: training in {run.directory}, apart from the experiment's own run", *lines]
     link = run.results_dir / "checkpoints"
     with whole_file(link) as partial:
         partial.symlink_to(Path("runs") / run.directory.name / "checkpoints")
     if current is None or current == run.directory.resolve():
-        return []
+        return lines
     if run.former is not None:
-        return [
-            f"continuing the run of {run.path[-2]['steps']} steps from step {run.path[-1]['from']} in {run.directory}"
-        ]
-    return [f"{_difference(current, run)}: {'going back to' if known else 'starting afresh in'} {run.directory}"]
+        steps, start = run.path[-2]["steps"], run.path[-1]["from"]
+        return [f"continuing the run of {steps} steps from step {start} in {run.directory}", *lines]
+    return [
+        f"{_difference(current, run)}: {'going back to' if known else 'starting afresh in'} {run.directory}",
+        *lines,
+    ]
 
 
-def finish(run: Run, record: Mapping[str, Any]) -> None:
-    """Write the run's ``train.json``, and the experiment's if the run is the current one."""
-    write_json(run.marker, record)
-    if run.is_current:
-        write_json(run.results_dir / "train.json", record)
+def already_trained(run: Run, name: str) -> bool:
+    """Say that a run has nothing left to train, and renew its records, if this is so; to be called with its lock taken.
+
+    Args:
+        run: a run.
+        name: the experiment's.
+    """
+    record = arrived(run)
+    if record is None:
+        return False
+    for line in enter(run, {}):
+        print(f"{name}: {line}", flush=True)
+    finish(run, record, is_wanted=True)
+    print(f"{name}: already at step {record['steps']}: nothing to train", flush=True)
+    return True
+
+
+def arrived(run: Run) -> dict[str, Any] | None:
+    """Return the record of a run that has nothing left to train; None for any other."""
+    record = _load(run.marker)
+    if not record or lost_steps(run):
+        return None
+    whole = (damage(run.checkpoints / f"step-{step}", run.facts) is None for step in needed_steps(run))
+    return record if all(whole) else None
+
+
+def needed_steps(run: Run) -> set[int]:
+    """Return the steps whose checkpoints a run that has arrived cannot do without: the last, and the best if that is kept."""
+    record = _load(run.marker)
+    return {end["step"] for end in ({"step": record.get("steps")}, record.get("best")) if end} if record else set()
+
+
+def lost_steps(run: Run) -> list[int]:
+    """Return the steps, ascending, whose checkpoints the run had when it arrived, and has to make again.
+
+    They are missing now, and are needed or were found to be damaged. Others may have been removed to make room.
+    """
+    record, there = _load(run.marker), kept_steps(run.checkpoints)
+    aside = (re.match(r"damaged-step-(\d+)", path.name) for path in run.directory.glob("damaged-step-*"))
+    wanted = needed_steps(run) | {int(match[1]) for match in aside if match}
+    return [step for step in record.get("checkpoints", []) if step in wanted and step not in there]
+
+
+def no_such_step(run: Run, step: int) -> str | None:
+    """Say why training cannot go on from the checkpoint of a step, ``checkpoint.load_step``, or return None if it can."""
+    steps = kept_steps(run.checkpoints)
+    if step not in steps:
+        there = ", ".join(map(str, steps)) or "none"
+        return f"{run.checkpoints}: checkpoint.load_step: no checkpoint of step {step}: there are {there}"
+    if wrong := damage(run.checkpoints / f"step-{step}", run.facts):
+        others = ", ".join(str(other) for other in steps if other != step) or "none"
+        return f"{run.checkpoints}/step-{step}: {wrong}: choose another checkpoint.load_step: there are {others}"
+    return None
+
+
+def finish(run: Run, record: Mapping[str, Any], is_wanted: bool) -> None:
+    """Write the run's ``train.json``, and the experiment's.
+
+    Args:
+        run: a run that has arrived.
+        record: what ``train.json`` says.
+        is_wanted: whether the experiment still asks for this run. A trainer may outlive the command that started it, and the
+            experiment be changed meanwhile; then its ``train.json`` is not for this run to write.
+    """
+    facts = {key: value for key, value in record.items() if key not in ("files", "checksum")}
+    _restore_history(run, record)
+    written = write_record(run.marker, facts, [run.directory / HISTORY])
+    if run.own and is_wanted and _current(run.results_dir) == run.directory.resolve():
+        write_json(run.results_dir / "train.json", written)
+
+
+def start_afresh(run: Run) -> Path | None:
+    """Move what there is of a run aside, so that it begins again; nothing is deleted.
+
+    Returns:
+        Where its directory is now, None if there was none.
+    """
+    former = None
+    if run.directory.is_dir():
+        former = next(
+            place
+            for number in itertools.count(1)
+            if not (place := run.directory.with_name(f"{run.directory.name}-former-{number}")).exists()
+        )
+        run.directory.rename(former)
+    if run.own:
+        for left in (run.results_dir / "checkpoints", run.results_dir / "train.json"):
+            left.unlink(missing_ok=True)
+    return former
+
+
+def _restore_history(run: Run, record: Mapping[str, Any]) -> None:
+    """Take the history from the last checkpoint, if it is not as the record has it."""
+    kept = run.checkpoints / f"step-{record['steps']}" / HISTORY
+    if kept.is_file() and ("files" not in record or files.damage(run.directory, record["files"])):
+        files.write_text(run.directory / HISTORY, kept.read_text(encoding="utf-8"))
+
+
+def _holder(holder: Path) -> str:
+    try:
+        who = files.read_json(holder, "")
+        return f"process {who['pid']} on {who['host']}"
+    except (UserError, KeyError, TypeError):
+        return "which one is not known"
 
 
 def _continue(former: Path, run: Run) -> None:
@@ -189,8 +316,6 @@ def _continue(former: Path, run: Run) -> None:
             shutil.copytree(former / "checkpoints" / name, partial / name, copy_function=_link)
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     partial.rename(run.checkpoints)
-    if (former / HISTORY).is_file():
-        write_text(run.directory / HISTORY, (former / HISTORY).read_text(encoding="utf-8"))
 
 
 def _link(source: str, target: str) -> None:
@@ -207,17 +332,26 @@ def _current(results_dir: Path) -> Path | None:
     return link.resolve().parent if link.is_symlink() else None
 
 
-def _read(record: Path) -> dict[str, Any]:
-    """Return what a ``run.json`` says, nothing if it is not readable or was written by an older lt25."""
+def _load(record: Path) -> dict[str, Any]:
+    """Return what a record of the run's says, nothing if it is not there or not as it was written."""
     try:
-        found = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return load_record(record)
+    except (FileNotFoundError, UserError):
         return {}
-    return found if found.keys() >= {"identity", "path"} else {}
+
+
+def _facts_of(directory: Path) -> dict[str, Any]:
+    """Return a run's ``identity`` and ``path``, from its newest checkpoint if its record is damaged; else nothing."""
+    found = _load(directory / "run.json")
+    for step in reversed(kept_steps(directory / "checkpoints")):
+        if found:
+            break
+        found = (manifest(directory / "checkpoints" / f"step-{step}") or {}).get("run") or {}
+    return found
 
 
 def _difference(former: Path, run: Run) -> str:
-    found = _read(former / "run.json")
+    found = _facts_of(former)
     if not found:
         return "the former run is unreadable"
     before, after = _flat(found["identity"]), _flat(run.identity)

@@ -32,7 +32,7 @@ class StopRequest:
                 ...
 
     Args:
-        time_limit: seconds from the start of the process after which to stop; 0 for none.
+        time_limit: seconds from the start of the process after which to stop, at least one step on; 0 for none.
     """
 
     def __init__(self, time_limit: float = 0) -> None:
@@ -52,9 +52,14 @@ class StopRequest:
         if self.vote is not None and error is None:
             self.vote[1].wait()
 
-    def agreed(self) -> int:
-        """Return the exit status to stop with, the same on every rank, or 0; to be called once after every step."""
-        asked = self.asked or (TIME_IS_UP if time.time() >= self.deadline else 0)
+    def agreed(self, moved: bool) -> int:
+        """Return the exit status to stop with, the same on every rank, or 0; to be called once after every step.
+
+        Args:
+            moved: whether a step was taken. A time limit that is shorter than the start lets one be taken, so that the same
+                command arrives in the end.
+        """
+        asked = self.asked or (TIME_IS_UP if moved and time.time() >= self.deadline else 0)
         if self.hosts is None:
             return asked
         self.steps += 1

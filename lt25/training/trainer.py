@@ -18,6 +18,7 @@ from lt25.training.job_config import Job
 from lt25.training.metrics import RunMetrics
 from lt25.training.parallelize import GradientSum, is_replicated
 from lt25.training.precision import LowPrecision
+from lt25.training.run import Run
 from lt25.training.shards import clip_grad_norm_
 from lt25.training.startup import compile_ahead
 from lt25.training.steps import FiniteOptimizers
@@ -57,15 +58,15 @@ class Trainer(torchtitan.train.Trainer):
 
         # The step before is reported while the device is at work on this one.
         self.report()
+        validates = self.validator is not None and self.validator.should_validate(self.step)
         if self.metrics_processor.should_log(self.step):
             self.report = self.make_report(loss, own_labels, all_labels, norm)
             ends = self.step in (self.first_step, self.job_config.training.steps)
-            if (
-                ends
-                or self.checkpointer.saves(self.step)
-                or (self.validator and self.validator.should_validate(self.step))
-            ):
+            if ends or self.checkpointer.saves(self.step) or validates:
                 self.report()
+        # Before torchtitan saves a checkpoint: whoever goes on from that knows what the validation found.
+        if self.validator and validates:
+            self.validator.validate(self.model_parts, self.step)
 
     def update_weights(self, microbatches: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Compute gradients, clip them and let the optimizer step; all of it can be recorded as a CUDA graph.
@@ -139,10 +140,11 @@ class Trainer(torchtitan.train.Trainer):
 
         return report
 
-    def __init__(self, job_config: JobConfig):
+    def __init__(self, job_config: JobConfig, run: Run):
         self.validator = None
         with trainer_parts(checkpoint_manager=WholeCheckpoints):
             super().__init__(job_config)
+        self.checkpointer.run = run
         self.update, self.low_precision, self.report = self.update_weights, nullcontext(), _nothing
         if can_replay(job_config):
             self.update = CUDAGraphWrapper(self.update_weights)
@@ -157,7 +159,7 @@ class Trainer(torchtitan.train.Trainer):
 
     def batch_generator(self, data_iterable: Iterable[Batch]) -> Iterator[Batch]:
         # torchtitan calls this once, with a checkpoint loaded and before the first step.
-        self.metrics_processor.start(self.step)
+        self.metrics_processor.start(self.step, self.checkpointer.loaded)
         self.first_step = self.step + 1
         return map(self.metrics_processor.count, super().batch_generator(data_iterable))
 
@@ -184,7 +186,7 @@ class Trainer(torchtitan.train.Trainer):
         if best and self.job_config.checkpoint.keep == "best":
             self.checkpointer.best = best["step"]
         arrived = not super().should_continue_training() or (self.validator and self.validator.out_of_patience)
-        self.stopped = 0 if arrived else self.stop.agreed()
+        self.stopped = 0 if arrived else self.stop.agreed(self.step >= self.first_step)
         ends = self.step > 0 and (arrived or self.stopped)
         if ends or self.checkpointer.best == self.step > 0:
             self.report()

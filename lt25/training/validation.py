@@ -69,7 +69,10 @@ class Validator(BaseValidator):
             raise UserError(f"{split.path}: the validation split has no {self.source.unit}: use validation.freq 0")
 
     def should_validate(self, step: int) -> bool:
-        """Whether to validate after a step: every ``validation.freq`` steps and after the last."""
+        """Whether to validate after a step: every ``validation.freq`` steps and after the last, once."""
+        validations = self.metrics.validations
+        if validations and validations[-1]["step"] == step:
+            return False
         return step % self.job_config.validation.freq == 0 or step == self.job_config.training.steps
 
     @torch.no_grad()

@@ -25,6 +25,7 @@ from lt25.evaluation import evaluate
 from lt25.evaluation import language_modeling as language
 from lt25.evaluation.run import load_model
 from lt25.experiment import Dataset, Experiment
+from lt25.files import write_record
 from lt25.models.configuration import HGRNConfig
 from lt25.tasks import TASKS
 
@@ -114,7 +115,7 @@ def run(experiment: Experiment, name: str = "evaluation") -> tuple[dict, pd.Data
 
 
 def test_classification(classification):
-    (classification.root / "hf" / "export.json").write_text('{"step": 40}')
+    write_record(classification.root / "hf" / "export.json", {"step": 40, "fingerprint": "abc-40"})
     metrics, table = run(classification)
     assert (metrics["step"], metrics["headline"], list(metrics["splits"])) == (40, "test", ["validation", "test"])
     assert list(metrics["splits"]["test"]["per_class"]) == ["a", "b", "c"]

@@ -8,6 +8,7 @@ import soundfile
 
 from lt25 import report
 from lt25.errors import UserError
+from lt25.files import load_record, write_record
 from lt25.report.classification import mistakes
 from lt25.report.collect import collect
 from lt25.report.page import data_rows, highlight, story
@@ -142,7 +143,7 @@ def test_a_cut_off_line_of_the_history_is_left_out(experiments):
 def test_only_the_evaluation_is_needed(tmp_path):
     experiment = make(tmp_path, "speech_recognition", "bare")
     folder = experiment.results_dir
-    for path in (folder / "train.json", folder / "model" / "config.json", experiment.processed_dir / "stats.json"):
+    for path in (folder / "train.json", experiment.processed_dir / "stats.json"):
         path.unlink()
     (experiment.processed_dir / "test.parquet").unlink()
     report.build([experiment], tmp_path / "page.html")
@@ -153,9 +154,9 @@ def test_an_experiment_without_an_evaluation_says_what_to_do(tmp_path):
     experiment = make(tmp_path, "language_modeling", "new")
     path = experiment.results_dir / "evaluation" / "metrics.json"
     path.write_text("{")
-    with pytest.raises(UserError, match="not JSON"):
+    with pytest.raises(UserError, match=r"metrics.json: damaged .*: run `lt25 evaluate new`"):
         report.build([experiment], tmp_path / "page.html")
-    path.unlink()
+    assert not path.exists()
     with pytest.raises(UserError, match="run `lt25 evaluate"):
         report.build([experiment], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
@@ -166,3 +167,22 @@ def test_configuration_is_marked_and_escaped():
     assert marked == (
         "<i># top</i>\n<b>lr</b>: 1.0e-3  <i># half of &lt;it&gt;</i>\n<b>name</b>: &#39;a # b&#39;\n- {<b>lr</b>: 2}"
     )
+
+
+def test_an_evaluation_of_another_model_is_one_line(tmp_path):
+    experiment = make(tmp_path, "classification", "stale")
+    folder = experiment.results_dir
+    write_record(folder / "hf" / "export.json", {"fingerprint": "0123456789ab-400"})
+    with pytest.raises(
+        UserError, match=r"hf: exported from 0123456789ab-400, and .* is 0123456789ab-600: run `lt25 export"
+    ):
+        report.build([experiment], tmp_path / "page.html")
+    assert not (folder / "hf" / "export.json").exists()
+    write_record(folder / "hf" / "export.json", {"fingerprint": "0123456789ab-600"})
+    collect(experiment)
+    metrics = load_record(folder / "evaluation" / "metrics.json")
+    write_record(folder / "evaluation" / "metrics.json", {**metrics, "model": "0123456789ab-400"})
+    with pytest.raises(
+        UserError, match=r"measured on 0123456789ab-400, and .* is 0123456789ab-600: run `lt25 evaluate"
+    ):
+        report.build([experiment], tmp_path / "page.html")

@@ -16,6 +16,7 @@ from lt25.evaluation import language_modeling as language
 from lt25.evaluation import speech_recognition as speech
 from lt25.evaluation.compression import compressors
 from lt25.experiment import Dataset, Experiment
+from lt25.files import write_record
 from lt25.tasks import TASKS
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -42,13 +43,11 @@ def make(root: Path, task: str, name: str, **evaluation) -> Experiment:
     )
     write(root / experiment.path, f"# An experiment.\ntask: {task}\ndataset: {name}  # here\nsteps: 600\n")
     run = experiment.results_dir / "runs" / "0123456789ab"
-    write(
-        experiment.results_dir / "model" / "config.json",
-        {"model_type": "lt25_hgrn", "num_hidden_layers": 4, "hidden_size": 128},
-    )
-    write(
+    write_record(
         experiment.results_dir / "train.json",
         {
+            "identity": {"model": {"model_type": "lt25_hgrn", "num_hidden_layers": 4, "hidden_size": 128}},
+            "path": [{"from": 0, "steps": 600}],
             "experiment": name,
             "task": task,
             "steps": 600,
@@ -106,15 +105,18 @@ def finish(experiment: Experiment, scored: dict, stats: dict) -> None:
         "task": experiment.task,
         "experiment": experiment.name,
         "step": 600,
+        "model": "0123456789ab-600",
         "headline": "test",
         "device": "CPU, 2 threads",
         "seconds": 7.25,
         "splits": {split: metrics for split, (metrics, _) in scored.items()},
     }
-    write(folder / "metrics.json", metrics)
+    write_record(folder / "metrics.json", metrics, sorted(folder.iterdir()))
     for step in (200, 400):
-        write(folder / f"step-{step}" / "metrics.json", {**metrics, "step": step})
-    write(experiment.processed_dir / "stats.json", {"task": experiment.task, "fingerprint": "abcd", "splits": stats})
+        of_step = {**metrics, "step": step, "model": f"0123456789ab-{step}"}
+        write_record(folder / f"step-{step}" / "metrics.json", of_step)
+    facts = {"task": experiment.task, "fingerprint": "abcd", "splits": stats}
+    write_record(experiment.processed_dir / "stats.json", facts)
 
 
 def digits(experiment: Experiment) -> None:

@@ -21,11 +21,11 @@ KILLED_WHILE_SAVING = """
 import os, signal
 from lt25.training import checkpoint
 whole = checkpoint.publish
-def publish(partial, final):
+def publish(partial, final, run):
     if final.name == "step-8":
         next(partial.glob("*.distcp")).write_bytes(b"torn")
         os.kill(os.getpid(), signal.SIGKILL)
-    whole(partial, final)
+    whole(partial, final, run)
 checkpoint.publish = publish
 """
 

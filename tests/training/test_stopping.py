@@ -56,6 +56,14 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(root):
     assert "stopped at step 6: checkpoint saved" in done.stderr
 
 
+def test_a_time_limit_that_is_shorter_than_the_start_lets_a_step_be_taken(root):
+    experiment = tiny.tiny(root, "classification", training={"steps": 2})
+    for step in (1, 2):
+        done = tiny.train(experiment, "--lt25.time_limit", "0.001")
+        assert kept_steps(experiment.results_dir / "checkpoints")[-1] == step, done.stderr
+    assert done.returncode == 0
+
+
 def test_a_time_limit_ends_the_training_and_is_no_value_overridden_by_hand(root):
     experiment = tiny.tiny(root, "classification", training={"steps": 100_000}, checkpoint={"interval": 100_000})
     done = tiny.train(experiment, "--lt25.time_limit", "1")

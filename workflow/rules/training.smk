@@ -46,4 +46,4 @@ rule train_model:
     message:
         "training {wildcards.experiment}; checkpoints in {params.checkpoints}"
     shell:
-        "NGPU={resources.gpu} lt25 train {wildcards.experiment} 2>&1 | tee {log}"
+        "NGPU={resources.gpu} lt25 train {wildcards.experiment} --wait 2>&1 | tee {log}"

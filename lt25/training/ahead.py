@@ -1,0 +1,33 @@
+"""What can be said of a training before torch is imported, which takes seconds."""
+
+from pathlib import Path
+
+from lt25.errors import UserError
+from lt25.progress import say
+from lt25.training import run as runs
+from lt25.training.job import read_job
+
+
+def settle(file: Path, processes: int, fresh: bool, wait: bool) -> bool:
+    """Return whether a job has nothing left to train, after saying so.
+
+    Args:
+        file: the job file.
+        processes: how many ranks will train.
+        fresh: whether it is to be trained from the start, whatever there is.
+        wait: whether to wait for another trainer of the same run.
+
+    Raises:
+        UserError: if another trainer has the run and is not waited for, or ``checkpoint.load_step`` is not there or damaged.
+    """
+    job = read_job(file)
+    job["lt25"]["fresh"] = fresh
+    run, step = runs.open_run(job, job, processes), job["checkpoint"]["load_step"]
+    with runs.lock(run, say if wait else None):
+        if fresh:
+            return False
+        if step == -1:
+            return runs.already_trained(run, job["lt25"]["experiment"])
+        if wrong := runs.no_such_step(run, step):
+            raise UserError(wrong)
+        return False
