@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 from lt25.replaced import replaced
@@ -24,7 +24,7 @@ def without_garbage() -> Iterator[None]:
 
 @contextmanager
 def without_compiler() -> Iterator[None]:
-    """Import models, and what reads checkpoints, without `torch.compile`, sympy, scipy and scikit-learn.
+    """Import models, and what reads checkpoints, without `torch.compile`, sympy, scipy, scikit-learn and torchvision.
 
     For exporting and evaluating: torch and all that they import take 2.3 times as long as torch alone in place of 4.3 times.
     Whoever compiles in the same process imports the compiler then.
@@ -33,7 +33,7 @@ def without_compiler() -> Iterator[None]:
     import transformers.utils
 
     with ExitStack() as shortcuts:
-        for library in ("is_scipy_available", "is_sklearn_available"):
+        for library in ("is_scipy_available", "is_sklearn_available", "is_torchvision_available"):
             shortcuts.enter_context(replaced(transformers.utils, library, lambda: False))
         # DTensor imports sympy for slices of symbolic sizes, and transformers the compiler for attention masks.
         shortcuts.enter_context(_when_called("torch.fx.experimental.symbolic_shapes", "statically_known_true"))
@@ -56,12 +56,17 @@ def _undecorated(torch: ModuleType) -> Iterator[None]:
         yield
         return
     with replaced(torch.compiler, "disable", same), replaced(torch.compiler, "allow_in_graph", same):
-        vars(torch)["_dynamo"] = SimpleNamespace(allow_in_graph=same, assume_constant_result=same)
+        stand_in = ModuleType("torch._dynamo")
+        vars(stand_in).update(allow_in_graph=same, assume_constant_result=same)
+        # Another library may import the compiler all the same, which then looks for its own parts here.
+        vars(stand_in)["__getattr__"] = lambda name: getattr(import_module("torch._dynamo"), name)
+        vars(torch)["_dynamo"] = stand_in
         try:
             yield
         finally:
-            # torch imports the real one when it is asked for it.
-            vars(torch).pop("_dynamo", None)
+            if vars(torch).get("_dynamo") is stand_in:
+                # torch imports the real one when it is asked for it.
+                del vars(torch)["_dynamo"]
 
 
 @contextmanager

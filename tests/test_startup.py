@@ -90,3 +90,18 @@ assert hasattr(torch.fx.experimental.symbolic_shapes, "ShapeEnv")
     done = subprocess.run([sys.executable, "-c", script], env=tiny.environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "\n"
+
+
+def test_a_library_that_imports_the_compiler_is_imported_all_the_same():
+    script = """
+import sys
+sys.argv = ["lt25"]
+import torch
+from lt25.importing import _undecorated
+with _undecorated(torch):
+    import torch._dynamo.utils
+    assert torch._dynamo.utils.is_compile_supported
+assert torch._dynamo is sys.modules["torch._dynamo"]
+"""
+    done = subprocess.run([sys.executable, "-c", script], env=tiny.environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
