@@ -138,6 +138,18 @@ FAULTY = Key(
 """A key of every task's ``prepare`` section: what `lt25.data.faults` goes by."""
 
 
+def _image_complaint(prepare: Mapping[str, Any], augment: Mapping[str, Any]) -> str | None:
+    layout = prepare["layout"]
+    if prepare["permutation"] is not None and layout != "pixels":
+        return (
+            f"prepare.permutation: is for pixels, and prepare.layout is {layout}: set it to pixels, or remove the key"
+        )
+    changed = next((key for key, value in augment.items() if value), None)
+    if changed and layout == "series":
+        return f"augment.{changed}: is for images, and prepare.layout is series: remove the key"
+    return None
+
+
 register(
     Task(
         name="classification",
@@ -174,6 +186,13 @@ print(model.config.id2label[int(logits.argmax())])""",
                 True,
                 {"items": {"type": "integer", "minimum": 1, "maximum": 4096}, "minItems": 2, "maxItems": 2},
             ),
+            "permutation": Key(
+                ("integer", "null"),
+                None,
+                "seed of one random order in which the pixels of every image are read; none: line by line",
+                True,
+                {"minimum": 0},
+            ),
             "n_mels": Key("integer", 40, "of recordings: mel bands", True, {"enum": [40, 80]}),
             "sample_rate": Key(
                 "integer", 16000, "of recordings: Hz; all audio is brought to it", True, {"minimum": 4000}
@@ -189,6 +208,34 @@ print(model.config.id2label[int(logits.argmax())])""",
         },
         preparation_version=2,
         evaluation=evaluation_keys(),
+        augment={
+            "shift": Key(
+                "number", 0.0, "images are moved by up to so many pixels, in both directions", True, {"minimum": 0}
+            ),
+            "rotate": Key(
+                "number",
+                0.0,
+                "images are turned by up to so many degrees, either way",
+                True,
+                {"minimum": 0, "maximum": 180},
+            ),
+            "scale": Key(
+                "number",
+                0.0,
+                "images are made larger or smaller by a factor of up to one and this",
+                True,
+                {"minimum": 0, "maximum": 1},
+            ),
+            "flip": Key("boolean", False, "images are mirrored, left to right, every second time", True),
+            "noise": Key(
+                "number",
+                0.0,
+                "standard deviation of the noise that is added to images, in standard deviations of their pixels",
+                True,
+                {"minimum": 0},
+            ),
+        },
+        complaint=_image_complaint,
     )
 )
 

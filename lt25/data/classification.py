@@ -16,6 +16,7 @@ from lt25.data.audio import decode_audio, frame_count, log_mel
 from lt25.data.collation import NO_GRID, Batch, Grid, Item, pad
 from lt25.data.examples import Example, Examples
 from lt25.data.faults import Fault
+from lt25.data.image_augmentation import image_transform
 from lt25.data.prepared import PreparedSplit
 from lt25.data.read import KINDS
 from lt25.data.series import (
@@ -26,6 +27,7 @@ from lt25.data.series import (
     image_facts,
     image_to_series,
     normalise_series,
+    pixel_order,
 )
 from lt25.data.shards import SplitWriter
 from lt25.data.sources import PreparedExamples
@@ -75,6 +77,13 @@ def write(
     form, labels = _survey(dataset, examples, options)
     names, numbers = _classes(dataset, labels)
     mean, std = _measure(dataset, examples, options, form)
+    order = None
+    if options["permutation"] is not None:
+        if form.size is None:
+            raise UserError(
+                f"prepare.permutation: is for the pixels of images, and {dataset.name} has {form.kind}: remove the key"
+            )
+        order = pixel_order(form.size, options["permutation"])
     counts = {split: Counter() for split in writers}
     for example in track(examples.of(*writers), f"{dataset.name}: examples prepared"):
         try:
@@ -85,7 +94,7 @@ def write(
             continue
         if form.kind == "image":
             # Half precision tells the 256 levels of a pixel apart, and halves what is read while training.
-            inputs = image_to_series(values, options["layout"], mean, std).astype(np.float16)
+            inputs = image_to_series(values, options["layout"], mean, std, order).astype(np.float16)
         else:
             inputs = normalise_series(values, mean, std).astype(np.float16 if form.kind == "audio" else np.float32)
         row = {"id": example.id, "label": names[number], "path": example.where}
@@ -114,8 +123,22 @@ def source(split: PreparedSplit, seq_len: int) -> PreparedExamples:
 
 
 def transforms(split: PreparedSplit, augment: Mapping[str, Any], training: bool) -> Transforms:
-    """Return what is done to examples: nothing."""
-    return Transforms()
+    """Return what is done to examples: images of a training are augmented.
+
+    Raises:
+        UserError: if the examples are no images and `augment` has a key for these.
+    """
+    if not training or not any(augment.values()):
+        return Transforms()
+    extractor = json.loads((split.path / "preprocessor_config.json").read_text())
+    if not extractor.get("size"):
+        key = next(key for key, value in augment.items() if value)
+        raise UserError(f"augment.{key}: is for images, and {split.path} has none: remove the key")
+    order = pixel_order(extractor["size"], extractor["permutation"])
+    transform = image_transform(
+        augment, extractor["size"], len(extractor["mean"]), None if order is None else torch.from_numpy(order)
+    )
+    return Transforms(batch=() if transform is None else (transform,))
 
 
 def collate(items: list[Item], grid: Grid = NO_GRID) -> Batch:
@@ -246,6 +269,7 @@ def _extractor(
         "layout": options["layout"] if form.kind == "image" else "series",
         "size": form.size,
         "range": form.range,
+        "permutation": options["permutation"],
         "feature_size": input_size,
         "mean": mean,
         "std": std,

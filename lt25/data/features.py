@@ -9,7 +9,7 @@ from transformers import AutoFeatureExtractor, SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
 
 from lt25.data.audio import log_mel
-from lt25.data.series import decode_image, image_pixels, image_to_series, normalise_series
+from lt25.data.series import decode_image, image_pixels, image_to_series, normalise_series, pixel_order
 
 
 class LogMelFeatureExtractor(SequenceFeatureExtractor):
@@ -83,6 +83,7 @@ class SeriesFeatureExtractor(SequenceFeatureExtractor):
         size: [height, width] that images are brought to; None for series.
         range: the values of images of 16 or 32 bits or floats that become 0 and 255, or None.
         mean, std: of each channel over the training split (of images: of values scaled to 0..1).
+        permutation: seed of the order in which the pixels of an image are read; None for line by line.
     """
 
     model_input_names = ["input_features", "attention_mask"]  # noqa: RUF012 (transformers' own way to say it)
@@ -97,11 +98,13 @@ class SeriesFeatureExtractor(SequenceFeatureExtractor):
         range: Sequence[float] | None = None,
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
+        permutation: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.layout, self.size, self.range = layout, size, range
         self.mean, self.std = list(mean), list(std)
+        self.permutation = permutation
 
     def __call__(
         self, inputs: Any, padding: bool | str = True, return_tensors: str | None = None, **kwargs: Any
@@ -134,7 +137,8 @@ class SeriesFeatureExtractor(SequenceFeatureExtractor):
             expected = [*cast(Sequence[int], self.size), len(self.mean)]
             if list(pixels.shape) != expected:
                 raise ValueError(f"an image of shape {list(pixels.shape)}, expected {expected}")
-        return image_to_series(pixels, self.layout, self.mean, self.std)
+        order = pixel_order(pixels.shape[:2], self.permutation)
+        return image_to_series(pixels, self.layout, self.mean, self.std, order)
 
 
 def register() -> None:

@@ -152,15 +152,30 @@ def _is_deep(image: Any) -> bool:
     return image.mode in _DEEP or image.mode.startswith("I;")
 
 
-def image_to_series(pixels: np.ndarray, layout: str, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+def pixel_order(size: Sequence[int], seed: int | None) -> np.ndarray | None:
+    """Return int64 [H * W], a random order of the pixels of an image that depends on the seed alone; None without a seed."""
+    return None if seed is None else np.random.default_rng(seed).permutation(size[0] * size[1])
+
+
+def image_to_series(
+    pixels: np.ndarray,
+    layout: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+    order: np.ndarray | None = None,
+) -> np.ndarray:
     """Turn pixels [H, W, C] in 0..255 into float32 [H * W, C] ("pixels") or [H, W * C] ("rows").
 
-    Values are scaled to 0..1, then ``mean`` [C] is subtracted and the rest divided by ``std`` [C].
+    Values are scaled to 0..1, then ``mean`` [C] is subtracted and the rest divided by ``std`` [C]. With an ``order``
+    [H * W], step t of the pixels is pixel ``order[t]``, counted line by line.
     """
     height, width, channels = pixels.shape
     values = pixels.astype(np.float32) / 255
     values = (values - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
-    return values.reshape((height * width, channels) if layout == "pixels" else (height, width * channels))
+    if layout == "rows":
+        return values.reshape(height, width * channels)
+    values = values.reshape(height * width, channels)
+    return values if order is None else values[order]
 
 
 def decode_array(data: bytes) -> np.ndarray:
