@@ -120,7 +120,18 @@ class Experiment:
         """Name of the prepared data: the same for two experiments exactly when they prepare the same thing."""
         task = TASKS[self.task]
         shape = [task.name, task.preparation_version, identity(self.prepare, task.prepare), self.dataset.shape]
+        if decided := self._decided_by_model:
+            shape.append(decided)
         return f"{task.prefix}-{digest(shape)[:8]}"
+
+    @property
+    def preparation_options(self) -> dict[str, Any]:
+        """What preparation goes by: ``prepare``, and those keys of the model's that decide the prepared data."""
+        return {**self.prepare, **self._decided_by_model}
+
+    @property
+    def _decided_by_model(self) -> dict[str, Any]:
+        return {key: self.model[key] for key in TASKS[self.task].prepare_from_model if key in self.model}
 
     @property
     def arguments(self) -> str:

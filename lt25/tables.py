@@ -31,7 +31,7 @@ def tables() -> dict[str, str]:
         "model": table({"": families.find("lt25_hgrn").model_keys() or {}}, "key"),
         "dataset": table(_named({"": DATASET}), "key"),
         "config": table(_named({"": CONFIG}), "key"),
-        "prepare": table({task.title: task.prepare for task in TASKS.values()}, "task"),
+        "prepare": table({task.title: dict(_leaves(task.prepare, "")) for task in TASKS.values()}, "task"),
         "augment": table({task.title: task.augment for task in TASKS.values()}, "task"),
         "evaluation": table(_evaluation(), "task"),
         "files": _rows(["the folder holds", "each gives", "under"], _files()),

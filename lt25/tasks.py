@@ -19,7 +19,7 @@ lt25/training/losses/<task>.py
     select(output) -> what the loss takes of a model's output
     loss(output, labels) -> the sum of the loss over the batch's labels
     metric(output, labels) -> {name: (sum, count)}, what validation reports besides the loss
-    METRIC, DIRECTION, COMPILES: see `lt25.training.losses`.
+    METRIC, DIRECTION, COMPILES, infinite: see `lt25.training.losses`.
 lt25/evaluation/<task>.py
     evaluate_split(model, model_dir, split, options, name, shown) -> (metrics, table)
         model: the exported model, in evaluation mode on its device; model_dir: its folder; split: a `PreparedSplit`;
@@ -75,6 +75,7 @@ class Task:
         evaluation: the keys of an experiment's ``evaluation`` section.
         augment: the keys of an experiment's ``augment`` section: what is done to training examples at random.
         complaint: of the resolved ``prepare`` and ``augment`` sections, what makes them impossible together, or None.
+        prepare_from_model: keys of the model's config that decide the prepared data too.
         preparation_version: of the code that prepares; where it gives other data for the same options, it is raised by one.
         package: for a task that is not lt25's own, the package of its modules.
     """
@@ -95,6 +96,7 @@ class Task:
     complaint: Callable[[Mapping[str, Any], Mapping[str, Any]], str | None] = field(
         default=lambda prepare, augment: None
     )
+    prepare_from_model: tuple[str, ...] = ()
     preparation_version: int = 1
     package: str | None = None
 
@@ -240,12 +242,47 @@ print(model.config.id2label[int(logits.argmax())])""",
 )
 
 
-def _gain_complaint(prepare: Mapping[str, Any], augment: Mapping[str, Any]) -> str | None:
-    if (gain := augment["gain_db"]) is None:
-        return None
-    if prepare["store"] != "audio":
-        return "augment.gain_db: needs audio, and prepare.store is features: set it to audio, or remove the key"
-    return f"augment.gain_db: found {gain}, expected the lower gain first" if gain[0] > gain[1] else None
+_ABOVE_ZERO = {"exclusiveMinimum": 0}
+
+TRANSCRIPTS: Section = {
+    "unicode": Key("string", "NFKC", "the form of Unicode", True, {"enum": ["NFKC", "NFC"]}),
+    "case": Key(
+        "string",
+        "lower",
+        "letters are written small (`lower`) or as they are (`keep`)",
+        True,
+        {"enum": ["lower", "keep"]},
+    ),
+    "digits": Key(
+        "string",
+        "words",
+        "numbers are written as English words (`words`) or as they are (`keep`)",
+        True,
+        {"enum": ["words", "keep"]},
+    ),
+    "punctuation": Key(
+        "string",
+        "drop",
+        "marks that the alphabet lacks are left out (`drop`) or refused (`keep`)",
+        True,
+        {"enum": ["drop", "keep"]},
+    ),
+}
+"""What `lt25.data.transcripts` does."""
+
+
+def _speech_complaint(prepare: Mapping[str, Any], augment: Mapping[str, Any]) -> str | None:
+    capitals = [letter for letter in prepare["alphabet"] if letter.lower() != letter]
+    if capitals and prepare["transcripts"]["case"] == "lower":
+        return (
+            f"prepare.alphabet: found {capitals[0]}, and transcripts are put in lower case: write it small, or set "
+            f"prepare.transcripts.case to keep"
+        )
+    for name in ("speed", "gain_db"):
+        if augment[name] is not None and prepare["store"] != "audio":
+            return f"augment.{name}: needs audio, and prepare.store is features: set it to audio, or remove the key"
+    gain = augment["gain_db"]
+    return f"augment.gain_db: found {gain}, expected the lower gain first" if gain and gain[0] > gain[1] else None
 
 
 register(
@@ -267,6 +304,14 @@ recognise = pipeline("automatic-speech-recognition", "{folder}")
 print(recognise("speech.wav")["text"])""",
         prepare={
             "n_mels": Key("integer", 80, "mel bands", True, {"enum": [40, 80]}),
+            "level": Key(
+                "string",
+                "running",
+                "what the power of a frame is measured by: the loudest frame so far (`running`), the loudest of the utterance "
+                "(`utterance`), or full scale (`recorded`), so that a model hears recordings of one level only",
+                True,
+                {"enum": ["running", "utterance", "recorded"]},
+            ),
             "sample_rate": Key("integer", 16000, "Hz; all audio is brought to it", True, {"minimum": 4000}),
             "store": Key(
                 "string",
@@ -280,14 +325,30 @@ print(recognise("speech.wav")["text"])""",
             "alphabet": Key(
                 "string",
                 "abcdefghijklmnopqrstuvwxyz'",
-                "the characters of a transcript, in lower case, besides the space",
+                "the characters of a transcript besides the space, each once",
                 True,
-                {"minLength": 1, "pattern": "^(?!.*(.).*\\1)[^A-Z |]+$"},
+                {"minLength": 1, "pattern": "^(?!.*(.).*\\1)[^ |]+$"},
+            ),
+            "transcripts": Key("object", {}, "how transcripts are normalised", True, keys=TRANSCRIPTS),
+            "max_seconds": Key(
+                "number",
+                60.0,
+                "a longer recording is not used: the longest decides a batch's memory",
+                True,
+                _ABOVE_ZERO,
             ),
             "faulty": FAULTY,
         },
         evaluation=evaluation_keys(),
         augment={
+            "speed": Key(
+                ("array", "null"),
+                None,
+                "audio is played faster by one of these factors, `[0.9, 1, 1.1]`, drawn anew for every utterance in every epoch; "
+                "needs `prepare.store: audio`",
+                True,
+                {"items": {"type": "number", "minimum": 0.5, "maximum": 2}, "minItems": 1},
+            ),
             "gain_db": Key(
                 ("array", "null"),
                 None,
@@ -296,8 +357,21 @@ print(recognise("speech.wav")["text"])""",
                 True,
                 {"items": {"type": "number"}, "minItems": 2, "maxItems": 2},
             ),
+            "time_masks": Key(
+                "integer", 0, "how many stretches of time are masked (SpecAugment)", True, {"minimum": 0}
+            ),
+            "time_width": Key(
+                "number", 0.05, "the longest of them, as a part of the utterance", True, {"minimum": 0, "maximum": 1}
+            ),
+            "band_masks": Key(
+                "integer", 0, "how many groups of mel bands are masked (SpecAugment)", True, {"minimum": 0}
+            ),
+            "band_width": Key("integer", 8, "the widest of them, in bands", True, {"minimum": 0}),
         },
-        complaint=_gain_complaint,
+        complaint=_speech_complaint,
+        # A transcript has to fit the frames that subsampling leaves.
+        prepare_from_model=("subsampling",),
+        preparation_version=2,
     )
 )
 

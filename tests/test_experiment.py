@@ -263,7 +263,7 @@ def test_outside_a_project_there_is_one_line(tmp_path, monkeypatch):
     [
         ("speech_recognition", {"n_mels": 64}, "prepare.n_mels: found 64, allowed: 40, 80"),
         ("speech_recognition", {"sample_rate": "16k"}, 'prepare.sample_rate: found "16k", expected integer'),
-        ("speech_recognition", {"alphabet": "ABC"}, 'prepare.alphabet: found "ABC", expected: the characters'),
+        ("speech_recognition", {"alphabet": "aBC"}, "prepare.alphabet: found B, and transcripts are put in lower case"),
         ("speech_recognition", {"alphabet": "a|b"}, 'prepare.alphabet: found "a|b", expected: the characters'),
         ("speech_recognition", {"alphabet": "aba"}, 'prepare.alphabet: found "aba", expected: the characters'),
         ("language_modeling", {"vocab_size": 200}, "prepare.vocab_size: found 200, expected at least 257"),

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lt25.evaluation.batches import sorted_batches
+from lt25.data.order import longest_first
 from lt25.evaluation.interval import bootstrap_interval
 from lt25.evaluation.style import ACCENT, INK, SQUARE, axes
 from lt25.progress import track
@@ -26,7 +26,7 @@ def evaluate_split(
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Predict the number of every example of a prepared split; see `lt25.tasks` for the arguments."""
     truth, predicted = np.zeros(len(split)), np.zeros(len(split))
-    batches = sorted_batches(split.lengths, options.batch_size)
+    batches = longest_first(split.lengths, options.batch_size)
     for indices in track(batches, name, len(batches)):
         batch = collate([split[int(i)] for i in indices])
         truth[indices] = batch.pop("labels").numpy()

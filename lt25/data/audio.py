@@ -2,7 +2,8 @@
 
 import io
 import math
-from functools import cache
+from fractions import Fraction
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,25 +15,78 @@ HOP_SECONDS = 0.010
 WINDOW_SECONDS = 0.025
 # Below it lies the rounding noise of 16-bit samples (about 1e-8 in these units): digital silence and a quiet room look alike.
 FLOOR = 1e-6
+# With a level that features follow: what lies so far below the loudest frame, as power, counts as silence (40 dB) ...
+RELATIVE_FLOOR = 1e-4
+# ... and the loudest frame counts as at least so loud, so that rounding noise never looks like speech. The loudest frames of
+# speech lie between 1e-3 and 100.
+SILENCE = 1e-5
+# Decibels a second by which a stream forgets its loudest frame.
+FORGETTING = 2.0
+
+# The greatest rate of a file, and the largest number in the ratio of two rates: they bound the resampler's filter.
+MAX_RATE, MAX_TERM = 1_000_000, 50_000
 
 
-def decode_audio(data: bytes, sample_rate: int) -> np.ndarray:
-    """Decode an audio file (WAV, FLAC, Ogg, MP3) to float32 samples [n] in -1..1 at ``sample_rate`` Hz, channels averaged.
+class TooLong(ValueError):
+    """Audio that is longer than it may be."""
 
-    Raises ValueError if the bytes are no readable audio, hold no samples, or samples that are not finite.
+
+def decode_audio(data: bytes, sample_rate: int, max_seconds: float = math.inf) -> np.ndarray:
+    """Decode an audio file (WAV, FLAC, Ogg, MP3, any format of samples) to float32 samples [n] in -1..1.
+
+    Channels are averaged; if they cancel each other out, the strongest is taken. What exceeds full scale, as samples of floating
+    point can, is scaled down to it.
+
+    Args:
+        data: the file's bytes.
+        sample_rate: of the samples returned, in Hz.
+        max_seconds: a longer file is refused before it is decoded.
+
+    Raises:
+        TooLong: if it is.
+        ValueError: if the bytes are no readable audio, end too early, hold no samples, or ones that are not finite.
     """
     import soundfile
 
     try:
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            rate, promised = file.samplerate, file.frames
+            if not 0 < rate <= MAX_RATE:
+                raise ValueError(f"a sample rate of {rate} Hz")
+            if promised > max_seconds * rate:
+                raise TooLong(f"the audio lasts {promised / rate:.1f} s")
+            samples = file.read(dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise ValueError(f"no readable audio ({str(error).strip()})") from None
-    mono = samples.mean(axis=1)
-    if not len(mono):
+    if len(samples) < promised or _is_cut_off(data):
+        raise ValueError("the audio ends before its header says: the file is truncated")
+    if not len(samples):
         raise ValueError("the audio holds no samples")
-    if not np.isfinite(mono).all():
+    if not np.isfinite(samples).all():
         raise ValueError("the audio holds samples that are not finite")
-    return mono if rate == sample_rate else _resampler(rate, sample_rate)(torch.from_numpy(mono)).numpy()
+    return resample(_mono(samples), rate, sample_rate)
+
+
+def resample(samples: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
+    """Bring samples float32 [n] from ``rate`` to ``sample_rate``, both in Hz; of n samples come ceil(n * sample_rate / rate).
+
+    Rates whose ratio has large numbers only are taken for the nearest ones with smaller numbers, off by less than a sample in
+    an hour for any rate up to 192 kHz.
+    """
+    if rate == sample_rate:
+        return samples
+    from scipy.signal import resample_poly
+
+    ratio = Fraction(sample_rate, rate).limit_denominator(MAX_TERM)
+    up, down = ratio.numerator, ratio.denominator
+    length = -(-len(samples) * sample_rate // rate)
+    resampled = resample_poly(samples, up, down, window=_low_pass(up, down)).astype(np.float32)
+    return np.pad(resampled, (0, max(length - len(resampled), 0)))[:length]
+
+
+def is_silent(samples: np.ndarray) -> bool:
+    """Tell whether samples float32 [n] in -1..1 hold nothing but rounding noise of 16 bits and a constant offset."""
+    return float(np.ptp(samples)) < 4 / 32768
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:
@@ -50,22 +104,53 @@ def frame_count(samples: Any, sample_rate: int) -> Any:
     return -(-samples // round(sample_rate * HOP_SECONDS))
 
 
-def log_mel(samples: torch.Tensor, sample_rate: int, n_mels: int) -> torch.Tensor:
+def log_mel(samples: torch.Tensor, sample_rate: int, n_mels: int, level: str) -> torch.Tensor:
     """Return log-mel frames float32 [T, n_mels] of ``samples`` float32 [n], one every 10 ms: T = ceil(n / hop).
 
-    Frame t is log(power + `FLOOR`) in ``n_mels`` triangular bands (HTK's mel scale, 20 Hz to half the sample rate) of a
+    Frame t is the logarithm of the power in ``n_mels`` triangular bands (HTK's mel scale, 20 Hz to half the sample rate) of a
     25 ms Hann window that begins with, or up to a few milliseconds after, sample t * hop; the end is padded with zeros. A
-    frame depends on no sample before its hop and no other frame, so that a stream cut at hops gives the frames of the whole.
+    frame depends on no sample before its hop. Nor does it on another frame, if the ``level`` is "recorded", so that a stream cut
+    at hops gives the frames of the whole. If it is "running", it also depends on the loudest frame so far, which a stream has to
+    remember; if it is "utterance", on the loudest frame of all. Such frames are the same however loud the samples are.
     """
     transform, hop = _mel_spectrogram(sample_rate, n_mels), round(sample_rate * HOP_SECONDS)
     frames = frame_count(len(samples), sample_rate)
     padded = torch.nn.functional.pad(samples, (0, (frames - 1) * hop + transform.n_fft - len(samples)))
-    return torch.log(transform(padded).T + FLOOR)
+    power = transform(padded).T
+    if level == "recorded":
+        return torch.log(power + FLOOR)
+    # In float64, so that what is added to the logarithms in a long stream does not round them.
+    loudness = power.double().mean(1).clamp_min(SILENCE).log()
+    if level == "running":
+        forgotten = FORGETTING * HOP_SECONDS * math.log(10) / 10 * torch.arange(frames)
+        loudest = (loudness + forgotten).cummax(0).values - forgotten
+    else:
+        loudest = loudness.max()
+    return torch.log(power / loudest.exp().float().reshape(-1, 1) + RELATIVE_FLOOR)
 
 
-def normalised_log_mel(samples: torch.Tensor, sample_rate: int, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+def normalised_log_mel(
+    samples: torch.Tensor, sample_rate: int, mean: torch.Tensor, std: torch.Tensor, level: str
+) -> torch.Tensor:
     """Return `log_mel` of samples, less the ``mean`` of each band and over its deviation, both float32 [n_mels]."""
-    return (log_mel(samples, sample_rate, len(mean)) - mean) / std
+    return (log_mel(samples, sample_rate, len(mean), level) - mean) / std
+
+
+def _mono(samples: np.ndarray) -> np.ndarray:
+    """Return one channel float32 [n] for several [n, channels], in -1..1."""
+    mono = samples.mean(axis=1)
+    strongest = samples[:, np.square(samples).mean(axis=0).argmax()]
+    # Two microphones of opposite polarity leave 40 dB less, or nothing.
+    if np.square(mono).mean() < 1e-4 * np.square(strongest).mean():
+        mono = strongest
+    return mono / max(1.0, float(np.abs(mono).max()))
+
+
+def _is_cut_off(data: bytes) -> bool:
+    """Tell whether a WAV file ends before its header says; libsndfile then reads what there is, and does not mention it."""
+    size = int.from_bytes(data[4:8], "little")
+    # Programs that write into a pipe do not know the size and leave one of these.
+    return data[:4] == b"RIFF" and size not in (0, 0x7FFFFFFF, 0xFFFFFFFF) and 0 < len(data) - 8 < size // 2 * 2
 
 
 @cache
@@ -85,8 +170,10 @@ def _mel_spectrogram(sample_rate: int, n_mels: int):
     )
 
 
-@cache
-def _resampler(rate: int, sample_rate: int):
-    from torchaudio.transforms import Resample
+@lru_cache(maxsize=8)
+def _low_pass(up: int, down: int) -> np.ndarray:
+    """Return the filter of a resampler by up / down, float32: a windowed sinc over 32 periods of the lower rate."""
+    from scipy.signal import firwin
 
-    return Resample(rate, sample_rate)
+    largest = max(up, down)
+    return firwin(32 * largest + 1, 0.95 / largest, window=("kaiser", 8.0)).astype(np.float32)

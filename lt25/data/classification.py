@@ -46,6 +46,9 @@ LONGEST_SIDE = 32
 CLASSES = 10_000
 """The most classes; more are numbers or names of the examples themselves."""
 
+LEVEL = "running"
+"""What the power of recordings is measured by, as `lt25.data.audio.log_mel` takes it: how loud they are tells no class."""
+
 _NAMES = {"image": "an image", "series": "a series", "audio": "a recording"}
 
 
@@ -261,6 +264,7 @@ def _extractor(
             "feature_size": input_size,
             "sampling_rate": options["sample_rate"],
             "padding_value": 0.0,
+            "level": LEVEL,
             "mean": mean,
             "std": std,
         }
@@ -395,7 +399,7 @@ def _values(example: Example, form: Form, options: dict[str, Any]) -> np.ndarray
         return series
     samples = _decoded(lambda data: decode_audio(data, options["sample_rate"]), example)
     _check_length(example, frame_count(len(samples), options["sample_rate"]), options)
-    return log_mel(torch.from_numpy(samples), options["sample_rate"], options["n_mels"]).numpy()
+    return log_mel(torch.from_numpy(samples), options["sample_rate"], options["n_mels"], LEVEL).numpy()
 
 
 def _decoded(decode: Any, example: Example) -> Any:

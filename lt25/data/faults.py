@@ -19,6 +19,12 @@ REASONS = {
     "input of another width": "a step has another number of values than in most series of train",
     "values that are no numbers": "a series has a value that is no finite number, or is no list of numbers",
     "input that is too long": "it has more steps than `prepare.max_steps`",
+    "a recording that is too long": "it is longer than `prepare.max_seconds`",
+    "a silent recording": "nothing in it is louder than the rounding noise of 16 bits",
+    "a transcript of another kind": "it is no text",
+    "a transcript outside the alphabet": "normalised, it has characters that `prepare.alphabet` lacks",
+    "an empty transcript": "nothing of it is left when it is normalised",
+    "a transcript too long for its audio": "CTC needs a frame of the model for a character, and one between two that are equal",
 }
 """Reason -> what it means; docs/data.md has them as a table."""
 

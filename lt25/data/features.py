@@ -8,16 +8,18 @@ import torch
 from transformers import AutoFeatureExtractor, SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
 
-from lt25.data.audio import log_mel
+from lt25.data.audio import normalised_log_mel
 from lt25.data.series import decode_image, image_pixels, image_to_series, normalise_series, pixel_order
+from lt25.models.transformers_internals import use_pipeline
 
 
 class LogMelFeatureExtractor(SequenceFeatureExtractor):
-    """Log-mel frames of speech, normalised by means and deviations fixed at preparation, not by utterance.
+    """Log-mel frames of speech, normalised as they were at preparation.
 
     Args:
         feature_size: number of mel bands.
         sampling_rate: of the audio it takes, in Hz.
+        level: how frames follow the level of a recording, as `lt25.data.audio.log_mel` takes it.
         mean, std: of each band over the training split, [feature_size].
     """
 
@@ -28,11 +30,13 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
         feature_size: int = 80,
         sampling_rate: int = 16000,
         padding_value: float = 0.0,
+        level: str = "recorded",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
+        self.level = level
         self.mean = [0.0] * feature_size if mean is None else list(mean)
         self.std = [1.0] * feature_size if std is None else list(std)
 
@@ -70,8 +74,8 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
         samples = torch.as_tensor(samples, dtype=torch.float32)
         if samples.ndim != 1 or not len(samples):
             raise ValueError(f"a recording must be mono samples [n], at least one: found shape {list(samples.shape)}")
-        frames = log_mel(samples, self.sampling_rate, self.feature_size).numpy()
-        return (frames - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        bands = torch.tensor(self.mean), torch.tensor(self.std)
+        return normalised_log_mel(samples, self.sampling_rate, *bands, self.level).numpy()
 
 
 class SeriesFeatureExtractor(SequenceFeatureExtractor):
@@ -142,6 +146,7 @@ class SeriesFeatureExtractor(SequenceFeatureExtractor):
 
 
 def register() -> None:
-    """Make both extractors known to ``AutoFeatureExtractor.from_pretrained``."""
+    """Make both extractors known to ``AutoFeatureExtractor.from_pretrained``, and have pipelines decode audio files."""
     for extractor in (LogMelFeatureExtractor, SeriesFeatureExtractor):
         AutoFeatureExtractor.register(extractor.__name__, extractor, exist_ok=True)
+    use_pipeline("automatic-speech-recognition", "lt25.data.pipelines", "SpeechRecognitionPipeline")

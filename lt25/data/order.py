@@ -70,6 +70,22 @@ def epoch_order(source: Source, step_size: int, seed: int, epoch: int) -> np.nda
     return order.reshape(steps, step_size) * source.stride + rng.integers(source.stride)
 
 
+def longest_first(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Cut examples into batches of like length, so that little time goes into padding.
+
+    The longest come first: a batch that does not fit into memory then fails at once and not after an hour.
+
+    Args:
+        lengths: int [n].
+        batch_size: the most examples of a batch.
+
+    Returns:
+        Numbers of examples, int64 arrays that together hold each of 0..n-1 once.
+    """
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
 def draws(source: Source, share: Share, seed: int, step: int) -> Iterator[Draw]:
     """Yield the micro-batches of one process from a step on, for ever.
 

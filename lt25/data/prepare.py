@@ -40,7 +40,7 @@ def prepare(experiment: Experiment) -> None:
 
     with whole_folder(folder) as partial:
         writers = {split: SplitWriter(partial, split) for split in SPLITS}
-        facts = module.write(dataset, examples, experiment.prepare, writers, partial)
+        facts = module.write(dataset, examples, experiment.preparation_options, writers, partial)
         faults.report(sum(map(len, writers.values())))
         _say_shared(dataset.name, examples)
         for split, writer in writers.items():
@@ -54,7 +54,7 @@ def prepare(experiment: Experiment) -> None:
             "task": experiment.task,
             "dataset": dataset.name,
             "preparation": folder.name,
-            "options": experiment.prepare,
+            "options": experiment.preparation_options,
             "title": dataset.title,
             "licence": dataset.licence,
             "fingerprint": _fingerprint(partial),

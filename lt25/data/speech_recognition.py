@@ -1,6 +1,7 @@
 """Transcribed speech: normalised log-mel frames, or the audio that they are made of, and transcripts as characters."""
 
 import os
+import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,28 +13,48 @@ from typing import Any
 import numpy as np
 import torch
 
-from lt25.data.audio import decode_audio, frame_count, from_int16, log_mel, normalised_log_mel, to_int16
+from lt25.data.audio import (
+    TooLong,
+    decode_audio,
+    frame_count,
+    from_int16,
+    is_silent,
+    log_mel,
+    normalised_log_mel,
+    resample,
+    to_int16,
+)
 from lt25.data.collation import IGNORE, NO_GRID, Batch, Grid, Item, pad
 from lt25.data.examples import Example, Examples
+from lt25.data.faults import Fault
 from lt25.data.prepared import PreparedSplit
 from lt25.data.shards import SplitWriter
 from lt25.data.sources import PreparedExamples
-from lt25.data.transforms import Transforms
+from lt25.data.transcripts import normalise
+from lt25.data.transforms import ItemTransform, Transforms
 from lt25.errors import UserError
 from lt25.experiment import Dataset
 from lt25.files import read_json, write_json
+from lt25.ops import frames_needed
 from lt25.progress import say, track
 
 BLANK, SPACE, UNKNOWN = "<pad>", "|", "<unk>"
 """The first tokens of the vocabulary: CTC's blank, which is also the padding, the space between words, and what
 Wav2Vec2CTCTokenizer asks for and no transcript contains."""
 
+MASKS = ("time_masks", "time_width", "band_masks", "band_width")
+
 MEASURED = 500
 """Means and deviations of the bands are those of so many utterances of train, its first."""
 
 
-class Faulty(str):
-    """Why an utterance cannot be used, in its place."""
+class OutsideAlphabet(Fault):
+    """A transcript with ``characters`` that the alphabet lacks."""
+
+    def __init__(self, where: str, characters: set[str], options: dict[str, Any]) -> None:
+        message = f"column text: characters outside the alphabet: {_named(Counter(characters), options)}"
+        super().__init__("a transcript outside the alphabet", where, message)
+        self.characters = characters
 
 
 def write(
@@ -42,7 +63,7 @@ def write(
     """Write the splits, the tokenizer and ``preprocessor_config.json``; return what `stats.json` says of splits and model.
 
     Raises:
-        UserError: for audio that cannot be read and a transcript outside the alphabet, unless the options exclude them.
+        UserError: for audio or a transcript that cannot be used, if faults are to stop.
     """
     vocabulary = {token: number for number, token in enumerate([BLANK, SPACE, UNKNOWN, *options["alphabet"]])}
     threads = torch.get_num_threads()
@@ -50,17 +71,18 @@ def write(
     try:
         mean, std = _survey(dataset, examples, options)
         to_stored = _to_stored(options, mean, std)
-        facts = {split: {"frames": 0, "seconds": 0.0, "characters": 0, "excluded": Counter()} for split in writers}
+        facts = {split: {"frames": 0, "seconds": 0.0, "characters": 0} for split in writers}
         speakers = {split: Counter() for split in writers}
-        work = _parallel(
-            lambda example: (example, _utterance(example, options, vocabulary, to_stored)), examples.of(*writers)
-        )
+        outside: Counter[str] = Counter()
+        work = _parallel(lambda example: _utterance(example, options, vocabulary, to_stored), examples.of(*writers))
         for example, utterance in track(work, f"{dataset.name}: utterances prepared"):
-            fact = facts[example.split]
-            if isinstance(utterance, Faulty):
-                fact["excluded"][utterance] += 1
+            if isinstance(utterance, Fault):
+                examples.faults.add(example.split, utterance)
+                if isinstance(utterance, OutsideAlphabet):
+                    outside.update(utterance.characters)
                 continue
             stored, frames, labels, text = utterance
+            fact = facts[example.split]
             seconds = round(frames * 0.01, 2)
             row = {"id": example.id, "text": text, "seconds": seconds, "path": example.where}
             if "group" in example.roles:
@@ -76,12 +98,10 @@ def write(
         torch.set_num_threads(threads)
 
     for split, fact in facts.items():
-        if fact["excluded"]:
-            reasons = ", ".join(f"{count} times {reason}" for reason, count in fact["excluded"].most_common(3))
-            say(f"{dataset.name}: {fact['excluded'].total()} utterances of {split} left out: {reasons}")
-        fact["excluded"] = dict(fact["excluded"])
         if speakers[split]:
             fact["speakers"] = dict(sorted(speakers[split].items()))
+    if outside:
+        say(f"{dataset.name}: characters that prepare.alphabet lacks: {_named(outside, options)}")
     _write_extractor(folder, options, mean, std)
     _write_tokenizer(folder, vocabulary)
     return {
@@ -107,32 +127,42 @@ def holds_audio(split: PreparedSplit) -> bool:
 
 
 def transforms(split: PreparedSplit, augment: Mapping[str, Any], training: bool) -> Transforms:
-    """Return what is done to examples: of audio, a random gain if the experiment wants one, and log-mel frames.
+    """Return what is done to examples: audio is augmented and becomes log-mel frames, of which parts are masked.
 
     Args:
-        split: what is read; where it holds frames, nothing is done to them.
-        augment: the experiment's section; ``gain_db`` is ``[low, high]`` or nothing.
+        split: what is read.
+        augment: the experiment's section, or a part of it.
         training: whether it is for training; otherwise nothing is random.
 
     Raises:
         UserError: if an augmentation of audio is wanted of frames.
     """
-    gain_db = augment.get("gain_db") if training else None
+    augment = augment if training else {}
+    masks: tuple[ItemTransform, ...] = ()
+    if augment.get("time_masks") or augment.get("band_masks"):
+        masks = (partial(_mask, **{name: augment[name] for name in MASKS}),)
     if not holds_audio(split):
-        if gain_db is not None:
-            raise UserError(
-                f"augment.gain_db: needs audio, but {split.path} holds features: set prepare.store to audio, "
-                f"or remove the key"
-            )
-        return Transforms()
+        for name in ("speed", "gain_db"):
+            if augment.get(name) is not None:
+                raise UserError(
+                    f"augment.{name}: needs audio, but {split.path} holds features: set prepare.store to audio, "
+                    f"or remove the key"
+                )
+        return Transforms(masks)
     facts = _extractor(split)
+    audio: list[ItemTransform] = [_waveform]
+    if augment.get("speed") is not None:
+        audio.append(partial(_speed, factors=augment["speed"], sample_rate=facts["sampling_rate"]))
+    if augment.get("gain_db") is not None:
+        audio.append(partial(_gain, decibels=augment["gain_db"]))
     frames = partial(
         _frames,
         sample_rate=facts["sampling_rate"],
         mean=torch.tensor(facts["mean"]),
         std=torch.tensor(facts["std"]),
+        level=facts["level"],
     )
-    return Transforms((_waveform, *([partial(_gain, decibels=gain_db)] if gain_db is not None else []), frames))
+    return Transforms((*audio, frames, *masks))
 
 
 def _extractor(split: PreparedSplit) -> dict[str, Any]:
@@ -144,14 +174,49 @@ def _waveform(item: Item, generator: torch.Generator) -> Item:
 
 
 def _gain(item: Item, generator: torch.Generator, decibels: tuple[float, float]) -> Item:
-    """Make audio louder or softer by a gain drawn evenly from ``decibels``, lowest and highest."""
+    """Make audio louder or softer by a gain drawn evenly from ``decibels``, lowest and highest.
+
+    What exceeds full scale is cut off, as in a recording.
+    """
     low, high = decibels
     drawn = low + (high - low) * torch.rand((), generator=generator)
-    return {**item, "input": item["input"] * 10 ** (drawn / 20)}
+    return {**item, "input": (item["input"] * 10 ** (drawn / 20)).clamp(-1, 1)}
 
 
-def _frames(item: Item, generator: torch.Generator, sample_rate: int, mean: torch.Tensor, std: torch.Tensor) -> Item:
-    return {**item, "input": normalised_log_mel(item["input"], sample_rate, mean, std)}
+def _speed(item: Item, generator: torch.Generator, factors: list[float], sample_rate: int) -> Item:
+    """Play audio faster or slower, and so higher or lower, by one of ``factors``."""
+    factor = factors[int(torch.randint(len(factors), (), generator=generator))]
+    samples = resample(item["input"].numpy(), round(sample_rate * factor), sample_rate)
+    return {**item, "input": torch.from_numpy(samples)}
+
+
+def _mask(
+    item: Item, generator: torch.Generator, time_masks: int, time_width: float, band_masks: int, band_width: int
+) -> Item:
+    """Put the mean, which is zero, in place of some frames and some bands; see `lt25.tasks` for the arguments.
+
+    SpecAugment without its warping of time (Park et al., Interspeech 2019, https://doi.org/10.21437/Interspeech.2019-2680).
+    """
+    frames = item["input"].clone()
+    steps, bands = frames.shape
+    for _ in range(time_masks):
+        frames[_span(steps, int(time_width * steps), generator)] = 0
+    for _ in range(band_masks):
+        frames[:, _span(bands, min(band_width, bands), generator)] = 0
+    return {**item, "input": frames}
+
+
+def _span(length: int, widest: int, generator: torch.Generator) -> slice:
+    """Draw a part of a dimension, at most ``widest`` long."""
+    width = int(torch.randint(widest + 1, (), generator=generator))
+    start = int(torch.randint(length - width + 1, (), generator=generator))
+    return slice(start, start + width)
+
+
+def _frames(
+    item: Item, generator: torch.Generator, sample_rate: int, mean: torch.Tensor, std: torch.Tensor, level: str
+) -> Item:
+    return {**item, "input": normalised_log_mel(item["input"], sample_rate, mean, std, level)}
 
 
 def collate(items: list[Item], grid: Grid = NO_GRID) -> Batch:
@@ -176,15 +241,13 @@ def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tu
     """Return mean and standard deviation of each band, float32 [n_mels]."""
     count, total, squares = 0, 0.0, 0.0
 
-    def frames_of(example: Example) -> np.ndarray | Faulty:
+    def frames_of(example: Example) -> np.ndarray:
         samples = _samples(example, options)
-        if isinstance(samples, Faulty):
-            return samples
-        return log_mel(torch.from_numpy(samples), options["sample_rate"], options["n_mels"]).numpy()
+        return log_mel(torch.from_numpy(samples), options["sample_rate"], options["n_mels"], options["level"]).numpy()
 
     utterances = _parallel(frames_of, islice(examples.of("train"), MEASURED))
-    for frames in track(utterances, f"{dataset.name}: utterances measured"):
-        if not isinstance(frames, Faulty):
+    for _, frames in track(utterances, f"{dataset.name}: utterances measured"):
+        if not isinstance(frames, Fault):
             count, total = count + len(frames), total + frames.sum(0, dtype=np.float64)
             squares = squares + np.square(frames, dtype=np.float64).sum(0)
     if not count:
@@ -203,7 +266,9 @@ def _to_stored(options: dict[str, Any], mean: np.ndarray, std: np.ndarray) -> Ca
         return to_int16
     bands = torch.from_numpy(mean), torch.from_numpy(std)
     return lambda samples: (
-        normalised_log_mel(torch.from_numpy(samples), options["sample_rate"], *bands).numpy().astype(np.float16)
+        normalised_log_mel(torch.from_numpy(samples), options["sample_rate"], *bands, options["level"])
+        .numpy()
+        .astype(np.float16)
     )
 
 
@@ -212,54 +277,86 @@ def _utterance(
     options: dict[str, Any],
     vocabulary: dict[str, int],
     to_stored: Callable[[np.ndarray], np.ndarray],
-) -> tuple[np.ndarray, int, np.ndarray, str] | Faulty:
-    """Return what is stored of the audio, its number of frames, labels int32 [L] and the transcript as it is learnt."""
+) -> tuple[np.ndarray, int, np.ndarray, str]:
+    """Return what is stored of the audio, its number of frames, labels int32 [L] and the transcript as it is learnt.
+
+    Raises:
+        Fault: if it cannot be used.
+    """
     text = example.roles["text"]
+    if isinstance(text, int) and not isinstance(text, bool):
+        text = str(text)
     if not isinstance(text, str):
-        raise UserError(f"{example.where}: the transcript is {type(text).__name__}, no text: mend columns.text")
-    text = " ".join(text.lower().split())
-    outside = sorted(set(text) - set(options["alphabet"]) - {" "})
-    if outside or not text:
-        fault = f"characters outside the alphabet: {' '.join(outside)}" if outside else "an empty transcript"
-        return _fault(
-            example, options, f"column text: {fault}", "a transcript outside the alphabet" if outside else fault
-        )
+        message = f"column text: the transcript is {type(text).__name__}, no text"
+        raise Fault("a transcript of another kind", example.where, message)
+    text = normalise(text, options["transcripts"], options["alphabet"])
+    if outside := set(text) - set(options["alphabet"]) - {" "}:
+        raise OutsideAlphabet(example.where, outside, options)
+    if not text:
+        raise Fault("an empty transcript", example.where, "column text: an empty transcript")
     samples = _samples(example, options)
-    if isinstance(samples, Faulty):
-        return samples
-    return (
-        to_stored(samples),
-        frame_count(len(samples), options["sample_rate"]),
-        np.array([vocabulary[SPACE if character == " " else character] for character in text], np.int32),
-        text,
-    )
+    frames = frame_count(len(samples), options["sample_rate"])
+    labels = np.array([vocabulary[SPACE if character == " " else character] for character in text], np.int32)
+    needed, there = int(frames_needed(torch.from_numpy(labels)[None])), -(-frames // options.get("subsampling", 1))
+    if needed > there:
+        message = f"the transcript needs {needed} frames of the model, and the audio gives {there}"
+        raise Fault("a transcript too long for its audio", example.where, message)
+    return to_stored(samples), frames, labels, text
 
 
-def _samples(example: Example, options: dict[str, Any]) -> np.ndarray | Faulty:
-    """Return float32 [n] in -1..1."""
-    audio = example.roles["audio"]
+def _samples(example: Example, options: dict[str, Any]) -> np.ndarray:
+    """Return the samples of an utterance, float32 [n] in -1..1.
+
+    Raises:
+        Fault: if they cannot be used.
+    """
+    audio, seconds = example.roles["audio"], options["max_seconds"]
     if not isinstance(audio, dict) or not isinstance(audio.get("bytes"), bytes):
-        raise UserError(f"{example.where}: column audio holds no bytes of an audio file: mend columns.audio")
+        raise Fault("a file that cannot be read", example.where, "column audio holds no bytes of an audio file")
     try:
-        return decode_audio(audio["bytes"], options["sample_rate"])
+        samples = decode_audio(audio["bytes"], options["sample_rate"], seconds)
+    except TooLong as error:
+        raise Fault(
+            "a recording that is too long", example.where, f"{error}, prepare.max_seconds is {seconds:g}"
+        ) from None
     except ValueError as error:
-        return _fault(example, options, str(error), "audio that cannot be read")
+        raise Fault("a file that cannot be read", example.where, str(error)) from None
+    if is_silent(samples):
+        raise Fault("a silent recording", example.where, "the audio is silent")
+    return samples
 
 
-def _fault(example: Example, options: dict[str, Any], message: str, kind: str) -> Faulty:
-    if options["faulty"] == "stop":
-        raise UserError(f"{example.where}: {message}: mend it, or set prepare.faulty to exclude")
-    return Faulty(kind)
+def _named(outside: Counter[str], options: dict[str, Any]) -> str:
+    """Name characters that the alphabet lacks, in how many transcripts they are, and the keys that admit them."""
+    keys = ["prepare.alphabet"]
+    if options["transcripts"]["digits"] == "keep" and any(character in "0123456789" for character in outside):
+        keys.append("prepare.transcripts.digits (words)")
+    if options["transcripts"]["case"] == "keep" and any(character.lower() != character for character in outside):
+        keys.append("prepare.transcripts.case (lower)")
+    if options["transcripts"]["punctuation"] == "keep" and any(
+        unicodedata.category(character)[0] == "P" for character in outside
+    ):
+        keys.append("prepare.transcripts.punctuation (drop)")
+    most = sorted(outside.items(), key=lambda item: (-item[1], item[0]))
+    counts = ", ".join(f"{character} ({count})" for character, count in most[:20])
+    return f"{counts}; {' or '.join(keys)} admits them"
 
 
-def _parallel(function: Callable, items: Iterator) -> Iterator:
-    """Yield ``function`` of each item, in order, computed by as many threads as there are cores."""
+def _parallel(function: Callable[[Example], Any], examples: Iterator[Example]) -> Iterator[tuple[Example, Any]]:
+    """Yield examples, each with ``function`` of it or the fault that this raises, in order; all cores compute."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def work(example: Example) -> tuple[Example, Any]:
+        try:
+            return example, function(example)
+        except Fault as fault:
+            return example, fault
+
     with ThreadPoolExecutor(cores) as pool:
         waiting: deque = deque()
         try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
+            for example in examples:
+                waiting.append(pool.submit(work, example))
                 if len(waiting) > 8 * cores:
                     yield waiting.popleft().result()
             while waiting:
@@ -276,6 +373,7 @@ def _write_extractor(folder: Path, options: dict[str, Any], mean: np.ndarray, st
             "feature_size": options["n_mels"],
             "sampling_rate": options["sample_rate"],
             "padding_value": 0.0,
+            "level": options["level"],
             "mean": mean.tolist(),
             "std": std.tolist(),
         },

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from lt25.data.classification import collate
-from lt25.evaluation.batches import sorted_batches
+from lt25.data.order import longest_first
 from lt25.evaluation.interval import bootstrap_interval
 from lt25.evaluation.style import ACCENT, SMALL, SQUARE, TEXT, THIRD, axes, figure_of, ticks
 from lt25.progress import track
@@ -70,7 +70,7 @@ def evaluate_split(
     n = len(split)
     probabilities = np.zeros((n, len(names)), dtype=np.float32)
     labels = np.zeros(n, dtype=np.int64)
-    batches = sorted_batches(split.lengths, options.batch_size)
+    batches = longest_first(split.lengths, options.batch_size)
     for indices in track(batches, name, len(batches)):
         batch = collate([split[int(i)] for i in indices])
         labels[indices] = batch.pop("labels").numpy()

@@ -13,11 +13,11 @@ import pandas as pd
 import torch
 from transformers import AutoTokenizer
 
+from lt25.data.order import longest_first
 from lt25.data.speech_recognition import collate, transforms
-from lt25.evaluation.batches import sorted_batches
-from lt25.evaluation.decoding import greedy_texts, to_text
 from lt25.evaluation.interval import bootstrap_interval
 from lt25.evaluation.style import ACCENT, SECOND, SMALL, TEXT, THIRD, axes, figure_of
+from lt25.ops import greedy_ids
 from lt25.progress import track
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def transcribe(model: Any, split: Any, tokenizer: Any, batch_size: int, what: st
     """
     facts = split.table()
     hypotheses, references = [""] * len(split), [""] * len(split)
-    batches = sorted_batches(split.lengths, batch_size)
+    batches = longest_first(split.lengths, batch_size)
     computing = 0.0
     prepared = transforms(split, {}, training=False)
     for indices in track(batches, what, len(batches)):
@@ -99,7 +99,8 @@ def transcribe(model: Any, split: Any, tokenizer: Any, batch_size: int, what: st
         del batch["labels"]
         started = time.perf_counter()
         output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
-        texts = greedy_texts(output.logits, output.logit_lengths, tokenizer)
+        ids = greedy_ids(output.logits, output.logit_lengths, tokenizer.pad_token_id)
+        texts = [to_text(symbols, tokenizer) for symbols in ids]
         computing += time.perf_counter() - started
         for i, item, text in zip(indices, items, texts, strict=True):
             hypotheses[i] = text
@@ -113,6 +114,11 @@ def transcribe(model: Any, split: Any, tokenizer: Any, batch_size: int, what: st
         metrics["seconds_of_audio"] = float(facts["seconds"].sum())
         metrics["real_time_factor"] = computing / max(metrics["seconds_of_audio"], 1e-9)
     return metrics, table
+
+
+def to_text(ids: list[int], tokenizer: Any) -> str:
+    """Spell labels that are collapsed already: a double letter must stay double, hence ``group_tokens=False``."""
+    return tokenizer.decode(ids, group_tokens=False, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def summary(metrics: dict) -> str:

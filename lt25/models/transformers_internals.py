@@ -4,6 +4,8 @@ A model tells transformers some things only by names that begin with an undersco
 version of transformers is first compared with this file.
 """
 
+from importlib import import_module
+
 from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 
@@ -37,3 +39,16 @@ class CausalLMHooks:
     def _supports_default_dynamic_cache(cls) -> bool:
         # The first forward of `generate` makes the cache, an HGRNCache, not `generate`.
         return False
+
+
+def use_pipeline(task: str, module: str, name: str) -> None:
+    """Let ``pipeline(task, ...)`` be a class of lt25's, which stands for transformers' own and derives from it.
+
+    Public is only to add a pipeline under a new name. From some version on transformers keeps the class as a dotted name, so that
+    nothing is imported before it is used.
+    """
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    entry = PIPELINE_REGISTRY.supported_tasks[task]
+    lazy = isinstance(entry["impl"], str)
+    entry["impl"] = f"{module}.{name}" if lazy else getattr(import_module(module), name)

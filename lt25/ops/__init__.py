@@ -1,7 +1,7 @@
 """Kernels: one public function each, backends behind it."""
 
 from lt25.ops.conv import short_conv
-from lt25.ops.ctc import ctc_loss
+from lt25.ops.ctc import ctc_loss, frames_needed, greedy_ids
 from lt25.ops.dropout import dropout
 from lt25.ops.linear import add_norm_linear
 from lt25.ops.mix import hgrn_mix
@@ -15,7 +15,9 @@ __all__ = [
     "add_rms_norm",
     "ctc_loss",
     "dropout",
+    "frames_needed",
     "gated_mlp",
+    "greedy_ids",
     "hgrn_mix",
     "hgrn_scan",
     "hgrn_step",

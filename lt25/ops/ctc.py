@@ -1,4 +1,4 @@
-"""The CTC loss on logits.
+"""The CTC loss on logits, and the labels that logits stand for.
 
 "Connectionist Temporal Classification: Labelling Unsegmented Sequence Data with Recurrent Neural Networks" (Graves et al., 2006,
 https://doi.org/10.1145/1143844.1143891).
@@ -26,8 +26,8 @@ def ctc_loss(logits: Tensor, logit_lengths: Tensor, labels: Tensor, blank: int =
         blank: index of the blank among the V classes.
 
     Returns:
-        The sum in nats, a scalar in float32 (float64 for float64). An utterance too short for its labels contributes 0, and
-        its gradient is 0.
+        The sum in nats, a scalar in float32 (float64 for float64). An utterance too short for its labels, whose loss is
+        infinite, contributes 0, and its gradient is 0: `frames_needed` tells which these are.
     """
     if logits.is_cuda and logits.dtype != torch.float64:
         differentiable = torch.is_grad_enabled() and logits.requires_grad
@@ -42,6 +42,34 @@ def ctc_loss(logits: Tensor, logit_lengths: Tensor, labels: Tensor, blank: int =
         reduction="sum",
         zero_infinity=True,
     )
+
+
+def frames_needed(labels: Tensor) -> Tensor:
+    """Return the fewest frames that can stand for labels: one for each, and a blank between two that are equal.
+
+    Args:
+        labels: int [B, L], padded at the end with -100.
+
+    Returns:
+        int64 [B].
+    """
+    real = labels != IGNORE
+    return real.sum(1) + (real[:, 1:] & (labels[:, 1:] == labels[:, :-1])).sum(1)
+
+
+def greedy_ids(logits: Tensor, lengths: Tensor, blank: int = 0) -> list[list[int]]:
+    """Return the labels of each utterance by best-path decoding (the paper's section 3.2).
+
+    The best symbol of each frame is taken, repeats are collapsed and blanks dropped.
+
+    Args:
+        logits: float [B, T, V].
+        lengths: int [B], frames of each utterance; what lies beyond is not read.
+        blank: index of the blank among the V classes.
+    """
+    paths = logits.argmax(-1).cpu()
+    collapsed = (torch.unique_consecutive(path[:n]) for path, n in zip(paths, lengths.tolist(), strict=True))
+    return [symbols[symbols != blank].tolist() for symbols in collapsed]
 
 
 @torch.library.custom_op("lt25::ctc_loss", mutates_args=())

@@ -66,6 +66,7 @@ def story(results: Results) -> dict:
             for key, f in plots.training(results.history, words.LOSS_UNIT).items()
         },
         "skipped": results.train.get("skipped_steps", 0),
+        "infinite": results.train.get("infinite_losses", 0),
         "data": data_figures(results),
         "data_rows": data_rows(results),
         "examples": words.examples(results),

@@ -162,6 +162,7 @@ def _record(config: Job, run: runs.Run, trainer: Trainer) -> dict[str, Any]:
         "samples_per_second": mean("samples_per_second"),
         "tokens_per_second": mean("tokens_per_second"),
         "skipped_steps": int(trainer.optimizers.skipped),
+        **({"infinite_losses": last["infinite_losses"]} if "infinite_losses" in last else {}),
         "memory_gib": max(record["memory_gib"] for record in records),
         "device": device_name(),
         "world_size": dist.get_world_size(),

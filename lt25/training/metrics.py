@@ -16,6 +16,7 @@ from torchtitan.config import JobConfig
 from torchtitan.distributed import ParallelDims
 
 from lt25.files import write_text
+from lt25.tasks import TASKS
 from lt25.training.device import DEVICE_TYPE
 from lt25.training.job_config import Job
 from lt25.training.run import HISTORY
@@ -31,7 +32,8 @@ class RunMetrics(MetricsProcessor):
 
     The history, ``metrics.jsonl`` in the run directory, has one JSON object for each logged step: ``step``, ``loss``, ``lr``,
     ``grad_norm``, ``samples_per_second``, ``tokens_per_second`` (positions of the sequences that are not padding),
-    ``seconds`` (of training, over all restarts), ``skipped_steps``, ``memory_gib`` (peak). A validation is a line of its own:
+    ``seconds`` (of training, over all restarts), ``skipped_steps``, ``infinite_losses`` (examples that a step left out because
+    their loss is infinite, up to here; for tasks that have such), ``memory_gib`` (peak). A validation is a line of its own:
     ``step``, and ``validation`` with the loss and the task's metric.
 
     Attributes:
@@ -49,6 +51,10 @@ class RunMetrics(MetricsProcessor):
         self.samples = 0
         # A tensor once there are masks to count, whose sum stays on its device until it is logged.
         self.tokens: int | torch.Tensor = 0
+        self.count_infinite = getattr(TASKS[job_config.model.name].module("loss"), "infinite", None)
+        self.model_config = json.loads(Path(job_config.lt25.model_config).read_text())
+        self.infinite: torch.Tensor | None = None
+        self.infinite_before = 0
         self.leads = dist.get_rank() == 0
         self.started = self.last_line = time.perf_counter()
         self.bar: Progress | None = None
@@ -63,6 +69,7 @@ class RunMetrics(MetricsProcessor):
         self.validations = [line for line in lines if "validation" in line]
         if self.records:
             self.seconds_before = self.records[-1]["seconds"]
+            self.infinite_before = self.records[-1].get("infinite_losses", 0)
         if not self.leads:
             return
         write_text(self.history, text)
@@ -81,16 +88,20 @@ class RunMetrics(MetricsProcessor):
         self.started_at = step
 
     def count(self, batch: Batch) -> Batch:
-        """Count a micro-batch, and return it: its examples, and the positions of its sequences that are not padding."""
+        """Count a micro-batch, and return it: its examples, the positions of its sequences that are not padding, and the
+        examples whose loss is infinite."""
         inputs, labels = batch
         mask = inputs.get("attention_mask")
         self.samples += labels.shape[0]
         self.tokens = self.tokens + (mask.sum() if mask is not None else inputs["input"].shape[:2].numel())
+        if self.count_infinite:
+            found = self.count_infinite(inputs, labels, self.model_config)
+            self.infinite = found if self.infinite is None else self.infinite + found
         return batch
 
-    def take(self) -> tuple[int, int | torch.Tensor]:
-        """Return the examples and positions counted since the last call."""
-        taken = self.samples, self.tokens
+    def take(self) -> tuple[int, int | torch.Tensor, torch.Tensor | None]:
+        """Return the examples and positions counted since the last call, and this rank's infinite losses since the start."""
+        taken = self.samples, self.tokens, self.infinite
         self.samples = self.tokens = 0
         return taken
 
@@ -121,6 +132,7 @@ class RunMetrics(MetricsProcessor):
             "tokens_per_second": extra["tokens"] * ranks / elapsed,
             "seconds": self.seconds_before + now - self.started,
             "skipped_steps": extra["skipped_steps"],
+            **({"infinite_losses": self.infinite_before + extra["infinite"]} if self.count_infinite else {}),
             "memory_gib": self.device_memory_monitor.get_peak_stats().max_reserved_gib,
         }
         self.ntokens_since_last_log, self.time_last_log = 0, now
@@ -169,6 +181,8 @@ class RunMetrics(MetricsProcessor):
 
     def _show(self, record: Mapping[str, Any]) -> None:
         skipped = f"  skipped {record['skipped_steps']}" if record["skipped_steps"] else ""
+        if record.get("infinite_losses"):
+            skipped += f"  infinite losses {record['infinite_losses']}"
         numbers = (
             f"loss {record['loss']:.4f}  lr {record['lr']:.2e}  {record['tokens_per_second']:,.0f} tokens/s{skipped}"
         )

@@ -123,8 +123,11 @@ class Trainer(torchtitan.train.Trainer):
             mean, largest = loss.clone(), loss * all_labels / own_labels
             dist.all_reduce(mean, group=group)
             dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
-        samples, tokens = self.metrics_processor.take()
-        numbers = [mean, largest, norm, self.optimizers.rate, self.optimizers.skipped, tokens]
+        samples, tokens, infinite = self.metrics_processor.take()
+        if infinite is not None and self.parallel_dims.dp_cp_enabled:
+            infinite = infinite.clone()
+            dist.all_reduce(infinite, group=self.parallel_dims.get_mesh("loss").get_group())
+        numbers = [mean, largest, norm, self.optimizers.rate, self.optimizers.skipped, tokens, infinite]
         there = [number.reshape(()).to(loss.device, torch.float64) for number in numbers if isinstance(number, Tensor)]
         values, step = torch.stack(there).to("cpu", non_blocking=True), self.step
         arrived = torch.cuda.current_stream().record_event() if DEVICE_TYPE == "cuda" else None
@@ -136,6 +139,7 @@ class Trainer(torchtitan.train.Trainer):
             mean, largest, norm, rate, skipped, *counted = values.tolist()
             extra = {"lr": rate, "skipped_steps": int(skipped), "samples": samples}
             extra["tokens"] = int(counted[0]) if counted else tokens
+            extra["infinite"] = int(counted[1]) if infinite is not None else 0
             self.metrics_processor.log(step, mean, largest, norm, extra)
 
         return report

@@ -43,14 +43,16 @@ def dataset(task, origin, columns=None, splits=None, **options) -> Dataset:
     )
 
 
-def experiment(root: Path, task: str, data: Dataset, **options) -> Experiment:
-    prepare = resolve(options, TASKS[task].prepare)
-    return Experiment("tiny", Path("config/experiments/tiny.yaml"), root, task, data, prepare, {}, None, {}, {})
+def experiment(root: Path, task: str, data: Dataset, model: dict | None = None, **options) -> Experiment:
+    prepare, path = resolve(options, TASKS[task].prepare), Path("config/experiments/tiny.yaml")
+    return Experiment("tiny", path, root, task, data, prepare, model or {}, None, {}, {})
 
 
-def prepared(root: Path, task: str, data: Dataset, mirror: Path | None = None, **options) -> Path:
+def prepared(
+    root: Path, task: str, data: Dataset, mirror: Path | None = None, model: dict | None = None, **options
+) -> Path:
     """Acquire and prepare a dataset; return the prepared folder."""
-    tiny = experiment(root, task, data, **options)
+    tiny = experiment(root, task, data, model, **options)
     acquire(data, tiny.raw_dir, mirror)
     prepare(tiny)
     return tiny.processed_dir
@@ -69,6 +71,12 @@ def random_png(rng: np.random.Generator, shape=(4, 5)) -> bytes:
 def audio(rng: np.random.Generator, seconds: float = 0.3, rate: int = 16000, container: str = "FLAC") -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, 0.1 * rng.standard_normal(round(seconds * rate)), rate, format=container)
+    return buffer.getvalue()
+
+
+def wav(samples: np.ndarray, rate: int = 16000) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format="WAV")
     return buffer.getvalue()
 
 

@@ -39,6 +39,25 @@ def series(root, bad):
     return {"input": "values", "label": "kind"}
 
 
+def speech(root, bad):
+    """Write recordings with a table of transcripts, whose last are ``bad``: a recording and its transcript."""
+    make.audio_folder(root, ["hello there"] * GOOD)
+    lines = [{"file_name": f"{number}.wav", "text": "hello"} for number in range(GOOD)]
+    make.write(root / "bad.flac", bad[0])
+    make.write(root / "metadata.jsonl", "\n".join(map(json.dumps, [*lines, {"file_name": "bad.flac", "text": bad[1]}])))
+    (root / "metadata.csv").unlink()
+    return {"audio": "audio", "text": "text"}
+
+
+def prepared(root, columns, **options):
+    task = "speech_recognition" if "audio" in columns else "classification"
+    limits = {"max_seconds": 2} if "audio" in columns else {"max_steps": 30}
+    return make.prepared(root, task, make.dataset(task, {"path": "mine"}, columns), **limits, **options)
+
+
+NOISE = np.random.default_rng(0)
+AUDIO = make.audio(NOISE)
+
 CASES = {
     "a missing file": [(table, b"gone.png,cat")],
     "a file name that leads outside": [(table, b"../0.png,cat"), (table, b"/etc/hostname,cat")],
@@ -46,6 +65,9 @@ CASES = {
         (images, b""),
         (images, b"no image"),
         (images, make.png(np.zeros((99, 99), np.uint8))[:60]),
+        (speech, (b"", "hello")),
+        (speech, (AUDIO[:2000], "hello")),
+        (speech, (make.empty_wav(), "hello")),
     ],
     "an image that is too large": [(images, bomb(50_000, 50_000))],
     "a row that cannot be read": [(table, b"0.png,cat,and,more"), (table, b"0.png")],
@@ -67,6 +89,15 @@ CASES = {
         (series, {"values": [[[1, 2]]]}),
     ],
     "input that is too long": [(series, {"values": [[1, 2]] * 50})],
+    "a recording that is too long": [(speech, (make.audio(NOISE, 2.1), "hello"))],
+    "a silent recording": [
+        (speech, (make.wav(np.zeros(8000)), "hello")),
+        (speech, (make.wav(np.full(8000, 0.1)), "hello")),
+    ],
+    "a transcript of another kind": [(speech, (AUDIO, ["hello"])), (speech, (AUDIO, True))],
+    "a transcript outside the alphabet": [(speech, (AUDIO, "50 %")), (speech, (AUDIO, "привет"))],
+    "an empty transcript": [(speech, (AUDIO, "")), (speech, (AUDIO, "...\u200b"))],
+    "a transcript too long for its audio": [(speech, (make.audio(NOISE, 0.05), "hello"))],
 }
 EVERY = [(reason, *case) for reason, cases in CASES.items() for case in cases]
 
@@ -77,9 +108,7 @@ def test_every_reason_has_a_case():
 
 @pytest.mark.parametrize(("reason", "write", "bad"), EVERY)
 def test_one_bad_example_is_left_out_counted_and_named(tmp_path, capsys, reason, write, bad):
-    columns = write(tmp_path / "mine", bad)
-    data = make.dataset("classification", {"path": "mine"}, columns)
-    folder = make.prepared(tmp_path, "classification", data, max_steps=30)
+    folder = prepared(tmp_path, write(tmp_path / "mine", bad))
     stats = json.loads((folder / "stats.json").read_text())
     assert sum(len(PreparedSplit(folder, split)) for split in stats["splits"]) == GOOD
     counted = [split["excluded"] for split in stats["splits"].values() if split["excluded"]]
@@ -92,9 +121,9 @@ def test_one_bad_example_is_left_out_counted_and_named(tmp_path, capsys, reason,
 
 @pytest.mark.parametrize(("reason", "write", "bad"), [EVERY[n] for n in (0, 3, 7, 11, 15, -1)])
 def test_the_first_bad_example_stops_where_that_is_wanted(tmp_path, reason, write, bad):
-    data = make.dataset("classification", {"path": "mine"}, write(tmp_path / "mine", bad))
+    columns = write(tmp_path / "mine", bad)
     with pytest.raises(UserError, match=r": mend or remove it, or set prepare.faulty to exclude$") as caught:
-        make.prepared(tmp_path, "classification", data, max_steps=30, faulty="stop")
+        prepared(tmp_path, columns, faulty="stop")
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "data/processed/tiny").iterdir())
 

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -86,32 +87,36 @@ def test_audio_at_another_rate_and_in_stereo_is_brought_to_that_of_the_options(t
     assert [row.seconds for table in tables for row in table.itertuples() if row.id == "0.wav"] == [1.0]
 
 
+def test_a_transcript_outside_the_alphabet_is_named_with_the_keys_that_admit_it(tmp_path, capsys):
+    texts = [*5 * TEXTS, "five % of ß", "% 2", "Naïve: isn’t it?"]
+    data, options = speech(tmp_path / "mine", texts), {"transcripts": {"digits": "keep"}}
+    with pytest.raises(UserError, match=r"80.wav: column text: characters outside the alphabet: % \(1\), ß \(1\)"):
+        make.prepared(tmp_path, "speech_recognition", data, faulty="stop", **options)
+    folder = make.prepared(tmp_path, "speech_recognition", data, **options)
+    facts = stats(folder)["splits"]
+    assert sum(fact["examples"] for fact in facts.values()) == 81
+    assert sum((Counter(fact["excluded"]) for fact in facts.values()), Counter()) == {
+        "a transcript outside the alphabet": 2
+    }
+    said = capsys.readouterr().err
+    assert "characters that prepare.alphabet lacks: % (2), 2 (1), ß (1); prepare.alphabet or" in said
+    assert "prepare.transcripts.digits (words) admits them" in said
+    texts = [text for split in facts for text in PreparedSplit(folder, split).table().text]
+    assert "naive isn't it" in texts
+
+
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"no audio at all", r"3.wav: no readable audio \(.*\): mend it, or set prepare.faulty to exclude"),
-        (make.empty_wav(), r"3.wav: the audio holds no samples: mend it"),
-    ],
+    ("text", "subsampling", "fits"),
+    [("ab" * 8, 2, True), ("ab" * 8 + "a", 2, False), ("aab" * 4, 2, True), ("aab" * 4 + "a", 2, False)],
 )
-def test_a_corrupt_audio_file_is_named_or_left_out_and_counted(tmp_path, content, message, capsys):
-    data = speech(tmp_path / "mine")
-    (tmp_path / "mine/3.wav").write_bytes(content)
-    with pytest.raises(UserError, match=message):
-        make.prepared(tmp_path, "speech_recognition", data, faulty="stop")
-    assert not list((tmp_path / "data/processed/tiny").iterdir())
-    facts = stats(make.prepared(tmp_path, "speech_recognition", data, faulty="exclude"))["splits"]
-    assert sum(fact["examples"] for fact in facts.values()) == len(TEXTS) - 1
-    assert sum(sum(fact["excluded"].values()) for fact in facts.values()) == 1
-    assert "left out: 1 times audio that cannot be read" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("text", "message"), [("naïve 2", "outside the alphabet: 2 ï"), ("  ", "an empty transcript")])
-def test_a_transcript_outside_the_alphabet_is_named_or_left_out(tmp_path, text, message):
-    data = speech(tmp_path / "mine", [*TEXTS, text])
-    with pytest.raises(UserError, match=rf"16.wav: column text: .*{message}"):
-        make.prepared(tmp_path, "speech_recognition", data, faulty="stop")
-    facts = stats(make.prepared(tmp_path, "speech_recognition", data, faulty="exclude"))["splits"]
-    assert sum(fact["examples"] for fact in facts.values()) == len(TEXTS)
+def test_a_transcript_fits_its_audio_after_subsampling(tmp_path, text, subsampling, fits):
+    # The first recording has 32 frames, 16 of which are left; the others have 20 at least.
+    others = ["one", "two", "six", "ten", *"abcdefghijklmnop"]
+    data = speech(tmp_path / "mine", [text, *others])
+    make.write(tmp_path / "mine/0.wav", make.audio(np.random.default_rng(0), 0.32, container="WAV"))
+    folder = make.prepared(tmp_path, "speech_recognition", data, model={"subsampling": subsampling})
+    assert sum(fact["examples"] for fact in stats(folder)["splits"].values()) == len(others) + fits
+    assert make.experiment(tmp_path, "speech_recognition", data).processed_dir != folder
 
 
 def test_an_alphabet_of_ones_own(tmp_path):
@@ -142,7 +147,7 @@ def stored(tmp_path_factory):
     return {
         store: make.prepared(root, "speech_recognition", data, n_mels=40, store=store)
         for store in ("features", "audio")
-    }
+    } | {"recorded": make.prepared(root, "speech_recognition", data, n_mels=40, store="audio", level="recorded")}
 
 
 def test_features_of_stored_audio_are_those_that_are_stored(stored):
@@ -175,18 +180,56 @@ def test_batches_of_audio_have_the_shapes_of_batches_of_features(stored):
 
 
 def test_a_gain_lies_between_its_bounds_and_is_drawn_anew_in_every_epoch(stored):
-    split = PreparedSplit(stored["audio"], "train")
-    transform = transforms(split, {"gain_db": [6, 12]}, training=True)
+    split = PreparedSplit(stored["recorded"], "train")
+    transform = transforms(split, {"gain_db": [-12, -6]}, training=True)
     std = torch.tensor(json.loads((split.path / "preprocessor_config.json").read_text())["std"])
     plain = transforms(split, {}, training=True).of_item(split[0])["input"]
     gains = []
     for epoch in range(20):
         # The noise is far above the floor, so a gain adds to the logarithm of the power in every band alike.
-        louder = (transform.of_item(split[0], 1, epoch, 0)["input"] - plain) * std
-        gains.append(louder.median().item() * 10 / np.log(10))
-        assert louder.std() < 0.01
-    assert 6 <= min(gains) < 8 and 10 < max(gains) <= 12
+        moved = (transform.of_item(split[0], 1, epoch, 0)["input"] - plain) * std
+        gains.append(moved.median().item() * 10 / np.log(10))
+        assert moved.std() < 0.01
+    assert -12.01 <= min(gains) < -10 and -8 < max(gains) <= -6
     assert len(set(gains)) == 20
+
+
+def test_a_gain_cuts_off_what_exceeds_full_scale(stored):
+    split = PreparedSplit(stored["recorded"], "train")
+    waveform, gain, _ = transforms(split, {"gain_db": [40, 40]}, training=True).item
+    louder = gain(waveform(split[0], None), torch.Generator())["input"]
+    assert louder.min() == -1 and louder.max() == 1
+
+
+def test_speed_makes_audio_shorter_and_higher(stored):
+    split = PreparedSplit(stored["audio"], "train")
+    waveform, speed, _ = transforms(split, {"speed": [0.8, 1.25]}, training=True).item
+    tone = {**split[0], "input": torch.from_numpy(to_int16(np.sin(2 * np.pi * 500 * np.arange(8000) / 16000) / 2))}
+    played = [speed(waveform(tone, None), torch.Generator().manual_seed(seed))["input"] for seed in range(8)]
+    assert {len(samples) for samples in played} == {10000, 6400}
+    for samples in played:
+        spectrum = np.abs(np.fft.rfft(samples.numpy()))
+        hz = spectrum.argmax() * 16000 / len(samples)
+        assert hz == pytest.approx(500 * 8000 / len(samples), abs=3)
+
+
+@pytest.mark.parametrize("store", ["features", "audio"])
+def test_masks_cover_some_frames_and_bands_with_the_mean(stored, store):
+    split = PreparedSplit(stored[store], "train")
+    masks = {"time_masks": 2, "time_width": 0.2, "band_masks": 1, "band_width": 8}
+    transform, plain = transforms(split, masks, training=True), transforms(split, {}, training=True)
+    whole, before = plain.of_item(split[0])["input"], split[0]["input"].clone()
+    drawn = []
+    for epoch in range(20):
+        masked = transform.of_item(split[0], 1, epoch, 0)["input"]
+        assert torch.equal(masked[masked != 0], whole[masked != 0])
+        frames, bands = (masked == 0).all(1), (masked == 0).all(0)
+        assert frames.sum() <= 2 * int(0.2 * len(whole)) and bands.sum() <= 8
+        assert torch.equal(masked == 0, frames[:, None] | bands | (whole == 0))
+        drawn.append(frames.sum() + bands.sum())
+    assert max(drawn) > 3 and len(set(map(int, drawn))) > 3
+    assert torch.equal(split[0]["input"], before), "what is stored stays as it is"
+    assert torch.equal(transforms(split, masks, training=False).of_item(split[0])["input"], whole)
 
 
 def test_a_gain_of_stored_features_is_refused(stored):

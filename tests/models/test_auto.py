@@ -152,3 +152,24 @@ def test_long_audio_in_chunks(recogniser):
     speech = pipeline("automatic-speech-recognition", str(recogniser), chunk_length_s=1, stride_length_s=0.2)
     audio = np.random.default_rng(0).standard_normal(16000 * 3).astype(np.float32) * 0.1
     assert speech(audio)["text"]
+
+
+def test_a_pipeline_reads_files_without_ffmpeg_as_preparation_does(recogniser, tmp_path, monkeypatch):
+    import soundfile
+
+    from lt25.data.audio import decode_audio
+
+    monkeypatch.setenv("PATH", "/nowhere")
+    speech = pipeline("automatic-speech-recognition", str(recogniser))
+    samples = (np.random.default_rng(0).standard_normal((22255, 8)) * 0.1).astype(np.float32)
+    path = tmp_path / "speech.flac"
+    soundfile.write(path, samples, 11127)
+    expected = speech(decode_audio(path.read_bytes(), 16000))["text"]
+    assert expected
+    assert speech(str(path))["text"] == speech(path)["text"] == speech(path.read_bytes())["text"] == expected
+    assert speech([str(path), str(path)], batch_size=2) == 2 * [{"text": expected}]
+    mono = soundfile.read(path, dtype="float32")[0].mean(axis=1)
+    assert speech({"raw": mono, "sampling_rate": 11127})["text"] == expected
+    (tmp_path / "text.wav").write_bytes(b"no audio")
+    with pytest.raises(ValueError, match=r"text.wav: no readable audio"):
+        speech(str(tmp_path / "text.wav"))

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from lt25.ops import ctc_loss
+from lt25.ops import ctc_loss, frames_needed, greedy_ids
 
 
 def gpu(test):
@@ -50,6 +50,15 @@ def test_padding_and_impossible_targets_have_no_gradient():
     assert not logits.grad[1].any(), "three equal labels need five frames, two are there"
 
 
+def test_the_frames_that_labels_need_are_the_fewest_with_a_finite_loss():
+    labels = torch.tensor([[1, 1, 1], [1, 2, 1], [2, 2, -100], [-100, -100, -100]])
+    assert frames_needed(labels).tolist() == [5, 3, 3, 0]
+    for row, needed in zip(labels, frames_needed(labels).tolist(), strict=True):
+        for frames in range(max(needed - 1, 1), needed + 2):
+            found = ctc_loss(torch.randn(1, frames, 3), torch.tensor([frames]), row[None])
+            assert (found > 0) == (frames >= needed)
+
+
 def test_half_precision_logits_are_normalised_in_float32():
     logits = torch.randn(1, 4, 3, dtype=torch.bfloat16)
     arguments = (torch.tensor([4]), torch.tensor([[1]]))
@@ -61,6 +70,24 @@ def test_gradcheck():
     logits = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
     arguments = (torch.tensor([4, 3]), torch.tensor([[1, 2], [2, -100]]))
     assert torch.autograd.gradcheck(lambda x: ctc_loss(x, *arguments), logits)
+
+
+def logits_of(paths, symbols=5):
+    longest = max(map(len, paths))
+    padded = torch.tensor([path + [2] * (longest - len(path)) for path in paths])
+    return torch.nn.functional.one_hot(padded, symbols).float()
+
+
+def test_repeats_collapse_and_blanks_drop_and_a_blank_keeps_a_double():
+    paths = [[0, 2, 2, 0, 2, 3, 3, 1, 1, 4], [0, 0, 0], [3]]
+    lengths = torch.tensor([len(path) for path in paths])
+    assert greedy_ids(logits_of(paths), lengths) == [[2, 2, 3, 1, 4], [], [3]]
+    assert greedy_ids(logits_of([[4, 0, 4, 0]]), torch.tensor([4]), blank=4) == [[0, 0]]
+
+
+def test_frames_beyond_the_length_are_not_decoded():
+    assert greedy_ids(logits_of([[3, 4, 2, 2]]), torch.tensor([2])) == [[3, 4]]
+    assert greedy_ids(logits_of([[3, 4, 2, 2]]), torch.tensor([0])) == [[]]
 
 
 def case(T, V, labels, lengths, blank, dtype, scale=3.0):

@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lt25.data.prepared import PreparedSplit
 from lt25.experiment import TASKS
+from lt25.ops import frames_needed
 from tests import tiny
 
 PLAIN = {"model": {"dropout": 0.0}}
@@ -111,6 +113,34 @@ def test_a_step_with_a_nan_gradient_is_skipped_counted_and_leaves_the_schedule_s
     assert after_nan == [record["loss"] != record["loss"] for record in records[:-1]]
     assert all(tensor.isfinite().all() for tensor in tiny.weights(experiment, 12).values())
     assert "skipped" in done.stdout
+
+
+def test_utterances_too_short_for_their_transcripts_are_counted_and_shown(root):
+    changes = {"model": {"subsampling": 4}, "checkpoint": {"interval": 6}}
+    experiment = tiny.tiny(root, "speech_recognition", **changes)
+    split = PreparedSplit(experiment.processed_dir, "train")
+    unfit = sum(
+        -(-len(item["input"]) // 4) < int(frames_needed(item["label"][None]))
+        for item in map(split.__getitem__, range(24))
+    )
+    assert 0 < unfit < 24
+    done = tiny.train(experiment)
+    assert done.returncode == 0, done.stderr
+    # Twelve steps of four are two epochs.
+    record = json.loads((experiment.results_dir / "train.json").read_text())
+    assert record["infinite_losses"] == 2 * unfit
+    assert f"infinite losses {2 * unfit}" in done.stdout
+    assert all(value["loss"] < 100 for value in tiny.history(experiment))
+
+    # A run that is resumed goes on counting, and several processes count together.
+    shutil.rmtree(experiment.results_dir / "checkpoints" / "step-12")
+    (experiment.results_dir / "train.json").unlink()
+    assert tiny.train(experiment).returncode == 0
+    assert json.loads((experiment.results_dir / "train.json").read_text())["infinite_losses"] == 2 * unfit
+    halves = {"local_batch_size": 2, "global_batch_size": 4}
+    two = tiny.tiny(root, "speech_recognition", "two", training=halves, **changes)
+    assert tiny.train(two, processes=2).returncode == 0
+    assert json.loads((two.results_dir / "train.json").read_text())["infinite_losses"] == 2 * unfit
 
 
 def test_wandb_runs_offline_under_one_id_when_a_project_is_named(root):

@@ -37,7 +37,7 @@ def photographs(root):
 
 def memos(root):
     """Voice memos, and a spreadsheet of what was said that names one that is lost."""
-    rng, words = np.random.default_rng(1), ["hello", "yes", "no", "call", "me"]
+    rng, words = np.random.default_rng(1), ["Hello,", "yes!", "NO", "Zoë", "“call”", "me", "it’s", "5", "1st"]
     lines = ["Memo;What was said"]
     for number in range(50):
         make.write(

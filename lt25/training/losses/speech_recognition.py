@@ -1,11 +1,12 @@
 """Connectionist temporal classification (CTC) and the error rate of greedy decoding."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lt25.ops import ctc_loss
+from lt25.ops import ctc_loss, frames_needed, greedy_ids
 from lt25.training.losses import IGNORE, count
 
 METRIC, DIRECTION, COMPILES = "cer", "min", False
@@ -23,11 +24,15 @@ def loss(output: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
     return ctc_loss(*output, labels, BLANK)
 
 
+def infinite(inputs: Mapping[str, Tensor], labels: Tensor, config: Mapping[str, Any]) -> Tensor:
+    """Return how many utterances of a batch are too short for their labels, an int64 scalar: `loss` leaves them out."""
+    frames = -(-inputs["attention_mask"].sum(1) // config.get("subsampling", 1))
+    return (frames < frames_needed(labels)).sum()
+
+
 def metric(output: tuple[Tensor, Tensor], labels: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the character errors of the greedily decoded utterances, and the characters of their transcripts."""
     from jiwer import process_characters
-
-    from lt25.evaluation.decoding import greedy_ids
 
     texts = [_text(row[row != IGNORE].tolist()) for row in labels.cpu()]
     decoded = [_text(ids) for ids in greedy_ids(*output, BLANK)]
