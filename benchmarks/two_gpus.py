@@ -111,7 +111,7 @@ def train(workload: Workload, gpus: int, parallelism: dict[str, int], graphs: bo
         lines = next(folder.rglob("metrics.jsonl")).read_text().splitlines()
         last = json.loads(lines[-1])
         chosen = next((line.split(": ", 1)[1] for line in said.splitlines() if " of state " in line), "")
-        return {"per_second": last["tokens_per_second"], "loss": last["loss"], "chosen": chosen}
+        return {"per_second": last["positions_per_second"], "loss": last["loss"], "chosen": chosen}
 
 
 def main() -> None:

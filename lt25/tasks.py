@@ -69,7 +69,7 @@ class Task:
         auto_model: the Auto class of transformers that loads its models.
         pipeline_tag: the Hub's name for what its models do.
         prefix: of the name of its prepared data's folder.
-        unit: what one step of its sequences is, in the plural.
+        unit: what one step of its sequences is, in the plural: training says how many it reads a second.
         usage: Python that loads and uses a model; ``{folder}`` stands for the model's folder.
         prepare: the keys of an experiment's ``prepare`` section.
         evaluation: the keys of an experiment's ``evaluation`` section.
@@ -162,7 +162,7 @@ register(
         auto_model="AutoModelForSequenceClassification",
         pipeline_tag="time-series-classification",
         prefix="series",
-        unit="steps",
+        unit="positions",
         usage="""\
 import lt25
 from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification
@@ -295,7 +295,7 @@ register(
         auto_model="AutoModelForCTC",
         pipeline_tag="automatic-speech-recognition",
         prefix="speech",
-        unit="frames of 10 ms",
+        unit="frames",
         usage="""\
 import lt25
 from transformers import pipeline

@@ -20,7 +20,7 @@ register(
         auto_model="AutoModelForSequenceClassification",
         pipeline_tag="time-series-forecasting",
         prefix="numbers",
-        unit="steps",
+        unit="positions",
         usage="""\
 import lt25
 from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification

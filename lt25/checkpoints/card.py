@@ -25,6 +25,19 @@ def path_of(trained: dict[str, Any]) -> str:
     return ", ".join(told)
 
 
+def step_of(trained: dict[str, Any], step: int) -> str:
+    """Say which step a model is from: "5 of 12", or "5 of 12, the best on the validation split (accuracy 0.9812)".
+
+    Args:
+        trained: a ``train.json``.
+        step: the model's.
+    """
+    said, best = f"{step:,} of {trained['steps']:,}", trained.get("best")
+    if best and best["step"] == step:
+        said += f", the best on the validation split ({best['metric']} {best['value']:.4f})"
+    return said
+
+
 def model_card(experiment: Experiment, trained: dict[str, Any], stats: dict[str, Any], step: int) -> str:
     """Return the Markdown of a model's ``README.md``, with the metadata that the Hub reads.
 
@@ -48,7 +61,7 @@ def model_card(experiment: Experiment, trained: dict[str, Any], stats: dict[str,
     )
     local, total = training["local_batch_size"], training["global_batch_size"]
     settings = {
-        "steps": f"{step} of {trained['steps']}",
+        "steps": step_of(trained, step),
         "how it came about": path_of(trained),
         "examples a step": total if total > 0 else f"{local} in each process",
         **{name: optimizer[name] for name in ("name", "lr", "weight_decay")},

@@ -108,9 +108,10 @@ VALIDATION: Section = {
     "steps": Key(
         "integer",
         -1,
-        "batches of each validation; -1: all of the split",
+        "a validation takes as many examples as this many training steps, always the same; -1: all of the split; in torchtitan "
+        "it counts batches",
         True,
-        {"minimum": -1, "not": {"const": 0}, "description": "how many batches, or -1 for all"},
+        {"minimum": -1, "not": {"const": 0}, "description": "as many examples as so many steps take, or -1 for all"},
     ),
     "patience": Key(
         "integer",

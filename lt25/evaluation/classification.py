@@ -11,7 +11,9 @@ import torch
 
 from lt25.data.classification import collate
 from lt25.data.order import longest_first
-from lt25.evaluation.interval import bootstrap_interval
+from lt25.data.prepared import PreparedSplit
+from lt25.evaluation.baselines import classifier_baselines
+from lt25.evaluation.interval import wilson_interval
 from lt25.evaluation.style import ACCENT, SMALL, SQUARE, TEXT, THIRD, axes, figure_of, ticks
 from lt25.progress import track
 
@@ -39,7 +41,7 @@ def score(labels: np.ndarray, predictions: np.ndarray, names: list[str]) -> dict
         "examples": len(labels),
         "correct": int(right.sum()),
         "accuracy": float(right.sum() / max(len(labels), 1)),
-        "interval_95": bootstrap_interval(labels == predictions, np.ones(len(labels))),
+        "interval_95": wilson_interval(int(right.sum()), len(labels)),
         "macro_f1": float(f1[support > 0].mean()) if len(labels) else 0.0,
         "per_class": {
             name: {
@@ -58,7 +60,7 @@ def score(labels: np.ndarray, predictions: np.ndarray, names: list[str]) -> dict
 def evaluate_split(
     model: Any, model_dir: Path, split: Any, options: Any, name: str, shown: bool
 ) -> tuple[dict, pd.DataFrame]:
-    """Classify every example of a prepared split; see `lt25.tasks` for the arguments.
+    """Classify every example of a prepared split, and compare with simple means if it is shown; see `lt25.tasks`.
 
     ``model`` takes `input_features` [B, T, C] and `attention_mask` [B, T].
 
@@ -88,7 +90,10 @@ def evaluate_split(
             "correct": labels == predictions,
         }
     )
-    return score(labels, predictions, names), table
+    metrics = score(labels, predictions, names)
+    if shown:
+        metrics["baselines"] = classifier_baselines(PreparedSplit(split.path, "train"), split)
+    return metrics, table
 
 
 def summary(metrics: dict) -> str:
@@ -130,13 +135,14 @@ def class_f1(per_class: dict[str, dict]) -> Figure:
     """F1 of each class, the worst at the top; of many classes, the worst ones."""
     rows = sorted(((name, scores["f1"]) for name, scores in per_class.items() if scores["support"]), key=lambda r: r[1])
     rows = rows[:CLASSES_SHOWN]
-    names, f1 = [r[0] for r in rows], np.array([r[1] for r in rows])
-    left = min(0.9, np.floor(f1.min(initial=1.0) * 10) / 10)
-    ax = axes((SMALL[0], max(SMALL[1], 0.9 + 0.19 * len(rows))), "F1 of each class, worst first", grid="x")
+    names, f1 = [r[0] for r in rows], 100 * np.array([r[1] for r in rows])
+    left = min(90, np.floor(f1.min(initial=100) / 10) * 10)
+    ax = axes((SMALL[0], max(SMALL[1], 0.9 + 0.19 * len(rows))), "F1 of each class, %, worst first", grid="x")
     ax.hlines(range(len(rows)), left, f1, color=ACCENT, alpha=0.35, linewidth=1.4)
-    ax.plot(f1, range(len(rows)), "o", color=ACCENT)
+    # Nothing lies beyond 100 %, so the axis ends there, and the dots are drawn across its end.
+    ax.plot(f1, range(len(rows)), "o", color=ACCENT, clip_on=False)
     ax.set_yticks(range(len(rows)), names)
     ax.xaxis.set_major_locator(ticks(4))
-    ax.set(ylim=(len(rows) - 0.4, -0.6), xlim=(left, 1 + 0.03 * (1 - left)))
+    ax.set(ylim=(len(rows) - 0.4, -0.6), xlim=(left, 100))
     ax.spines["bottom"].set_visible(False)
     return figure_of(ax)

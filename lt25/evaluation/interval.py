@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+
+_Z = 1.959964
+"""Of the normal distribution, the deviation that 95 % stay within."""
+
+
+def wilson_interval(successes: int, n: int) -> list[float] | None:
+    """95 % interval of a proportion (Wilson, 1927), which has a width even where all succeed or none does.
+
+    Args:
+        successes: how many of the examples succeeded, 0 to ``n``.
+        n: how many examples there are.
+
+    Returns:
+        [low, high], shares from 0 to 1; None without examples.
+    """
+    if not n:
+        return None
+    share, z2 = successes / n, _Z**2 / n
+    middle = (share + z2 / 2) / (1 + z2)
+    half = math.sqrt(z2 * share * (1 - share) + z2**2 / 4) / (1 + z2)
+    return [0.0 if not successes else middle - half, 1.0 if successes == n else middle + half]
 
 
 def bootstrap_interval(numerators, denominators, resamples: int = 1000, seed: int = 0) -> list[float] | None:
     """95 % percentile bootstrap interval of `sum(numerators) / sum(denominators)`, resampling whole examples.
 
-    Serves accuracy (right / 1), word error rate (errors / words) and bits per byte (bits / bytes) alike: the example
-    (image, utterance, document) is what was drawn at random, so it is what is drawn again (Efron, 1979; for word error
-    rates Bisani and Ney, ICASSP 2004). The seed is fixed: the same examples give the same interval.
+    Serves word error rate (errors / words) and bits per byte (bits / bytes) alike: the example (utterance, document) is
+    what was drawn at random, so it is what is drawn again (Efron, 1979; for word error rates Bisani and Ney, ICASSP
+    2004). The seed is fixed: the same examples give the same interval. Where all examples have the same ratio it has no
+    width.
 
-    numerators, denominators: [n] numbers. Returns [low, high] in the ratio's unit, or None when fewer than two examples
-    or an all-zero denominator leave nothing to say.
+    Args:
+        numerators, denominators: [n] numbers.
+
+    Returns:
+        [low, high] in the ratio's unit, or None when fewer than two examples or an all-zero denominator leave nothing to
+        say.
     """
     numerators = np.asarray(numerators, dtype=np.float64)
     denominators = np.asarray(denominators, dtype=np.float64)
@@ -27,3 +55,21 @@ def bootstrap_interval(numerators, denominators, resamples: int = 1000, seed: in
         ratios[r] = numerators[drawn].sum() / max(denominators[drawn].sum(), 1e-12)
     low, high = np.percentile(ratios, [2.5, 97.5])
     return [float(low), float(high)]
+
+
+def error_rate_interval(errors, lengths) -> list[float] | None:
+    """95 % interval of an error rate, errors / lengths over whole examples.
+
+    It is `bootstrap_interval`'s. Where no example has an error that has no width, and the upper end is Wilson's for the
+    share of examples with an error: an example hardly has more errors than it is long.
+
+    Args:
+        errors, lengths: [n] counts.
+
+    Returns:
+        [low, high], or None where there is nothing to say.
+    """
+    interval = bootstrap_interval(errors, lengths)
+    if interval and not np.any(errors):
+        return wilson_interval(0, len(errors))
+    return interval

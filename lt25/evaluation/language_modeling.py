@@ -12,7 +12,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer
 
+from lt25.data.prepared import PreparedSplit
 from lt25.errors import UserError
+from lt25.evaluation.baselines import unigram_bits_per_byte
 from lt25.evaluation.compression import compressors
 from lt25.evaluation.interval import bootstrap_interval
 from lt25.evaluation.style import ACCENT, SECOND, SMALL, THIRD, axes, figure_of, ticks
@@ -135,18 +137,22 @@ def choose_documents(split, tokenizer, max_bytes: int | None) -> tuple[list[int]
 def evaluate_split(
     model: Any, model_dir: Path, split: Any, options: Any, name: str, shown: bool
 ) -> tuple[dict, pd.DataFrame]:
-    """Predict every token of a prepared split, and continue prompts if it is shown; see `lt25.tasks` for the arguments."""
+    """Predict every token of a prepared split; if it is shown, continue prompts and compare with simple means.
+
+    See `lt25.tasks` for the arguments.
+    """
     tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
-    return predict(model, split, tokenizer, options, name, shown)
+    return predict(model, split, tokenizer, options, name, PreparedSplit(split.path, "train") if shown else None)
 
 
 def predict(
-    model: Any, split: Any, tokenizer: Any, options: Any, what: str, write_samples: bool
+    model: Any, split: Any, tokenizer: Any, options: Any, what: str, train: Any = None
 ) -> tuple[dict, pd.DataFrame]:
     """Predict every token of the documents of a prepared split.
 
     model: a causal language model that hands on `past_key_values`; split: a `PreparedSplit` of token ids, each document
-    closed by the end token; tokenizer: its tokenizer, with an end token; write_samples: continue the prompts too.
+    closed by the end token; tokenizer: its tokenizer, with an end token; train: the training split, where the split is shown:
+    the prompts are continued, and tokens guessed by their frequency in it.
     Returns the metrics and one row a document, in the split's order: id, tokens, bytes, bits, bits_per_byte.
     The compressors read the same documents, concatenated. Raises UserError if there is nothing to predict.
     """
@@ -162,7 +168,10 @@ def predict(
         "compressors": compressors("".join(texts).encode()),
         "by_position": by_position(nats),
     }
-    if write_samples and options.new_tokens:
+    if train is not None:
+        documents = (split[i]["input"] for i in indices)
+        metrics["baselines"] = {"unigram": unigram_bits_per_byte(train, documents, sum(sizes), len(tokenizer))}
+    if train is not None and options.new_tokens:
         prompts = list(options.prompts) or first_lines_of_three(texts)
         metrics["samples"] = samples(model, tokenizer, prompts, options.new_tokens)
     bits = [float(n.sum(dtype=np.float64)) / math.log(2) for n in nats]
@@ -192,11 +201,15 @@ def samples(
 ) -> list[dict]:
     """Continue each prompt, once by the likeliest token each time and once drawn at random.
 
-    Returns [{"prompt", "greedy", "sampled", "temperature", "seed"}]; the continuations are without the prompt and at
-    most `new_tokens` tokens long. The seed makes the drawn texts repeatable and leaves the global generator as it was.
+    The first prompt is continued with ``seed``, each further one with the next number, so that equal prompts are continued in
+    different ways. The drawn texts can be repeated, and the global generator is left as it was.
+
+    Returns:
+        [{"prompt", "greedy", "sampled", "temperature", "seed"}]; the continuations are without the prompt and at most
+        ``new_tokens`` tokens long.
     """
     written = []
-    for prompt in prompts:
+    for own_seed, prompt in enumerate(prompts, start=seed):
         ids = torch.tensor([tokenizer.encode(prompt, add_special_tokens=False)], device=model.device)
         settings = {
             "max_new_tokens": new_tokens,
@@ -205,7 +218,7 @@ def samples(
             "eos_token_id": tokenizer.eos_token_id,
         }
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-            torch.manual_seed(seed)
+            torch.manual_seed(own_seed)
             greedy = model.generate(ids, do_sample=False, **settings)
             drawn = model.generate(ids, do_sample=True, temperature=temperature, top_k=0, **settings)
         spell = [
@@ -213,7 +226,7 @@ def samples(
             for out in (greedy, drawn)
         ]
         written.append(
-            {"prompt": prompt, "greedy": spell[0], "sampled": spell[1], "temperature": temperature, "seed": seed}
+            {"prompt": prompt, "greedy": spell[0], "sampled": spell[1], "temperature": temperature, "seed": own_seed}
         )
     return written
 

@@ -15,8 +15,8 @@ from transformers import AutoTokenizer
 
 from lt25.data.order import longest_first
 from lt25.data.speech_recognition import collate, transforms
-from lt25.evaluation.interval import bootstrap_interval
-from lt25.evaluation.style import ACCENT, SECOND, SMALL, TEXT, THIRD, axes, figure_of
+from lt25.evaluation.interval import error_rate_interval
+from lt25.evaluation.style import ACCENT, SECOND, SMALL, TEXT, THIRD, axes, end_at_100, figure_of
 from lt25.ops import greedy_ids
 from lt25.progress import track
 
@@ -59,7 +59,7 @@ def score(references: list[str], hypotheses: list[str]) -> tuple[dict, pd.DataFr
     metrics = {
         "utterances": len(table),
         "wer": total["errors"] / max(total["words"], 1),
-        "interval_95": bootstrap_interval(table["errors"], table["words"]),
+        "interval_95": error_rate_interval(table["errors"], table["words"]),
         "cer": total["character_errors"] / max(total["characters"], 1),
         **{kind: total[kind] for kind in ("substitutions", "deletions", "insertions", "hits")},
         "reference_words": total["words"],
@@ -147,7 +147,7 @@ def wer_by_length(table: pd.DataFrame) -> Figure:
     for x, rate in enumerate(rates):
         ax.annotate(f"{rate:.1f}", (x, rate), (0, 3), textcoords="offset points", ha="center", fontsize=7.5, color=TEXT)
     ax.set_xticks(range(len(groups)), [label for label, _ in groups], rotation=0 if len(groups) <= 9 else 45)
-    ax.set_ylim(0, max([*rates, 1]) * 1.15)
+    end_at_100(ax, max([*rates, 1]) * 1.15)
     return figure_of(ax)
 
 

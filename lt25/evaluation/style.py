@@ -102,6 +102,16 @@ def ticks(n: int, whole: bool = False) -> MaxNLocator:
     return MaxNLocator(n, integer=whole, steps=[1, 2, 2.5, 5, 10])
 
 
+def end_at_100(ax: Axes, top: float | None = None) -> None:
+    """Let a vertical axis of percentages begin no lower than 0 and, where no value is above, end at 100.
+
+    top: where it would end; by default where it does.
+    """
+    bottom, now = ax.get_ylim()
+    top = now if top is None else top
+    ax.set_ylim(max(bottom, 0), min(top, 100) if ax.dataLim.y1 <= 100 else top)
+
+
 def svg(figure: Figure) -> str:
     """The figure as an SVG document, the same bytes for the same figure."""
     import matplotlib

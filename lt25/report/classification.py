@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from lt25.report import media
 from lt25.report.collect import Results
-from lt25.report.headline import Headline, span
+from lt25.report.headline import Headline, percent, plural, span
 from lt25.report.html import fill
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LOSS_UNIT = "nats per example"
 CAPTIONS = {
     "confusion.svg": "Rows are the true classes, columns what the model said. Off the diagonal: mistakes.",
-    "f1.svg": "Harmonic mean of precision and recall.",
+    "f1.svg": "F1 is the harmonic mean of precision and recall.",
 }
 MISTAKES = 18
 
@@ -28,12 +28,17 @@ def headline(metrics: dict, split: str) -> Headline:
     """Say a split's accuracy."""
     return Headline(
         name="Accuracy",
-        value=f"{100 * metrics['accuracy']:.1f}",
+        value=percent(metrics["accuracy"], 1),
         unit="%",
         interval=span(metrics.get("interval_95"), 100, 1),
-        on=f"{metrics['correct']:,} of {metrics['examples']:,} {split} examples right",
-        also={"macro F1": f"{100 * metrics['macro_f1']:.1f} %"},
+        on=f"{metrics['correct']:,} of {plural(metrics['examples'], f'{split} example')} right",
+        also={"macro F1": f"{percent(metrics['macro_f1'], 1)} %"},
+        bounds=[100 * end for end in metrics.get("interval_95") or ()],
         measured=100 * metrics["accuracy"],
+        yardsticks={name: 100 * share for name, share in metrics.get("baselines", {}).items()},
+        note="% right of the same examples; more is better",
+        digits=1,
+        more_is_better=True,
     )
 
 
@@ -61,7 +66,7 @@ def mistakes(results: Results) -> list[dict]:
                 "trace": "" if picture else media.trace(values),
                 "reference": row["reference"],
                 "prediction": row["prediction"],
-                "probability": f"{100 * row['probability']:.0f} %",
+                "probability": f"{percent(float(row['probability']), 0)} %",
             }
         )
     return shown

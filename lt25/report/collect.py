@@ -21,10 +21,18 @@ if TYPE_CHECKING:
 class Results:
     """The files of one experiment. What is optional and not there is empty: {} or [].
 
-    metrics: evaluation/metrics.json; predictions: evaluation/predictions.parquet; figures: the evaluation's SVG files,
-    name -> text; steps: metrics of the evaluated checkpoints and of the final model, ascending by step; train: train.json;
-    history: the run's metrics.jsonl; model: the model's config.json; stats: the prepared data's stats.json; source: the raw
-    data's SOURCE.json; config: text of the experiment file.
+    Attributes:
+        experiment: whose they are.
+        metrics: evaluation/metrics.json.
+        predictions: evaluation/predictions.parquet.
+        figures: the evaluation's SVG files, name -> text.
+        steps: metrics of the evaluated checkpoints and of the final model, ascending by step.
+        train: train.json.
+        history, validations: the logged steps and the validations of the run's metrics.jsonl.
+        model: the model's config.json.
+        stats: the prepared data's stats.json.
+        source: the raw data's SOURCE.json.
+        config: text of the experiment file.
     """
 
     experiment: Experiment
@@ -34,10 +42,16 @@ class Results:
     steps: list[dict] = field(default_factory=list)
     train: dict = field(default_factory=dict)
     history: list[dict] = field(default_factory=list)
+    validations: list[dict] = field(default_factory=list)
     model: dict = field(default_factory=dict)
     stats: dict = field(default_factory=dict)
     source: dict = field(default_factory=dict)
     config: str = ""
+
+    @property
+    def name(self) -> str:
+        """The experiment's, with all that was overridden: of its folder in results/."""
+        return self.experiment.evaluation_dir.parent.name
 
     @property
     def headline_split(self) -> dict:
@@ -71,6 +85,7 @@ def collect(experiment: Experiment) -> Results:
     stats, config = experiment.processed_dir / "stats.json", experiment.root / experiment.path
     if stats.exists():
         shards.believe(experiment.processed_dir, [metrics["headline"]], f"lt25 prepare {again}")
+    history = folder / train["run_dir"] / "metrics.jsonl" if train else None
     return Results(
         experiment=experiment,
         metrics=metrics,
@@ -82,7 +97,8 @@ def collect(experiment: Experiment) -> Results:
         },
         steps=[kept[step] for step in sorted(kept)],
         train=train,
-        history=read_history(folder / train["run_dir"] / "metrics.jsonl") if train else [],
+        history=read_history(history) if history else [],
+        validations=read_validations(history) if history else [],
         model=train["identity"]["model"] if train else {},
         stats=read_record(stats, f"lt25 prepare {again}") if stats.exists() else {},
         source=read_if_there(experiment.raw_dir / "SOURCE.json"),
@@ -136,7 +152,15 @@ def read_if_there(path: Path) -> dict:
 
 def read_history(path: Path) -> list[dict]:
     """The training steps in a metrics.jsonl, without its validations; a last line that was cut off is left out."""
+    return [line for line in _lines(path) if "validation" not in line]
+
+
+def read_validations(path: Path) -> list[dict]:
+    """The validations in a metrics.jsonl, {"step", "validation": {name: number}} each."""
+    return [line for line in _lines(path) if "validation" in line]
+
+
+def _lines(path: Path) -> list[dict]:
     if not path.exists():
         return []
-    lines = (json.loads(line) for line in path.read_text().splitlines() if line.endswith("}"))
-    return [line for line in lines if "validation" not in line]
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]

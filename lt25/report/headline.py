@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -19,7 +20,10 @@ class Headline:
         measured: the bare number, in the metric's unit.
         yardsticks: what the number is to be compared with, name -> number in the metric's unit: shown as bars, and in the
             README's table.
-        note: the sentence under the bars.
+        note: the sentence under the bars; without yardsticks, why there are none.
+        bounds: the interval's ends, in the metric's unit; empty where there is none.
+        digits: how many digits after the point the number and its yardsticks have.
+        more_is_better: whether a higher number is a better one.
     """
 
     name: str
@@ -31,6 +35,32 @@ class Headline:
     measured: float
     yardsticks: dict[str, float] = field(default_factory=dict)
     note: str = ""
+    bounds: Sequence[float] = ()
+    digits: int = 3
+    more_is_better: bool = False
+
+    @property
+    def said(self) -> str:
+        """The number with its unit: "98.6 %"."""
+        return f"{self.value} {self.unit}".strip()
+
+    def say(self, number: float) -> str:
+        """Write another number of the metric, with its unit."""
+        return f"{number:.{self.digits}f} {self.unit}".strip()
+
+
+def percent(share: float, digits: int) -> str:
+    """A share from 0 to 1 in percent, "98.6"; with further digits where it would round to 0 or 100 and is neither."""
+    for more in range(digits, digits + 4):
+        said = f"{100 * share:.{more}f}"
+        if share in (0, 1) or float(said) not in (0, 100):
+            break
+    return said
+
+
+def plural(n: int, one: str) -> str:
+    """A count with its noun: "1 error", "1,204 errors"."""
+    return f"{n:,} {one}{'' if n == 1 else 's'}"
 
 
 def span(interval: list[float] | None, scale: float, digits: int) -> str:

@@ -13,7 +13,7 @@ from lt25.report.html import fill
 LOSS_UNIT = "nats per token"
 CAPTIONS = {
     "bits_by_document.svg": "Fewer is better. The lines are the values over all these bytes together.",
-    "bits_by_position.svg": "A falling line: the model uses what it has read.",
+    "bits_by_position.svg": "Where the line falls, the model makes use of what it has read.",
 }
 
 
@@ -29,9 +29,10 @@ def headline(metrics: dict, split: str) -> Headline:
         interval=span(metrics.get("interval_95"), 1, 3),
         on=f"{metrics['bytes']:,} bytes in {documents}",
         also={"perplexity per token": f"{metrics['perplexity']:.2f}"},
+        bounds=metrics.get("interval_95") or (),
         measured=metrics["bits_per_byte"],
-        yardsticks=metrics["compressors"],
-        note="bits per byte on the same bytes; fewer is better",
+        yardsticks={**metrics.get("baselines", {}), **metrics["compressors"]},
+        note="bits per byte on the same bytes; fewer is better. unigram: each token guessed by its frequency in training",
     )
 
 

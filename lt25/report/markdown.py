@@ -29,10 +29,10 @@ def results_table(experiments: Sequence[Experiment]) -> str:
             .module("report")
             .headline(metrics["splits"][metrics["headline"]], metrics["headline"])
         )
-        beside = [f"{name} {value:.3f}" for name, value in said.yardsticks.items()]
-        result = f"{said.name.lower()} **{said.value}{' ' + said.unit if said.unit else ''}**"
+        beside = [f"{name} {said.say(value)}" for name, value in said.yardsticks.items()]
+        result = f"{said.name.lower()} **{said.said}**"
         cells = [
-            f"`{experiment.name}`",
+            f"`{experiment.evaluation_dir.parent.name}`",
             result + (f" ({', '.join(beside)})" if beside else ""),
             said.interval or "–",
             said.on,

@@ -15,11 +15,13 @@ from typing import cast
 
 from markupsafe import Markup, escape
 
-from lt25.checkpoints.card import path_of
+from lt25.checkpoints.card import path_of, step_of
 from lt25.experiment import Experiment
 from lt25.progress import say
 from lt25.report import plots
 from lt25.report.collect import Results, collect
+from lt25.report.comparison import ABSENT, comparison
+from lt25.report.comparison import say as value_of
 from lt25.report.headline import Headline, count, duration, size
 from lt25.report.html import draw, fill
 from lt25.report.svg import inline
@@ -31,43 +33,56 @@ REASONS = 3
 
 def render(experiments: Sequence[Experiment]) -> str:
     """The page as HTML. Raises UserError if an experiment has not been evaluated."""
-    stories = []
-    for experiment in experiments:
-        say(f"report: {experiment.name}")
-        stories.append(story(collect(experiment)))
+    results = []
+    # The same one twice is shown once.
+    for experiment in {experiment.evaluation_dir: experiment for experiment in experiments}.values():
+        results.append(collect(experiment))
+        say(f"report: {results[-1].name}")
+    keys = unique([one.name for one in results])
+    stories = [story(one, key) for one, key in zip(results, keys, strict=True)]
     return fill(
         HERE / "page.html",
         stories=stories,
+        comparison=comparison(results, [one["headline"] for one in stories]),
         style=Markup((HERE / "page.css").read_text()),
         date=datetime.date.today().strftime("%-d %B %Y"),
         versions=versions(stories),
     )
 
 
-def story(results: Results) -> dict:
-    """All that page.html shows of one experiment, ready to print."""
-    experiment, name = results.experiment, results.experiment.name
+def unique(names: Sequence[str]) -> list[str]:
+    """Names as ids of the page, each another one: what an address cannot hold becomes a dash."""
+    keys: list[str] = []
+    for name in names:
+        key = re.sub(r"\W", "-", name, flags=re.ASCII)
+        keys.append(key if key not in keys else f"{key}-{len(keys)}")
+    return keys
+
+
+def story(results: Results, key: str) -> dict:
+    """All that page.html shows of one experiment, ready to print. key: what its ids on the page begin with."""
+    experiment = results.experiment
     words = report_of(results)
     said = words.headline(results.headline_split, results.metrics["headline"])
-    spark = plots.sparkline(results.history)
+    unit = TASKS[experiment.task].unit
+    training = plots.training(results.history, results.validations, words.LOSS_UNIT, unit)
     return {
-        "name": name,
+        "name": results.name,
+        "key": key,
+        "overrides": [(name, value_of(value)) for name, value in experiment.overrides.items()],
         "task": TASKS[experiment.task].title,
         "headline": said,
-        "bars": bars(said, name),
-        "sparkline": draw(spark, f"{name}-spark", "training loss falling over the steps") if spark else "",
+        "bars": bars(said),
+        "sparkline": sparkline(results, key),
         "dataset": experiment.dataset,
         "facts": facts(results),
         "splits": split_rows(results),
-        "figures": evaluation_figures(results),
-        "curve": learning_curve(results),
-        "training": {
-            key: draw(f, f"{name}-{key}", f"{key} over the training steps")
-            for key, f in plots.training(results.history, words.LOSS_UNIT).items()
-        },
+        "figures": evaluation_figures(results, key),
+        "curve": learning_curve(results, key),
+        "training": [draw(f, f"{key}-{what}", f"{what} over the training steps") for what, f in training.items()],
         "skipped": results.train.get("skipped_steps", 0),
         "infinite": results.train.get("infinite_losses", 0),
-        "data": data_figures(results),
+        "data": data_figures(results, key),
         "data_rows": data_rows(results),
         "examples": words.examples(results),
         "config": highlight(results.config),
@@ -82,13 +97,24 @@ def report_of(results: Results) -> ModuleType:
     return TASKS[results.experiment.task].module("report")
 
 
-def bars(said: Headline, name: str) -> list[tuple[str, float, float, bool]]:
-    """A model beside its yardsticks, the lowest first: name, number, share of the longest bar, whether it is ours."""
+def sparkline(results: Results, key: str) -> dict | None:
+    """The training loss as small as a word, with its first and last value; None if there is no curve."""
+    figure, (_, losses) = plots.sparkline(results.history), plots.series(results.history, "loss")
+    if figure is None:
+        return None
+    first, last = (f"{loss:.3g}" for loss in plots.smooth(losses)[[0, -1]])
+    return {"plot": draw(figure, f"{key}-spark", "training loss over the steps"), "first": first, "last": last}
+
+
+def bars(said: Headline) -> list[tuple[str, str, float, bool]]:
+    """A model beside its yardsticks, the best first: name, said number, length of the bar from 0 to 1, whether it is ours."""
     if not said.yardsticks:
         return []
-    values = {name: said.measured, **said.yardsticks}
-    longest = max(values.values())
-    return [(one, value, value / longest, one == name) for one, value in sorted(values.items(), key=lambda row: row[1])]
+    rows = [("this model", said.said, said.measured, True)]
+    rows += [(name, said.say(value), value, False) for name, value in said.yardsticks.items()]
+    longest = 100 if said.unit == "%" else max(value for _, _, value, _ in rows)
+    rows.sort(key=lambda row: row[2], reverse=said.more_is_better)
+    return [(name, written, value / longest, ours) for name, written, value, ours in rows]
 
 
 def facts(results: Results) -> list[tuple[str, str]]:
@@ -106,6 +132,8 @@ def facts(results: Results) -> list[tuple[str, str]]:
             ("Trained", f"{train['steps']:,} steps in {duration(train['seconds'])}"),
             ("Trained on", device),
         ]
+        if train.get("best") and metrics.get("step"):
+            rows.append(("Model of step", step_of(train, metrics["step"])))
         if train.get("memory_gib"):
             rows.append(("Peak memory", f"{train['memory_gib']:.1f} GiB"))
         if len(train.get("path", [])) > 1:
@@ -118,22 +146,22 @@ def facts(results: Results) -> list[tuple[str, str]]:
     return rows
 
 
-def split_rows(results: Results) -> list[tuple[str, str, str, str]]:
-    """The headline metric on every evaluated split: split, value with unit, interval, what it was measured on."""
+def split_rows(results: Results) -> list[tuple[str, list[str], str]]:
+    """The headline metric on every evaluated split: split, value with unit and interval, what it was measured on."""
     headline, rows = report_of(results).headline, []
     for name, metrics in results.metrics["splits"].items():
         said = headline(metrics, name)
-        rows.append((name, f"{said.value} {said.unit}".strip(), said.interval, said.on))
+        rows.append((name, [said.said, said.interval or ABSENT], said.on))
     return rows
 
 
-def evaluation_figures(results: Results) -> list[tuple[Markup, str]]:
+def evaluation_figures(results: Results, key: str) -> list[tuple[Markup, str]]:
     """The evaluation's plots with their captions, in reading order."""
     captions = report_of(results).CAPTIONS
     order = [*captions, *sorted(set(results.figures) - set(captions))]
     return [
         (
-            inline(results.figures[file], f"{results.experiment.name}-{file[:-4]}", captions.get(file, file)),
+            inline(results.figures[file], f"{key}-{Path(file).stem}", captions.get(file, file)),
             captions.get(file, ""),
         )
         for file in order
@@ -141,7 +169,7 @@ def evaluation_figures(results: Results) -> list[tuple[Markup, str]]:
     ]
 
 
-def learning_curve(results: Results) -> Markup | str:
+def learning_curve(results: Results, key: str) -> Markup | str:
     """The headline metric over the evaluated checkpoints, on the splits they share; "" if there are fewer than two."""
     headline, steps = report_of(results).headline, results.steps
     names = [name for name in results.metrics["splits"] if all(name in metrics["splits"] for metrics in steps)]
@@ -150,8 +178,8 @@ def learning_curve(results: Results) -> Markup | str:
     values = {name: [headline(m["splits"][name], name).measured for m in steps] for name in names}
     said = headline(results.headline_split, results.metrics["headline"])
     title = f"{said.name}{f', {said.unit}' if said.unit else ''}{f', {names[0]}' if len(names) == 1 else ''}"
-    figure = plots.learning_curve([m["step"] for m in steps], values, title)
-    return draw(figure, f"{results.experiment.name}-curve", title)
+    figure = plots.learning_curve([m["step"] for m in steps], values, title, said.unit == "%")
+    return draw(figure, f"{key}-curve", title)
 
 
 def data_rows(results: Results) -> dict:
@@ -168,11 +196,11 @@ def data_rows(results: Results) -> dict:
     }
     columns = [name for name in known if any(name in split for split in splits.values())]
     rows = [
-        (name, [known[column](split[column]) if column in split else "–" for column in columns])
+        (name, [known[column](split[column]) if column in split else ABSENT for column in columns])
         for name, split in splits.items()
     ]
     return {
-        "columns": ["audio" if column == "seconds" else column for column in columns],
+        "columns": ["Audio" if column == "seconds" else column.capitalize() for column in columns],
         "rows": rows,
         "excluded": [
             (name, why, n)
@@ -182,16 +210,18 @@ def data_rows(results: Results) -> dict:
     }
 
 
-def data_figures(results: Results) -> list[Markup]:
+def data_figures(results: Results, key: str) -> list[Markup]:
     """How long the training examples are and which classes they have."""
     train = results.stats.get("splits", {}).get("train", {})
-    name, figures = results.experiment.name, []
+    figures = []
     lengths = train.get("lengths", {})
     if len(lengths.get("counts", [])) > 1:
         x = TASKS[results.experiment.task].unit
-        figures.append(draw(plots.histogram(lengths["edges"], lengths["counts"], x), f"{name}-lengths", "lengths"))
+        if train.get("frames") and "seconds" in train:
+            x += f" of {1000 * train['seconds'] / train['frames']:.0f} ms"
+        figures.append(draw(plots.histogram(lengths["edges"], lengths["counts"], x), f"{key}-lengths", "lengths"))
     if len(train.get("labels", {})) > 1:
-        figures.append(draw(plots.label_counts(train["labels"]), f"{name}-labels", "training examples by class"))
+        figures.append(draw(plots.label_counts(train["labels"]), f"{key}-labels", "training examples by class"))
     return figures
 
 

@@ -1,4 +1,4 @@
-"""What the report says of a speech recogniser, and the utterances that it finds hardest."""
+"""What the report says of a speech recogniser, and utterances to listen to."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import jiwer
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from lt25.report import media
 from lt25.report.collect import Results
-from lt25.report.headline import Headline, duration, span
+from lt25.report.headline import Headline, duration, percent, plural, span
 from lt25.report.html import fill
 
 LOSS_UNIT = "nats per character"
@@ -20,14 +21,15 @@ CAPTIONS = {
     "wer_by_length.svg": "Errors divided by words, for utterances of each length.",
     "error_kinds.svg": "Words taken for others, left out, and made up.",
 }
-WORST_UTTERANCES = 8
+DRAWN, WORST = 5, 5
+"""How many utterances the page shows: drawn at random, and of those with the most errors."""
 
 
 def headline(metrics: dict, split: str) -> Headline:
     """Say a split's word error rate."""
     errors = metrics["substitutions"] + metrics["deletions"] + metrics["insertions"]
     also = {
-        "CER": f"{100 * metrics['cer']:.2f} %",
+        "CER": f"{percent(metrics['cer'], 2)} %",
         "without an error": f"{metrics['utterances_without_error']:,} of {metrics['utterances']:,}",
     }
     audio = ""
@@ -36,33 +38,42 @@ def headline(metrics: dict, split: str) -> Headline:
         also["real-time factor"] = f"{metrics['real_time_factor']:.4f}"
     return Headline(
         name="Word error rate",
-        value=f"{100 * metrics['wer']:.2f}",
+        value=percent(metrics["wer"], 2),
         unit="%",
         interval=span(metrics.get("interval_95"), 100, 2),
-        on=f"{errors:,} errors in {metrics['reference_words']:,} words of "
-        f"{metrics['utterances']:,} {split} utterances{audio}",
+        on=f"{plural(errors, 'error')} in {plural(metrics['reference_words'], 'word')} of "
+        f"{plural(metrics['utterances'], f'{split} utterance')}{audio}",
         also=also,
+        bounds=[100 * end for end in metrics.get("interval_95") or ()],
         measured=100 * metrics["wer"],
+        note="No simple baseline stands beside it: always answering the most frequent words gets nearly all of them wrong, "
+        "and tells nothing. Listen below, and compare with what you hear.",
+        digits=2,
     )
 
 
 def examples(results: Results) -> Markup:
-    """Show the utterances with most errors."""
-    return fill(Path(__file__).with_suffix(".html"), utterances=utterances(results))
-
-
-def utterances(results: Results) -> list[dict]:
-    """The utterances with most errors, aligned word by word, with their sound where the prepared data keeps it."""
+    """Show utterances drawn at random, and those with the most errors, with their sound."""
     table = results.headline_predictions()
-    worst = table.sort_values(["errors", "character_errors", "words"], ascending=False, kind="stable")
-    worst = worst.head(WORST_UTTERANCES)
-    clips = sounds(results, list(worst.index))
+    chosen = np.random.default_rng(0).permutation(len(table))[:DRAWN]
+    wrong = cast(pd.DataFrame, table[table["errors"] > 0])
+    worst = wrong.sort_values(["errors", "character_errors", "words"], ascending=False, kind="stable").head(WORST)
+    return fill(
+        Path(__file__).with_suffix(".html"),
+        split=results.metrics["headline"],
+        some=utterances(results, table.iloc[sorted(chosen)]),
+        worst=utterances(results, worst),
+    )
+
+
+def utterances(results: Results, rows: pd.DataFrame) -> list[dict]:
+    """Rows of the headline predictions, aligned word by word, with their sound where the prepared data keeps it."""
+    clips = sounds(results, list(rows.index))
     return [
         {
-            "id": row["id"],
             "pairs": align(row["reference"], row["prediction"]),
-            "errors": int(row["errors"]),
-            "words": int(row["words"]),
+            "errors": plural(int(row["errors"]), "error"),
+            "words": plural(int(row["words"]), "word"),
             "about": " · ".join(
                 str(part)
                 for part in (row.get("speaker"), duration(row["seconds"]) if "seconds" in row else None)
@@ -70,7 +81,7 @@ def utterances(results: Results) -> list[dict]:
             ),
             "sound": clips.get(position, ""),
         }
-        for position, row in cast(Iterable[tuple[int, Any]], worst.iterrows())
+        for position, row in cast(Iterable[tuple[int, Any]], rows.iterrows())
     ]
 
 

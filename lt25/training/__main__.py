@@ -118,8 +118,7 @@ def _train(arguments: list[str], rank: int) -> int:
             )
         elif rank == 0:
             if trainer.step < config.training.steps:
-                patience = f"{config.validation.patience} validations without improvement"
-                print(f"{name}: {patience}: ended at step {trainer.step}", flush=True)
+                print(f"{name}: {_without_improvement(config, trainer)}", flush=True)
             runs.finish(run, _record(config, run, trainer), _is_wanted(run, file, processes))
     return stopped
 
@@ -132,6 +131,13 @@ def _is_wanted(run: runs.Run, file: Path, processes: int) -> bool:
         return steps == run.path[-1]["steps"] and runs.identity_of(now, processes) == run.identity
     except UserError:
         return False
+
+
+def _without_improvement(config: Job, trainer: Trainer) -> str:
+    """Say why a training has ended before its last step."""
+    best = trainer.validator.best if trainer.validator else None
+    found = f"{best['metric']} better than the {best['value']:.4f} of step {best['step']}" if best else "improvement"
+    return f"{config.validation.patience} validations without {found}: ended at step {trainer.step}"
 
 
 def _record(config: Job, run: runs.Run, trainer: Trainer) -> dict[str, Any]:
@@ -160,7 +166,7 @@ def _record(config: Job, run: runs.Run, trainer: Trainer) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for part in trainer.model_parts for parameter in part.parameters()),
         "seconds": last["seconds"],
         "samples_per_second": mean("samples_per_second"),
-        "tokens_per_second": mean("tokens_per_second"),
+        "positions_per_second": mean("positions_per_second"),
         "skipped_steps": int(trainer.optimizers.skipped),
         **({"infinite_losses": last["infinite_losses"]} if "infinite_losses" in last else {}),
         "memory_gib": max(record["memory_gib"] for record in records),

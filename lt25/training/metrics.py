@@ -31,7 +31,7 @@ class RunMetrics(MetricsProcessor):
     """torchtitan's metrics, with units that fit sequences, a history that survives restarts, and progress to look at.
 
     The history, ``metrics.jsonl`` in the run directory, has one JSON object for each logged step: ``step``, ``loss``, ``lr``,
-    ``grad_norm``, ``samples_per_second``, ``tokens_per_second`` (positions of the sequences that are not padding),
+    ``grad_norm``, ``samples_per_second``, ``positions_per_second`` (of the sequences, padding not counted: tokens, frames),
     ``seconds`` (of training, over all restarts), ``skipped_steps``, ``infinite_losses`` (examples that a step left out because
     their loss is infinite, up to here; for tasks that have such), ``memory_gib`` (peak). A validation is a line of its own:
     ``step``, and ``validation`` with the loss and the task's metric.
@@ -43,7 +43,7 @@ class RunMetrics(MetricsProcessor):
     def __init__(self, job_config: Job, parallel_dims: ParallelDims, tag: str | None = None):
         super().__init__(job_config, parallel_dims, tag)
         self.steps = job_config.training.steps
-        self.name = job_config.lt25.experiment
+        self.name, self.unit = job_config.lt25.experiment, TASKS[job_config.model.name].unit
         self.history = Path(job_config.job.dump_folder) / HISTORY
         self.records: list[dict[str, Any]] = []
         self.validations: list[dict[str, Any]] = []
@@ -57,6 +57,8 @@ class RunMetrics(MetricsProcessor):
         self.infinite_before = 0
         self.leads = dist.get_rank() == 0
         self.started = self.last_line = time.perf_counter()
+        # Step and time of the first record of this start: the steps up to it compile, so they tell nothing of those to come.
+        self.first: tuple[int, float] | None = None
         self.bar: Progress | None = None
 
     def start(self, step: int, checkpoint: Path | None) -> None:
@@ -129,7 +131,7 @@ class RunMetrics(MetricsProcessor):
             "lr": extra["lr"],
             "grad_norm": grad_norm,
             "samples_per_second": extra["samples"] * ranks / elapsed,
-            "tokens_per_second": extra["tokens"] * ranks / elapsed,
+            "positions_per_second": extra["tokens"] * ranks / elapsed,
             "seconds": self.seconds_before + now - self.started,
             "skipped_steps": extra["skipped_steps"],
             **({"infinite_losses": self.infinite_before + extra["infinite"]} if self.count_infinite else {}),
@@ -141,7 +143,7 @@ class RunMetrics(MetricsProcessor):
         self.device_memory_monitor.reset_peak_stats()
         scalars = {**record, "max_loss": global_max_loss, "data_loading_share": waited}
         if DEVICE_TYPE == "cuda":
-            per_second = record["tokens_per_second"] / ranks
+            per_second = record["positions_per_second"] / ranks
             scalars["mfu_percent"] = 100 * self.num_flops_per_token * per_second / self.gpu_peak_flops
         self.logger.log({name: value for name, value in scalars.items() if name != "step"}, step)
         if not self.leads:
@@ -163,6 +165,8 @@ class RunMetrics(MetricsProcessor):
         """
         self.time_last_log += seconds
         self.started += seconds
+        if self.first:
+            self.first = self.first[0], self.first[1] + seconds
         record = {"step": step, "validation": {"loss": loss, **(extra_metrics or {})}}
         self.validations.append(record)
         self.logger.log({f"validation_{name}": value for name, value in record["validation"].items()}, step)
@@ -183,18 +187,24 @@ class RunMetrics(MetricsProcessor):
         skipped = f"  skipped {record['skipped_steps']}" if record["skipped_steps"] else ""
         if record.get("infinite_losses"):
             skipped += f"  infinite losses {record['infinite_losses']}"
-        numbers = (
-            f"loss {record['loss']:.4f}  lr {record['lr']:.2e}  {record['tokens_per_second']:,.0f} tokens/s{skipped}"
-        )
+        numbers = f"loss {record['loss']:.4f}  lr {record['lr']:.2e}{skipped}"
+        step, now, first = record["step"], time.perf_counter(), self.first
+        if first is None:
+            self.first = step, now
+            steps = step - self.started_at
+            speed = (
+                f"first {'step' if steps == 1 else f'{steps} steps'} in {now - self.started:.1f} s, compiling included"
+            )
+        else:
+            speed = f"{record['positions_per_second']:,.0f} {self.unit}/s"
         if self.bar is not None:
-            self.bar.update(self.task, completed=record["step"], shown=numbers)
+            self.bar.update(self.task, completed=step, shown=f"{numbers}  {speed}")
             return
-        now = time.perf_counter()
-        if now - self.last_line < _LINE_EVERY and record["step"] not in (self.started_at + 1, self.steps):
+        if now - self.last_line < _LINE_EVERY and first is not None and step != self.steps:
             return
         self.last_line = now
-        left = (now - self.started) / (record["step"] - self.started_at) * (self.steps - record["step"])
-        print(f"{self.name}  step {record['step']}/{self.steps}  {numbers}  {_clock(left)} left", flush=True)
+        left = f"  {_clock((now - first[1]) / (step - first[0]) * (self.steps - step))} left" if first else ""
+        print(f"{self.name}  step {step}/{self.steps}  {numbers}  {speed}{left}", flush=True)
 
     def close(self) -> None:
         if self.bar is not None:

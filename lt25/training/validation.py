@@ -4,6 +4,7 @@ The trainer calls a validator after a step, in torchtitan's place for it. Nothin
 far and the patience left follow from the run's history.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -29,8 +30,8 @@ from lt25.training.metrics import RunMetrics
 class Validator(BaseValidator):
     """Measures a model on the validation split, which all data-parallel ranks share.
 
-    Examples are as prepared, without augmentation, and always the same: the whole split, or with ``validation.steps`` as many as
-    that many training steps take, drawn once.
+    Examples are as prepared, without augmentation, and always the same: the whole split or, with ``validation.steps``, as many
+    as that many training steps take, drawn once.
 
     Attributes:
         metric: what tells the best step, as ``METRIC`` of the task's loss module.
@@ -101,15 +102,23 @@ class Validator(BaseValidator):
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The best step so far: ``step``, ``metric`` and ``value``; None before any."""
+        """The best step so far: ``step``, ``metric`` and ``value``; None before any.
+
+        Of steps with the same value it is the one with the lower loss, and of those the first.
+        """
         sign = 1 if self.losses.DIRECTION == "max" else -1
-        measured = [(record["step"], record["validation"][self.metric]) for record in self.metrics.validations]
-        measured = [(step, value) for step, value in measured if value == value]
+        measured = [(record["step"], record["validation"]) for record in self.metrics.validations]
+        measured = [(step, numbers) for step, numbers in measured if not math.isnan(numbers[self.metric])]
         if not measured:
             return None
-        # The first of equals.
-        step, value = max(measured, key=lambda pair: (sign * pair[1], -pair[0]))
-        return {"step": step, "metric": self.metric, "value": value}
+
+        def merit(one: tuple[int, dict[str, float]]) -> tuple[float, float, int]:
+            step, numbers = one
+            loss = numbers["loss"]
+            return sign * numbers[self.metric], -math.inf if math.isnan(loss) else -loss, -step
+
+        step, numbers = max(measured, key=merit)
+        return {"step": step, "metric": self.metric, "value": numbers[self.metric]}
 
     @property
     def out_of_patience(self) -> bool:

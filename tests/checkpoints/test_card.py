@@ -2,7 +2,7 @@
 
 import pytest
 
-from lt25.checkpoints.card import path_of
+from lt25.checkpoints.card import path_of, step_of
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,12 @@ from lt25.checkpoints.card import path_of
 def test_a_path_is_told_segment_by_segment(path, steps, told):
     segments = [{"from": start, "steps": total} for start, total in path]
     assert path_of({"steps": steps, "path": segments}) == told
+
+
+def test_the_best_step_says_that_it_is_and_by_what():
+    best = {"step": 5, "metric": "accuracy", "value": 0.98123}
+    assert step_of({"steps": 12}, 12) == "12 of 12"
+    assert step_of({"steps": 12, "best": None}, 12) == "12 of 12"
+    assert step_of({"steps": 12, "best": best}, 5) == "5 of 12, the best on the validation split (accuracy 0.9812)"
+    # Another kept checkpoint of the same training.
+    assert step_of({"steps": 12, "best": best}, 8) == "8 of 12"

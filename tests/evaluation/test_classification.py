@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
-from lt25.evaluation.classification import evaluate_split, score
+from lt25.evaluation.classification import class_f1, evaluate_split, score
 
 from .fakes import FakeSplit, options
 
@@ -23,6 +23,16 @@ def test_score_agrees_with_scikit_learn():
     np.testing.assert_allclose(ours, columns)
     low, high = metrics["interval_95"]
     assert low < metrics["accuracy"] < high
+
+
+def test_nothing_wrong_is_not_certainty_and_the_axis_ends_at_100():
+    metrics = score(np.arange(40) % 4, np.arange(40) % 4, list("abcd"))
+    low, high = metrics["interval_95"]
+    assert (metrics["accuracy"], high) == (1.0, 1.0)
+    assert 0.9 < low < 0.95
+    (ax,) = class_f1(metrics["per_class"]).axes
+    assert ax.get_xlim()[1] == 100
+    assert max(ax.get_xticks()) <= 100
 
 
 def test_a_class_never_seen_nor_predicted_leaves_macro_f1_alone():

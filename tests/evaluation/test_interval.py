@@ -1,10 +1,24 @@
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
-from lt25.evaluation.interval import bootstrap_interval
+from lt25.evaluation.interval import bootstrap_interval, error_rate_interval, wilson_interval
 
 
-def test_the_interval_of_a_proportion_is_close_to_the_normal_one():
+@pytest.mark.parametrize(("right", "n"), [(0, 9), (9, 9), (351, 359), (1, 2), (1, 1), (5000, 10_000)])
+def test_the_interval_of_a_proportion_is_wilsons(right, n):
+    expected = binomtest(right, n).proportion_ci(method="wilson")
+    low, high = wilson_interval(right, n)
+    assert [low, high] == pytest.approx([expected.low, expected.high], abs=1e-6)
+    assert 0 <= low <= right / n <= high <= 1
+    assert high - low > 0.01
+
+
+def test_a_proportion_of_nothing_has_no_interval():
+    assert wilson_interval(0, 0) is None
+
+
+def test_the_bootstrap_of_a_proportion_is_close_to_the_normal_interval():
     right = np.array([1] * 900 + [0] * 100)
     low, high = bootstrap_interval(right, np.ones(1000))
     half = 1.96 * (0.9 * 0.1 / 1000) ** 0.5
@@ -17,6 +31,15 @@ def test_examples_that_all_agree_have_no_spread():
     assert bootstrap_interval([2, 4, 6], [1, 2, 3]) == pytest.approx([2, 2])
 
 
+def test_no_error_in_few_utterances_is_not_certainty():
+    low, high = error_rate_interval([0] * 20, [3] * 20)
+    assert low == 0
+    assert high == pytest.approx(0.161, abs=0.001)
+    assert error_rate_interval([0, 1, 0], [3, 3, 3]) == bootstrap_interval([0, 1, 0], [3, 3, 3])
+
+
 def test_nothing_to_say():
     assert bootstrap_interval([1], [1]) is None
     assert bootstrap_interval([0, 0], [0, 0]) is None
+    assert error_rate_interval([0], [1]) is None
+    assert error_rate_interval([0, 0], [0, 0]) is None

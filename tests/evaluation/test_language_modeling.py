@@ -100,9 +100,7 @@ def test_the_cap_takes_whole_documents_and_is_reported():
 
 def test_bytes_not_characters_are_counted_and_the_end_of_a_text_is_predicted():
     split = texts_split("aé", "b")
-    metrics, table = language.predict(
-        SumModel(257), split, ByteTokenizer(), options("language_modeling"), "test", False
-    )
+    metrics, table = language.predict(SumModel(257), split, ByteTokenizer(), options("language_modeling"), "test")
     assert (metrics["bytes"], metrics["tokens"]) == (4, 6)
     expected = by_hand(SumModel(257), torch.tensor([*"aé".encode(), 256]), 256)
     assert table["bits"][0] == pytest.approx(expected.sum() / math.log(2), rel=1e-5)
@@ -112,9 +110,7 @@ def test_bytes_not_characters_are_counted_and_the_end_of_a_text_is_predicted():
 
 def test_an_empty_split_says_so():
     with pytest.raises(UserError, match="no text"):
-        language.predict(
-            SumModel(257), texts_split("", ""), ByteTokenizer(), options("language_modeling"), "test", False
-        )
+        language.predict(SumModel(257), texts_split("", ""), ByteTokenizer(), options("language_modeling"), "test")
 
 
 def test_prompts_are_whole_lines():

@@ -49,7 +49,7 @@ def split_of(folder: Path, split: str):
 @pytest.fixture
 def classification(tmp_path):
     experiment, generator = experiment_of(tmp_path, "classification"), np.random.default_rng(0)
-    for split, n in (("validation", 5), ("test", 11)):
+    for split, n in (("train", 9), ("validation", 5), ("test", 11)):
         writer = split_of(experiment.processed_dir, split)
         for i in range(n):
             inputs = generator.normal(size=(3 + i, 2)).astype(np.float32)
@@ -94,7 +94,7 @@ def text(tmp_path):
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bare, bos_token="<|endoftext|>", eos_token="<|endoftext|>", pad_token="<|endoftext|>"
     )
-    for split in ("validation", "test"):
+    for split in ("train", "validation", "test"):
         writer = split_of(experiment.processed_dir, split)
         for i, document in enumerate(TEXTS):
             writer.add({"id": f"{split}-{i}"}, inputs=np.array([*tokenizer.encode(document), 0], dtype=np.uint16))
@@ -120,6 +120,8 @@ def test_classification(classification):
     assert (metrics["step"], metrics["headline"], list(metrics["splits"])) == (40, "test", ["validation", "test"])
     assert list(metrics["splits"]["test"]["per_class"]) == ["a", "b", "c"]
     assert table["split"].tolist() == ["validation"] * 5 + ["test"] * 11
+    assert set(metrics["splits"]["test"]["baselines"]) == {"most frequent class", "linear model"}
+    assert "baselines" not in metrics["splits"]["validation"]
     assert table["reference"].tolist()[5:] == list("abcabcabcab")
     assert {path.name for path in (classification.root / "evaluation").glob("*.svg")} == {"confusion.svg", "f1.svg"}
 
@@ -148,7 +150,9 @@ def test_language(text, monkeypatch):
     test = metrics["splits"]["test"]
     assert test["bytes"] == sum(len(document) for document in TEXTS)
     assert test["tokens"] == test["bytes"] + 3
-    assert len(test["samples"]) == 3
+    assert [sample["seed"] for sample in test["samples"]] == [0, 1, 2]
+    # Training's documents are the evaluated ones, so their frequencies are better than none.
+    assert 0 < test["baselines"]["unigram"] < 8
     assert "samples" not in metrics["splits"]["validation"]
 
     model = AutoModelForCausalLM.from_pretrained(text.root / "hf").eval()
@@ -167,6 +171,10 @@ def test_drawn_texts_repeat_and_leave_the_generator_alone(text):
     state = torch.get_rng_state()
     once, again = (language.samples(model, tokenizer, ["x = "], 12) for _ in range(2))
     assert once == again
+    twice = language.samples(model, tokenizer, ["x = ", "x = "], 12)
+    assert twice[0] == once[0]
+    assert twice[0]["greedy"] == twice[1]["greedy"]
+    assert twice[0]["sampled"] != twice[1]["sampled"]
     assert torch.equal(torch.get_rng_state(), state)
     assert once[0]["prompt"] == "x = "
     assert not once[0]["greedy"].startswith("x = ")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from lt25.evaluation.speech_recognition import score, transcribe
+from lt25.evaluation.speech_recognition import score, transcribe, wer_by_length
 from lt25.report.speech_recognition import align
 
 from .fakes import FakeSplit, LetterTokenizer
@@ -19,6 +19,23 @@ def test_errors_are_summed_before_they_are_divided():
     references, hypotheses = table["reference"].tolist(), table["prediction"].tolist()
     assert metrics["wer"] == pytest.approx(jiwer.wer(references, hypotheses))
     assert metrics["cer"] == pytest.approx(jiwer.cer(references, hypotheses))
+
+
+def test_without_an_error_the_interval_has_a_width():
+    said = ["one two", "three"] * 10
+    metrics, _ = score(said, said)
+    assert metrics["wer"] == 0
+    assert metrics["interval_95"][0] == 0
+    assert 0.1 < metrics["interval_95"][1] < 0.2
+
+
+def test_bars_of_rates_up_to_100_end_there():
+    _, table = score(["one", "one two"], ["two", "one two"])
+    (ax,) = wer_by_length(table).axes
+    assert ax.get_ylim() == (0, 100)
+    _, table = score(["one", "one two"], ["two three", "one two"])
+    (ax,) = wer_by_length(table).axes
+    assert ax.get_ylim()[1] > 200
 
 
 def test_silence_and_an_empty_transcript():

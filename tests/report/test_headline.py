@@ -1,6 +1,6 @@
 import pytest
 
-from lt25.report.headline import count, duration, size, span
+from lt25.report.headline import count, duration, percent, plural, size, span
 from lt25.report.language_modeling import headline
 
 
@@ -17,6 +17,18 @@ def test_sizes_and_counts():
     assert [count(v) for v in (612_874, 1_300_000, 2.5e9)] == ["612,874", "1.30 M", "2.50 G"]
     assert span([0.1234, 0.2], 100, 1) == "12.3–20.0"
     assert span(None, 100, 1) == ""
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(0.978, "97.8"), (1, "100.0"), (0, "0.0"), (0.9996, "99.96"), (0.00004, "0.004"), (1.25, "125.0")],
+)
+def test_what_is_not_all_is_not_said_to_be(share, said):
+    assert percent(share, 1) == said
+
+
+def test_one_is_not_several():
+    assert [plural(n, "error") for n in (0, 1, 1200)] == ["0 errors", "1 error", "1,200 errors"]
 
 
 def test_a_part_of_the_documents_is_not_said_to_be_all():

@@ -1,5 +1,6 @@
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
 
@@ -11,7 +12,7 @@ from lt25.errors import UserError
 from lt25.files import load_record, write_record
 from lt25.report.classification import mistakes
 from lt25.report.collect import collect
-from lt25.report.page import data_rows, highlight, story
+from lt25.report.page import bars, data_rows, highlight, story, unique
 from lt25.report.speech_recognition import utterances
 
 from .trees import make
@@ -70,12 +71,51 @@ def test_ids_are_unique_and_every_link_has_its_target(page):
 
 def test_each_experiment_shows_its_number_and_what_it_was_measured_on(page, experiments):
     for experiment in experiments:
-        shown = story(collect(experiment))["headline"]
+        shown = story(collect(experiment), experiment.name)["headline"]
         assert page.count(f">{shown.value}<") >= 2
         assert shown.on in page
         assert f'<section class="experiment" id="{experiment.name}">' in page
     assert "gzip -9" in page
     assert "2.11.0" in page
+
+
+def test_each_task_has_its_baselines_or_says_why_there_are_none(experiments, page):
+    digits, spoken, source = (story(collect(experiment), "x")["headline"] for experiment in experiments)
+    # The best first: more is better for the one, less for the other.
+    assert [name for name, *_ in bars(digits)] == ["this model", "linear model", "most frequent class"]
+    numbers = [float(said) for _, said, *_ in bars(source)]
+    assert numbers == sorted(numbers)
+    assert {name for name, *_ in bars(source)} == {"this model", "unigram", "gzip -9", "xz -9"}
+    shares = [share for _, _, share, _ in bars(digits)]
+    assert shares == pytest.approx([digits.measured / 100, 0.9, 0.1])
+    assert max(share for _, _, share, _ in bars(source)) == 1
+    assert bars(spoken) == []
+    assert "No simple baseline stands beside it" in page
+
+
+def test_captions_do_not_say_more_than_the_lines(page):
+    assert "falling over" not in page
+    assert "A falling line" not in page
+
+
+def test_sparklines_say_what_they_show(page):
+    for shown in re.findall(r'<a class="card".*?</a>', page, re.DOTALL):
+        assert re.search(r"training loss</span><span>[\d.]+ → [\d.]+<", shown)
+
+
+def test_on_a_narrow_screen_every_cell_says_what_it_is(page):
+    cells = re.findall(r"<td([^>]*)>", page)
+    assert cells
+    assert all("data-label=" in cell or 'class="text"' in cell for cell in cells)
+    narrow = page[page.index("@media (max-width: 44rem)") : page.index("@media print")]
+    # Only the heads of tables, whose words stand beside the cells, are not shown.
+    assert re.findall(r"([^{}]*)\{[^}]*display: none", narrow) == ["\n  thead "]
+
+
+def test_names_that_look_alike_have_ids_of_their_own():
+    keys = unique(["a@optimizer.lr=0.1", "a@optimizer.lr-0.1", "ä b", "a"])
+    assert len(set(keys)) == 4
+    assert all(re.fullmatch(r"[\w-]+", key, re.ASCII) for key in keys)
 
 
 def test_text_of_users_cannot_become_markup(page):
@@ -89,7 +129,7 @@ def test_blank_lines_of_samples_stay(page):
 
 def test_what_was_left_out_of_the_data_is_said(page, experiments):
     rows = data_rows(collect(experiments[1]))
-    assert rows["columns"] == ["examples", "audio", "characters", "speakers"]
+    assert rows["columns"] == ["Examples", "Audio", "Characters", "Speakers"]
     assert rows["rows"][0] == ("train", ["4,000", "2 h 32 min", "71,000", "60"])
     assert "Left out of train while preparing: 3, longer than 30 s." in page
 
@@ -121,11 +161,13 @@ def test_mistakes_show_the_example_they_speak_of(experiments):
     assert alpha == [int(255 * v / original.max()) for v in original.ravel()]
 
 
-def test_the_hardest_utterances_come_first_and_can_be_heard(experiments):
-    shown = utterances(collect(experiments[1]))
-    assert [u["errors"] for u in shown] == sorted((u["errors"] for u in shown), reverse=True)
-    for u in shown:
-        assert sum(kind != "equal" for kind, *_ in u["pairs"]) == u["errors"]
+def test_utterances_show_what_was_heard_and_can_be_heard(experiments):
+    results = collect(experiments[1])
+    rows = results.headline_predictions().head(7)
+    shown = utterances(results, rows)
+    for u, errors in zip(shown, rows["errors"], strict=True):
+        assert sum(kind != "equal" for kind, *_ in u["pairs"]) == errors
+        assert u["errors"] == ("1 error" if errors == 1 else f"{errors} errors")
     assert shown[0]["sound"].startswith("data:audio/mpeg;base64,")
     samples, rate = soundfile.read(io.BytesIO(base64.b64decode(shown[0]["sound"].split(",")[1])))
     assert rate == 16_000
@@ -134,6 +176,22 @@ def test_the_hardest_utterances_come_first_and_can_be_heard(experiments):
 
 def test_the_learning_curve_has_the_kept_steps_and_the_last(experiments):
     assert [metrics["step"] for metrics in collect(experiments[0]).steps] == [200, 400, 600]
+
+
+def test_utterances_to_listen_to_are_drawn_from_all(experiments, page):
+    assert "What it hears" in page
+    assert "drawn at random from the test split" in page
+    assert page.index("What it hears") < page.index("The hardest utterances")
+    assert page.count("<audio") == 10
+
+
+def test_a_model_of_the_best_step_says_so(tmp_path):
+    experiment = make(tmp_path, "classification", "digits")
+    path = experiment.results_dir / "train.json"
+    best = {"step": 600, "metric": "accuracy", "value": 0.93}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "steps": 700, "best": best}))
+    facts = dict(story(collect(experiment), "x")["facts"])
+    assert facts["Model of step"] == "600 of 700, the best on the validation split (accuracy 0.9300)"
 
 
 def test_a_cut_off_line_of_the_history_is_left_out(experiments):

@@ -1,11 +1,13 @@
 """Validation during training: what it measures, that it disturbs nothing, and what it decides."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from lt25.tasks import TASKS
+from lt25.training.validation import Validator
 from tests import tiny
 
 
@@ -73,15 +75,70 @@ def test_the_best_checkpoint_is_kept_and_exported_and_training_ends_without_impr
     best = min(found, key=lambda line: line["validation"]["loss"])
     assert marker["best"] == {"step": best["step"], "metric": "loss", "value": best["validation"]["loss"]}
     assert marker["steps"] == best["step"] + 12 < 40
-    assert "4 validations without improvement: ended at step" in done.stdout
+    said = f"4 validations without loss better than the {marker['best']['value']:.4f} of step {best['step']}: ended at step"
+    assert said in done.stdout
     assert best["step"] in marker["checkpoints"]
     assert len(marker["checkpoints"]) <= 4
     export(experiment)
     assert json.loads((experiment.results_dir / "hf" / "export.json").read_text())["step"] == best["step"]
+    card = (experiment.results_dir / "hf" / "README.md").read_text()
+    assert f"| steps | {best['step']} of {marker['steps']}, the best on the validation split (loss " in card
 
     again = tiny.train(experiment)
     assert again.returncode == 0, again.stderr
     assert "nothing to train" in again.stdout
+
+
+def validator(metric, direction, validations, **job):
+    """A validator that has measured nothing itself, with the history of a run."""
+    made = object.__new__(Validator)
+    made.metric, made.losses = metric, SimpleNamespace(DIRECTION=direction)
+    made.metrics = SimpleNamespace(validations=validations)
+    made.job_config = SimpleNamespace(**{name: SimpleNamespace(**values) for name, values in job.items()})
+    return made
+
+
+def measured(*numbers):
+    return [
+        {"step": 10 * n, "validation": {"loss": loss, "accuracy": accuracy}}
+        for n, (loss, accuracy) in enumerate(numbers, start=1)
+    ]
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "step"),
+    [
+        ([(0.5, 0.9), (0.4, 0.9), (0.6, 0.8)], 20),
+        ([(0.4, 0.9), (0.5, 0.9)], 10),
+        ([(0.4, 0.9), (0.4, 0.9)], 10),
+        ([(0.1, 0.8), (0.9, 0.9)], 20),
+        ([(NAN, 0.9), (0.9, 0.9)], 20),
+        ([(0.1, NAN), (0.9, 0.2)], 20),
+    ],
+)
+def test_of_equal_accuracies_the_lower_loss_is_better_then_the_first(numbers, step):
+    best = validator("accuracy", "max", measured(*numbers)).best
+    assert (best["step"], best["metric"]) == (step, "accuracy")
+
+
+def test_a_lower_loss_at_the_same_accuracy_renews_the_patience():
+    still = validator("accuracy", "max", measured((0.5, 1.0), (0.4, 1.0), (0.3, 1.0)), validation={"patience": 2})
+    assert not still.out_of_patience
+    worse = validator("accuracy", "max", measured((0.3, 1.0), (0.4, 1.0), (0.5, 1.0)), validation={"patience": 2})
+    assert worse.out_of_patience
+
+
+@pytest.mark.parametrize(("total", "ranks", "examples"), [(-1, 1, 12), (-1, 2, 24), (8, 2, 24), (40, 1, 50)])
+def test_steps_of_a_validation_are_as_many_examples_as_those_of_training(total, ranks, examples):
+    training = {"global_batch_size": total, "local_batch_size": 4}
+    made = validator("loss", "min", [], training=training, validation={"steps": 3})
+    made.ranks, made.source = ranks, SimpleNamespace(count=50, stride=1, lengths=None)
+    chosen = [place for batch in made._batches() for place in batch]
+    assert len(chosen) == len(set(chosen)) == examples
+    assert list(made._batches()) == list(made._batches())
 
 
 def test_the_character_error_rate_counts_edits_of_greedy_decodings():
