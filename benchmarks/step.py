@@ -264,9 +264,11 @@ def one_process(case: Case, network: str, device: str, modes: list[str], profile
 
 def write_project(folder: Path, case: Case, steps: int, variant: "Variant") -> Path:
     """Write prepared data and a job file of a network; return the path of the job file."""
-    import tomli_w
     import torch
     from safetensors.torch import save_file
+
+    from lt25.files import write_record
+    from lt25.training.job import job_text
 
     torch.manual_seed(0)
     examples, data = 4 * case.batch, folder / "data"
@@ -290,13 +292,15 @@ def write_project(folder: Path, case: Case, steps: int, variant: "Variant") -> P
         tensors["labels"] = torch.randint(1, case.classes, (examples * case.labels,), dtype=torch.int32)
         tensors["label_offsets"] = torch.arange(examples + 1) * case.labels
         size |= {"vocab_size": case.classes, "pad_token_id": 0}
-    save_file(tensors, data / "train-00000-of-00001.safetensors")
-    (data / "stats.json").write_text(json.dumps({"task": variant.task, "fingerprint": "synthetic", "splits": {}}))
-    (folder / "config.json").write_text(json.dumps({"model_type": "lt25_hgrn", **size, **variant.model}))
+    shard = data / "train-00000-of-00001.safetensors"
+    save_file(tensors, shard)
+    write_record(data / "stats.json", {"task": variant.task, "fingerprint": "synthetic", "splits": {"train": {}}}, [shard])
+    model = json.dumps({"model_type": "lt25_hgrn", **size, **variant.model})
+    (folder / "config.json").write_text(model)
     job: dict[str, dict] = {
         "job": {"dump_folder": "results", "custom_config_module": "lt25.training.job_config"},
         "model": {"name": variant.task, "flavor": "experiment", "hf_assets_path": "data"},
-        "lt25": {"experiment": "step", "model_config": "config.json", "data": "data"},
+        "lt25": {"experiment": "step", "arguments": "step", "model_config": "config.json", "data": "data"},
         "training": {"steps": steps, "local_batch_size": case.batch, "seq_len": case.steps},
         "lr_scheduler": {"warmup_steps": 1},
         "activation_checkpoint": {"mode": "none"},
@@ -306,7 +310,7 @@ def write_project(folder: Path, case: Case, steps: int, variant: "Variant") -> P
     }
     for section, values in variant.settings.items():
         job.setdefault(section, {}).update(values)
-    (folder / "job.toml").write_text(tomli_w.dumps(job))
+    (folder / "job.toml").write_text(job_text(job, model))
     return folder / "job.toml"
 
 

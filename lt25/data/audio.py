@@ -4,7 +4,7 @@ import io
 import math
 from fractions import Fraction
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -176,4 +176,5 @@ def _low_pass(up: int, down: int) -> np.ndarray:
     from scipy.signal import firwin
 
     largest = max(up, down)
-    return firwin(32 * largest + 1, 0.95 / largest, window=("kaiser", 8.0)).astype(np.float32)
+    # scipy's own hints know windows by their names only.
+    return cast(Any, firwin)(32 * largest + 1, 0.95 / largest, window=("kaiser", 8.0)).astype(np.float32)

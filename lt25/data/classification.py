@@ -325,9 +325,9 @@ def _classes(dataset: Dataset, labels: set) -> tuple[list[str], dict[Any, int]]:
             f"config/datasets/{dataset.name}.yaml: columns.label: all of the training split has the label {json.dumps(*labels)}: "
             "two classes are needed; if they are folders, origin.path is the folder that these lie in"
         )
-    values = {label: _as_number(label) for label in labels}
-    numeric = all(value is not None for value in values.values())
-    ordered = sorted(labels, key=values.__getitem__ if numeric else None)
+    values = {label: value for label in labels if (value := _as_number(label)) is not None}
+    numeric = len(values) == len(labels)
+    ordered = sorted(labels, key=values.__getitem__) if numeric else sorted(labels)
     if not given:
         return [str(label) for label in ordered], {label: number for number, label in enumerate(ordered)}
     if not (numeric and not labels <= set(given)):

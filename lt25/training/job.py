@@ -35,12 +35,16 @@ def write_job(experiment: Experiment) -> Path:
     config, job = experiment.results_dir / "model" / "config.json", experiment.results_dir / "job.toml"
     model = json.dumps({**experiment.model, **decided}, indent=2, sort_keys=True) + "\n"
     content = _drop_none(_job(experiment, config))
-    content["lt25"]["digest"] = _digest(content, model)
-    for path, text in {config: model, job: tomli_w.dumps(content)}.items():
+    for path, text in {config: model, job: job_text(content, model)}.items():
         # A file that says the same keeps its date, by which Snakemake tells whether anything must be done again.
         if not path.is_file() or path.read_bytes() != text.encode():
             write_text(path, text)
     return job
+
+
+def job_text(job: Mapping[str, Any], model: str) -> str:
+    """Return the text of a job file: its sections, with a digest of them and of the text of the model's configuration."""
+    return tomli_w.dumps({**job, "lt25": {**job["lt25"], "digest": _digest(job, model)}})
 
 
 def read_job(path: Path) -> dict[str, Any]:

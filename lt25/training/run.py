@@ -229,7 +229,9 @@ def arrived(run: Run) -> dict[str, Any] | None:
 def needed_steps(run: Run) -> set[int]:
     """Return the steps whose checkpoints a run that has arrived cannot do without: the last, and the best if that is kept."""
     record = _load(run.marker)
-    return {end["step"] for end in ({"step": record.get("steps")}, record.get("best")) if end} if record else set()
+    if not record:
+        return set()
+    return {end["step"] for end in ({"step": record["steps"]}, record.get("best")) if end}
 
 
 def lost_steps(run: Run) -> list[int]:
