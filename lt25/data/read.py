@@ -55,6 +55,8 @@ Rows = Iterator[Row | Fault]
 def rows(dataset: Dataset, folder: Folder, split: str) -> Rows:
     """Yield the examples of a source split, in the order of the file names; a fault stands for one that cannot be read.
 
+    Nothing is read but what the dataset's columns ask for: of a dataset with the label alone no image is opened.
+
     Raises:
         UserError: if the split has no files, a table as a whole cannot be read, or a column is missing.
     """
@@ -68,9 +70,10 @@ def rows(dataset: Dataset, folder: Folder, split: str) -> Rows:
             yield from _table(dataset, folder, name, config)
         return
     wanted = dataset.columns.values()
+    only_names = set(map(str, wanted)) <= set(_OF_A_FILE)
     for column, suffixes in KINDS.items():
         files = [name for name in found if _suffix(name) in suffixes]
-        if files and column in wanted:
+        if files and (column in wanted or only_names):
             for name in files:
                 yield _file(dataset, folder, name, column)
             return
@@ -100,10 +103,11 @@ def _file(dataset: Dataset, folder: Folder, name: str, column: str) -> Row | Fau
                     f"name one of them, or write a table with a column that names each file and one for {role}"
                 )
     try:
-        content = _content(folder, name)
-        values = {**_of_a_file(name), column: content}
-        if column == "text":
-            values["text"] = _text(content["bytes"], name, dataset.options["encoding"])
+        values: dict[str, Any] = _of_a_file(name)
+        if column in dataset.columns.values():
+            content = _content(folder, name)
+            is_text = column == "text"
+            values[column] = _text(content["bytes"], name, dataset.options["encoding"]) if is_text else content
     except Fault as fault:
         return fault
     return Row(name, name, {role: values[wanted] for role, wanted in dataset.columns.items()})

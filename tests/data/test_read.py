@@ -279,3 +279,11 @@ def test_long_form_needs_an_id(tmp_path):
     make.write(tmp_path / "a.csv", "t,x,what\n0,1,a\n")
     with pytest.raises(UserError, match=r"tiny.yaml: columns.id: missing: with columns.time"):
         found(tmp_path, "classification", {"input": "x", "label": "what", "time": "t"})
+
+
+def test_what_no_column_asks_for_is_not_opened(tmp_path, monkeypatch):
+    make.image_folder(tmp_path / "a", 2)
+    monkeypatch.setattr(make.Path, "read_bytes", lambda path: pytest.fail(f"{path} was opened"))
+    examples, faults = found(tmp_path, "classification", {"label": "label"})
+    assert [example.roles for example in examples] == [{"label": label} for label in ("cat", "cat", "dog", "dog")]
+    assert not faults
