@@ -7,6 +7,7 @@ recording or array is ``{"bytes": ..., "path": ...}``, as on the Hugging Face Hu
 """
 
 import posixpath
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -108,6 +109,8 @@ def _file(dataset: Dataset, folder: Folder, name: str, column: str) -> Row | Fau
             content = _content(folder, name)
             is_text = column == "text"
             values[column] = _text(content["bytes"], name, dataset.options["encoding"]) if is_text else content
+        if "label" in dataset.columns.values() and not values["label"]:
+            raise Fault("a missing value", name, "it lies in no folder whose name could be its label")
     except Fault as fault:
         return fault
     return Row(name, name, {role: values[wanted] for role, wanted in dataset.columns.items()})
@@ -154,9 +157,9 @@ def _table(dataset: Dataset, folder: Folder, name: str, config: str) -> Rows:
             sources[column] = column
             if column not in there:
                 instead = FILE_NAME if column in KINDS and FILE_NAME in there else None
-                if instead is None and column not in _OF_A_FILE:
+                if instead is None and not (column in _OF_A_FILE and _of_a_file(name)[column]):
                     raise UserError(
-                        f"{where}: no column {column}: it has {', '.join(there)}; mend columns in the dataset's file, or say "
+                        f"{where}: no column {column}: it has {', '.join(there) or 'none'}; mend columns in the dataset's file, or say "
                         "with origin.files which files to read"
                     )
                 sources[column] = instead or ""
@@ -234,4 +237,6 @@ def _named(folder: Folder, table: str, written: str, where: str) -> str:
     except (OSError, ValueError):  # too long for a name, or with a null byte
         outside = False
     more = ": it is there, but origin.files leaves it out, or it is new: `lt25 download` notes it" if outside else ""
+    if re.fullmatch(r"[-+]?[\d.,]+", written.strip()):
+        more = ": for numbers, name the columns that have them as a list, `input: [a, b]`"
     raise Fault("a missing file", at, f"{column}: no such file: {shown}{more}")
