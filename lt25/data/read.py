@@ -159,8 +159,8 @@ def _table(dataset: Dataset, folder: Folder, name: str, config: str) -> Rows:
                 instead = FILE_NAME if column in KINDS and FILE_NAME in there else None
                 if instead is None and not (column in _OF_A_FILE and _of_a_file(name)[column]):
                     raise UserError(
-                        f"{where}: no column {column}: it has {', '.join(there) or 'none'}; mend columns in the dataset's file, or say "
-                        "with origin.files which files to read"
+                        f"{where}: no column {column}: it has {', '.join(there) or 'none'}; mend columns in the dataset's "
+                        "file, or say with origin.files which files to read"
                     )
                 sources[column] = instead or ""
         return list(dict.fromkeys(source for source in sources.values() if source))
