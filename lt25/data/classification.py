@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lt25.data.audio import decode_audio, frame_count, log_mel
+from lt25.data.audio import HOP_SECONDS, TooLong, decode_audio, log_mel
 from lt25.data.collation import NO_GRID, Batch, Grid, Item, pad
 from lt25.data.examples import Example, Examples
 from lt25.data.faults import Fault
@@ -397,9 +397,9 @@ def _values(example: Example, form: Form, options: dict[str, Any]) -> np.ndarray
             message = f"{series.shape[1]} values a step, most series have {form.channels} (an array has steps first)"
             raise Fault("input of another width", example.where, message)
         return series
-    samples = _decoded(lambda data: decode_audio(data, options["sample_rate"]), example)
-    _check_length(example, frame_count(len(samples), options["sample_rate"]), options)
-    return log_mel(torch.from_numpy(samples), options["sample_rate"], options["n_mels"], LEVEL).numpy()
+    rate, longest = options["sample_rate"], options["max_steps"] * HOP_SECONDS
+    samples = _decoded(lambda data: decode_audio(data, rate, longest), example)
+    return log_mel(torch.from_numpy(samples), rate, options["n_mels"], LEVEL).numpy()
 
 
 def _decoded(decode: Any, example: Example) -> Any:
@@ -408,6 +408,8 @@ def _decoded(decode: Any, example: Example) -> Any:
         return decode(example.roles["input"]["bytes"])
     except TooLarge as error:
         raise Fault("an image that is too large", example.where, str(error)) from None
+    except TooLong as error:
+        raise Fault("input that is too long", example.where, f"{error}, prepare.max_steps allows less") from None
     except (ImageError, ValueError) as error:
         raise Fault("a file that cannot be read", example.where, str(error)) from None
 
@@ -421,14 +423,11 @@ def _series(example: Example, options: dict[str, Any]) -> np.ndarray:
     except (TypeError, ValueError, OverflowError):
         series = np.asarray(0.0)
     series = series[:, None] if series.ndim == 1 else series
-    if series.ndim != 2 or not series.size or not np.isfinite(series).all():
+    # The squares of larger numbers are infinite.
+    if series.ndim != 2 or not series.size or not (np.abs(series) < 1e100).all():
         message = "the series is not a list of finite numbers, or of equally long lists of them"
         raise Fault("values that are no numbers", example.where, message)
-    _check_length(example, len(series), options)
-    return series
-
-
-def _check_length(example: Example, steps: int, options: dict[str, Any]) -> None:
-    if steps > options["max_steps"]:
-        message = f"{steps:,} steps, prepare.max_steps is {options['max_steps']:,}"
+    if len(series) > options["max_steps"]:
+        message = f"{len(series):,} steps, prepare.max_steps is {options['max_steps']:,}"
         raise Fault("input that is too long", example.where, message)
+    return series

@@ -7,6 +7,7 @@ recording or array is ``{"bytes": ..., "path": ...}``, as on the Hugging Face Hu
 """
 
 import posixpath
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -55,6 +56,8 @@ Rows = Iterator[Row | Fault]
 def rows(dataset: Dataset, folder: Folder, split: str) -> Rows:
     """Yield the examples of a source split, in the order of the file names; a fault stands for one that cannot be read.
 
+    Nothing is read but what the dataset's columns ask for: of a dataset with the label alone no image is opened.
+
     Raises:
         UserError: if the split has no files, a table as a whole cannot be read, or a column is missing.
     """
@@ -68,9 +71,10 @@ def rows(dataset: Dataset, folder: Folder, split: str) -> Rows:
             yield from _table(dataset, folder, name, config)
         return
     wanted = dataset.columns.values()
+    only_names = set(map(str, wanted)) <= set(_OF_A_FILE)
     for column, suffixes in KINDS.items():
         files = [name for name in found if _suffix(name) in suffixes]
-        if files and column in wanted:
+        if files and (column in wanted or only_names):
             for name in files:
                 yield _file(dataset, folder, name, column)
             return
@@ -100,10 +104,13 @@ def _file(dataset: Dataset, folder: Folder, name: str, column: str) -> Row | Fau
                     f"name one of them, or write a table with a column that names each file and one for {role}"
                 )
     try:
-        content = _content(folder, name)
-        values = {**_of_a_file(name), column: content}
-        if column == "text":
-            values["text"] = _text(content["bytes"], name, dataset.options["encoding"])
+        values: dict[str, Any] = _of_a_file(name)
+        if column in dataset.columns.values():
+            content = _content(folder, name)
+            is_text = column == "text"
+            values[column] = _text(content["bytes"], name, dataset.options["encoding"]) if is_text else content
+        if "label" in dataset.columns.values() and not values["label"]:
+            raise Fault("a missing value", name, "it lies in no folder whose name could be its label")
     except Fault as fault:
         return fault
     return Row(name, name, {role: values[wanted] for role, wanted in dataset.columns.items()})
@@ -150,10 +157,10 @@ def _table(dataset: Dataset, folder: Folder, name: str, config: str) -> Rows:
             sources[column] = column
             if column not in there:
                 instead = FILE_NAME if column in KINDS and FILE_NAME in there else None
-                if instead is None and column not in _OF_A_FILE:
+                if instead is None and not (column in _OF_A_FILE and _of_a_file(name)[column]):
                     raise UserError(
-                        f"{where}: no column {column}: it has {', '.join(there)}; mend columns in the dataset's file, or say "
-                        "with origin.files which files to read"
+                        f"{where}: no column {column}: it has {', '.join(there) or 'none'}; mend columns in the dataset's "
+                        "file, or say with origin.files which files to read"
                     )
                 sources[column] = instead or ""
         return list(dict.fromkeys(source for source in sources.values() if source))
@@ -230,4 +237,6 @@ def _named(folder: Folder, table: str, written: str, where: str) -> str:
     except (OSError, ValueError):  # too long for a name, or with a null byte
         outside = False
     more = ": it is there, but origin.files leaves it out, or it is new: `lt25 download` notes it" if outside else ""
+    if re.fullmatch(r"[-+]?[\d.,]+", written.strip()):
+        more = ": for numbers, name the columns that have them as a list, `input: [a, b]`"
     raise Fault("a missing file", at, f"{column}: no such file: {shown}{more}")

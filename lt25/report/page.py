@@ -183,7 +183,12 @@ def learning_curve(results: Results, key: str) -> Markup | str:
 
 
 def data_rows(results: Results) -> dict:
-    """The prepared splits as a table: {"columns", "rows": [(split, cells)], "excluded": [(split, reason, how many)]}."""
+    """The prepared splits as a table, and what is to be known of them.
+
+    Returns:
+        {"columns", "rows": [(split, cells)], "excluded": [(split, reason, how many)], "shared": [(split, how many of its examples
+        an earlier split has too)]}.
+    """
     splits = results.stats.get("splits", {})
     known = {
         "examples": count,
@@ -207,6 +212,7 @@ def data_rows(results: Results) -> dict:
             for name, split in splits.items()
             for why, n in sorted(split.get("excluded", {}).items(), key=lambda reason: -reason[1])[:REASONS]
         ],
+        "shared": [(name, count(n)) for name, n in results.stats.get("shared", {}).items()],
     }
 
 

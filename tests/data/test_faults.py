@@ -84,6 +84,7 @@ CASES = {
     "values that are no numbers": [
         (series, {"values": [[1, float("nan")]]}),
         (series, {"values": [[1, "x"]]}),
+        (series, {"values": [[1, 1e200]]}),
         (series, {"values": [[1, 2], [3]]}),
         (series, {"values": []}),
         (series, {"values": [[[1, 2]]]}),

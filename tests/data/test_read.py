@@ -279,3 +279,27 @@ def test_long_form_needs_an_id(tmp_path):
     make.write(tmp_path / "a.csv", "t,x,what\n0,1,a\n")
     with pytest.raises(UserError, match=r"tiny.yaml: columns.id: missing: with columns.time"):
         found(tmp_path, "classification", {"input": "x", "label": "what", "time": "t"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns", "message"),
+    [
+        ("1.png", "", make.ROLES["classification"], "1.png: it lies in no folder whose name could be its label"),
+        ("a.csv", "x,labl\n1,a\n", {"input": ["x"], "label": "label"}, "a.csv: no column label: it has x, labl; mend"),
+        ("a.csv", "", {"input": ["x"], "label": "y"}, "a.csv: no column x: it has none; mend columns"),
+        ("a.csv", "x,y\n0.5,a\n", {"input": "x", "label": "y"}, "no such file: '0.5': for numbers, name the columns"),
+    ],
+)
+def test_columns_that_fit_nothing_are_said_with_what_to_do(tmp_path, name, content, columns, message):
+    make.write(tmp_path / name, content)
+    with pytest.raises(UserError) as caught:
+        found(tmp_path, "classification", columns, "stop")
+    assert message in str(caught.value)
+
+
+def test_what_no_column_asks_for_is_not_opened(tmp_path, monkeypatch):
+    make.image_folder(tmp_path / "a", 2)
+    monkeypatch.setattr(make.Path, "read_bytes", lambda path: pytest.fail(f"{path} was opened"))
+    examples, faults = found(tmp_path, "classification", {"label": "label"})
+    assert [example.roles for example in examples] == [{"label": label} for label in ("cat", "cat", "dog", "dog")]
+    assert not faults
