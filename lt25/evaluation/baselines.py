@@ -14,6 +14,9 @@ from torch.nn.functional import adaptive_avg_pool1d
 TRAINING_EXAMPLES = 10_000
 """The most training examples that the linear model sees, drawn with a fixed seed: it is done in seconds."""
 
+TRAINING_TOKENS, BLOCK = 20_000_000, 10_000
+"""The most training tokens whose frequencies are counted, in blocks evenly spread over the training split."""
+
 FEATURES, WEIGHTS = 4096, 40_960
 """The most features of the linear model, and the most weights: with many classes it has fewer features."""
 
@@ -48,7 +51,12 @@ def unigram_bits_per_byte(train: Any, documents: Iterable[torch.Tensor], size: i
         size: their bytes.
         vocabulary: how many tokens there are.
     """
-    counts = np.bincount(train.shards["inputs"].numpy(), minlength=vocabulary) + 1.0
+    tokens = train.shards["inputs"]
+    parts = [tokens]
+    if len(tokens) > TRAINING_TOKENS:
+        begins = np.linspace(0, len(tokens) - BLOCK, TRAINING_TOKENS // BLOCK).astype(int)
+        parts = [tokens[begin : begin + BLOCK] for begin in begins]
+    counts = sum(np.bincount(part.numpy(), minlength=vocabulary) for part in parts) + 1.0
     bits = -np.log2(counts / counts.sum())
     return math.fsum(float(bits[document.numpy()].sum()) for document in documents) / max(size, 1)
 

@@ -76,3 +76,11 @@ def test_a_unigram_knows_frequencies_only():
     # Each counted once more: 4, 2 and 1 of 7.
     expected = -(math.log2(4 / 7) + math.log2(2 / 7) + math.log2(1 / 7)) / 6
     assert unigram_bits_per_byte(train, documents, 6, 3) == pytest.approx(expected)
+
+
+def test_of_many_tokens_blocks_from_all_over_are_counted(monkeypatch):
+    monkeypatch.setattr(baselines, "TRAINING_TOKENS", 20)
+    monkeypatch.setattr(baselines, "BLOCK", 5)
+    train = SimpleNamespace(shards={"inputs": torch.tensor([0] * 50 + [1] * 50)})
+    # Four blocks of five, two from either half.
+    assert unigram_bits_per_byte(train, [torch.tensor([0, 1])], 2, 2) == pytest.approx(1)

@@ -46,6 +46,14 @@ def split_of(folder: Path, split: str):
     return SplitWriter(folder, split)
 
 
+def record(experiment: Experiment) -> None:
+    """Write the record of the prepared data, as `lt25 prepare` does."""
+    folder = experiment.processed_dir
+    splits = {path.stem: {} for path in folder.glob("*.parquet")}
+    facts = {"task": experiment.task, "fingerprint": "abc", "model": {}, "splits": splits}
+    write_record(folder / "stats.json", facts, sorted(folder.iterdir()))
+
+
 @pytest.fixture
 def classification(tmp_path):
     experiment, generator = experiment_of(tmp_path, "classification"), np.random.default_rng(0)
@@ -55,6 +63,7 @@ def classification(tmp_path):
             inputs = generator.normal(size=(3 + i, 2)).astype(np.float32)
             writer.add({"id": f"{split}-{i}"}, inputs=inputs, labels=i % 3)
         writer.close()
+    record(experiment)
     torch.manual_seed(0)
     config = HGRNConfig(**SIZES, input_size=2, num_labels=3, id2label={0: "a", 1: "b", 2: "c"})
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "hf")
@@ -64,13 +73,14 @@ def classification(tmp_path):
 @pytest.fixture
 def speech(tmp_path):
     experiment, generator = experiment_of(tmp_path, "speech_recognition"), np.random.default_rng(0)
-    for split, n in (("validation", 3), ("test", 7)):
+    for split, n in (("train", 2), ("validation", 3), ("test", 7)):
         writer = split_of(experiment.processed_dir, split)
         for i in range(n):
             inputs = generator.normal(size=(9 + 5 * i, 4)).astype(np.float16)
             labels = np.array([2, 3, 1, 2][: 1 + i % 4], dtype=np.int32)
             writer.add({"id": f"{split}-{i}", "seconds": len(inputs) / 100}, inputs=inputs, labels=labels)
         writer.close()
+    record(experiment)
     torch.manual_seed(0)
     config = HGRNConfig(**SIZES, input_size=4, vocab_size=4, pad_token_id=0, subsampling=2)
     AutoModelForCTC.from_config(config).save_pretrained(tmp_path / "hf")
@@ -99,6 +109,7 @@ def text(tmp_path):
         for i, document in enumerate(TEXTS):
             writer.add({"id": f"{split}-{i}"}, inputs=np.array([*tokenizer.encode(document), 0], dtype=np.uint16))
         writer.close()
+    record(experiment)
     torch.manual_seed(0)
     config = HGRNConfig(**SIZES, vocab_size=257, bos_token_id=0, eos_token_id=0, pad_token_id=0)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "hf")
@@ -187,6 +198,15 @@ def test_what_is_missing_is_one_line(classification, tmp_path):
     with pytest.raises(UserError, match="no such prepared split"):
         run(classification)
     assert not (tmp_path / "evaluation").exists()
+
+
+def test_a_training_split_that_has_changed_gives_no_baseline(text):
+    (shard,) = text.processed_dir.glob("train-*.safetensors")
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match="lt25 prepare"):
+        run(text)
 
 
 def test_a_model_of_another_task_is_refused(text, tmp_path):

@@ -17,16 +17,13 @@ from .trees import make
 def variants(tmp_path_factory):
     """An experiment, and the same with another learning rate and with another split to evaluate."""
     root = tmp_path_factory.mktemp("variants")
-    first = make(root, "classification", "leaves", splits=["validation", "test"])
     found = []
-    for name, key, value in (
-        ("leaves", "optimizer.lr", 0.004),
-        ("leaves@optimizer.lr=0.001", "optimizer.lr", 0.001),
-    ):
-        other = make(root, "classification", name, splits=["validation", "test"])
-        job = {**first.job, "optimizer": {"lr": value}}
-        overrides = {key: value} if "@" in name else {}
-        found.append(replace(other, path=first.path, dataset=first.dataset, job=job, overrides=overrides))
+    for name, rate in (("leaves", 0.004), ("leaves@optimizer.lr=0.001", 0.001)):
+        one = make(root, "classification", name, splits=["validation", "test"])
+        first = found[0] if found else one
+        job = {**one.job, "optimizer": {"lr": rate}}
+        overrides = {"optimizer.lr": rate} if found else {}
+        found.append(replace(one, path=first.path, dataset=first.dataset, job=job, overrides=overrides))
     return found
 
 
