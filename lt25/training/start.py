@@ -11,9 +11,8 @@ from lt25.errors import UserError
 from lt25.models.families import find
 from lt25.tasks import TASKS
 
-# The files that say what the numbers of labels and tokens mean, and the fields of a config.json that do.
+# The files that say what the numbers of labels and tokens mean.
 _FILES = ("vocab.json", "tokenizer.json")
-_FIELDS = ("id2label", "num_labels", "vocab_size")
 
 
 def taken(
@@ -63,10 +62,14 @@ def _different(folder: Path, data: Path, config: dict[str, Any]) -> str | None:
         old, new = folder / name, data / name
         if old.is_file() and new.is_file() and json.loads(old.read_text()) != json.loads(new.read_text()):
             return "characters" if name == "vocab.json" else "tokens"
-    for field in _FIELDS:
-        if field in before and field in config and before[field] != config[field]:
-            return "tokens" if field == "vocab_size" else "classes"
-    return None
+    if "vocab_size" in before and before["vocab_size"] != config.get("vocab_size", before["vocab_size"]):
+        return "tokens"
+    return "classes" if _classes(before) != _classes(config) else None
+
+
+def _classes(config: dict[str, Any]) -> dict[str, str]:
+    """Return number -> name, as transformers fills it in."""
+    return config.get("id2label") or {str(number): f"LABEL_{number}" for number in range(config.get("num_labels", 2))}
 
 
 def _within(name: str, modules: tuple[str, ...]) -> bool:
