@@ -15,7 +15,7 @@ NAMES = [name for name, family in FAMILIES.items() if family.source == "flash-li
 def test_trains_resumes_exports_reloads_and_generates(name):
     """In a process of its own: once Triton interprets kernels, it does not compile them in the same process."""
     tests = Path(__file__).with_name("interpreted.py")
-    test = f"{tests}::test_it_learns_resumes_and_is_exported[{name}]"
+    test = f"{tests}::test_it_trains_resumes_and_is_exported[{name}]"
     command = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test)
     result = subprocess.run(command, cwd=tests.parents[2], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr

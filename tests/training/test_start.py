@@ -104,3 +104,29 @@ def test_a_model_without_a_part_is_one_line(tmp_path):
         UserError, match=r"model\.layers\.2\.\S+ is not there and \[\S+\] here: start from a model of the same"
     ):
         taken(deeper, tmp_path, tmp_path, config, "classification")
+
+
+def test_tied_weights_start_as_one_on_any_number_of_processes_and_are_exported_once(tmp_path, monkeypatch):
+    from safetensors.torch import load_file
+
+    monkeypatch.chdir(tiny.make_project(tmp_path))
+    tied = {"model": {"tie_word_embeddings": True, "dropout": 0.0}}
+    one = tiny.tiny(tmp_path, "language_modeling", "one", **tied)
+    two = tiny.tiny(tmp_path, "language_modeling", "two", parallelism={"data_parallel_shard_degree": 2}, **tied)
+    assert tiny.train(one, "--training.global_batch_size=8", "--training.local_batch_size=8").returncode == 0
+    done = tiny.train(two, processes=2)
+    assert done.returncode == 0, done.stderr
+    runs = [next((experiment.results_dir / "runs").iterdir()) for experiment in (one, two)]
+    losses = [[json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()] for run in runs]
+    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), atol=1e-4, rtol=1e-4)
+    weights = tiny.weights(two, 12)
+    assert torch.equal(weights["lm_head.weight"], weights["model.embeddings.weight"])
+    counted = [json.loads((run / "train.json").read_text())["parameters"] for run in runs]
+    assert (
+        counted[0]
+        == counted[1]
+        == sum(parameter.numel() for parameter in model_of("language_modeling", **tied["model"]).parameters())
+    )
+    export(two)
+    stored = load_file(two.results_dir / "hf" / "model.safetensors")
+    assert "lm_head.weight" not in stored and "model.embeddings.weight" in stored
