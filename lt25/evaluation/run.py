@@ -18,7 +18,7 @@ from lt25.errors import UserError
 from lt25.evaluation import style
 from lt25.experiment import Experiment
 from lt25.files import whole_file, write_record
-from lt25.models.auto import auto_class, read_config
+from lt25.models.auto import auto_class, read_config, refuse_foreign_code
 from lt25.progress import say
 from lt25.tasks import TASKS
 
@@ -84,6 +84,8 @@ def load_model(task: str, model_dir: Path, device: torch.device, trust_remote_co
     Raises UserError if the folder holds no model of this task, or one that brings code which is not trusted.
     """
     transformers.utils.logging.disable_progress_bar()
+    if not trust_remote_code:
+        refuse_foreign_code(model_dir)
     try:
         model, loaded = auto_class(task).from_pretrained(
             model_dir,

@@ -48,15 +48,34 @@ def read_config(folder: Path, trust_remote_code: bool = False) -> transformers.P
         trust_remote_code: whether a family that lt25 does not know may be read by Python of the folder's own.
 
     Raises:
-        UserError: if the family is unknown, and the folder's own code is not there or not to be run.
+        UserError: if the family is unknown, unless the folder's own code may be run.
     """
-    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if written.get("model_type") in FAMILIES or "auto_map" not in written:
-        find(written.get("model_type")).load()
+    if not (trust_remote_code and _is_foreign(folder)):
+        find(_written(folder).get("model_type")).load()
         trust_remote_code = False
-    elif not trust_remote_code:
-        raise UserError(
-            f"{folder}: the model {written.get('model_type')} brings Python of its own, which is not run unasked: read it, "
-            f"and set evaluation.trust_remote_code to true"
-        )
     return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
+def refuse_foreign_code(folder: Path) -> None:
+    """Refuse a model that can be read by Python of its folder's own only.
+
+    Raises:
+        UserError: for such a model.
+    """
+    if _is_foreign(folder):
+        raise UserError(
+            f"{folder}: the model {_written(folder).get('model_type')} brings Python of its own, which is not run unasked: "
+            f"read it, and set evaluation.trust_remote_code to true"
+        )
+
+
+def _is_foreign(folder: Path) -> bool:
+    try:
+        written = _written(folder)
+    except ValueError:
+        return False  # whoever loads the model says that its config.json cannot be read
+    return "auto_map" in written and written.get("model_type") not in FAMILIES
+
+
+def _written(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
