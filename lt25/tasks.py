@@ -125,6 +125,12 @@ def evaluation_keys(**further: Key) -> Mapping[str, Key]:
             {"items": {"enum": ["train", "validation", "test"]}, "minItems": 1, "uniqueItems": True},
         ),
         "batch_size": Key("integer", 64, "examples in a batch; documents, for a language model", False, {"minimum": 1}),
+        "trust_remote_code": Key(
+            "boolean",
+            False,
+            "run the Python that a model's folder brings along: only for a model whose code you have read",
+            False,
+        ),
         **further,
     }
 

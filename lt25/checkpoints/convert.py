@@ -13,6 +13,7 @@ from lt25.checkpoints import plain
 from lt25.checkpoints.whole import partial_name, publish
 from lt25.errors import UserError
 from lt25.files import read_json
+from lt25.models.families import find
 
 PREFIX = "hf."
 """What stands before a Hugging Face parameter name in the names of a checkpoint; optimizer state has other names."""
@@ -61,8 +62,9 @@ def import_model(folder: Path, checkpoint: Path) -> None:
         weights = {PREFIX + name: tensor for shard in shards for name, tensor in load_file(shard).items()}
     except SafetensorError as error:
         raise UserError(f"{folder}: damaged ({error}): export the model again") from None
-    if config.get("tie_word_embeddings"):
-        weights.setdefault(f"{PREFIX}lm_head.weight", weights[f"{PREFIX}model.embeddings.weight"])
+    family, auto = find(config["model_type"]), "AutoModelForCausalLM"
+    if auto in family.heads and family.tied(config):
+        weights.setdefault(f"{PREFIX}{family.heads[auto]}.weight", weights[f"{PREFIX}{family.inputs[auto]}.weight"])
     with plain.one_process():
         dcp.save(weights, storage_writer=FileSystemWriter(partial), no_dist=True)
     publish(partial, checkpoint, run=None)

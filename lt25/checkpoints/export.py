@@ -76,6 +76,8 @@ def _export_step(
     with torch.device("meta"):
         model = auto_class(experiment.task).from_config(make_config(trained["identity"]["model"]))
     model.load_state_dict(weights, assign=True)
+    # A checkpoint has tied weights under both names; the folder has them once.
+    model.tie_weights()
 
     record = {
         "experiment": experiment.name,

@@ -75,6 +75,9 @@ def write(
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": END,
             "eos_token": END,
+            # A batch of prompts is padded in front, so that each is continued from its last token.
+            "pad_token": END,
+            "padding_side": "left",
             "clean_up_tokenization_spaces": False,
             "add_prefix_space": False,
         },

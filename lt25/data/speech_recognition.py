@@ -370,6 +370,8 @@ def _write_extractor(folder: Path, options: dict[str, Any], mean: np.ndarray, st
         folder / "preprocessor_config.json",
         {
             "feature_extractor_type": "LogMelFeatureExtractor",
+            # What `AutoProcessor` makes of the extractor and the tokenizer.
+            "processor_class": "Wav2Vec2Processor",
             "feature_size": options["n_mels"],
             "sampling_rate": options["sample_rate"],
             "padding_value": 0.0,

@@ -18,6 +18,7 @@ from lt25.evaluation.baselines import unigram_bits_per_byte
 from lt25.evaluation.compression import compressors
 from lt25.evaluation.interval import bootstrap_interval
 from lt25.evaluation.style import ACCENT, SECOND, SMALL, THIRD, axes, figure_of, ticks
+from lt25.models.families import FAMILIES
 from lt25.progress import track
 
 if TYPE_CHECKING:
@@ -53,21 +54,23 @@ def token_nats(model, documents: list[torch.Tensor], start: int, batch_size: int
     does not grow with the document; the first token is predicted from `start`. Documents share a batch, padded on the
     right, where padding cannot reach back into a causal model.
 
-    documents: int tensors [T_i], T_i > 0. Returns float32 arrays [T_i], in nats, in the same order. Raises UserError if
-    the model hands on no state.
+    documents: int tensors [T_i], T_i > 0. Returns float32 arrays [T_i], in nats, in the same order. A model of a family
+    without such a state reads each document at once. Raises UserError if a model of another family hands on none.
     """
     nats = [np.zeros(len(document), dtype=np.float32) for document in documents]
+    family = FAMILIES.get(model.config.model_type)
+    pieces = family is None or family.state
     batches = batches_of_like_length([len(document) for document in documents], batch_size)
     for batch in track(batches, what, len(batches)):
         texts = [documents[i].long() for i in batch]
         tokens = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=start)
         tokens = torch.nn.functional.pad(tokens, (1, 0), value=start).to(model.device)
         rows, length = tokens.shape[0], tokens.shape[1] - 1
-        piece = max(TOKENS_PER_STEP[model.device.type] // rows, 32)
+        piece = max(TOKENS_PER_STEP[model.device.type] // rows, 32) if pieces else length
         state = None
         for begin in range(0, length, piece):
             end = min(begin + piece, length)
-            output = model(input_ids=tokens[:, begin:end], past_key_values=state, use_cache=True)
+            output = model(input_ids=tokens[:, begin:end], past_key_values=state, use_cache=pieces)
             state = output.past_key_values
             if state is None and end < length:
                 raise UserError(f"{type(model).__name__}: no state in past_key_values: cannot evaluate long documents")
@@ -141,7 +144,9 @@ def evaluate_split(
 
     See `lt25.tasks` for the arguments.
     """
-    tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_dir, local_files_only=True, trust_remote_code=options.trust_remote_code
+    )
     return predict(model, split, tokenizer, options, name, PreparedSplit(split.path, "train") if shown else None)
 
 

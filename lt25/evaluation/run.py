@@ -18,7 +18,7 @@ from lt25.errors import UserError
 from lt25.evaluation import style
 from lt25.experiment import Experiment
 from lt25.files import whole_file, write_record
-from lt25.models.auto import auto_class, read_config
+from lt25.models.auto import auto_class, read_config, refuse_foreign_code
 from lt25.progress import say
 from lt25.tasks import TASKS
 
@@ -46,7 +46,7 @@ def run(
     headline = "test" if "test" in names else names[-1]
     started = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(experiment.task, model_dir, device)
+    model = load_model(experiment.task, model_dir, device, options.trust_remote_code)
     splits, tables, drawn = {}, [], {}
     for name in names:
         split = PreparedSplit(experiment.processed_dir, name)
@@ -78,16 +78,19 @@ def run(
     return write_record(out_dir / "metrics.json", result, written)
 
 
-def load_model(task: str, model_dir: Path, device: torch.device) -> torch.nn.Module:
+def load_model(task: str, model_dir: Path, device: torch.device, trust_remote_code: bool = False) -> torch.nn.Module:
     """The exported model of a task, in evaluation mode on `device`: float32 on a CPU, as saved on a GPU.
 
-    Raises UserError if the folder holds no model of this task.
+    Raises UserError if the folder holds no model of this task, or one that brings code which is not trusted.
     """
     transformers.utils.logging.disable_progress_bar()
+    if not trust_remote_code:
+        refuse_foreign_code(model_dir)
     try:
         model, loaded = auto_class(task).from_pretrained(
             model_dir,
-            config=read_config(model_dir),
+            config=read_config(model_dir, trust_remote_code),
+            trust_remote_code=trust_remote_code,
             dtype=torch.float32 if device.type == "cpu" else "auto",
             local_files_only=True,
             output_loading_info=True,

@@ -73,7 +73,9 @@ def evaluate_split(
     model: Any, model_dir: Path, split: Any, options: Any, name: str, shown: bool
 ) -> tuple[dict, pd.DataFrame]:
     """Transcribe every utterance of a prepared split and count the errors; see `lt25.tasks` for the arguments."""
-    tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_dir, local_files_only=True, trust_remote_code=options.trust_remote_code
+    )
     return transcribe(model, split, tokenizer, options.batch_size, name)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import transformers
 from transformers.models.auto import modeling_auto
 
+from lt25.errors import UserError
 from lt25.models import HGRNConfig, HGRNForCausalLM, HGRNForCTC, HGRNForSequenceClassification, HGRNModel
-from lt25.models.families import find
+from lt25.models.families import FAMILIES, find
 from lt25.tasks import TASKS
 
 transformers.AutoConfig.register(HGRNConfig.model_type, HGRNConfig, exist_ok=True)
@@ -39,11 +40,42 @@ def make_config(fields: Mapping[str, Any]) -> transformers.PreTrainedConfig:
     return transformers.AutoConfig.for_model(model_type, **others)
 
 
-def read_config(folder: Path) -> transformers.PreTrainedConfig:
+def read_config(folder: Path, trust_remote_code: bool = False) -> transformers.PreTrainedConfig:
     """Return the configuration of a model's folder, whatever the family.
 
+    Args:
+        folder: has a config.json.
+        trust_remote_code: whether a family that lt25 does not know may be read by Python of the folder's own.
+
     Raises:
-        UserError: if its model type is none that `lt25.models.families` knows.
+        UserError: if the family is unknown, unless the folder's own code may be run.
     """
-    find(json.loads((folder / "config.json").read_text()).get("model_type")).load()
-    return transformers.AutoConfig.from_pretrained(folder)
+    if not (trust_remote_code and _is_foreign(folder)):
+        find(_written(folder).get("model_type")).load()
+        trust_remote_code = False
+    return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
+def refuse_foreign_code(folder: Path) -> None:
+    """Refuse a model that can be read by Python of its folder's own only.
+
+    Raises:
+        UserError: for such a model.
+    """
+    if _is_foreign(folder):
+        raise UserError(
+            f"{folder}: the model {_written(folder).get('model_type')} brings Python of its own, which is not run unasked: "
+            f"read it, and set evaluation.trust_remote_code to true"
+        )
+
+
+def _is_foreign(folder: Path) -> bool:
+    try:
+        written = _written(folder)
+    except ValueError:
+        return False  # whoever loads the model says that its config.json cannot be read
+    return "auto_map" in written and written.get("model_type") not in FAMILIES
+
+
+def _written(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -37,6 +37,7 @@ class HGRNForCausalLM(CausalLMHooks, HGRNPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         inputs_embeds: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        num_items_in_batch: int | Tensor | None = None,
         **kwargs,
     ) -> CausalLMOutputWithPast:
         """Runs the model; arguments that are not listed as in :meth:`HGRNModel.forward`.
@@ -45,6 +46,8 @@ class HGRNForCausalLM(CausalLMHooks, HGRNPreTrainedModel, GenerationMixin):
             labels: int64 [B, T], usually the input_ids themselves: they are shifted here, so that step t predicts
                 label t + 1 of its own sequence. -100 is left out of the loss.
             logits_to_keep: compute logits for this many last steps only (0: all), or for the steps of an index tensor.
+            num_items_in_batch: what the summed loss is divided by, where a step accumulates several batches; by default
+                the number of predicted tokens in this batch.
 
         Returns:
             loss: mean cross entropy in nats per predicted token, or None without labels; logits [B, T, vocab_size];
@@ -68,7 +71,8 @@ class HGRNForCausalLM(CausalLMHooks, HGRNPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             targets = _next_tokens(labels, cu_seqlens)
-            loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+            loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+            loss = loss / ((targets != -100).sum().clamp_min(1) if num_items_in_batch is None else num_items_in_batch)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,

@@ -32,6 +32,7 @@ class HGRNForSequenceClassification(HGRNPreTrainedModel):
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        num_items_in_batch: int | Tensor | None = None,
         **kwargs,
     ) -> SequenceClassifierOutput:
         """Runs the model.
@@ -40,6 +41,8 @@ class HGRNForSequenceClassification(HGRNPreTrainedModel):
             input_features: float [B, T, input_size].
             attention_mask: [B, T], 0 where a step is padding; all steps count if None.
             labels: int64 [B].
+            num_items_in_batch: what the summed loss is divided by, where a step accumulates several batches; by default
+                the number of sequences in this batch.
 
         Returns:
             loss: mean cross entropy in nats, or None without labels; logits [B, num_labels]; hidden_states.
@@ -49,7 +52,10 @@ class HGRNForSequenceClassification(HGRNPreTrainedModel):
         )
         mask = None if attention_mask is None else attention_mask[:, :: self.config.subsampling]
         logits = self.classifier(_pool(outputs.last_hidden_state, mask, self.config.pooling))
-        loss = None if labels is None else F.cross_entropy(logits.float(), labels)
+        loss = None
+        if labels is not None:
+            count = len(labels) if num_items_in_batch is None else num_items_in_batch
+            loss = F.cross_entropy(logits.float(), labels, reduction="sum") / count
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 

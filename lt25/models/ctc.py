@@ -53,6 +53,7 @@ class HGRNForCTC(HGRNPreTrainedModel):
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        num_items_in_batch: int | Tensor | None = None,
         **kwargs,
     ) -> CTCOutput:
         """Runs the model.
@@ -61,6 +62,8 @@ class HGRNForCTC(HGRNPreTrainedModel):
             input_features: float [B, T, input_size].
             attention_mask: [B, T], 1 for frames and then 0 for padding; all frames count if None.
             labels: int [B, L], padded with -100.
+            num_items_in_batch: what the summed loss is divided by, where a step accumulates several batches; by default
+                the number of labels in this batch.
         """
         outputs = self.model(
             input_features=input_features, attention_mask=attention_mask, output_hidden_states=output_hidden_states
@@ -79,7 +82,8 @@ class HGRNForCTC(HGRNPreTrainedModel):
             logits = torch.where((frames < logit_lengths[:, None])[..., None], logits, silence)
         loss = None
         if labels is not None:
-            loss = ctc_loss(logits, logit_lengths, labels, blank) / (labels >= 0).sum().clamp_min(1)
+            count = (labels >= 0).sum().clamp_min(1) if num_items_in_batch is None else num_items_in_batch
+            loss = ctc_loss(logits, logit_lengths, labels, blank) / count
         return CTCOutput(loss=loss, logits=logits, logit_lengths=logit_lengths, hidden_states=outputs.hidden_states)
 
     def frames(self, input_lengths: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ by `register`, from a module that config.yaml names under ``plugins``. Nothing h
 
 import ast
 import importlib.util
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -33,12 +34,14 @@ class Family:
         module: what to import so that transformers' Auto classes know the family; None for transformers' own.
         config: the module of its config class, from whose source `model_keys` reads; None if the family says nothing.
         keys: the keys of its ``model`` section, where they are not read from ``config``.
-        cu_seqlens: True if forward takes the boundaries of packed sequences, so that none of them reads another.
+        cu_seqlens: True if forward takes the boundaries of packed sequences, so that none of them reads another. Without it, a
+            model is trained on windows in which one document is read after the other.
+        graphs: True if a training step does nothing but what a CUDA graph can record; on a GPU it then is.
         state: True if forward hands on what it remembers (`past_key_values`), so that a text can be read in pieces.
         parallelism: kinds that give the numbers of a single device: "data" (DDP and FSDP2), "tensor", "pipeline", "context".
         crosses_layers: tensors that a layer takes from others beside the residual stream: cut into stages without these, a
             model computes something else, and says nothing.
-        devices: types of device that it trains on, "cpu" or "cuda".
+        devices: types of device that it trains on, "cpu" or "cuda"; Triton's interpreter makes a CPU one for any.
         requires: package without which it cannot be built, as imported; None for none beside lt25's own.
         complaint: of resolved ``model`` keys and a task, what makes them impossible together, or None.
     """
@@ -53,6 +56,7 @@ class Family:
     config: str | None = None
     keys: Section | None = None
     cu_seqlens: bool = True
+    graphs: bool = True
     state: bool = True
     parallelism: tuple[str, ...] = ("data",)
     crosses_layers: tuple[str, ...] = ()
@@ -62,12 +66,8 @@ class Family:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks that it has a model for, whether or not it can be trained for them here."""
+        """The tasks that it has a model for."""
         return tuple(name for name, task in TASKS.items() if task.auto_model in self.heads)
-
-    def trains(self, task: str) -> bool:
-        """Tell whether it can be trained for a task on some device: token sequences come packed, with `cu_seqlens`."""
-        return task in self.tasks and (self.cu_seqlens or TASKS[task].main_input != "input_ids")
 
     def load(self) -> None:
         """Make transformers' Auto classes know the family."""
@@ -128,13 +128,11 @@ def refusal(model: Mapping[str, Any], task: str, parallelism: Mapping[str, Any],
     """Return in one line why `check` refuses, or None if it does not; the arguments are the same."""
     family = find(model["model_type"])
     found = f"model.model_type: found {family.model_type}"
-    others = ", ".join(name for name, other in FAMILIES.items() if other.trains(task))
+    others = ", ".join(name for name, other in FAMILIES.items() if task in other.tasks)
     if task not in family.tasks:
         return f"{found}, which has no model for {task}: use {others}"
     if family.requires and importlib.util.find_spec(family.requires) is None:
         return f"{found}, which cannot be built without the package {family.requires.replace('_', '-')}: install it"
-    if not family.trains(task):
-        return f"{found}, which takes no cu_seqlens, so that documents of a batch would read one another: use {others}"
     for kind in ("tensor", "pipeline", "context"):
         degree = parallelism.get(f"{kind}_parallel_degree", 1)
         if degree > 1 and kind not in family.parallelism:
@@ -143,7 +141,7 @@ def refusal(model: Mapping[str, Any], task: str, parallelism: Mapping[str, Any],
                 f"parallelism.{kind}_parallel_degree: found {degree}, "
                 f"but {family.model_type} has {there} parallelism only: use 1"
             )
-    if device not in family.devices:
+    if device not in family.devices and os.environ.get("TRITON_INTERPRET") != "1":
         return f"{found} on a CPU, but its kernels need a GPU: train it where there is one, or use lt25_hgrn"
     return family.complaint(model, task)
 
@@ -152,12 +150,13 @@ def table() -> str:
     """Return the README's table of what works, in Markdown: families of the same abilities share a row."""
     rows: dict[tuple[str, ...], list[str]] = {}
     for family in FAMILIES.values():
-        titles = [TASKS[task].title.lower() for task in family.tasks if family.trains(task)]
+        titles = ", ".join(TASKS[task].title.lower() for task in family.tasks)
         devices = " and ".join({"cpu": "CPU", "cuda": "GPU"}[device] for device in family.devices)
         needs = f" with {family.requires.replace('_', '-')}" if family.requires else ""
-        row = (", ".join(titles) or "none yet: takes no `cu_seqlens`", devices + needs, ", ".join(family.parallelism))
+        documents = "apart" if family.cu_seqlens else "one reads on from another"
+        row = (titles, devices + needs, documents, ", ".join(family.parallelism))
         rows.setdefault((family.source, *row), []).append(f"`{family.model_type}`")
-    lines = ["| model type | from | tasks | trains on | parallelism |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| model type | from | tasks | trains on | texts of a batch | parallelism |", f"|{' --- |' * 6}"]
     lines += [f"| {', '.join(names)} | {' | '.join(row)} |" for row, names in rows.items()]
     return "\n".join(lines)
 
@@ -382,8 +381,9 @@ def _causal_lm(
 
 
 def _fla(model_type: str, **more: Any) -> None:
-    module = f"fla.models.{model_type}"
-    _causal_lm(model_type, "flash-linear-attention", "fla", module=module, devices=("cuda",), **more)
+    # Their kernels ask the host for the lengths of packed sequences, which no recording can.
+    options = {"module": "lt25.models.fla", "devices": ("cuda",), "graphs": False}
+    _causal_lm(model_type, "flash-linear-attention", "fla", **options, **more)
 
 
 _fla("hgrn", crosses_layers=("lower_bounds",))
@@ -394,8 +394,9 @@ _fla("delta_net")
 _fla("gated_deltanet")
 _fla("gsa")
 _fla("rwkv7", crosses_layers=("v_first",))
-_fla("transformer", requires="flash_attn")
-_fla("mamba", base="backbone", norm="norm_f", cu_seqlens=False)
-_fla("mamba2", base="backbone", norm="norm_f", cu_seqlens=False)
-_fla("samba", base="backbone", norm="norm_f", cu_seqlens=False, requires="flash_attn")
+_fla("transformer")
+# Their kernels go on from a state by a single token only.
+_fla("mamba", base="backbone", norm="norm_f", cu_seqlens=False, state=False)
+_fla("mamba2", base="backbone", norm="norm_f", cu_seqlens=False, state=False)
+_fla("samba", base="backbone", norm="norm_f", cu_seqlens=False, state=False)
 _causal_lm("llama", "transformers", "transformers", embeddings="embed_tokens", cu_seqlens=False)

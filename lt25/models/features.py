@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lt25.models.affine import from_channels
 from lt25.models.configuration import HGRNConfig
+from lt25.models.plain import dtype_of
 
 
 class FeatureEncoder(nn.Module):
@@ -29,7 +30,7 @@ class FeatureEncoder(nn.Module):
         """Hidden states, and the attention mask [B, T'] at their rate; padding is read as zero."""
         if self.proj is not None:
             return from_channels(features, self.proj), attention_mask
-        hidden = features.to(self.convs[0].weight.dtype).transpose(1, 2)
+        hidden = features.to(dtype_of(self.convs[0])).transpose(1, 2)
         for conv in self.convs:
             if attention_mask is not None:
                 hidden = hidden * attention_mask[:, None]

@@ -4,6 +4,8 @@ Parameters have the names and the meaning they have in flash-linear-attention, w
 sequences, T steps, H hidden_size, D recurrent channels, L layers.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,9 +18,10 @@ from transformers.utils import can_return_tuple
 from lt25.models.cache import HGRNCache
 from lt25.models.configuration import HGRNConfig
 from lt25.models.features import FeatureEncoder
+from lt25.models.plain import is_plain
 from lt25.models.short_conv import ShortConvolution, last_inputs
 from lt25.models.transformers_internals import ModelHooks
-from lt25.ops import add_norm_linear, add_rms_norm, dropout, gated_mlp, hgrn_mix, hgrn_step, short_conv
+from lt25.ops import add_norm_linear, add_rms_norm, dropout, gated_mlp, hgrn_mix, hgrn_scan, hgrn_step, short_conv
 
 
 class RMSNorm(nn.RMSNorm):
@@ -33,7 +36,7 @@ class HGRNMixer(nn.Module):
     def __init__(self, config: HGRNConfig, layer_idx: int) -> None:
         super().__init__()
         self.layer_idx = layer_idx
-        self.bidirectional = config.bidirectional
+        self.bidirectional, self.conv_size = config.bidirectional, config.conv_size
         self.i_proj = nn.Linear(config.hidden_size, config.channels, bias=False)
         self.f_proj = nn.Linear(config.hidden_size, config.channels, bias=False)
         self.g_proj = nn.Linear(config.hidden_size, config.channels, bias=False)
@@ -57,45 +60,96 @@ class HGRNMixer(nn.Module):
         The other arguments are those of :func:`lt25.ops.hgrn_mix`. A cache is read and brought up to date in place: the
         scan's state [B, D], and the last inputs of the short convolutions [B, conv_size - 1, 2 D].
         """
-        projections = (self.i_proj.weight, self.f_proj.weight, self.g_proj.weight)
-        ifg, residual = add_norm_linear(branch, residual, norm.weight, norm.eps, projections)
+        projections = (self.i_proj, self.f_proj, self.g_proj)
+        if is_plain(RMSNorm, norm) and is_plain(nn.Linear, *projections):
+            weights = [projection.weight for projection in projections]
+            ifg, residual = add_norm_linear(branch, residual, norm.weight, norm.eps, weights)
+        else:
+            normed, residual = _add_norm(branch, residual, norm)
+            ifg = torch.cat([projection(normed) for projection in projections], -1)
         if self.i_conv1d is not None and self.f_conv1d is not None:
-            weight = torch.cat((self.i_conv1d.weight, self.f_conv1d.weight)).squeeze(1)
-            ifg = self._convolve(ifg, weight, mask, cu_seqlens, cache)
-        g_norm = (self.g_norm.weight, self.g_norm.eps)
+            ifg = self._convolve(ifg, self.i_conv1d, self.f_conv1d, mask, cu_seqlens, cache)
         state = None if cache is None else cache.recurrent[self.layer_idx]
+        if not is_plain(RMSNorm, self.g_norm):
+            y, state = self._mix(ifg, lower_bound, mask, state, cu_seqlens)
+            mixed = self.o_proj(y)
         # A single step has no gradient.
-        if state is not None and ifg.shape[1] == 1 and mask is None and not ifg.requires_grad:
-            y, state = hgrn_step(ifg[:, 0], *g_norm, state, lower_bound)
+        elif state is not None and ifg.shape[1] == 1 and mask is None and not ifg.requires_grad:
+            y, state = hgrn_step(ifg[:, 0], self.g_norm.weight, self.g_norm.eps, state, lower_bound)
             mixed = self.o_proj(y)[:, None]
         else:
+            fused = is_plain(nn.Linear, self.o_proj)
             mixed, state = hgrn_mix(
                 ifg,
-                *g_norm,
+                self.g_norm.weight,
+                self.g_norm.eps,
                 lower_bound,
                 mask,
                 state,
                 cu_seqlens,
                 self.bidirectional,
                 output_final_state=cache is not None,
-                out_weight=self.o_proj.weight,
+                out_weight=self.o_proj.weight if fused else None,
             )
+            mixed = mixed if fused else self.o_proj(mixed)
         if cache is not None:
             cache.recurrent[self.layer_idx] = state
         return mixed, residual
 
-    def _convolve(self, ifg, weight, mask, cu_seqlens, cache) -> Tensor:
-        if cache is None:
-            return short_conv(ifg, weight, mask, cu_seqlens, self.bidirectional)
+    def _mix(
+        self,
+        ifg: Tensor,
+        lower_bound: Tensor | None,
+        mask: Tensor | None,
+        state: Tensor | None,
+        cu_seqlens: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """What :func:`lt25.ops.hgrn_mix` computes, [B, T, D], with the norm called; and the state [N, D] after it."""
+        i, f, g = ifg.chunk(3, -1)
+        i, f = (part.to(torch.promote_types(ifg.dtype, torch.float32)) for part in (i, f))
+        x, log_f = F.silu(i) * (-f).sigmoid(), F.logsigmoid(f)
+        if lower_bound is not None:
+            x, log_f = x * (1 - lower_bound), torch.logaddexp(lower_bound.log(), torch.log1p(-lower_bound) + log_f)
+        if mask is not None:
+            x, log_f = (part.masked_fill(~mask[..., None], 0) for part in (x, log_f))
+        ways = 2 if self.bidirectional else 1
+        states = [None] * ways if state is None else state.chunk(ways, -1)
+        parts = zip(x.chunk(ways, -1), log_f.chunk(ways, -1), states, (False, True), strict=False)
+        scanned = [
+            hgrn_scan(x.contiguous(), log_f.contiguous(), start, cu_seqlens, reverse, output_final_state=True)
+            for x, log_f, start, reverse in parts
+        ]
+        h, final = torch.cat([h for h, _ in scanned], -1), torch.cat([cast(Tensor, last) for _, last in scanned], -1)
+        return self.g_norm(h.to(g.dtype)) * F.silu(g), final
+
+    def _convolve(
+        self,
+        ifg: Tensor,
+        i_conv1d: ShortConvolution,
+        f_conv1d: ShortConvolution,
+        mask: Tensor | None,
+        cu_seqlens: Tensor | None,
+        cache: HGRNCache | None,
+    ) -> Tensor:
+        """Convolve i and f of ifg [B, T, 3 D]."""
         # The steps before, of i and f alone, go in front; what is computed for them is of no use.
-        channels, count = weight.shape[0], weight.shape[1] - 1
-        past = cache.convolved[self.layer_idx]
-        past = ifg.new_zeros(len(ifg), count, channels) if past is None else past.to(ifg.dtype)
-        ifg = torch.cat((F.pad(past, (0, channels // 2)), ifg), 1)
-        mask = None if mask is None else F.pad(mask, (count, 0), value=True)
-        # A copy, so that it does not hold all of ifg.
-        cache.convolved[self.layer_idx] = last_inputs(ifg[..., :channels], mask, count).clone()
-        return short_conv(ifg, weight, mask)[:, count:]
+        count = 0
+        if cache is not None:
+            channels, count = ifg.shape[2] // 3 * 2, self.conv_size - 1
+            past = cache.convolved[self.layer_idx]
+            past = ifg.new_zeros(len(ifg), count, channels) if past is None else past.to(ifg.dtype)
+            ifg = torch.cat((F.pad(past, (0, channels // 2)), ifg), 1)
+            mask = None if mask is None else F.pad(mask, (count, 0), value=True)
+            # A copy, so that it does not hold all of ifg.
+            cache.convolved[self.layer_idx] = last_inputs(ifg[..., :channels], mask, count).clone()
+        if is_plain(ShortConvolution, i_conv1d, f_conv1d):
+            weight = torch.cat((i_conv1d.weight, f_conv1d.weight)).squeeze(1)
+            ifg = short_conv(ifg, weight, mask, cu_seqlens, self.bidirectional)
+        else:
+            i, f, g = ifg.chunk(3, -1)
+            i, f = (conv(x, mask, cu_seqlens, self.bidirectional) for conv, x in ((i_conv1d, i), (f_conv1d, f)))
+            ifg = torch.cat((i, f, g), -1)
+        return ifg[:, count:]
 
 
 class GatedMLP(nn.Module):
@@ -109,7 +163,9 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, H] to [B, T, H]."""
-        return gated_mlp(x, self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
+        if is_plain(nn.Linear, self.gate_proj, self.up_proj, self.down_proj):
+            return gated_mlp(x, self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Dropout(nn.Dropout):
@@ -153,7 +209,10 @@ class HGRNLayer(GradientCheckpointingLayer):
 
 
 def _add_norm(branch: Tensor, residual: Tensor | None, norm: RMSNorm) -> tuple[Tensor, Tensor]:
-    return add_rms_norm(branch, residual, norm.weight, norm.eps)
+    if is_plain(RMSNorm, norm):
+        return add_rms_norm(branch, residual, norm.weight, norm.eps)
+    total = branch if residual is None else branch + residual
+    return norm(total).to(branch.dtype), total
 
 
 class HGRNPreTrainedModel(ModelHooks):
@@ -163,6 +222,8 @@ class HGRNPreTrainedModel(ModelHooks):
     config_class = HGRNConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
+    # transformers' Trainer divides by the items of all accumulated batches: the heads take `num_items_in_batch`.
+    accepts_loss_kwargs = True
 
     def initialise_module(self, module: nn.Module) -> None:
         """Write initial values into the parameters that a module itself owns."""

@@ -31,7 +31,11 @@ def initialise(model: PreTrainedModel) -> None:
             whole = values[name].detach()
             if isinstance(tensor, DTensor):
                 # Without a source rank each rank keeps its part of what it has, and nothing is sent.
-                whole = distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None)
-            tensor.copy_(whole)
+                tensor.copy_(distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None))
+            elif tensor.dtype == whole.dtype:
+                # Taken over: to write into new memory takes as long as to draw what is written.
+                tensor.data = whole
+            else:
+                tensor.copy_(whole)
     # `to_empty` gives each of two tied modules a tensor of its own.
     model.tie_weights()

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from lt25.ops import short_conv
+
 
 class ShortConvolution(nn.Module):
     """The weight [D, 1, K] of :func:`lt25.ops.short_conv` for i or for f, named as in flash-linear-attention."""
@@ -10,6 +12,16 @@ class ShortConvolution(nn.Module):
     def __init__(self, channels: int, size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels, 1, size))
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None, bidirectional: bool = False
+    ) -> Tensor:
+        """Convolve i alone, or f alone, [B, T, D]; the other arguments are those of :func:`lt25.ops.short_conv`."""
+        weight, nothing = self.weight.squeeze(1), torch.zeros_like(x)
+        both = torch.cat((weight, torch.zeros_like(weight)))
+        return short_conv(torch.cat((x, nothing, nothing), -1), both, mask, cu_seqlens, bidirectional)[
+            ..., : x.shape[2]
+        ]
 
 
 def last_inputs(x: Tensor, mask: Tensor | None, count: int) -> Tensor:

@@ -3,13 +3,16 @@
 A recorded step costs the host one launch in place of hundreds, which is most of the time of a small model's step.
 """
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lt25.errors import UserError
+from lt25.models.families import Family, find
 from lt25.training.device import DEVICE_TYPE
 from lt25.training.job_config import Job
 from lt25.training.parallelize import is_replicated
@@ -24,7 +27,11 @@ MOST = 64
 def can_replay(job: Job) -> bool:
     """Whether the steps of a job are recorded: on GPUs that each compute a whole model's steps, and nothing twice."""
     whole = is_replicated(job) and job.activation_checkpoint.mode == "none"
-    return job.training.cuda_graphs and DEVICE_TYPE == "cuda" and whole
+    return job.training.cuda_graphs and DEVICE_TYPE == "cuda" and whole and _family(job).graphs
+
+
+def _family(job: Job) -> Family:
+    return find(json.loads(Path(job.lt25.model_config).read_text())["model_type"])
 
 
 class CUDAGraphWrapper:

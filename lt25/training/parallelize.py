@@ -83,13 +83,14 @@ def parallelize(model: Any, parallel_dims: ParallelDims, job_config: JobConfig) 
         UserError: for what the model's family cannot do.
     """
     families.check(model.hf.config.to_dict(), model.task, vars(job_config.parallelism), DEVICE_TYPE)
-    base = model.hf.base_model
+    base, family = model.hf.base_model, families.find(model.hf.config.model_type)
     compiled = job_config.compile.enable and "model" in job_config.compile.components
     if job_config.activation_checkpoint.mode != "none":
         apply_ac(base, job_config.activation_checkpoint, model_compile_enabled=compiled)
     if compiled:
         for name, layer in base.layers.named_children():
-            base.layers.register_module(name, torch.compile(layer, backend=job_config.compile.backend, fullgraph=True))
+            own = torch.compile(layer, backend=job_config.compile.backend, fullgraph=family.graphs)
+            base.layers.register_module(name, own)
     if parallel_dims.fsdp_enabled:
         _shard(model, base.layers, parallel_dims, job_config)
     return model

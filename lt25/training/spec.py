@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torchtitan.protocols import BaseModelArgs
@@ -30,19 +31,25 @@ from lt25.training.job_config import Job
 from lt25.training.metrics import build_metrics_processor
 from lt25.training.parallelize import parallelize
 from lt25.training.prefetch import to_cuda
+from lt25.training.start import taken
 from lt25.training.steps import build_optimizers, build_schedule
 from lt25.training.validation import Validator
 
 
 @dataclass
 class ModelArgs(BaseModelArgs):
-    """Which model to build; filled from the job file."""
+    """Which model to build, and what it starts from; filled from the job file."""
 
     task: str = ""
     config: str = ""
+    seq_len: int = 0
+    init_from: str = ""
+    data: str = ""
 
     def update_from_config(self, job_config: Job, **_: Any) -> None:
         self.config = Path(job_config.lt25.model_config).read_text()
+        self.seq_len = job_config.training.seq_len
+        self.init_from, self.data = job_config.lt25.init_from, job_config.lt25.data
 
     def get_nparams_and_flops(self, model: nn.Module, seq_len: int) -> tuple[int, int]:
         """Return the number of parameters, and the floating-point operations of a token's training: 6 a parameter."""
@@ -59,12 +66,17 @@ class TaskModel(nn.Module):
     def __init__(self, args: ModelArgs):
         super().__init__()
         fields = json.loads(args.config)
-        find(fields["model_type"]).load()
+        family = find(fields["model_type"])
+        family.load()
+        # Windows that stand one after the other, in place of packed sequences.
+        self.window = args.seq_len if not family.cu_seqlens else None
         config = AutoConfig.for_model(fields.pop("model_type"), **fields)
         self.task, self.select = args.task, TASKS[args.task].module("loss").select
         self.hf: PreTrainedModel = auto_class(args.task).from_config(config)
 
     def forward(self, inputs: torch.Tensor, **extra: torch.Tensor) -> Any:
+        if self.window and extra.pop("cu_seqlens", None) is not None:
+            inputs = inputs.view(-1, self.window)
         return self.select(self.hf(inputs, **extra))
 
     def init_weights(self, buffer_device: torch.device | None = None) -> None:
@@ -111,13 +123,18 @@ class HuggingFaceAdapter(BaseStateDictAdapter):
     """The names of a `TaskModel`'s parameters, with and without `PREFIX`."""
 
     def __init__(self, model_args: ModelArgs, hf_assets_path: str | None):
-        self.hf_assets_path, self.fqn_to_index_mapping = hf_assets_path, None
-        self.tied = json.loads(model_args.config).get("tie_word_embeddings", False)
+        self.hf_assets_path, self.fqn_to_index_mapping, self.args = hf_assets_path, None, model_args
 
     def to_hf(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Return the weights to read from the model that training starts from, which is all that torchtitan asks for."""
         names = {name.removeprefix(PREFIX): value for name, value in state_dict.items()}
-        if self.tied:
-            names.pop("lm_head.weight", None)
+        config = json.loads(self.args.config)
+        family = find(config["model_type"])
+        if family.tied(config):
+            names.pop(f"{family.heads[TASKS[self.args.task].auto_model]}.weight", None)
+        names, remark = taken(names, Path(self.args.init_from), Path(self.args.data), config, self.args.task)
+        if remark and dist.get_rank() == 0:
+            print(remark, flush=True)
         return names
 
     def from_hf(self, hf_state_dict: dict[str, Any]) -> dict[str, Any]:

@@ -152,9 +152,10 @@ class Trainer(torchtitan.train.Trainer):
         self.update, self.low_precision, self.report = self.update_weights, nullcontext(), _nothing
         if can_replay(job_config):
             self.update = CUDAGraphWrapper(self.update_weights)
-            half = TORCH_DTYPE_MAP[job_config.training.mixed_precision_param]
-            if half != torch.float32 and not job_config.compile.enable:
-                self.low_precision = LowPrecision(self.model_parts[0], half)
+        half = TORCH_DTYPE_MAP[job_config.training.mixed_precision_param]
+        whole = DEVICE_TYPE == "cuda" and is_replicated(job_config)
+        if whole and half != torch.float32 and not job_config.compile.enable:
+            self.low_precision = LowPrecision(self.model_parts[0], half)
         self.gradient_sum: GradientSum | nullcontext = nullcontext()
         if self.parallel_dims.dp_replicate_enabled and is_replicated(job_config):
             copies = self.low_precision.copy_of if isinstance(self.low_precision, LowPrecision) else None

@@ -103,3 +103,15 @@ def test_a_text_column_of_numbers_is_named(tmp_path):
         UserError, match=r"all.parquet, row .: expected a text, found int: is columns.text the right column"
     ):
         make.prepared(tmp_path, "language_modeling", make.dataset("language_modeling", {"path": "mine"}))
+
+
+def test_a_batch_of_prompts_is_padded_in_front(folder):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = ["def f1(x):", "def"]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    lengths = [len(tokenizer(text).input_ids) for text in texts]
+    assert batch["attention_mask"].sum(1).tolist() == lengths
+    assert batch["attention_mask"][:, -1].tolist() == [1, 1]
+    assert batch["input_ids"][1, 0] == stats(folder)["model"]["pad_token_id"]

@@ -47,6 +47,23 @@ def test_frames_labels_and_table(tmp_path):
     assert features.mean(0).abs().max() < 0.02 and (features.std(0) - 1).abs().max() < 0.02
 
 
+def test_extractor_and_tokenizer_are_one_processor(tmp_path):
+    from transformers import AutoProcessor
+
+    import lt25
+
+    lt25.register()
+    folder = make.prepared(tmp_path, "speech_recognition", speech(tmp_path / "mine"), n_mels=40)
+    processor = AutoProcessor.from_pretrained(folder)
+    batch = processor(
+        audio=[np.zeros(1600, np.float32), np.zeros(800, np.float32)], text=["one", "don't"], padding=True
+    )
+    assert np.asarray(batch["input_features"]).shape == (2, 10, 40)
+    assert np.asarray(batch["attention_mask"]).sum(1).tolist() == [10, 5]
+    assert [len(labels) for labels in batch["labels"]] == [5, 5]
+    assert processor.batch_decode(processor.tokenizer(["two"]).input_ids) == ["two"]
+
+
 def test_the_same_files_give_the_same_bytes(tmp_path):
     data = speech(tmp_path / "mine")
     one, other = (make.prepared(tmp_path / name, "speech_recognition", data) for name in ("a", "b"))

@@ -43,6 +43,7 @@ class SumModel(torch.nn.Module):
     """A causal model with a state: its logits depend on the sum of all tokens so far, and on nothing else."""
 
     device = torch.device("cpu")
+    config = SimpleNamespace(model_type="lt25_hgrn")
 
     def __init__(self, vocabulary: int):
         super().__init__()

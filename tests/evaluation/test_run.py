@@ -221,3 +221,36 @@ def test_weights_that_are_missing_are_not_made_up(classification, tmp_path):
     save_file(weights, tmp_path / "hf" / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match=f"{gone}.*export it again"):
         run(classification)
+
+
+def test_a_models_own_code_is_run_only_where_it_is_asked_for(classification):
+    """Not on a terminal either, where transformers would ask."""
+    folder, trace = classification.root / "hf", classification.root / "it-ran"
+    config = json.loads((folder / "config.json").read_text())
+    code = f"""
+from pathlib import Path
+Path({str(trace)!r}).touch()
+from lt25.models.configuration import HGRNConfig
+from lt25.models.classifier import HGRNForSequenceClassification
+class OwnConfig(HGRNConfig):
+    model_type = "own"
+class OwnModel(HGRNForSequenceClassification):
+    config_class = OwnConfig
+"""
+    (folder / "own.py").write_text(code)
+    names = {"AutoConfig": "own.OwnConfig", "AutoModelForSequenceClassification": "own.OwnModel"}
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": names}))
+    device = torch.device("cpu")
+    with pytest.raises(
+        UserError, match=r"brings Python of its own, .* evaluation\.trust_remote_code to true$"
+    ) as error:
+        load_model("classification", folder, device)
+    assert not trace.exists() and "\n" not in str(error.value)
+    assert type(load_model("classification", folder, device, trust_remote_code=True)).__name__ == "OwnModel"
+    assert trace.exists()
+
+    # A family that lt25 knows is read by lt25, whatever the folder brings.
+    trace.unlink()
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": names}))
+    assert type(load_model("classification", folder, device)).__name__ == "HGRNForSequenceClassification"
+    assert not trace.exists()

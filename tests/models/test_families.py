@@ -25,15 +25,14 @@ FURTHER = {
     "gated_deltanet": {"num_heads": 2, "head_dim": 16},
     "mamba2": {"head_dim": 16},
     "rwkv7": {"head_dim": 16},
-    "samba": {"attn": None},
+    "samba": {"attn": {"layers": [1], "num_heads": 4}},
     "llama": {"num_attention_heads": 4},
 }
-# transformer cannot be built at all without flash-attn, which needs a GPU to be installed.
 BUILT = [
     (name, task)
     for name, family in FAMILIES.items()
     for task in family.tasks
-    if name != "transformer" and task in ("classification", "speech_recognition", "language_modeling")
+    if task in ("classification", "speech_recognition", "language_modeling")
 ]
 
 
@@ -61,7 +60,7 @@ def test_the_names_are_those_of_the_model(name, task):
         assert built.get_output_embeddings() is built.get_submodule(family.heads[auto])
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "transformer"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_tied_weights(name):
     family = find(name)
     for fields in ({}, {"tie_word_embeddings": True}, {"tie_word_embeddings": False}):
@@ -136,8 +135,6 @@ def test_an_unknown_type_is_one_line():
             "gla, which has no model for classification: use lt25_hgrn",
         ),
         ({"model_type": "gla"}, "language_modeling", {}, "cpu", "its kernels need a GPU"),
-        ({"model_type": "mamba"}, "language_modeling", {}, "cuda", "takes no cu_seqlens"),
-        ({"model_type": "llama"}, "language_modeling", {}, "cpu", "takes no cu_seqlens"),
         ({"model_type": "lt25_hgrn", "bidirectional": True}, "language_modeling", {}, "cpu", "reads in one direction"),
         ({"model_type": "lt25_hgrn", "input_size": 3}, "language_modeling", {}, "cpu", "a language model reads tokens"),
         (
@@ -166,16 +163,12 @@ def test_what_a_family_cannot_do_is_refused_in_one_line(fields, task, parallelis
     assert message in str(error.value) and "\n" not in str(error.value) and str(error.value).startswith("x.yaml: ")
 
 
-def test_flash_attn_is_asked_for(monkeypatch):
-    find_spec = families.importlib.util.find_spec
-    for there in (False, True):
-        monkeypatch.setattr(
-            families.importlib.util,
-            "find_spec",
-            lambda name, there=there: (object() if there else None) if name == "flash_attn" else find_spec(name),
-        )
-        reason = families.refusal({"model_type": "transformer"}, "language_modeling", {}, "cuda")
-        assert reason is None if there else "without the package flash-attn" in reason
+def test_a_package_is_asked_for(monkeypatch):
+    monkeypatch.setattr(families, "FAMILIES", dict(FAMILIES))
+    for package, there in (("not_there", False), ("torch", True)):
+        families.register(dataclasses.replace(find("lt25_hgrn"), model_type="own", requires=package))
+        reason = families.refusal({"model_type": "own"}, "language_modeling", {}, "cpu")
+        assert reason is None if there else "without the package not-there: install it" in reason
 
 
 def test_what_works_is_let_through():
@@ -215,3 +208,56 @@ def test_the_configs_that_come_along_name_known_keys(path):
     keys = find(fields.pop("model_type")).model_keys()
     fields.pop("architectures")
     check(fields, keys, str(path))
+
+
+# With a vocabulary of 32,000.
+PARAMETERS = {
+    "delta_net_1b": 1_365_677_056,
+    "delta_net_340m": 374_362_112,
+    "delta_net_tiny": 4_229_248,
+    "gated_deltanet_1b": 1_387_348_732,
+    "gated_deltanet_340m": 512_272_124,
+    "gated_deltanet_tiny": 4_229_000,
+    "gla_1.3b": 1_365_514_240,
+    "gla_340m": 374_475_776,
+    "gla_7b": 6_741_635_072,
+    "gla_tiny": 4_230_592,
+    "gsa_1b": 1_376_880_640,
+    "gsa_340m": 380_158_976,
+    "gsa_tiny": 4_231_616,
+    "hgrn2_1.3b": 1_364_396_032,
+    "hgrn2_340m": 373_916_672,
+    "hgrn2_tiny": 4_227_648,
+    "hgrn_1.3b": 1_364_396_032,
+    "hgrn_340m": 373_916_672,
+    "hgrn_lm_340m": 373_916_672,
+    "hgrn_lm_tiny": 10_825_984,
+    "hgrn_tiny": 4_227_648,
+    "mamba2_1b": 1_371_839_488,
+    "mamba2_340m": 382_387_712,
+    "mamba2_tiny": 4_152_368,
+    "mamba_1b": 1_400_276_992,
+    "mamba_340m": 385_565_696,
+    "mamba_tiny": 4_155_328,
+    "retnet_340m": 380_171_264,
+    "retnet_tiny": 4_260_288,
+    "rwkv7_340m": 382_086_144,
+    "rwkv7_tiny": 4_206_144,
+    "samba_1b": 1_403_935_488,
+    "samba_tiny": 4_240_576,
+    "transformer_1b": 1_364_297_728,
+    "transformer_340m": 373_867_520,
+    "transformer_7b": 7_241_732_096,
+    "transformer_tiny": 4_219_200,
+}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "config" / "models").glob("*.json")))
+def test_parameters_of_the_configs_that_come_along(name):
+    fields = json.loads((ROOT / "config" / "models" / f"{name}.json").read_text())
+    if fields["architectures"][0].endswith("ForCausalLM"):
+        kind = fields.pop("model_type")
+        find(kind).load()
+        with torch.device("meta"):
+            built = auto_class("language_modeling").from_config(AutoConfig.for_model(kind, vocab_size=32000, **fields))
+        assert sum(parameter.numel() for parameter in built.parameters()) == PARAMETERS[name]

@@ -220,3 +220,42 @@ def test_an_unknown_backend_is_named(operator):
     case = plain(operator)
     with pytest.raises(ValueError, match=f"{operator}: unknown backend 'cudnn'"):
         case.operator(**case.tensors, **case.options, backend="cudnn")
+
+
+NOWHERE = """
+import os, sys
+import numba.core.caching
+from pathlib import Path
+
+def nobody():
+    raise RuntimeError("Could not determine home directory.")
+
+# A user who cannot write to the package and has no home: as root, which can write anywhere, only this shows it.
+writable, os.access = os.access, lambda path, mode: mode != os.W_OK
+if sys.argv[1] == "no home":
+    Path.home = nobody
+else:
+    numba.core.caching._CacheImpl._locator_classes = []
+import torch
+from lt25.ops import swiglu
+from lt25.ops.backends import numba_common
+assert numba_common.JIT["cache"] is False
+x = torch.randn(3, 8)
+torch.testing.assert_close(swiglu(x), swiglu(x, backend="reference"))
+from lt25.training.startup import keep_kernels
+keep_kernels()
+print("computed")
+"""
+
+
+@pytest.mark.parametrize("lack", ["no home", "no folder"])
+def test_kernels_run_where_nothing_can_be_kept(lack, tmp_path):
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("NUMBA_CACHE_DIR", "TRITON_CACHE_DIR")
+    }
+    command = [sys.executable, "-c", NOWHERE, lack]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env=environment | {"PYTHONPATH": str(REPOSITORY)}
+    )
+    assert done.stdout.strip() == "computed", done.stderr
+    assert not list(tmp_path.iterdir())

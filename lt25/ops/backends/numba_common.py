@@ -1,6 +1,8 @@
 """Shared by the operators' numba kernels: compiler options, vectorizable exp and sigmoid, tensors as rows, threads."""
 
 import math
+import os
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -14,8 +16,23 @@ from torch import Tensor
 
 from lt25.memory import keep_freed_memory
 
+
+def _can_cache() -> bool:
+    """Tell whether numba finds a folder for compiled kernels: the package's own, the user's, or NUMBA_CACHE_DIR."""
+    if not (numba.config.CACHE_DIR or os.access(Path(__file__).parent, os.W_OK)):
+        try:
+            Path.home()
+        except RuntimeError:
+            return False  # numba would make a folder called "~" where the program stands
+    try:
+        njit(cache=True)(_can_cache)
+    except RuntimeError:
+        return False
+    return True
+
+
 # "contract" only allows a*b+c as one instruction. Reassociation would break `exp`, and other flags assume that there is no NaN.
-JIT = {"fastmath": {"contract"}, "error_model": "numpy", "cache": True, "nogil": True}
+JIT = {"fastmath": {"contract"}, "error_model": "numpy", "cache": _can_cache(), "nogil": True}
 # For sums over a row: they vectorize only if the compiler may reorder them. The order is fixed when the kernel is compiled.
 JIT_SUM = {**JIT, "fastmath": {"contract", "reassoc"}}
 

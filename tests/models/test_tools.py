@@ -1,0 +1,185 @@
+"""What other people's tools do to the models: hooks, adapters, quantisation, and transformers' Trainer."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tests.models import tiny
+
+MAKERS = {
+    "lm": lambda: tiny.causal_lm(use_short_conv=True),
+    "ctc": lambda: tiny.ctc(subsampling=2, bidirectional=True, use_short_conv=True),
+    "classifier": lambda: tiny.classifier(bidirectional=True),
+    "classifier-no-bound": lambda: tiny.classifier(use_lower_bound=False),
+}
+EVERY = pytest.mark.parametrize("kind", MAKERS)
+
+
+def inputs(kind, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "lm":
+        mask = torch.tensor([[1] * 9, [0] * 3 + [1] * 6])
+        return {"input_ids": torch.randint(0, 50, (2, 9), generator=generator), "attention_mask": mask}
+    mask = torch.tensor([[1] * 9, [1] * 6 + [0] * 3])
+    channels = 8 if kind == "ctc" else 2
+    return {"input_features": torch.randn(2, 9, channels, generator=generator), "attention_mask": mask}
+
+
+def leaves(model):
+    """Modules with weights of their own and none inside."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if not list(module.children()) and list(module.parameters(recurse=False))
+    }
+
+
+class Counted(nn.Module):
+    """A stranger in a module's place."""
+
+    def __init__(self, inner, scale=1.0):
+        super().__init__()
+        self.inner, self.scale, self.calls = inner, scale, 0
+
+    def forward(self, *arguments, **options):
+        self.calls += 1
+        return self.inner(*arguments, **options) * self.scale
+
+
+@EVERY
+def test_a_hook_on_every_module_is_called_and_changes_nothing(kind):
+    model, given = MAKERS[kind](), inputs(kind)
+    expected = model(**given).logits
+    called = set()
+    for name, module in leaves(model).items():
+        module.register_forward_hook(lambda module, arguments, output, name=name: called.add(name))
+    found = model(**given).logits
+    assert called == set(leaves(model))
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-5)
+
+
+@EVERY
+def test_gradients_are_those_of_the_fused_operators(kind):
+    model = MAKERS[kind]().double()
+    given = {name: tensor.double() if name == "input_features" else tensor for name, tensor in inputs(kind).items()}
+    hooked = copy.deepcopy(model)
+    for module in leaves(hooked).values():
+        module.register_forward_pre_hook(lambda module, arguments: None)
+    for one in (model, hooked):
+        one(**given).logits.square().sum().backward()
+    for (name, parameter), other in zip(model.named_parameters(), hooked.parameters(), strict=True):
+        torch.testing.assert_close(
+            other.grad, parameter.grad, atol=1e-9, rtol=1e-7, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@EVERY
+def test_every_module_can_be_replaced(kind):
+    """One by one, each by twice what it computes: the output is another."""
+    given = inputs(kind)
+    expected = MAKERS[kind]()(**given).logits
+    for name, module in leaves(MAKERS[kind]()).items():
+        if isinstance(module, nn.Embedding):
+            continue
+        model = MAKERS[kind]()
+        parent, _, own = name.rpartition(".")
+        stranger = Counted(model.get_submodule(name), 2.0)
+        setattr(model.get_submodule(parent), own, stranger)
+        found = model(**given).logits
+        assert stranger.calls == 1, name
+        assert not torch.allclose(found, expected, atol=1e-6), name
+
+
+@torch.no_grad()
+def test_generation_with_replaced_modules_is_that_of_the_plain_model():
+    model = tiny.causal_lm(use_short_conv=True)
+    prompt = torch.randint(0, 50, (2, 5))
+    expected = model.generate(prompt, max_new_tokens=6, do_sample=False)
+    for name, module in leaves(model).items():
+        if not isinstance(module, nn.Embedding):
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, Counted(module))
+    assert torch.equal(model.generate(prompt, max_new_tokens=6, do_sample=False), expected)
+
+
+class Adapter(nn.Module):
+    """What peft's LoRA puts in a linear map's place: the map, which does not learn, and a product of two thin ones."""
+
+    def __init__(self, base, rank=4):
+        super().__init__()
+        self.base_layer = base.requires_grad_(False)
+        self.down = nn.Linear(base.in_features, rank, bias=False)
+        self.up = nn.Linear(rank, base.out_features, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    @property
+    def weight(self):
+        return self.base_layer.weight
+
+    @property
+    def bias(self):
+        return self.base_layer.bias
+
+    def forward(self, x):
+        return self.base_layer(x) + self.up(self.down(x))
+
+
+@EVERY
+def test_adapters_learn(kind):
+    model, given = MAKERS[kind](), inputs(kind)
+    expected = model(**given).logits
+    model.requires_grad_(False)
+    adapters = []
+    for name, module in leaves(model).items():
+        if type(module) is nn.Linear:
+            parent, _, own = name.rpartition(".")
+            adapters.append(Adapter(module))
+            setattr(model.get_submodule(parent), own, adapters[-1])
+    output = model(**given).logits
+    torch.testing.assert_close(output, expected, atol=2e-5, rtol=2e-5)
+    output.square().sum().backward()
+    assert all(adapter.up.weight.grad.abs().sum() > 0 for adapter in adapters)
+
+
+@EVERY
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_dynamic_quantisation(kind):
+    model, given = MAKERS[kind](), inputs(kind)
+    expected = model(**given).logits
+    small = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    found = small(**given).logits
+    assert not torch.equal(found, expected)
+    assert (found - expected).abs().mean() < 0.2 * expected.abs().mean()
+
+
+@pytest.mark.parametrize("kind", ["lm", "ctc", "classifier"])
+def test_loss_over_accumulated_batches(kind):
+    """As transformers' Trainer has it: each micro-batch's sum, divided by the labels of all."""
+    model = MAKERS[kind]()
+    assert model.accepts_loss_kwargs
+    if kind == "lm":
+        ids = torch.randint(0, 50, (4, 9))
+        labels = ids.clone()
+        labels[0, 3:] = -100
+        given, count = {"input_ids": ids, "labels": labels}, (labels[:, 1:] != -100).sum()
+    elif kind == "ctc":
+        labels = torch.tensor([[1, 2, -100], [3, -100, -100], [1, 2, 3], [4, 5, -100]])
+        given = {"input_features": torch.randn(4, 9, 8), "labels": labels}
+        count = (labels != -100).sum()
+    else:
+        given = {"input_features": torch.randn(4, 9, 2), "labels": torch.tensor([0, 1, 2, 3])}
+        count = torch.tensor(4)
+    whole = model(**given).loss
+    expected = torch.autograd.grad(whole, list(model.parameters()))
+    model.zero_grad()
+    total = 0.0
+    for rows in (slice(0, 1), slice(1, 4)):
+        loss = model(**{name: tensor[rows] for name, tensor in given.items()}, num_items_in_batch=count).loss
+        loss.backward()
+        total += loss.item()
+    assert total == pytest.approx(whole.item(), rel=1e-5)
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-4)
