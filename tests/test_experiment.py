@@ -327,7 +327,10 @@ def test_a_dataset_is_resolved(project):
         ({"tasks": ["vision"]}, 'tasks.0: found "vision", allowed: classification, '),
         ({"origin": {}}, "origin"),
         ({"origin": {"path": "x", "hub": "a/b"}}, "origin"),
-        ({"origin": {"builder": "mnist"}}, 'origin.builder: found "mnist", allowed: sklearn_digits, espeak, stdlib'),
+        (
+            {"origin": {"builder": "mnist"}},
+            'origin.builder: found "mnist", allowed: sklearn_digits, espeak, stdlib, connected_digits',
+        ),
         ({"columns": {"inptu": "image"}}, "columns.inptu: unknown key: did you mean input?"),
         ({"splits": {"train": "all"}}, "splits.test: missing"),
         ({"splits": {"train": "all", "test": {"from": "train", "fraction": 2}}}, "splits.test"),

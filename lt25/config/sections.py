@@ -439,7 +439,9 @@ _HELD_OUT = {
     },
 }
 _UTTERANCES: Section = {
-    split: Key("integer", OPTIONAL, f"espeak only: utterances of the {split} split", True, _POSITIVE)
+    split: Key(
+        "integer", OPTIONAL, f"espeak and connected_digits only: utterances of the {split} split", True, _POSITIVE
+    )
     for split in ("train", "validation", "test")
 }
 
@@ -467,10 +469,21 @@ DATASET: Section = {
                 OPTIONAL,
                 "a dataset made on this machine",
                 False,
-                {"enum": ["sklearn_digits", "espeak", "stdlib"]},
+                {"enum": ["sklearn_digits", "espeak", "stdlib", "connected_digits"]},
             ),
             "utterances": Key(
-                "object", OPTIONAL, "espeak only: how many utterances each split has", False, keys=_UTTERANCES
+                "object",
+                OPTIONAL,
+                "espeak and connected_digits only: how many utterances each split has",
+                False,
+                keys=_UTTERANCES,
+            ),
+            "left_out": Key(
+                "string",
+                OPTIONAL,
+                "connected_digits only: the speaker of the test split",
+                False,
+                {"enum": ["george", "jackson", "lucas", "nicolas"]},
             ),
             "hub": Key(
                 "string",

@@ -21,7 +21,7 @@ from lt25.experiment import Dataset
 from lt25.files import whole_folder
 from lt25.progress import say, track
 
-BUILDERS = {"sklearn_digits": "digits", "espeak": "espeak", "stdlib": "stdlib"}
+BUILDERS = {"sklearn_digits": "digits", "espeak": "espeak", "stdlib": "stdlib", "connected_digits": "connected_digits"}
 MANIFEST = "SOURCE.json"
 
 

@@ -7,9 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from lt25.data.builders import digits, espeak, stdlib
+from lt25.data.builders import connected_digits, digits, espeak, stdlib
 from lt25.data.espeak import Espeak
 from lt25.data.series import decode_image
+from tests.data import make
 
 
 def test_digits_are_scikit_learns_and_the_split_is_stratified(tmp_path):
@@ -67,6 +68,46 @@ def test_no_voice_is_heard_in_two_splits():
     for split, names in espeak.SPEAKERS.items():
         script = espeak._script(split, espeak.UTTERANCES[split])
         assert {line["speaker"] for line in script} == set(names)
+
+
+@pytest.fixture
+def four_speakers(tmp_path, monkeypatch):
+    """A mirror with four speakers, three takes of each digit for training and one for test: tones as loud as their number."""
+    digits = [(digit, speaker) for digit in range(10) for speaker in range(4)]
+    for split, takes in (("train", 3), ("test", 1)):
+        rows = []
+        for digit, speaker in takes * digits:
+            tone = 0.1 * (speaker + 1) * np.sin(2 * np.pi * (300 + 100 * digit) * np.arange(1600) / 8000)
+            row = {"text": espeak.WORDS[digit], "speaker": connected_digits.SPEAKERS[speaker]}
+            rows.append({"audio": {"bytes": make.wav(tone, 8000), "path": None}, **row})
+        make.parquet(tmp_path / f"mirror/free-spoken-digit-dataset/data/{split}-00000-of-00001.parquet", rows)
+    monkeypatch.setenv("LT25_HUB_MIRROR", str(tmp_path / "mirror"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("left_out", connected_digits.SPEAKERS)
+def test_connected_digits_are_strung_by_one_speaker_and_tested_on_another(four_speakers, left_out):
+    folders = [four_speakers / name for name in ("one", "other")]
+    counts = {"train": 70, "validation": 21, "test": 14}
+    for folder in folders:
+        folder.mkdir()
+        assert connected_digits.build(folder, {"left_out": left_out, "utterances": counts}) == "mirror"
+    assert sorted(path.name for path in folders[0].iterdir()) == sorted(counts)
+    for path in folders[0].rglob("*.*"):
+        assert path.read_bytes() == (folders[1] / path.relative_to(folders[0])).read_bytes()
+    others = set(connected_digits.SPEAKERS) - {left_out}
+    for split, count in counts.items():
+        rows = lines(folders[0], split)
+        assert len(rows) == count and {row["speaker"] for row in rows} == ({left_out} if split == "test" else others)
+        assert Counter(len(row["text"].split()) for row in rows) == dict.fromkeys(range(1, 8), count // 7)
+        for row in rows:
+            samples, rate = soundfile.read(folders[0] / split / row["file_name"])
+            words, loudness = row["text"].split(), 0.1 * (connected_digits.SPEAKERS.index(row["speaker"]) + 1)
+            assert rate == 8000 and np.abs(samples[:1600]).max() == pytest.approx(loudness, rel=0.05)
+            assert 1600 * len(words) + 160 * (len(words) - 1) <= len(samples) <= 4000 * len(words)
+            for at, word in ((samples[:800], words[0]), (samples[-800:], words[-1])):
+                hz = 10 * np.abs(np.fft.rfft(at)).argmax()
+                assert espeak.WORDS[round((hz - 300) / 100)] == word
 
 
 def test_every_voice_and_accent_speaks():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
+from lt25.data.builders import connected_digits
 from lt25.data.prepared import PreparedSplit
 from lt25.errors import UserError
 from lt25.experiment import load_dataset_config
@@ -38,6 +39,8 @@ def text(rng, n):
 
 
 # What the Hub or the mirror holds of a dataset: file -> a row of it; and what it holds besides.
+CONNECTED = {f"connected-digits-{speaker}" for speaker in connected_digits.SPEAKERS}
+
 PUBLISHED = {
     "mnist": {f"mnist/{s}-00000-of-00001.parquet": images("image", 10) for s in ("train", "test")},
     "cifar10": {f"plain_text/{s}-00000-of-00001.parquet": images("img", 10) for s in ("train", "test")},
@@ -68,7 +71,7 @@ OPTIONS = {"fineweb-edu": {"vocab_size": 300}}
 
 def test_the_datasets_are_those_promised():
     published = {*PUBLISHED, "tinyshakespeare"}
-    assert set(NAMES) == {"digits", "spoken-digits", "stdlib"} | published
+    assert set(NAMES) == {"digits", "spoken-digits", "stdlib", *CONNECTED} | published
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -114,7 +117,7 @@ def test_tinyshakespeare_is_one_document_a_split(tmp_path):
         ({"origin": {"hub": "a/b", "path": "c"}}, "origin"),
         (
             {"origin": {"builder": "nothing"}},
-            'origin.builder: found "nothing", allowed: sklearn_digits, espeak, stdlib',
+            'origin.builder: found "nothing", allowed: sklearn_digits, espeak, stdlib, connected_digits',
         ),
         ({"splits": {"train": "train"}}, "splits.test: missing"),
         ({"splits": {"train": "a", "test": "b", "validation": {"from": "test", "fraction": 0.1}}}, "splits.validation"),
