@@ -135,7 +135,7 @@ def test_the_first_example_must_be_one_of_the_task(project, capsys):
     tiny.write_experiment(project, "classification", dataset="reviews", prepare={"layout": "series"})
     status, said = checked(capsys)
     assert status == 2
-    assert "tiny.yaml: prepare.layout: found series, and the input is an image: use pixels or rows" in said
+    assert "tiny.yaml: prepare.layout: found series, and the input is an image or a recording: use pixels" in said
 
 
 def test_a_checkpoint_that_is_not_kept_is_said_before_training(project, capsys):
