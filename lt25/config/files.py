@@ -17,6 +17,9 @@ MOST = 10**5
 DEEPEST = 50
 """How deep they may be nested."""
 
+SHORT = 8192
+"""Characters of a text that libyaml may read."""
+
 
 def read_yaml(path: Path, kind: str, named: str = "") -> dict[str, Any]:
     """Read a file of keys and values.
@@ -118,7 +121,7 @@ def _load(text: str) -> Any:
         yaml.YAMLError: if it is none, or is a bomb: a few aliases can stand for more than memory holds.
     """
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_FastLoader if len(text) < SHORT else _Loader)
         _measure(value)
     except (RecursionError, _TooMuch):
         raise yaml.YAMLError(_TooMuch.said) from None
@@ -146,7 +149,7 @@ def _measure(value: Any) -> None:
         raise _TooMuch
 
 
-class _Loader(yaml.SafeLoader):
+class _Rules:
     """YAML in which ``1e-3`` is a number, as everybody who writes a learning rate expects, and no key stands twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -155,13 +158,22 @@ class _Loader(yaml.SafeLoader):
             if (name := str(key.value)) in keys:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {name} stands twice", key.start_mark)
             keys.add(name)
-        return super().construct_mapping(node, deep)
+        return super().construct_mapping(node, deep)  # type: ignore[misc]
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*(?:[eE][-+]?[0-9]+)|[0-9]+\.[0-9_]*|\.[0-9]+|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-    ),
-    list("-+0123456789."),
-)
+class _Loader(_Rules, yaml.SafeLoader):
+    pass
+
+
+class _FastLoader(_Rules, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """The same by libyaml, several times as fast; a long text could be nested so deeply that its stack ends."""
+
+
+for _loader in (_Loader, _FastLoader):
+    _loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(
+            r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*(?:[eE][-+]?[0-9]+)|[0-9]+\.[0-9_]*|\.[0-9]+|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+        ),
+        list("-+0123456789."),
+    )
