@@ -7,7 +7,7 @@ SNAKEMAKE := .venv/bin/snakemake
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready
-	@$(SNAKEMAKE) --cores all --quiet rules host progress
+	@$(SNAKEMAKE) --quiet rules host progress
 
 test: .venv/ready
 	@.venv/bin/python -m pytest
@@ -15,7 +15,7 @@ test: .venv/ready
 check: .venv/ready
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
-	@.venv/bin/snakefmt --check Snakefile workflow/rules
+	@.venv/bin/snakefmt --check workflow
 	@.venv/bin/pyright
 	@.venv/bin/python -m pytest -q tests/config tests/test_files.py tests/test_experiment.py tests/test_cli.py tests/test_imports.py
 

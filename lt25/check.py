@@ -6,13 +6,19 @@ model to start from and the devices.
 
 import sys
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
+from lt25.checkpoints.whole import kept_steps
 from lt25.data import acquire, read
+from lt25.data.folders import Folder
 from lt25.errors import UserError
 from lt25.experiment import Experiment, load_experiment, project_root
-from lt25.launch import plan
+from lt25.launch import Launch, plan
 from lt25.models import families
+from lt25.tasks import TASKS
+
+LABELS = 10_000
 
 
 def check(names: Iterable[str], overrides: Iterable[str] = ()) -> int:
@@ -24,7 +30,12 @@ def check(names: Iterable[str], overrides: Iterable[str] = ()) -> int:
 
     Returns:
         The exit status: 0, or 2 if anything is wrong.
+
+    Raises:
+        UserError: if NGPU, NNODE and the like make no sense.
     """
+    # What is wrong with the environment is no experiment's fault.
+    plan({})
     names = list(names) or sorted(path.stem for path in (project_root() / "config" / "experiments").glob("*.yaml"))
     status = 0
     for name in names:
@@ -39,42 +50,85 @@ def check(names: Iterable[str], overrides: Iterable[str] = ()) -> int:
 
 
 def check_experiment(experiment: Experiment) -> str:
-    """Check an experiment's data, starting model and devices.
+    """Check an experiment's devices, data, and the checkpoint that it goes on from.
 
     Returns:
-        What could not be checked, for people; mostly nothing.
+        What could not be checked, and the stages that have not been run, for people; nothing if there is neither.
 
     Raises:
         UserError: for the first thing that is wrong.
     """
     check_devices(experiment)
-    return check_columns(experiment)
+    check_load_step(experiment)
+    remark = check_columns(experiment)
+    missing = experiment.missing()
+    return f"{remark}; to be run: {', '.join(missing)}" if missing else remark
 
 
 def check_columns(experiment: Experiment) -> str:
-    """Compare a dataset's columns and splits with the files that are there, of each the first only.
+    """Compare a dataset's columns, splits and labels with the files that are there, of each the first row only.
 
     Raises:
-        UserError: if the folder of a dataset given by path, a split's files or a column is not there.
+        UserError: if the folder of a dataset given by path, a split's files or a column is not there, or the first example is
+            none of the task.
     """
     dataset, root = experiment.dataset, acquire.data_root(experiment.dataset, experiment.raw_dir)
     config = f"config/datasets/{dataset.name}.yaml"
     if "path" in dataset.origin and not root.is_dir():
         raise UserError(f"{config}: origin.path: no such folder: {root}")
     if "path" not in dataset.origin and not (root / acquire.MANIFEST).is_file():
-        return f", before its data is there: `lt25 download {dataset.name}`"
+        return f", but for its data, which needs `lt25 download {dataset.name}`"
     folder = acquire.folder(dataset, experiment.raw_dir)
     for split, source in dataset.splits.items():
         names = source["from"] if isinstance(source, dict) else source
         names = dataset.splits[names] if isinstance(source, dict) else names
         for name in [names] if isinstance(names, str) else names:
-            if next(read.rows(dataset, folder, name), None) is None:
+            first = next((row for row in read.rows(dataset, folder, name) if isinstance(row, read.Row)), None)
+            if first is None:
                 raise UserError(f"{config}: splits.{split}: the source's split {name} has no rows: name another")
+            if complaint := TASKS[experiment.task].row_complaint(experiment.prepare, first.roles):
+                is_experiments = complaint.startswith("prepare.")
+                raise UserError(f"{experiment.path if is_experiments else config}: {complaint} ({first.where})")
+            check_labels(experiment, folder, name)
     return ""
 
 
-def check_devices(experiment: Experiment) -> None:
+def check_labels(experiment: Experiment, folder: Folder, split: str) -> None:
+    """Look for labels that the dataset's ``labels`` do not list, in the first `LABELS` rows of a source's split.
+
+    Raises:
+        UserError: if there is one.
+    """
+    dataset, listed = experiment.dataset, experiment.dataset.options["labels"]
+    if not listed or "label" not in TASKS[experiment.task].columns:
+        return
+    where = f"config/datasets/{dataset.name}.yaml: labels"
+    rows = (row for row in read.rows(dataset, folder, split) if isinstance(row, read.Row))
+    for row in islice(rows, LABELS):
+        label = row.roles.get("label")
+        if isinstance(label, str) and label not in listed:
+            raise UserError(f"{where}: {row.where} has {label}, which is not among {', '.join(listed)}: add it")
+
+
+def check_load_step(experiment: Experiment) -> None:
+    """Look for the checkpoint that ``checkpoint.load_step`` names.
+
+    Raises:
+        UserError: if there is none of that step.
+    """
+    step, folder = experiment.job["checkpoint"]["load_step"], experiment.results_dir / "checkpoints"
+    if step != -1 and not (folder / f"step-{step}").is_dir():
+        there = ", ".join(map(str, kept_steps(folder))) or "none"
+        raise UserError(
+            f"{experiment.path}: checkpoint.load_step: no checkpoint of step {step} is kept: there are {there}"
+        )
+
+
+def check_devices(experiment: Experiment) -> Launch:
     """Compare the degrees of parallelism and the global batch with the processes that training would have.
+
+    Returns:
+        What it would be started on.
 
     Raises:
         UserError: if they do not fit.
@@ -90,3 +144,4 @@ def check_devices(experiment: Experiment) -> None:
             f"{experiment.path}: training.global_batch_size: {total} is no multiple of training.local_batch_size, {local}, "
             f"times the {readers} processes that read data: change one"
         )
+    return start

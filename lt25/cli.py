@@ -1,4 +1,4 @@
-"""The command line: ``lt25 download|prepare|configure|train|export|evaluate|report|config|check|list|new``.
+"""The command line: ``lt25 download|prepare|configure|train|export|evaluate|report|config|check|list|new|dvc``.
 
 Each command is one stage of the chain and can be run by hand. A command that takes an experiment takes overrides of it too,
 ``--optimizer.lr 1e-3``. A command imports what it needs when it runs, so that ``--help`` answers at once.
@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lt25.config.overrides import split_arguments
 from lt25.errors import UserError
@@ -24,7 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.update(waiting())
     try:
         others, overrides = split_arguments(sys.argv[1:] if arguments is None else arguments)
-        options = _parser().parse_args(others)
+        options, unknown = _parser().parse_known_args(others)
+        if unknown:
+            raise UserError(_unknown(others[0], unknown[0], options.takes_overrides))
         options.overrides = overrides
         if overrides and not options.takes_overrides:
             raise UserError(
@@ -49,8 +51,32 @@ class _Version(argparse.Action):
         parser.exit(message=f"lt25 {version('lt25')}\n")
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}: see {self.prog} --help")
+
+
+def _unknown(command: str, argument: str, takes_overrides: bool) -> str:
+    """Say what is wrong with an argument that a command does not know; it may be meant for a key of an experiment."""
+    from lt25.config.sections import EXPERIMENT, JOB
+
+    name = argument.removeprefix("--").split("=")[0]
+    if not takes_overrides or not argument.startswith("--"):
+        return f"lt25 {command}: {argument}: no such option or argument: see lt25 {command} --help"
+    keys = [f"--{section}.{name} VALUE" for section, keys in JOB.items() if name in keys]
+    if keys:
+        instead = f"write {' or '.join(keys)}"
+    elif name in EXPERIMENT and EXPERIMENT[name].type == "object":
+        instead = f"it is a section: set its keys, --{name}.KEY VALUE"
+    elif name in EXPERIMENT:
+        instead = "it makes another experiment: set it in a file of its own, see lt25 new --help"
+    else:
+        instead = f"options are in lt25 {command} --help, and a key of the experiment is --SECTION.KEY VALUE"
+    return f"command line: --{name}: no such option: {instead}"
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="lt25", description="From a dataset's name to a trained, exported, evaluated and reported model."
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print lt25's version")
@@ -67,7 +93,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, takes_overrides=overrides)
         return sub
 
-    experiment: dict[str, Any] = {"metavar": "EXPERIMENT", "help": "a name in config/experiments/, or a path"}
+    experiment: dict[str, Any] = {
+        "metavar": "EXPERIMENT",
+        "help": "a name in config/experiments/, or a path; or of a variant, as printed",
+    }
 
     sub = command("download", _download, "fetch a dataset, or check one that is there, into data/raw/", overrides=False)
     sub.add_argument("dataset", metavar="DATASET", help="a name in config/datasets/, or a path")
@@ -112,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="exported steps, measured on held-out training data; default: the final model",
     )
+    sub.add_argument("--kept", action="store_true", help="all kept steps before the exported one")
     sub.add_argument("--export", action="store_true", help="export what is to be measured first, in the same process")
 
     sub = command("report", _report, "write one page that shows experiments side by side")
@@ -124,6 +154,8 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("check", _check, "check experiments, and what they need, before anything runs")
     sub.add_argument("experiments", nargs="*", **{**experiment, "help": f"{experiment['help']}; default: all"})
+
+    command("dvc", _dvc, "write dvc.yaml: the stages of the experiments in config/config.yaml", overrides=False)
 
     command("list", _list, "list the datasets, experiments and models of config/", overrides=False)
 
@@ -169,16 +201,17 @@ def _prepare(options: argparse.Namespace) -> None:
 def _configure(options: argparse.Namespace) -> None:
     from lt25.training.job import write_job
 
-    write_job(_load(options))
+    experiment = _load(options)
+    _say(f"{experiment.name}: {write_job(experiment).relative_to(experiment.root)} and model/config.json are written")
 
 
 def _train(options: argparse.Namespace) -> None:
-    from lt25.launch import plan
+    from lt25.check import check_devices
     from lt25.training.ahead import settle
     from lt25.training.job import write_job
 
     experiment = _load(options)
-    launch = plan(experiment.job.get("parallelism", {}), where=str(experiment.path))
+    launch = check_devices(experiment)
     job = write_job(experiment)
     os.chdir(experiment.root)
     command = launch.command("-m", "lt25.training", "--job.config_file", os.path.relpath(job))
@@ -193,6 +226,10 @@ def _train(options: argparse.Namespace) -> None:
     os.execve(command[0], command, {**os.environ, **launch.environment()})
 
 
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
 def _export(options: argparse.Namespace) -> None:
     if (options.to_dcp is None) == (options.experiment is None):
         raise UserError("lt25 export: expected an experiment, or --to-dcp with a model folder and a checkpoint folder")
@@ -200,6 +237,7 @@ def _export(options: argparse.Namespace) -> None:
         from lt25.checkpoints.convert import import_model
 
         import_model(*options.to_dcp)
+        _say(f"{options.to_dcp[1]}: is written")
         return
     experiment = _load(options)
     from lt25.checkpoints.export import export
@@ -211,16 +249,32 @@ def _evaluate(options: argparse.Namespace) -> None:
     from lt25.evaluation import evaluate, require
 
     experiment = _load(options)
+    steps = options.step
+    if options.kept:
+        from lt25.checkpoints.whole import earlier_steps
+        from lt25.files import read_record
+
+        steps = earlier_steps(read_record(experiment.results_dir / "train.json", experiment.commands("train")))
+        if not steps:
+            return
     if options.export:
         from lt25.checkpoints.export import export
 
-        export(experiment, options.step)
-    parts = [f"step-{step}" for step in options.step] or [""]
+        export(experiment, steps)
+    parts = [f"step-{step}" for step in steps] or [""]
     for part in parts:
         require(experiment, experiment.results_dir / "hf" / part)
     for part in parts:
         model, measured = experiment.results_dir / "hf" / part, experiment.evaluation_dir / part
         evaluate(experiment, model, measured, intermediate=bool(part))
+    if experiment.evaluation_dir.parent != experiment.results_dir:
+        from lt25.config.overrides import note
+
+        note(experiment.overrides, experiment.evaluation_dir.parent)
+    if parts == [""]:
+        from lt25.report.tracked import write_tracked
+
+        write_tracked(experiment)
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -247,6 +301,12 @@ def _check(options: argparse.Namespace) -> int:
     from lt25.check import check
 
     return check(options.experiments, options.overrides)
+
+
+def _dvc(options: argparse.Namespace) -> None:
+    from lt25.dvc import write_stages
+
+    _say(f"{write_stages()}: is written")
 
 
 def _list(options: argparse.Namespace) -> None:

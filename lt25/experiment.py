@@ -8,6 +8,7 @@ allowed. Nothing here imports torch.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from lt25 import plugins
 from lt25.config import overrides as on_command_line
 from lt25.config.files import read_model, read_yaml
 from lt25.config.key import OPTIONAL, Section, check, flat, identity, resolve, suggestion
-from lt25.config.sections import CONFIG, DATASET, EXPERIMENT, HIDDEN, JOB, MODEL, SET
+from lt25.config.sections import CONFIG, DATASET, EXPERIMENT, HIDDEN, JOB, MODEL, SET, training_identity
 from lt25.errors import UserError
 from lt25.files import read_record
 from lt25.models import families
@@ -25,6 +26,9 @@ from lt25.tasks import TASKS, Task
 
 DEFAULT = "default"
 """The origin of a value that nobody gave."""
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+"""What the files of experiments and datasets may be called, without their suffix: folders and commands have these names."""
 
 _EVERY_MODEL = {name: replace(key, default=OPTIONAL) for name, key in MODEL.items()}
 
@@ -75,6 +79,7 @@ class Experiment:
         job: the resolved sections of a training job.
         origins: dotted key -> the file that its value comes from, ``default`` or ``command line``.
         overrides: what the command line changed, by dotted key.
+        decisive: those of them that decide where training arrives, and so make a variant with results of its own.
         augment: what is done to training examples at random, resolved.
     """
 
@@ -90,6 +95,7 @@ class Experiment:
     job: dict[str, dict[str, Any]]
     origins: dict[str, str] = field(default_factory=dict)
     overrides: dict[str, Any] = field(default_factory=dict)
+    decisive: dict[str, Any] = field(default_factory=dict)
     augment: dict[str, Any] = field(default_factory=dict)
 
     def resolved(self) -> tuple[dict[str, Any], dict[str, str]]:
@@ -110,7 +116,7 @@ class Experiment:
         origins = dict(self.origins)
         stats = self.processed_dir / "stats.json"
         if stats.is_file():
-            decided = read_record(stats, f"lt25 prepare {self.arguments}")["model"]
+            decided = read_record(stats, self.commands("prepare"))["model"]
             values["model"] |= decided
             origins |= {f"model.{key}": "the prepared data" for key in decided}
         return values, origins
@@ -152,9 +158,40 @@ class Experiment:
         return self.root / "results" / self.name
 
     @property
+    def job_file(self) -> Path:
+        """The file of the training job: one of its own, if something is overridden that decides on no other model."""
+        further = {key: value for key, value in self.overrides.items() if key.split(".")[0] in JOB}
+        further = {key: value for key, value in further.items() if key not in self.decisive}
+        return self.results_dir / f"job{on_command_line.variant(further)}.toml"
+
+    @property
     def evaluation_dir(self) -> Path:
         """Where numbers and plots go: apart from the experiment's own, if options of the evaluation are overridden."""
-        return self.root / "results" / f"{self.path.stem}{on_command_line.variant(self.overrides)}" / "evaluation"
+        options = {key: value for key, value in self.overrides.items() if key.startswith("evaluation.")}
+        variant = on_command_line.variant({**self.decisive, **options})
+        return self.root / "results" / f"{self.path.stem}{variant}" / "evaluation"
+
+    def missing(self, stage: str | None = None) -> dict[str, str]:
+        """Return the stages before one (of none: all) that have still to be run, each with its command, in their order.
+
+        What a stage has left stands for the stages before it.
+        """
+        stages = {
+            "download": (self.raw_dir / "SOURCE.json", f"lt25 download {self.dataset.name}"),
+            "prepare": (self.processed_dir / "stats.json", f"lt25 prepare {self.arguments}"),
+            "train": (self.results_dir / "train.json", f"lt25 train {self.arguments}"),
+            "export": (self.results_dir / "hf" / "config.json", f"lt25 export {self.arguments}"),
+            "evaluate": (self.evaluation_dir / "metrics.json", f"lt25 evaluate {self.arguments}"),
+        }
+        names = list(stages)
+        names = names if stage is None else names[: names.index(stage)]
+        done = [number for number, name in enumerate(names, 1) if stages[name][0].is_file()]
+        return {name: stages[name][1] for name in names[max(done, default=0) :]}
+
+    def commands(self, stage: str) -> str:
+        """Return the commands that make what a stage leaves, for a message: "lt25 download a && lt25 prepare b"."""
+        name = self.dataset.name if stage == "download" else self.arguments
+        return " && ".join([*self.missing(stage).values(), f"lt25 {stage} {name}"])
 
     @property
     def kept_steps(self) -> list[int]:
@@ -186,7 +223,7 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
     """Read, check and resolve an experiment.
 
     Args:
-        path: the YAML file, or the bare name of one in ``config/experiments/``.
+        path: the YAML file, or the bare name of one in ``config/experiments/``, or the name of a variant.
         overrides: "key=value" with a dotted key, as on the command line: "optimizer.lr=1e-3".
 
     Raises:
@@ -194,14 +231,23 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
     """
     root = project_root()
     plugins.load(root, plugin_names(root))
-    path = Path(path)
-    if path.suffix not in (".yaml", ".yml"):
-        path = root / "config" / "experiments" / f"{path}.yaml"
-    return _load(Path(os.path.relpath(path, root)), on_command_line.parse(overrides), root, ())
+    text, given = str(path), on_command_line.parse(overrides)
+    if not text.endswith((".yaml", ".yml")):
+        text, at, variant = text.partition("@")
+        _check_name(text, "an experiment, or a path")
+        if at:
+            given = {**on_command_line.of_variant(variant, root / "results" / f"{text}@{variant}"), **given}
+        text = f"{root}/config/experiments/{text}.yaml"
+    return _load(Path(os.path.relpath(text, root)), given, root, ())
 
 
-def load_dataset_config(name: str | Path, root: Path | None = None) -> Dataset:
-    """Read, check and resolve a dataset file: a path, or the bare name of one in ``config/datasets/``.
+def load_dataset_config(name: str | Path, root: Path | None = None, named: str = "") -> Dataset:
+    """Read, check and resolve a dataset file.
+
+    Args:
+        name: a path, or the bare name of a file in ``config/datasets/``.
+        root: the project's directory, if plugins are loaded already.
+        named: the file and key that name it, for messages.
 
     Raises:
         UserError: as `load_experiment`.
@@ -209,15 +255,19 @@ def load_dataset_config(name: str | Path, root: Path | None = None) -> Dataset:
     if root is None:
         root = project_root()
         plugins.load(root, plugin_names(root))
-    path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
-        path = root / "config" / "datasets" / f"{name}.yaml"
-    path = path if path.is_absolute() else root / path
-    written = read_yaml(path, "dataset")
-    check(written, _dataset_section(), os.path.relpath(path, root))
+    text = str(name)
+    if not text.endswith((".yaml", ".yml")):
+        _check_name(text, "a dataset, or a path", named)
+        text = f"config/datasets/{text}.yaml"
+    path = root / text
+    where = os.path.relpath(path, root)
+    _check_name(path.stem, "a file", where)
+    written = read_yaml(path, "dataset", named)
+    check(written, _dataset_section(), where)
     values = resolve(written, DATASET)
+    _check_dataset(values, where)
     options = {key: values.pop(key) for key in ("tasks", "labels", "encoding")}
-    _check_encoding(options["encoding"], os.path.relpath(path, root))
+    _check_encoding(options["encoding"], where)
     return Dataset(name=path.stem, options=options, **values)
 
 
@@ -253,26 +303,47 @@ def hub_mirror() -> Path | None:
     return Path(name).expanduser() if name else None
 
 
-def _load(path: Path, overrides: Mapping[str, Any], root: Path, descendants: tuple[str, ...]) -> Experiment:
-    """As `load_experiment`; ``descendants`` are the experiments that start, directly or not, from this one."""
-    written, where = read_yaml(root / path, "experiment"), str(path)
+def _check_name(name: str, what: str, where: str = "") -> None:
+    if not NAME.fullmatch(name):
+        found = f"{where}: " if where else ""
+        raise UserError(
+            f"{found}found {name!r} as the name of {what}, expected letters, digits, `_`, `-` and, not first, `.`: rename it"
+        )
+
+
+def _load(
+    path: Path, overrides: Mapping[str, Any], root: Path, descendants: tuple[str, ...], named: str = ""
+) -> Experiment:
+    """As `load_experiment`.
+
+    Args:
+        path: the file, relative to the project.
+        overrides: values by dotted key.
+        root: the project.
+        descendants: the experiments that start, directly or not, from this one.
+        named: the file and key that name it, for messages.
+    """
+    where, decisive = str(path), {}
+    _check_name(path.stem, "a file", where)
+    written = read_yaml(root / path, "experiment", named)
     values, base = _resolve(written, where, root)
     if overrides:
+        plain = values
         before = {**flat(values), **flat(written)}
         _check_overrides(overrides)
         written = on_command_line.merge(written, overrides)
         values, base = _resolve(written, on_command_line.WHERE, root)
         after = {**flat(written), **flat(values)}
         overrides = {key: after[key] for key in overrides if before.get(key, DEFAULT) != after[key]}
+        decisive = {key: value for key, value in overrides.items() if _decides(key, plain, values)}
         where = f"{path}, with what the command line sets"
 
-    trained = {key: value for key, value in overrides.items() if not key.startswith("evaluation.")}
     experiment = Experiment(
-        name=f"{path.stem}{on_command_line.variant(trained)}",
+        name=f"{path.stem}{on_command_line.variant(decisive)}",
         path=path,
         root=root,
         task=values["task"],
-        dataset=load_dataset_config(values["dataset"], root),
+        dataset=load_dataset_config(values["dataset"], root, f"{where}: dataset"),
         prepare=values["prepare"],
         model=values["model"],
         init_from=values["init_from"],
@@ -280,6 +351,7 @@ def _load(path: Path, overrides: Mapping[str, Any], root: Path, descendants: tup
         job={name: values[name] for name in JOB},
         origins=_origins(values, written, base, overrides, path),
         overrides=dict(overrides),
+        decisive=decisive,
         augment=values["augment"],
     )
     _check_data(experiment, where)
@@ -287,6 +359,23 @@ def _load(path: Path, overrides: Mapping[str, Any], root: Path, descendants: tup
     _check_job(experiment, where)
     _check_start(experiment, (*descendants, path.stem))
     return experiment
+
+
+def _decides(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether the override of a key decides where training arrives, given all values without and with the overrides."""
+    section = key.split(".")[0]
+    if section not in JOB:
+        return section != "evaluation"
+    if key == "training.steps":
+        return True
+    if key in ("training.local_batch_size", "training.global_batch_size"):
+        batches = (values["training"] for values in (before, after))
+        one, other = (
+            (b["global_batch_size"], 0 if b["global_batch_size"] > 0 else b["local_batch_size"]) for b in batches
+        )
+        return one != other
+    one, other = (flat(training_identity({name: values[name] for name in JOB})) for values in (before, after))
+    return one.get(key) != other.get(key)
 
 
 def _resolve(written: Mapping[str, Any], where: str, root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -311,6 +400,11 @@ def _resolve(written: Mapping[str, Any], where: str, root: Path) -> tuple[dict[s
     task, own = TASKS[written["task"]], dict(written["model"])
     path = own.pop("base", None)
     base = read_model(root / path, f"{where}: model.base") if path else {}
+    if len({str(one["model_type"]) for one in (own, base) if "model_type" in one}) > 1:
+        raise UserError(
+            f"{where}: model.model_type: found {own['model_type']}, but model.base, {path}, is of the type "
+            f"{base['model_type']}: name another base, or none"
+        )
     model = {**base, **own}
     if "model_type" not in model:
         raise UserError(f"{where}: model.model_type: missing: name a model type (lt25_hgrn) or a `base:` file")
@@ -376,6 +470,19 @@ def _check_encoding(encoding: str, where: str) -> None:
         ) from None
 
 
+def _check_dataset(values: Mapping[str, Any], where: str) -> None:
+    """Compare the keys of a dataset file with each other."""
+    parts = {name: split["fraction"] for name, split in values["splits"].items() if isinstance(split, dict)}
+    if sum(parts.values()) >= 1:
+        said = " and ".join(f"{name} takes {part}" for name, part in parts.items())
+        raise UserError(f"{where}: splits: {said} of train, which leaves nothing to train on: lower the fractions")
+    origin = values["origin"]
+    for key, kind in (("utterances", "builder"), ("revision", "hub")):
+        if key in origin and (kind not in origin or (key == "utterances" and origin["builder"] != "espeak")):
+            owner = "the builder espeak" if key == "utterances" else "origin.hub"
+            raise UserError(f"{where}: origin.{key}: only for {owner}: remove the key")
+
+
 def _check_overrides(overrides: Mapping[str, Any]) -> None:
     sections = [name for name, key in EXPERIMENT.items() if key.type == "object"]
     for key in overrides:
@@ -389,7 +496,10 @@ def _check_overrides(overrides: Mapping[str, Any]) -> None:
 def _check_data(experiment: Experiment, where: str) -> None:
     dataset = experiment.dataset
     if experiment.task not in dataset.options["tasks"]:
-        raise UserError(f"{experiment.path}: task: {dataset.name} is for {', '.join(dataset.options['tasks'])}")
+        raise UserError(
+            f"{experiment.path}: task: found {experiment.task}, but the dataset {dataset.name} is for "
+            f"{', '.join(dataset.options['tasks'])}: change one"
+        )
     for role in TASKS[experiment.task].columns:
         if role not in dataset.columns:
             raise UserError(f"config/datasets/{dataset.name}.yaml: columns.{role}: missing: {experiment.task} needs it")
@@ -401,6 +511,10 @@ def _check_model(experiment: Experiment, base: Mapping[str, Any], where: str) ->
     task, family = TASKS[experiment.task], families.find(experiment.model["model_type"])
     # On which device it will be trained is not known yet: `lt25 check` and the trainer look at that.
     families.check(experiment.model, task.name, experiment.job["parallelism"], family.devices[0], where)
+    for key in task.decided:
+        if (origin := experiment.origins.get(f"model.{key}", DEFAULT)) != DEFAULT:
+            place = f"{origin}: {key}" if origin.endswith(".json") else f"{where}: model.{key}"
+            raise UserError(f"{place}: the data decides it: remove the key")
     for architecture in experiment.model.get("architectures", ()):
         for other in TASKS.values():
             if _made_for(architecture, other) and not _made_for(architecture, task):
@@ -452,7 +566,8 @@ def _check_start(experiment: Experiment, chain: tuple[str, ...]) -> None:
     where = f"{experiment.path}: init_from"
     if start in chain:
         raise UserError(f"{where}: a circle: {' starts from '.join((*chain, start))}: end it somewhere")
-    parent = _load(Path("config/experiments") / f"{start}.yaml", {}, experiment.root, chain)
+    _check_name(start, "an experiment", where)
+    parent = _load(Path("config/experiments") / f"{start}.yaml", {}, experiment.root, chain, where)
     for what, here, there in (
         ("task", experiment.task, parent.task),
         ("model type", experiment.model["model_type"], parent.model["model_type"]),

@@ -9,7 +9,7 @@ import yaml
 from lt25.check import check_columns
 from lt25.config.files import parse_value
 from lt25.errors import UserError
-from lt25.experiment import Dataset, Experiment, load_dataset_config, load_experiment, project_root
+from lt25.experiment import NAME, Dataset, Experiment, load_dataset_config, load_experiment, project_root
 from lt25.files import write_text
 from lt25.tasks import TASKS
 
@@ -30,7 +30,7 @@ def new(name: str, like: str, dataset: str) -> tuple[Path, str]:
     """
     root = project_root()
     path = Path("config") / "experiments" / f"{name}.yaml"
-    if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII) or name.endswith((".yaml", ".yml")):
+    if not NAME.fullmatch(name) or name.endswith((".yaml", ".yml")):
         raise UserError(f"lt25 new: found {name}, expected a name of letters, digits, `_`, `-` and `.`, without .yaml")
     if (root / path).exists():
         raise UserError(f"{path}: is there already: choose another name, or remove the file")

@@ -74,6 +74,9 @@ class Task:
         prepare: the keys of an experiment's ``prepare`` section.
         evaluation: the keys of an experiment's ``evaluation`` section.
         augment: the keys of an experiment's ``augment`` section: what is done to training examples at random.
+        decided: the keys of the model's config that the data decides, and an experiment may not set.
+        row_complaint: of the resolved ``prepare`` section and the values of an example by role, what is wrong with them,
+            beginning with the key, or None: `lt25 check` asks of the first example of each split.
         complaint: of the resolved ``prepare`` and ``augment`` sections, what makes them impossible together, or None.
         prepare_from_model: keys of the model's config that decide the prepared data too.
         preparation_version: of the code that prepares; where it gives other data for the same options, it is raised by one.
@@ -97,6 +100,10 @@ class Task:
         default=lambda prepare, augment: None
     )
     prepare_from_model: tuple[str, ...] = ()
+    decided: tuple[str, ...] = ()
+    row_complaint: Callable[[Mapping[str, Any], Mapping[str, Any]], str | None] = field(
+        default=lambda prepare, roles: None
+    )
     preparation_version: int = 1
     package: str | None = None
 
@@ -156,6 +163,29 @@ def _image_complaint(prepare: Mapping[str, Any], augment: Mapping[str, Any]) -> 
     if changed and layout == "series":
         return f"augment.{changed}: is for images, and prepare.layout is series: remove the key"
     return None
+
+
+def _is_media(value: Any) -> bool:
+    return isinstance(value, Mapping) and "bytes" in value
+
+
+def _classification_row(prepare: Mapping[str, Any], roles: Mapping[str, Any]) -> str | None:
+    layout = prepare["layout"]
+    if _is_media(roles["input"]) and layout == "series":
+        return "prepare.layout: found series, and the input is an image or a recording: use pixels or rows"
+    return None
+
+
+def _speech_row(prepare: Mapping[str, Any], roles: Mapping[str, Any]) -> str | None:
+    if not _is_media(roles["audio"]):
+        return f"columns.audio: found {type(roles['audio']).__name__}, expected an audio file: name another column"
+    return _text_row(prepare, roles)
+
+
+def _text_row(prepare: Mapping[str, Any], roles: Mapping[str, Any]) -> str | None:
+    if isinstance(roles["text"], str):
+        return None
+    return f"columns.text: found {type(roles['text']).__name__}, expected a text: name another column"
 
 
 register(
@@ -244,6 +274,8 @@ print(model.config.id2label[int(logits.argmax())])""",
             ),
         },
         complaint=_image_complaint,
+        decided=("num_labels", "id2label", "label2id", "input_size"),
+        row_complaint=_classification_row,
     )
 )
 
@@ -333,7 +365,11 @@ print(recognise("speech.wav")["text"])""",
                 "abcdefghijklmnopqrstuvwxyz'",
                 "the characters of a transcript besides the space, each once",
                 True,
-                {"minLength": 1, "pattern": "^(?!.*(.).*\\1)[^ |]+$"},
+                {
+                    "minLength": 1,
+                    "pattern": "^(?!.*(.).*\\1)[^ |]+$",
+                    "$comment": "characters, each once, without the space and `|`",
+                },
             ),
             "transcripts": Key("object", {}, "how transcripts are normalised", True, keys=TRANSCRIPTS),
             "max_seconds": Key(
@@ -361,7 +397,7 @@ print(recognise("speech.wav")["text"])""",
                 "`[low, high]`: audio is made louder or softer by a gain between them, in dB, drawn anew for every utterance "
                 "in every epoch; needs `prepare.store: audio`",
                 True,
-                {"items": {"type": "number"}, "minItems": 2, "maxItems": 2},
+                {"items": {"type": "number", "minimum": -60, "maximum": 60}, "minItems": 2, "maxItems": 2},
             ),
             "time_masks": Key(
                 "integer", 0, "how many stretches of time are masked (SpecAugment)", True, {"minimum": 0}
@@ -378,6 +414,8 @@ print(recognise("speech.wav")["text"])""",
         # A transcript has to fit the frames that subsampling leaves.
         prepare_from_model=("subsampling",),
         preparation_version=2,
+        decided=("vocab_size", "pad_token_id", "input_size"),
+        row_complaint=_speech_row,
     )
 )
 
@@ -432,5 +470,7 @@ print(generate("def main(", max_new_tokens=50)[0]["generated_text"])""",
             ),
             new_tokens=Key("integer", 96, "the most tokens of a continuation; 0: no samples", True, {"minimum": 0}),
         ),
+        decided=("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"),
+        row_complaint=_text_row,
     )
 )

@@ -41,15 +41,28 @@ def checked(capsys, *arguments) -> tuple[int, str]:
 
 
 def test_a_good_experiment_is_ok(project, capsys):
+    to_run = "to be run: download, prepare, train, export, evaluate"
+    assert checked(capsys) == (0, f"tiny: ok; {to_run}\n")
+    assert checked(capsys, "tiny", "--optimizer.lr", "1e-4") == (0, f"tiny@optimizer.lr=0.0001: ok; {to_run}\n")
+
+
+def test_the_stages_that_have_not_been_run_are_said_together(project, capsys):
+    make.write(project / "config" / "config.yaml", "experiments: [tiny]\n")
+    assert cli.main(["download", "reviews"]) == 0
+    capsys.readouterr()
+    assert checked(capsys) == (0, "tiny: ok; to be run: prepare, train, export, evaluate\n")
+    results = project / "results" / "tiny"
+    for file in ("train.json", "hf/config.json", "evaluation/metrics.json"):
+        make.write(results / file, "{}")
     assert checked(capsys) == (0, "tiny: ok\n")
-    assert checked(capsys, "tiny", "--optimizer.lr", "1e-4") == (0, "tiny@optimizer.lr=0.0001: ok\n")
 
 
 def test_all_experiments_are_checked_and_a_wrong_one_does_not_hide_the_others(project, capsys):
     (project / "config" / "experiments" / "broken.yaml").write_text("task: [")
     status, said = checked(capsys)
     assert status == 2
-    assert said.splitlines() == [said.splitlines()[0], "tiny: ok"]
+    assert said.splitlines()[1].startswith("tiny: ok")
+    assert said.count("\n") == 2
     assert said.startswith("broken: config/experiments/broken.yaml:1: not valid YAML")
     assert checked(capsys, "tiny")[0] == 0
     assert checked(capsys, "nosuch")[0] == 2
@@ -62,6 +75,10 @@ def test_all_experiments_are_checked_and_a_wrong_one_does_not_hide_the_others(pr
         ({"columns": {"text": "text", "id": "number"}}, "all.csv: no column number"),
         ({"origin": {"path": "nowhere"}}, "config/datasets/reviews.yaml: origin.path: no such folder"),
         ({"splits": {"train": "all", "test": "test"}}, "belongs to the source's split test"),
+        (
+            {"splits": {"train": "all", "test": {"from": "train", "fraction": 0.95}}},
+            "splits: validation takes 0.1 and test takes 0.95 of train, which leaves nothing to train on",
+        ),
     ],
 )
 def test_the_dataset_is_compared_with_the_data_that_is_there(project, capsys, change, message):
@@ -74,7 +91,9 @@ def test_the_dataset_is_compared_with_the_data_that_is_there(project, capsys, ch
 
 def test_data_that_is_not_there_yet_is_said(project, capsys):
     write_dataset(project, origin={"hub": "somebody/reviews"})
-    assert checked(capsys) == (0, "tiny: ok, before its data is there: `lt25 download reviews`\n")
+    status, said = checked(capsys)
+    assert status == 0
+    assert said.startswith("tiny: ok, but for its data, which needs `lt25 download reviews`; to be run: download, ")
 
 
 @pytest.mark.parametrize(
@@ -100,3 +119,34 @@ def test_devices_are_compared_with_parallelism_and_batch(project, capsys, monkey
     assert message in said
     monkeypatch.setenv("NGPU", "6" if "batch" not in override else "3")
     assert checked(capsys, "tiny", override.replace("shard_degree=2", "shard_degree=6"))[0] == 0
+
+
+def test_the_first_example_must_be_one_of_the_task(project, capsys):
+    write_dataset(
+        project, tasks=["classification"], columns={"input": "image", "label": "label"}, labels=["cat", "cow"]
+    )
+    make.image_folder(project / "reviews", 2)
+    (project / "reviews" / "all.csv").unlink()
+    tiny.write_experiment(project, "classification", dataset="reviews")
+    status, said = checked(capsys)
+    assert status == 2
+    assert "config/datasets/reviews.yaml: labels: dog/0.png has dog, which is not among cat, cow: add it" in said
+    write_dataset(project, tasks=["classification"], columns={"input": "image", "label": "label"})
+    tiny.write_experiment(project, "classification", dataset="reviews", prepare={"layout": "series"})
+    status, said = checked(capsys)
+    assert status == 2
+    assert "tiny.yaml: prepare.layout: found series, and the input is an image or a recording: use pixels" in said
+
+
+def test_a_checkpoint_that_is_not_kept_is_said_before_training(project, capsys):
+    status, said = checked(capsys, "tiny", "--checkpoint.load_step", "4")
+    assert status == 2
+    assert "checkpoint.load_step: no checkpoint of step 4 is kept: there are none" in said
+    make.write(project / "results" / "tiny" / "checkpoints" / "step-4" / "manifest.json", "{}")
+    assert checked(capsys, "tiny", "--checkpoint.load_step", "4")[0] == 0
+
+
+def test_what_is_wrong_with_the_environment_is_blamed_on_no_experiment(project, capsys, monkeypatch):
+    monkeypatch.setenv("NGPU", "abc")
+    assert cli.main(["check", "tiny"]) == 2
+    assert capsys.readouterr() == ("", "lt25: error: NGPU: found 'abc', expected a whole number of at least 1\n")

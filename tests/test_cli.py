@@ -43,17 +43,30 @@ def test_the_version_is_the_packages(capsys):
     [
         (["prepare", "nothing"], "config/experiments/nothing.yaml: no such experiment file"),
         (["download", "digit"], "config/datasets/digit.yaml: no such dataset file: did you mean digits?"),
-        (["configure", "tiny"], "run `lt25 prepare tiny` first"),
-        (["train", "tiny"], "run `lt25 prepare tiny` first"),
-        (["export", "tiny"], "run `lt25 train tiny` first"),
+        (["configure", "tiny"], "run `lt25 download digits && lt25 prepare tiny` first"),
+        (["train", "tiny"], "run `lt25 download digits && lt25 prepare tiny` first"),
+        (["export", "tiny"], "run `lt25 download digits && lt25 prepare tiny && lt25 train tiny` first"),
         (["export"], "expected an experiment, or --to-dcp"),
-        (["evaluate", "tiny"], "run `lt25 export` first"),
+        (["evaluate", "tiny"], "&& lt25 train tiny && lt25 export tiny` first"),
         (["train", "tiny", "--optimizer.lr", "0"], "command line: optimizer.lr: found 0, expected more than 0"),
         (["train", "tiny", "--optimizer.lr"], "command line: optimizer.lr: no value: write --optimizer.lr VALUE"),
-        (["configure", "tiny", "--optimizer.lr", "1"], "run `lt25 prepare tiny --optimizer.lr 1.0` first"),
-        (["export", "tiny", "--optimizer.lr=1"], "run `lt25 train tiny --optimizer.lr 1.0` first"),
+        (["configure", "tiny", "--optimizer.lr", "1"], "&& lt25 prepare tiny --optimizer.lr 1.0` first"),
+        (["export", "tiny", "--optimizer.lr=1"], "&& lt25 train tiny --optimizer.lr 1.0` first"),
         (["download", "digits", "--optimizer.lr=1"], "takes no overrides of an experiment: leave out --optimizer.lr"),
         (["config", "tinny"], "no such experiment file: did you mean tiny?"),
+        (["train", "tiny", "--seed", "3"], "command line: --seed: no such option: write --debug.seed VALUE"),
+        (["train", "tiny", "--lr=3"], "command line: --lr: no such option: write --optimizer.lr VALUE"),
+        (["train", "tiny", "--init_from", "x"], "--init_from: no such option: it makes another experiment"),
+        (["train", "tiny", "--task", "x"], "--task: no such option: it makes another experiment"),
+        (["train", "tiny", "--dataset", "x"], "--dataset: no such option: it makes another experiment"),
+        (["train", "tiny", "--training", "3"], "it is a section: set its keys, --training.KEY VALUE"),
+        (["train", "tiny", "--what", "3"], "a key of the experiment is --SECTION.KEY VALUE"),
+        (["download", "digits", "--seed", "3"], "lt25 download: --seed: no such option or argument"),
+        (["train"], "lt25 train: the following arguments are required: EXPERIMENT: see lt25 train --help"),
+        (["trian", "tiny"], "invalid choice: 'trian'"),
+        (["train", "tiny", "--time-limit", "3"], "expected a number and its unit"),
+        (["train", "tiny@optimizer.lr=1", "--training.steps", "0"], "training.steps: found 0"),
+        (["prepare", "$(touch F)"], "found '$(touch F)' as the name of an experiment"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, arguments, message):
@@ -123,7 +136,9 @@ def test_a_job_file_that_says_the_same_keeps_its_date(tmp_path, monkeypatch):
 
 def test_the_data_decides_its_part_of_the_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tiny.make_project(tmp_path))
-    experiment = tiny.write_experiment(tmp_path, "classification", model={"num_labels": 7})
-    tiny.prepare(experiment)
-    assert cli.main(["configure", "tiny"]) == 2
-    assert "model.num_labels: the data decides it (3): remove the key" in capsys.readouterr().err
+    tiny.write_experiment(tmp_path, "classification")
+    assert cli.main(["check", "tiny", "--model.num_labels=7"]) == 2
+    assert "model.num_labels: the data decides it: remove the key" in capsys.readouterr().out
+    (tmp_path / "base.json").write_text('{"model_type": "lt25_hgrn", "num_labels": 3}')
+    assert cli.main(["check", "tiny", "--model.base=base.json"]) == 2
+    assert "base.json: num_labels: the data decides it: remove the key" in capsys.readouterr().out

@@ -126,7 +126,7 @@ def test_options_of_the_evaluation_leave_the_model_where_it_is(project):
     ("override", "message"),
     [
         ("optimizer.lrr=1", "command line: optimizer.lrr: unknown key: did you mean lr?"),
-        ("optimizer.lr=high", 'command line: optimizer.lr: found "high", expected number'),
+        ("optimizer.lr=high", 'command line: optimizer.lr: found "high", expected a number'),
         ("optimiser.lr=1", "command line: optimiser.lr: no section optimiser: did you mean optimizer?"),
         ("task.x=1", "command line: task.x: no section task"),
         (
@@ -171,7 +171,7 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
     ("change", "message"),
     [
         ({"training.stepz": 3}, "training.stepz: unknown key: did you mean steps? Allowed: "),
-        ({"training.steps": "ten"}, 'training.steps: found "ten", expected integer'),
+        ({"training.steps": "ten"}, 'training.steps: found "ten", expected a whole number'),
         ({"training.steps": 0}, "training.steps: found 0, expected at least 1"),
         (
             {"training.local_batch_size": 4, "training.global_batch_size": 6},
@@ -187,7 +187,7 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
         ({"dataset": "digit"}, "config/datasets/digit.yaml: no such dataset file: did you mean digits?"),
         ({"extra": 1}, "extra: unknown key"),
         ({"model.droput": 0.5}, "model.droput: unknown key: did you mean dropout? Allowed: "),
-        ({"model.dropout": "high"}, 'model.dropout: found "high", expected number'),
+        ({"model.dropout": "high"}, 'model.dropout: found "high", expected a number'),
         ({"model.dropout": 1.5}, "model.dropout: found 1.5, expected less than 1"),
         ({"model.hidden_size": -3}, "model.hidden_size: found -3, expected at least 1"),
         (
@@ -199,18 +199,21 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
             {"model": {"base": "config/models/hgrn_ctc_tiny.json"}},
             "model.base: made for HGRNForCTC, which does speech_recognition, and the task is classification",
         ),
-        ({"model.base": 3}, "model.base: found 3, expected string"),
+        ({"model.base": 3}, "model.base: found 3, expected a text"),
         ({"evaluation": {"batchsize": 3}}, "evaluation.batchsize: unknown key: did you mean batch_size? Allowed: "),
         ({"evaluation.batch_size": 0}, "evaluation.batch_size: found 0, expected at least 1"),
-        ({"evaluation.splits": []}, "evaluation.splits: found [], expected: prepared splits to evaluate"),
+        ({"evaluation.splits": []}, "evaluation.splits: found [], expected a list of at least 1 value"),
         ({"evaluation.max_bytes": 3}, "evaluation.max_bytes: unknown key"),
         ({"prepare.layuot": "rows"}, "prepare.layuot: unknown key: did you mean layout? Allowed: faulty, layout, "),
         ({"prepare.alphabet": "ab"}, "prepare.alphabet: unknown key"),
         ({"prepare.layout": "columns"}, 'prepare.layout: found "columns", allowed: pixels, rows, series'),
-        ({"prepare.size": [8]}, "prepare.size: found [8], expected: `[height, width]`"),
+        ({"prepare.size": [8]}, "prepare.size: found [8], expected a list of 2 values"),
         ({"optimizer.lr": float("nan")}, "optimizer.lr: found nan, expected a finite number"),
         ({"checkpoint.folder": "here"}, "checkpoint.folder: not for an experiment: it is `checkpoints`"),
-        ({"dataset": "stdlib"}, "task: stdlib is for language_modeling"),
+        (
+            {"dataset": "stdlib"},
+            "task: found classification, but the dataset stdlib is for language_modeling: change one",
+        ),
         ({"validation.patience": 2}, "validation.patience: needs validation: set validation.freq"),
         ({"checkpoint.keep": "best"}, "checkpoint.keep: needs validation: set validation.freq"),
         ({"validation": {"freq": 11, "patience": 1}}, "validation.freq: 11 is more than training.steps, 10"),
@@ -219,7 +222,7 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
             {"parallelism.tensor_parallel_degree": 2},
             "parallelism.tensor_parallel_degree: found 2, but lt25_hgrn has data parallelism only",
         ),
-        ({"training": "much"}, 'training: found "much", expected object'),
+        ({"training": "much"}, 'training: found "much", expected keys and values'),
     ],
 )
 def test_a_mistake_is_one_line_that_names_file_key_found_and_allowed(project, change, message):
@@ -262,13 +265,21 @@ def test_outside_a_project_there_is_one_line(tmp_path, monkeypatch):
     ("task", "options", "message"),
     [
         ("speech_recognition", {"n_mels": 64}, "prepare.n_mels: found 64, allowed: 40, 80"),
-        ("speech_recognition", {"sample_rate": "16k"}, 'prepare.sample_rate: found "16k", expected integer'),
+        ("speech_recognition", {"sample_rate": "16k"}, 'prepare.sample_rate: found "16k", expected a whole number'),
         ("speech_recognition", {"alphabet": "aBC"}, "prepare.alphabet: found B, and transcripts are put in lower case"),
-        ("speech_recognition", {"alphabet": "a|b"}, 'prepare.alphabet: found "a|b", expected: the characters'),
-        ("speech_recognition", {"alphabet": "aba"}, 'prepare.alphabet: found "aba", expected: the characters'),
+        (
+            "speech_recognition",
+            {"alphabet": "a|b"},
+            'prepare.alphabet: found "a|b", expected: characters, each once, without',
+        ),
+        (
+            "speech_recognition",
+            {"alphabet": "aba"},
+            'prepare.alphabet: found "aba", expected: characters, each once, without',
+        ),
         ("language_modeling", {"vocab_size": 200}, "prepare.vocab_size: found 200, expected at least 257"),
         ("speech_recognition", {"store": "video"}, 'prepare.store: found "video", allowed: features, audio'),
-        ("language_modeling", {"vocab_size": True}, "prepare.vocab_size: found true, expected integer"),
+        ("language_modeling", {"vocab_size": True}, "prepare.vocab_size: found true, expected a whole number"),
     ],
 )
 def test_options_of_preparation_are_checked_by_task(project, task, options, message):
@@ -283,7 +294,7 @@ def test_options_of_preparation_are_checked_by_task(project, task, options, mess
     ("augment", "store", "message"),
     [
         ({"gain": 3}, "audio", "augment.gain: unknown key: did you mean gain_db?"),
-        ({"gain_db": [3]}, "audio", "augment.gain_db: found [3], expected: `[low, high]`"),
+        ({"gain_db": [3]}, "audio", "augment.gain_db: found [3], expected a list of 2 values"),
         ({"gain_db": [3, -3]}, "audio", "augment.gain_db: found [3, -3], expected the lower gain first"),
         ({"gain_db": [-3, 3]}, "features", "augment.gain_db: needs audio, and prepare.store is features"),
     ],
@@ -359,3 +370,169 @@ def test_a_dataset_must_have_the_columns_that_the_task_needs(project):
 def test_every_experiment_file_is_valid(path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     assert config.load_experiment(path).name == path.stem
+
+
+@pytest.mark.parametrize(
+    "name", ["$(touch F)", "a b", ".", "..", ".hidden", "a;b", "-x", "a@optimizer.lr=1", "ä", "a\nb"]
+)
+def test_a_name_that_a_shell_or_a_folder_would_take_amiss_is_refused(project, name):
+    write(project, name=name)
+    with pytest.raises(UserError, match="as the name of a file, expected letters, digits"):
+        config.load_experiment(f"config/experiments/{name}.yaml")
+    dataset = (REPOSITORY / "config" / "datasets" / "digits.yaml").read_text()
+    (project / f"{name}.yaml").write_text(dataset)
+    with pytest.raises(UserError, match="as the name of a file, expected letters, digits"):
+        config.load_dataset_config(f"{name}.yaml")
+    for key in ("dataset", "init_from"):
+        write(project, {key: name})
+        with pytest.raises(UserError, match=f"config/experiments/tiny.yaml: {key}: found"):
+            config.load_experiment("tiny")
+
+
+@pytest.mark.parametrize("name", ["a/b", "../tiny", "$(touch F)", "", "a b"])
+def test_a_bare_name_is_no_path(project, name):
+    with pytest.raises(UserError, match="as the name of an experiment, or a path, expected letters"):
+        config.load_experiment(name)
+    with pytest.raises(UserError, match="as the name of a dataset, or a path, expected letters"):
+        config.load_dataset_config(name)
+
+
+def test_a_dataset_or_a_start_that_is_not_there_is_named_with_the_file_and_key_that_ask_for_it(project):
+    write(project, {"dataset": "nope"})
+    with pytest.raises(
+        UserError, match=r"^config/experiments/tiny.yaml: dataset: config/datasets/nope.yaml: no such dataset"
+    ):
+        config.load_experiment("tiny")
+    write(project, {"init_from": "nope"})
+    with pytest.raises(
+        UserError, match=r"^config/experiments/tiny.yaml: init_from: config/experiments/nope.yaml: no such exp"
+    ):
+        config.load_experiment("tiny")
+
+
+def test_a_base_of_another_type_is_not_blamed_for_its_keys(project):
+    write(project, {"model": {"base": "config/models/hgrn_classifier_tiny.json", "model_type": "gla"}})
+    with pytest.raises(UserError) as caught:
+        config.load_experiment("tiny")
+    said = (
+        "model.model_type: found gla, but model.base, config/models/hgrn_classifier_tiny.json, is of the type lt25_hgrn"
+    )
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"compile.backend": "foo"}, 'compile.backend: found "foo", allowed: inductor'),
+        ({"debug.seed": -1}, "debug.seed: found -1, expected at least 0"),
+        ({"debug.seed": 2**63}, f"debug.seed: found {2**63}, expected at most {2**63 - 1}"),
+        ({"debug.seed": True}, "debug.seed: found true, expected a whole number"),
+        ({"debug.seed": 0.5}, "debug.seed: found 0.5, expected a whole number"),
+        ({"debug.seed": None}, "debug.seed: found null, expected a whole number"),
+        ({"augment": {"gain_db": [1, 2]}}, "augment.gain_db: unknown key: there are none here"),
+        ({"metrics.save_tb_folder": "../../x"}, 'metrics.save_tb_folder: found "../../x", expected: a folder inside'),
+        ({"metrics.save_tb_folder": "/tmp/x"}, "expected: a folder inside the run's"),
+        ({"profiling.save_traces_folder": "a/../../x"}, "expected: a folder inside the run's"),
+        ({"comm.save_traces_file_prefix": "../x"}, "comm.save_traces_file_prefix: found"),
+        ({"evaluation.splits": ["test", "test"]}, "in which a value stands twice: remove one"),
+        ({"evaluation.splits": "test"}, 'evaluation.splits: found "test", expected a list'),
+        ({"model.num_labels": 3}, "model.num_labels: the data decides it: remove the key"),
+        ({"model.input_size": 3}, "model.input_size: the data decides it: remove the key"),
+    ],
+)
+def test_what_used_to_pass_or_to_be_said_badly(project, change, message):
+    write(project, change)
+    with pytest.raises(UserError) as caught:
+        config.load_experiment("tiny")
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("config/experiments/tiny.yaml: ")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32, 2**63 - 1])
+def test_any_seed_from_0_is_one(project, seed):
+    write(project, {"debug.seed": seed})
+    assert config.load_experiment("tiny").job["debug"]["seed"] == seed
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"origin": {"hub": "../x"}}, 'origin.hub: found "../x", expected: owner/name, or a name alone'),
+        ({"origin": {"hub": "a/.."}}, "origin.hub: found"),
+        ({"origin": {"hub": "/etc"}}, "origin.hub: found"),
+        (
+            {"origin": {"hub": "a/b", "files": {"train": "../../x"}}},
+            'origin.files.train: found "../../x", expected: a pattern',
+        ),
+        (
+            {"origin": {"hub": "a/b", "files": {"train": ["a", "/etc/*"]}}},
+            'origin.files.train.1: found "/etc/*", expected: a pat',
+        ),
+        ({"origin": {"path": "a", "files": {"train": "b/../../x/*"}}}, "origin.files.train: found"),
+        ({"origin": {"path": "a", "utterances": {"train": 3}}}, "origin.utterances: only for the builder espeak"),
+        (
+            {"origin": {"builder": "stdlib", "utterances": {"train": 3}}},
+            "origin.utterances: only for the builder espeak",
+        ),
+        ({"origin": {"path": "a", "revision": "x"}}, "origin.revision: only for origin.hub"),
+        ({"origin": {"path": "a", "hub": "b"}}, "expected one of the keys builder, hub, path"),
+        ({"origin": {}}, "expected one of the keys builder, hub, path"),
+        ({"homepage": "javascript:alert(1)"}, "homepage: found"),
+        ({"splits": {"train": "all", "test": {"from": "train", "fraction": 0.9}}}, "leaves nothing to train on"),
+        (
+            {"splits": {"train": "all", "test": {"from": "train", "fraction": 2}}},
+            "splits.test.fraction: found 2, expected less than 1",
+        ),
+        ({"splits": {"train": "all", "test": 3}}, "splits.test: found 3, expected a text or a list or keys and values"),
+        ({"splits": {"train": "all", "test": {"from": "validation", "fraction": 0.1}}}, "splits.test.from: found"),
+        ({"tasks": []}, "tasks: found [], expected a list of at least 1 value"),
+    ],
+)
+def test_a_mistake_in_a_dataset_file_is_one_line(tmp_path, project, changes, message):
+    good = {
+        "title": "Mine",
+        "licence": "none",
+        "tasks": ["classification"],
+        "origin": {"path": "x"},
+        "columns": {"input": "image", "label": "label"},
+        "splits": {"train": "all", "test": {"from": "train", "fraction": 0.2}},
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**good, **changes}))
+    with pytest.raises(UserError) as caught:
+        config.load_dataset_config("mine.yaml")
+    assert str(caught.value).startswith("mine.yaml: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_name_of_a_variant_stands_wherever_a_name_does(project):
+    write(project)
+    variant = config.load_experiment("tiny", ["optimizer.lr=1e-2"])
+    assert config.load_experiment(variant.name) == variant
+    assert config.load_experiment("tiny@optimizer.lr=1e-2").name == "tiny@optimizer.lr=0.01"
+    both = config.load_experiment(variant.name, ["training.steps=20"])
+    assert both.name == "tiny@optimizer.lr=0.01,training.steps=20"
+    with pytest.raises(UserError, match="tiny@nonsense: no such variant"):
+        config.load_experiment("tiny@nonsense")
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["checkpoint.interval=3", "checkpoint.load_step=5", "metrics.log_freq=3", "training.dataloader.num_workers=1"],
+)
+def test_an_override_that_decides_nothing_leaves_the_results_where_they_are(project, override):
+    write(project)
+    plain, other = config.load_experiment("tiny"), config.load_experiment("tiny", [override])
+    assert (other.name, other.results_dir, other.evaluation_dir) == ("tiny", plain.results_dir, plain.evaluation_dir)
+    assert other.job_file == plain.results_dir / f"job@{override}.toml"
+    assert plain.job_file == plain.results_dir / "job.toml"
+
+
+def test_batches_and_validation_make_a_variant_where_they_decide(project):
+    write(project, {"training.global_batch_size": 8})
+    assert config.load_experiment("tiny", ["training.local_batch_size=2"]).name == "tiny"
+    assert config.load_experiment("tiny", ["training.global_batch_size=4"]).name == "tiny@training.global_batch_size=4"
+    assert config.load_experiment("tiny", ["validation.freq=5"]).name == "tiny"
+    assert "@validation.freq=5" in config.load_experiment("tiny", ["validation.freq=5", "validation.patience=1"]).name
+    write(project)
+    assert config.load_experiment("tiny", ["training.local_batch_size=2"]).name == "tiny@training.local_batch_size=2"

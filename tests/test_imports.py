@@ -23,7 +23,7 @@ LAYERS = (
     ("checkpoints", "evaluation"),
     ("training",),
     ("report",),
-    ("check", "listing", "tables"),
+    ("check", "dvc", "listing", "tables"),
     ("new",),
     ("cli",),
 )

@@ -30,6 +30,7 @@ extractor = AutoFeatureExtractor.from_pretrained("{folder}")
 print(float(model(**extractor(series, return_tensors="pt")).logits))""",
         prepare={"faulty": FAULTY},
         evaluation=evaluation_keys(),
+        decided=("num_labels", "input_size"),
         package=__name__,
     )
 )

@@ -11,6 +11,7 @@ from lt25.errors import UserError
 from lt25.experiment import Experiment
 from lt25.files import believe, publish, read_record, set_aside, temporary, write_record, write_text
 from lt25.importing import without_compiler, without_garbage
+from lt25.progress import say
 
 # What the prepared data has that a user of the model needs beside the weights.
 _ASSETS = (
@@ -35,10 +36,10 @@ def export(experiment: Experiment, steps: Sequence[int] = ()) -> None:
     Raises:
         UserError: if the experiment is not trained, or a step's checkpoint is not kept or is damaged.
     """
-    train, marker = f"lt25 train {experiment.arguments}", experiment.results_dir / "train.json"
+    train, marker = experiment.commands("train"), experiment.results_dir / "train.json"
     trained = read_record(marker, train)
     run_dir = experiment.results_dir / trained["run_dir"]
-    stats = believe(experiment.processed_dir / "stats.json", f"lt25 prepare {experiment.arguments}", _ASSETS)
+    stats = believe(experiment.processed_dir / "stats.json", experiment.commands("prepare"), _ASSETS)
     final = (trained.get("best") or {"step": trained["steps"]})["step"]
     folder = experiment.results_dir / "hf"
     wanted = {folder / f"step-{step}": step for step in steps} or {folder: final}
@@ -46,6 +47,10 @@ def export(experiment: Experiment, steps: Sequence[int] = ()) -> None:
     # A needed checkpoint that is gone is made anew by training; others may have been removed to make room.
     kept = [one for one in trained["checkpoints"] if one == final or (checkpoints / f"step-{one}").is_dir()]
     if missing := [step for step in wanted.values() if step not in kept]:
+        if not experiment.job["checkpoint"]["enable"]:
+            raise UserError(
+                f"{experiment.path}: checkpoint.enable: false, so there is nothing to export: set it to true"
+            )
         there = ", ".join(map(str, kept)) or "none"
         raise UserError(f"{experiment.name}: no checkpoint of step {missing[0]} is kept: there are {there}")
     for step in wanted.values():
@@ -55,6 +60,7 @@ def export(experiment: Experiment, steps: Sequence[int] = ()) -> None:
             raise set_aside(marker, f"{checkpoint}: {wrong}", train)
     for target, step in wanted.items():
         _export_step(experiment, trained, stats, step, target)
+        say(f"{experiment.name}: step {step} is exported to {target.relative_to(experiment.root)}")
 
 
 def _export_step(

@@ -95,3 +95,9 @@ def step_of(checkpoint: Path) -> int:
 
 def _is_checkpoint(path: Path) -> bool:
     return re.fullmatch(r"step-(0|[1-9]\d*)", path.name) is not None and path.is_dir()
+
+
+def earlier_steps(trained: Mapping[str, Any]) -> list[int]:
+    """Return the steps whose checkpoints a training has kept, but for the one that is exported, of what ``train.json`` says."""
+    final = (trained.get("best") or {"step": trained["steps"]})["step"]
+    return [step for step in trained["checkpoints"] if step != final]

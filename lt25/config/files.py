@@ -11,13 +11,23 @@ import yaml
 from lt25.config.key import show, suggestion
 from lt25.errors import UserError
 
+MOST = 10**5
+"""Values that a file may hold; what an alias stands for counts each time."""
 
-def read_yaml(path: Path, kind: str) -> dict[str, Any]:
+DEEPEST = 50
+"""How deep they may be nested."""
+
+SHORT = 8192
+"""Characters of a text that libyaml may read."""
+
+
+def read_yaml(path: Path, kind: str, named: str = "") -> dict[str, Any]:
     """Read a file of keys and values.
 
     Args:
         path: the file.
         kind: what it describes, for messages: "experiment", "dataset".
+        named: the file and key that name it, for messages, if any do.
 
     Raises:
         UserError: if it is not there, with the name of one that is close, or is no YAML of keys and values.
@@ -26,15 +36,17 @@ def read_yaml(path: Path, kind: str) -> dict[str, Any]:
     if not path.is_file():
         there = sorted(file.stem for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         hint = suggestion(path.stem, there).strip() or f"there are: {', '.join(there) or 'none'}"
-        raise UserError(f"{shown}: no such {kind} file: {hint}")
+        raise UserError(f"{f'{named}: ' if named else ''}{shown}: no such {kind} file: {hint}")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        values = _load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(f"{shown}: byte {error.start} is not UTF-8: convert the file") from None
+    except OSError as error:
+        raise UserError(f"{shown}: cannot be read: {error.strerror}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{shown}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        raise UserError(f"{shown}{line}: not valid YAML: {_problem(error)}") from None
     if not isinstance(values, dict):
         raise UserError(f"{shown}: expected keys and values, found {show(values)}")
     return values
@@ -47,9 +59,9 @@ def parse_value(text: str, where: str) -> Any:
         UserError: if it is no YAML.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        return _load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{where}: not a YAML value: {getattr(error, 'problem', None) or error}") from None
+        raise UserError(f"{where}: not a YAML value: {_problem(error)}") from None
 
 
 def read_model(path: Path, where: str) -> dict[str, Any]:
@@ -64,11 +76,16 @@ def read_model(path: Path, where: str) -> dict[str, Any]:
     """
     shown = os.path.relpath(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        _measure(values)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise UserError(f"{where}: no such file: {shown}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{shown}: byte {error.start} is not UTF-8: convert the file") from None
+    except (RecursionError, _TooMuch):
+        raise UserError(f"{shown}: {_TooMuch.said}") from None
+    except _Twice as error:
+        raise UserError(f"{shown}: {error}: remove one") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{shown}:{error.lineno}: not valid JSON: {error.msg}") from None
     if not isinstance(values, dict):
@@ -76,21 +93,87 @@ def read_model(path: Path, where: str) -> dict[str, Any]:
     return values
 
 
-class _Loader(yaml.SafeLoader):
+def _problem(error: yaml.YAMLError) -> str:
+    return " ".join(str(getattr(error, "problem", None) or error).split())
+
+
+class _TooMuch(Exception):
+    said = f"more than {MOST} values, or nested more than {DEEPEST} deep: is it the right file?"
+
+
+class _Twice(Exception):
+    pass
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object whose keys stand once each."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _Twice(f"the key {next(key for key in keys if keys.count(key) > 1)} stands twice")
+    return values
+
+
+def _load(text: str) -> Any:
+    """Return the value of a YAML text.
+
+    Raises:
+        yaml.YAMLError: if it is none, or is a bomb: a few aliases can stand for more than memory holds.
+    """
+    try:
+        value = yaml.load(text, Loader=_FastLoader if len(text) < SHORT else _Loader)
+        _measure(value)
+    except (RecursionError, _TooMuch):
+        raise yaml.YAMLError(_TooMuch.said) from None
+    return value
+
+
+def _measure(value: Any) -> None:
+    """Refuse a value of too many parts, before anything walks through all of it.
+
+    What an alias stands for is one object in memory, which is counted here as often as it is named.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(value: Any, depth: int) -> int:
+        if not isinstance(value, dict | list):
+            return 1
+        if depth > DEEPEST:
+            raise _TooMuch
+        if id(value) not in sizes:
+            parts = value.values() if isinstance(value, dict) else value
+            sizes[id(value)] = 1 + sum(size(part, depth + 1) for part in parts)
+        return sizes[id(value)]
+
+    if size(value, 0) > MOST:
+        raise _TooMuch
+
+
+class _Rules:
     """YAML in which ``1e-3`` is a number, as everybody who writes a learning rate expects, and no key stands twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+        keys = set()
+        for key, _ in node.value:
+            if (name := str(key.value)) in keys:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name} stands twice", key.start_mark)
+            keys.add(name)
+        return super().construct_mapping(node, deep)  # type: ignore[misc]
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*(?:[eE][-+]?[0-9]+)|[0-9]+\.[0-9_]*|\.[0-9]+|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-    ),
-    list("-+0123456789."),
-)
+class _Loader(_Rules, yaml.SafeLoader):
+    pass
+
+
+class _FastLoader(_Rules, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """The same by libyaml, several times as fast; a long text could be nested so deeply that its stack ends."""
+
+
+for _loader in (_Loader, _FastLoader):
+    _loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(
+            r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*(?:[eE][-+]?[0-9]+)|[0-9]+\.[0-9_]*|\.[0-9]+|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+        ),
+        list("-+0123456789."),
+    )

@@ -35,7 +35,7 @@ class Key:
         identity: True if the value decides where a run (for ``prepare``: the prepared data; for ``evaluation``: the numbers)
             arrives, False if it changes speed, layout or record only. Every key must say which.
         bounds: further conditions in JSON Schema's words, for example ``{"minimum": 1}`` or ``{"enum": ["a", "b"]}``; a
-            ``description`` among them is shown when one is not met.
+            ``$comment`` among them says the rule in words, for a message.
         keys: of an object, its own keys; None for any.
     """
 
@@ -149,31 +149,62 @@ def show(value: Any) -> str:
     return text if len(text) < 60 else f"{text[:57]}..."
 
 
+WORDS = {
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "a text",
+    "array": "a list",
+    "object": "keys and values",
+    "null": "null",
+}
+"""What people call JSON's types."""
+
+
 def explain(error: Any) -> str:
     """Say in one line what a schema violation (`jsonschema.ValidationError`) means: key, what was found, what is allowed."""
     key = ".".join(str(part) for part in error.absolute_path)
-    at = f"{key}: " if key else ""
+    at, rule = f"{key}: " if key else "", error.validator_value
     found = f"{at}found {show(error.instance)}"
     match error.validator:
         case "additionalProperties":
             allowed = sorted(error.schema.get("properties", {}))
-            extra = next(name for name in error.instance if name not in allowed)
-            hint = suggestion(extra, allowed)
-            return f"{key + '.' if key else ''}{extra}: unknown key: {hint}Allowed: {', '.join(allowed)}"
+            extra = next(str(name) for name in error.instance if name not in allowed)
+            there = f"Allowed: {', '.join(allowed)}" if allowed else "there are none here"
+            return f"{at.replace(': ', '.')}{extra}: unknown key: {suggestion(extra, allowed)}{there}"
         case "required":
-            missing = next(name for name in error.validator_value if name not in error.instance)
+            missing = next(name for name in rule if name not in error.instance)
             meaning = error.schema.get("properties", {}).get(missing, {}).get("description", "")
-            return f"{key + '.' if key else ''}{missing}: missing{': ' + meaning if meaning else ''}"
+            return f"{at.replace(': ', '.')}{missing}: missing{': ' + meaning if meaning else ''}"
         case "enum":
-            return f"{found}, allowed: {', '.join(str(value) for value in error.validator_value)}"
+            return f"{found}, allowed: {', '.join(str(value) for value in rule)}"
         case "type":
-            types = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
-            return f"{found}, expected {' or '.join(types)}"
+            return f"{found}, expected {_kinds([rule] if isinstance(rule, str) else rule)}"
         case "minimum" | "exclusiveMinimum" | "maximum" | "exclusiveMaximum":
             sign = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most"}
-            return f"{found}, expected {sign.get(error.validator, 'less than')} {error.validator_value}"
+            return f"{found}, expected {sign.get(error.validator, 'less than')} {rule}"
+        case "minItems" | "maxItems":
+            least, most = error.schema.get("minItems", 0), error.schema.get("maxItems")
+            number = f"{least}" if least == most else f"at least {least}" if most is None else f"at most {most}"
+            return f"{found}, expected a list of {number} value{'s' * (number != '1' and not number.endswith(' 1'))}"
+        case "minLength" | "minProperties":
+            return f"{found}, expected something, not nothing"
+        case "uniqueItems":
+            return f"{found}, in which a value stands twice: remove one"
+        case "anyOf":
+            # What is wrong inside a value of the right kind says more than the list of kinds.
+            inner = [one for one in error.context or () if one.validator != "type" or one.relative_path]
+            kinds = [kind for option in rule if (kind := option.get("type"))]
+            return explain(inner[0]) if inner else f"{found}, expected {_kinds(kinds)}"
+        case "oneOf":
+            keys = [name for option in rule for name in option.get("required", ())]
+            return f"{found}, expected one of the keys {', '.join(keys)}"
         case "not":
             return f"{found}, which is not allowed: {error.schema.get('description', '')}"
-    if meaning := error.schema.get("description"):
+    if meaning := error.schema.get("$comment") or error.schema.get("description"):
         return f"{found}, expected: {meaning}"
     return f"{at}{error.message}"
+
+
+def _kinds(kinds: list[str]) -> str:
+    return " or ".join(WORDS.get(kind, kind) for kind in dict.fromkeys(kinds))

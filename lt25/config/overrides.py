@@ -5,13 +5,17 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from lt25.config.files import parse_value
 from lt25.config.key import flat
 from lt25.errors import UserError
+from lt25.files import read_json, write_json
 
 WHERE = "command line"
+
+NOTED = "overrides.json"
 
 _OPTION = re.compile(r"--([A-Za-z_]\w*(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
 
@@ -87,5 +91,30 @@ def variant(overrides: Mapping[str, Any]) -> str:
     return f"@{name}"
 
 
+def of_variant(name: str, folder: Path) -> dict[str, Any]:
+    """Return the overrides that have given a variant its name, by dotted key.
+
+    Args:
+        name: what follows the "@".
+        folder: of the variant's results: where the name was shortened, they are noted there.
+
+    Raises:
+        UserError: if there is no such variant.
+    """
+    if (folder / NOTED).is_file():
+        return read_json(folder / NOTED, "")
+    parts = re.split(r",(?=[A-Za-z_]\w*(?:\.\w+)+=)", name)
+    if re.search(r"-[0-9a-f]{8}$", name) or not all(re.match(r"[A-Za-z_]\w*(\.\w+)+=.", part) for part in parts):
+        raise UserError(f"{folder.name}: no such variant of an experiment: write --SECTION.KEY VALUE after its name")
+    return parse(parts)
+
+
+def note(overrides: Mapping[str, Any], folder: Path) -> None:
+    """Note the overrides of a variant in the folder of its results, so that `of_variant` finds them whatever their name."""
+    if overrides:
+        write_json(folder / NOTED, dict(overrides))
+
+
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+    is_plain = isinstance(value, str) and "," not in value and parse_value(value, "") == value
+    return value if is_plain else json.dumps(value, sort_keys=True, default=str)

@@ -15,6 +15,8 @@ _NOT_NEGATIVE = {"minimum": 0}
 _FRACTION = {"minimum": 0, "maximum": 1}
 _TEXT = {"minLength": 1}
 _TEXTS = {"items": {"type": "string", "minLength": 1}}
+_INSIDE = r"^(?![/~])(?!(.*/)?\.\.(/|$))"
+_FOLDER = {"pattern": f"{_INSIDE}.", "$comment": "a folder inside the run's, without `..`"}
 
 TRAINING: Section = {
     # torchtitan has a default for the steps. They are not part of the identity, because a run of more steps goes on from one of
@@ -238,27 +240,29 @@ COMPILE: Section = {
         False,
         {"items": {"enum": ["model", "loss"]}, "uniqueItems": True},
     ),
-    "backend": Key("string", "inductor", "what compiles", False, _TEXT),
+    "backend": Key(
+        "string", "inductor", "what compiles", False, {"enum": ["inductor", "cudagraphs", "aot_eager", "eager"]}
+    ),
 }
 
 METRICS: Section = {
     "log_freq": Key("integer", 10, "steps between two records", False, _POSITIVE),
     "enable_tensorboard": Key("boolean", True, "write TensorBoard files; torchtitan's default is false", False),
     "disable_color_printing": Key("boolean", True, "log without colours; torchtitan's default is false", False),
-    "save_tb_folder": Key("string", "tb", "folder of the TensorBoard files, in the run's", False, _TEXT),
+    "save_tb_folder": Key("string", "tb", "folder of the TensorBoard files, in the run's", False, _FOLDER),
     "save_for_all_ranks": Key("boolean", False, "every process writes them, not the first alone", False),
     "enable_wandb": Key("boolean", False, "send metrics to Weights & Biases", False),
 }
 
 PROFILING: Section = {
     "enable_profiling": Key("boolean", False, "write traces of torch's profiler", False),
-    "save_traces_folder": Key("string", "profile_traces", "folder of the traces, in the run's", False, _TEXT),
+    "save_traces_folder": Key("string", "profile_traces", "folder of the traces, in the run's", False, _FOLDER),
     "profile_freq": Key("integer", 10, "steps between two traces", False, _POSITIVE),
     "profiler_active": Key("integer", 1, "steps of a trace", False, _POSITIVE),
     "profiler_warmup": Key("integer", 3, "steps before a trace in which the profiler warms up", False, _NOT_NEGATIVE),
     "enable_memory_snapshot": Key("boolean", False, "write snapshots of the GPU's memory", False),
     "save_memory_snapshot_folder": Key(
-        "string", "memory_snapshot", "folder of the snapshots, in the run's", False, _TEXT
+        "string", "memory_snapshot", "folder of the snapshots, in the run's", False, _FOLDER
     ),
 }
 
@@ -270,8 +274,10 @@ COMM: Section = {
     "trace_buf_size": Key(
         "integer", 20000, "communications that the flight recorder keeps; 0: none", False, _NOT_NEGATIVE
     ),
-    "save_traces_folder": Key("string", "comm_traces", "folder of its records, in the run's", False, _TEXT),
-    "save_traces_file_prefix": Key("string", "rank_", "how their names begin", False, _TEXT),
+    "save_traces_folder": Key("string", "comm_traces", "folder of its records, in the run's", False, _FOLDER),
+    "save_traces_file_prefix": Key(
+        "string", "rank_", "how their names begin", False, {"pattern": "^[^/]+$", "$comment": "no `/`"}
+    ),
 }
 
 DEBUG: Section = {
@@ -280,7 +286,7 @@ DEBUG: Section = {
         0,
         "of initial weights, order of examples and dropout; torchtitan's default is none",
         True,
-        _NOT_NEGATIVE,
+        {"minimum": 0, "maximum": 2**63 - 1},
     ),
     # Another algorithm rounds differently, and arrives at the same place apart from that.
     "deterministic": Key("boolean", False, "the same numbers bit for bit, perhaps slower", False),
@@ -429,6 +435,8 @@ _SOURCE = {
         {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
     ]
 }
+_GLOB = {"type": "string", "pattern": f"{_INSIDE}.", "$comment": "a pattern inside the dataset's folder, without `..`"}
+_GLOBS = {"anyOf": [_GLOB, {"type": "array", "minItems": 1, "items": _GLOB}]}
 _HELD_OUT = {
     "type": "object",
     "additionalProperties": False,
@@ -448,7 +456,13 @@ _UTTERANCES: Section = {
 DATASET: Section = {
     "title": Key("string", REQUIRED, "a name for people, as the report shows it", False, _TEXT),
     "licence": Key("string", REQUIRED, "the licence of the data, or `unknown`", False, _TEXT),
-    "homepage": Key("string", "", "where to read about the dataset", False),
+    "homepage": Key(
+        "string",
+        "",
+        "where to read about the dataset",
+        False,
+        {"pattern": "^(https?://\\S+)?$", "$comment": "an address, https://..."},
+    ),
     "tasks": Key(
         "array",
         REQUIRED,
@@ -490,7 +504,10 @@ DATASET: Section = {
                 OPTIONAL,
                 "owner/name on the Hugging Face Hub, or a name in a mirror",
                 False,
-                {"pattern": "^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$"},
+                {
+                    "pattern": "^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?$",
+                    "$comment": "owner/name, or a name alone",
+                },
             ),
             "revision": Key("string", OPTIONAL, "a commit of the Hub's repository; none: the newest", False, _TEXT),
             "path": Key("string", OPTIONAL, "a folder, absolute or relative to the project", False, _TEXT),
@@ -499,7 +516,7 @@ DATASET: Section = {
                 OPTIONAL,
                 "a source split's name -> glob pattern(s) of its files, relative to the dataset's folder",
                 False,
-                {"minProperties": 1, "additionalProperties": _SOURCE},
+                {"minProperties": 1, "additionalProperties": _GLOBS},
             ),
         },
     ),

@@ -3,11 +3,14 @@
     lt25 download digits
 
 ``SOURCE.json`` is written last, so a folder without it is no whole dataset. Files of a builder or of the Hub lie in the
-dataset's folder of ``data/raw``; those of a dataset given by path stay where they are, and are hashed there.
+dataset's folder of ``data/raw``; those of a dataset given by path stay where they are, and are hashed there. Only files that
+``SOURCE.json`` lists are ever removed, and none of a folder of the user's.
 """
 
+import contextlib
 import datetime
 import json
+import os
 import shutil
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +21,6 @@ from lt25.data import hub
 from lt25.data.folders import Folder, files_below, matching
 from lt25.errors import UserError
 from lt25.experiment import Dataset
-from lt25.files import whole_folder
 from lt25.progress import say, track
 
 BUILDERS = {"sklearn_digits": "digits", "espeak": "espeak", "stdlib": "stdlib", "connected_digits": "connected_digits"}
@@ -29,29 +31,35 @@ def acquire(dataset: Dataset, raw_dir: Path, mirror: Path | None = None) -> None
     """Bring the files of ``dataset`` into ``raw_dir`` and write ``SOURCE.json``.
 
     ``mirror`` is a folder laid out like the Hub: ``<mirror>/<owner>/<name>/...``. Where ``raw_dir`` holds the dataset
-    already, every file is compared with its hash; what is missing or damaged is fetched again, and said.
+    already, every file is compared with its hash; what is missing or damaged is fetched again, and said. Files in a folder of
+    the user's are compared by size and date first, and only where the date differs by their hash.
 
     Raises:
         UserError: if the files cannot be had: no network, no such folder, too little disk.
     """
+    if (raw_dir.is_symlink() or raw_dir.exists()) and not raw_dir.is_dir():
+        raise UserError(f"{raw_dir}: no folder, nor a link to one: remove it, or make the folder that it links to")
     known = _manifest(raw_dir)
     if known is None or known["origin"] != dataset.origin:
         if known is not None:
-            shutil.rmtree(raw_dir)
+            _remove_former(dataset, raw_dir, known)
         _write_manifest(dataset, raw_dir, _fetch(dataset, raw_dir, mirror, None))
         return
-    root = data_root(dataset, raw_dir)
-    wrong = damaged(root, known)
+    if "path" in dataset.origin:
+        _fetch(dataset, raw_dir, mirror, None)
+        if changed := changes(dataset, raw_dir):
+            say(f"{dataset.name}: {_some(changed)} since last time")
+            _write_manifest(dataset, raw_dir, None, known)
+        else:
+            say(f"{dataset.name}: all {len(known['files'])} files are there and unchanged")
+        return
+    wrong = damaged(raw_dir, known)
     if not wrong:
         say(f"{dataset.name}: all {len(known['files'])} files are there and whole")
         return
-    if "path" in dataset.origin:
-        say(f"{dataset.name}: {_some(wrong)} changed since last time, hashing anew")
-        _write_manifest(dataset, raw_dir, _fetch(dataset, raw_dir, mirror, None))
-        return
     say(f"{dataset.name}: {_some(wrong)} missing or damaged, fetching again")
     revision = _fetch(dataset, raw_dir, mirror, wrong, known["revision"])
-    if wrong := damaged(root, known):
+    if wrong := damaged(raw_dir, known):
         say(f"{dataset.name}: {_some(wrong)} differ from what was acquired before: the source has changed")
     _write_manifest(dataset, raw_dir, revision)
 
@@ -69,20 +77,23 @@ def folder(dataset: Dataset, raw_dir: Path) -> Folder:
     root = data_root(dataset, raw_dir)
     if "path" not in dataset.origin:
         return Folder(root, (_manifest(raw_dir) or {"files": ()})["files"])
-    names, _ = files_below(root)
-    return Folder(root, set().union(*(matching(names, pattern) for pattern in hub.patterns(dataset.origin))))
+    return Folder(root, set().union(*_matching(dataset, root)[0].values()))
 
 
 def verify(dataset: Dataset, raw_dir: Path) -> dict[str, Any]:
-    """Return the content of ``SOURCE.json`` after comparing every file with its hash.
+    """Return the content of ``SOURCE.json`` after comparing every file with its hash; those of a user's folder as `acquire` does.
 
     Raises:
-        UserError: if the dataset was not acquired, or a file is missing or damaged.
+        UserError: if the dataset was not acquired, or a file is missing, damaged or, in a user's folder, new.
     """
     known = _manifest(raw_dir)
     if known is None or known["origin"] != dataset.origin:
         raise UserError(f"{raw_dir}: the dataset {dataset.name} is not there: run `lt25 download {dataset.name}`")
-    if wrong := damaged(data_root(dataset, raw_dir), known):
+    if "path" in dataset.origin:
+        if changed := changes(dataset, raw_dir):
+            root = data_root(dataset, raw_dir)
+            raise UserError(f"{root}: {_some(changed)} since last time: run `lt25 download {dataset.name}`")
+    elif wrong := damaged(raw_dir, known):
         raise UserError(f"{raw_dir}: {_some(wrong)} missing, damaged or changed: run `lt25 download {dataset.name}`")
     return known
 
@@ -97,41 +108,117 @@ def damaged(root: Path, known: dict[str, Any]) -> list[str]:
     return [name for name, fact in known["files"].items() if not whole(name, fact)]
 
 
+def changes(dataset: Dataset, raw_dir: Path) -> list[str]:
+    """Return what has changed since ``SOURCE.json`` was written: the origin, or files of a user's folder.
+
+    Sizes and dates are compared; only a file of the same size and another date is read. Where it has the same content,
+    ``SOURCE.json`` takes note of the date, and keeps its own.
+
+    Returns:
+        "new: a.png", "removed: b.png", "changed: c.png"; nothing if nothing has, or the dataset was not acquired yet.
+    """
+    known = _manifest(raw_dir)
+    if known is None:
+        return []
+    if known["origin"] != dataset.origin:
+        return ["changed: origin"]
+    if "path" not in dataset.origin:
+        return []
+    root, dated = data_root(dataset, raw_dir), False
+    there, listed = set().union(*_matching(dataset, root)[0].values()), known["files"]
+    found = [f"removed: {name}" for name in sorted(listed.keys() - there)]
+    found += [f"new: {name}" for name in sorted(there - listed.keys())]
+    for name in sorted(listed.keys() & there):
+        fact, status = listed[name], (root / name).stat()
+        if status.st_size == fact["bytes"]:
+            if status.st_mtime_ns == fact.get("modified"):
+                continue
+            if files.sha256(root / name) == fact["sha256"]:
+                fact["modified"], dated = status.st_mtime_ns, True
+                continue
+        found.append(f"changed: {name}")
+    if dated and not found:
+        manifest = raw_dir / MANIFEST
+        before = manifest.stat()
+        files.write_json(manifest, known)
+        os.utime(manifest, ns=(before.st_atime_ns, before.st_mtime_ns))
+    return found
+
+
 def _fetch(
     dataset: Dataset, raw_dir: Path, mirror: Path | None, only: list[str] | None, revision: str = ""
 ) -> str | None:
     """Bring the files (``only`` some of them, where the source can give some) and return their revision."""
     origin = dataset.origin
     if "builder" in origin:
-        say(f"{dataset.name}: building")
-        with whole_folder(raw_dir) as folder:
-            return import_module(f"lt25.data.builders.{BUILDERS[origin['builder']]}").build(folder, origin)
+        return _build(dataset, raw_dir)
     if "hub" in origin:
         raw_dir.mkdir(parents=True, exist_ok=True)
         if revision not in ("", hub.MIRROR):
             origin = {**origin, "revision": revision}
         return hub.fetch(dataset.name, origin, raw_dir, mirror, only)
-    if not data_root(dataset, raw_dir).is_dir():
-        raise UserError(f"dataset {dataset.name}: origin.path: no such folder: {data_root(dataset, raw_dir)}")
+    root = data_root(dataset, raw_dir)
+    if not root.is_dir():
+        raise UserError(f"config/datasets/{dataset.name}.yaml: origin.path: no such folder: {root}")
     return None
 
 
-def _write_manifest(dataset: Dataset, raw_dir: Path, revision: str | None) -> None:
-    root, found = data_root(dataset, raw_dir), set()
+def _build(dataset: Dataset, raw_dir: Path) -> str:
+    """Make a dataset beside its folder and move its files there, so that other files in the folder stay."""
+    say(f"{dataset.name}: building")
+    builder = import_module(f"lt25.data.builders.{BUILDERS[dataset.origin['builder']]}")
+    with files.temporary(raw_dir.resolve()) as partial:
+        partial.mkdir()
+        revision = builder.build(partial, dataset.origin)
+        for path in sorted(path for path in partial.rglob("*") if path.is_file()):
+            target = raw_dir / path.relative_to(partial)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, target)
+    return revision
+
+
+def _remove_former(dataset: Dataset, raw_dir: Path, known: dict[str, Any]) -> None:
+    """Remove the files of another origin that ``SOURCE.json`` lists, but for a user's: those of a path, before or now."""
+    inside, root = raw_dir.resolve(), data_root(dataset, raw_dir).resolve()
+    (raw_dir / MANIFEST).unlink()
+    for name in [] if "path" in known["origin"] else known["files"]:
+        path = (raw_dir / name).resolve()
+        if not path.is_relative_to(inside) or ("path" in dataset.origin and path.is_relative_to(root)):
+            continue
+        path.unlink(missing_ok=True)
+        for folder in path.relative_to(inside).parents[:-1]:
+            with contextlib.suppress(OSError):  # not empty
+                (inside / folder).rmdir()
+
+
+def _matching(dataset: Dataset, root: Path) -> tuple[dict[str, set[str]], list[str]]:
+    """Return the files that belong to a dataset by pattern, relative to ``root``, and what was left out, a line each."""
     names, left_out = files_below(root)
+    return {pattern: matching(names, pattern) - {MANIFEST} for pattern in hub.patterns(dataset.origin)}, left_out
+
+
+def _write_manifest(dataset: Dataset, raw_dir: Path, revision: str | None, known: dict[str, Any] | None = None) -> None:
+    """Write ``SOURCE.json``; hashes of a user's files whose size and date are as in the ``known`` one are taken from there."""
+    root = data_root(dataset, raw_dir)
+    by_pattern, left_out = _matching(dataset, root)
     for line in left_out:
         say(f"{dataset.name}: left out: {line}")
-    for pattern in hub.patterns(dataset.origin):
-        if not (some := matching(names, pattern) - {MANIFEST}):
+    for pattern, some in by_pattern.items():
+        if not some:
             raise UserError(
                 f"config/datasets/{dataset.name}.yaml: origin.files: no file of the dataset matches {pattern}"
             )
-        found |= {root / name for name in some}
+    found = set().union(*by_pattern.values())
+    is_users = "path" in dataset.origin
+    before = known["files"] if known else {}
     raw_dir.mkdir(parents=True, exist_ok=True)
-    facts = {
-        path.relative_to(root).as_posix(): {"sha256": files.sha256(path), "bytes": path.stat().st_size}
-        for path in track(sorted(found), f"{dataset.name}: files hashed", len(found))
-    }
+    facts = {}
+    for name in track(sorted(found), f"{dataset.name}: files hashed", len(found)):
+        path = root / name
+        status = path.stat()
+        fact = {"bytes": status.st_size, **({"modified": status.st_mtime_ns} if is_users else {})}
+        same = {key: before.get(name, {}).get(key) for key in fact} == fact
+        facts[name] = {"sha256": before[name]["sha256"] if same else files.sha256(path), **fact}
     files.write_json(
         raw_dir / MANIFEST,
         {
@@ -147,9 +234,9 @@ def _write_manifest(dataset: Dataset, raw_dir: Path, revision: str | None) -> No
 def _manifest(raw_dir: Path) -> dict[str, Any] | None:
     try:
         known = json.loads((raw_dir / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return known if {"origin", "revision", "files"} <= set(known) else None
+    return known if isinstance(known, dict) and {"origin", "revision", "files"} <= known.keys() else None
 
 
 def _some(names: list[str]) -> str:

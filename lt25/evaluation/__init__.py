@@ -72,6 +72,8 @@ def require(experiment: Experiment, model_dir: Path) -> None:
         UserError: if the folder holds no exported model, or the experiment's data is not prepared.
     """
     if not (Path(model_dir) / "config.json").exists():
-        raise UserError(f"{model_dir}: no config.json, so no exported model here: run `lt25 export` first")
+        step = Path(model_dir).name.removeprefix("step-")
+        export = f"{experiment.commands('export')}{f' --step {step}' if step.isdecimal() else ''}"
+        raise UserError(f"{model_dir}: no config.json, so no exported model here: run `{export}` first")
     if not experiment.processed_dir.is_dir():
-        raise UserError(f"{experiment.processed_dir}: not there: run `lt25 prepare {experiment.arguments}` first")
+        raise UserError(f"{experiment.processed_dir}: not there: run `{experiment.commands('prepare')}` first")

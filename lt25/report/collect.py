@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from lt25.checkpoints.whole import earlier_steps
 from lt25.data import shards
 from lt25.errors import UserError
 from lt25.evaluation import believe_model
@@ -112,7 +113,7 @@ def read_metrics(experiment: Experiment) -> dict:
     Raises UserError if it is not there, it or a file of its evaluation is damaged, or it is of another model than the one
     that is exported now.
     """
-    path, again = experiment.evaluation_dir / "metrics.json", f"lt25 evaluate {experiment.arguments}"
+    path, again = experiment.evaluation_dir / "metrics.json", experiment.commands("evaluate")
     metrics = believe(path, again)
     hf = experiment.results_dir / "hf"
     if (hf / "export.json").exists():
@@ -128,8 +129,8 @@ def read_steps(experiment: Experiment) -> list[dict]:
     folder, steps = experiment.evaluation_dir, []
     evaluated = {int(path.parent.name.removeprefix("step-")) for path in folder.glob("step-*/metrics.json")}
     # Snakemake has it that all kept steps are evaluated.
-    curve = folder / "curve.done"
-    for step in sorted(evaluated.union(experiment.kept_steps[:-1] if curve.exists() else ())):
+    curve, trained = folder / "curve.done", read_train(experiment)
+    for step in sorted(evaluated.union(earlier_steps(trained) if trained and curve.exists() else ())):
         command = f"lt25 evaluate {experiment.arguments} --export --step {step}"
         try:
             steps.append(believe(folder / f"step-{step}" / "metrics.json", command))

@@ -1,11 +1,14 @@
 """What can be said of a training before torch is imported, which takes seconds."""
 
+import json
 from pathlib import Path
 
 from lt25.errors import UserError
+from lt25.experiment import Experiment
+from lt25.files import load_record
 from lt25.progress import say
 from lt25.training import run as runs
-from lt25.training.job import read_job
+from lt25.training.job import job_of, read_job
 
 
 def settle(file: Path, processes: int, fresh: bool, wait: bool) -> bool:
@@ -31,3 +34,19 @@ def settle(file: Path, processes: int, fresh: bool, wait: bool) -> bool:
         if wrong := runs.no_such_step(run, step):
             raise UserError(wrong)
         return False
+
+
+def is_trained(experiment: Experiment) -> bool:
+    """Whether what ``train.json`` tells of is the run that the experiment decides on."""
+    try:
+        trained = load_record(experiment.results_dir / "train.json")
+        decided = load_record(experiment.processed_dir / "stats.json")["model"]
+        identity = runs.identity_of({**job_of(experiment), **experiment.job}, 1)
+        known, steps = trained["identity"], trained["path"][-1]["steps"]
+    except (UserError, OSError, LookupError, TypeError):
+        return False
+    # The model's configuration may not have been written yet, and the batch may depend on how many processes train.
+    identity["model"] = {**experiment.model, **decided}
+    if experiment.job["training"]["global_batch_size"] <= 0:
+        identity["global_batch_size"] = known.get("global_batch_size")
+    return json.loads(json.dumps(identity)) == known and experiment.job["training"]["steps"] == steps

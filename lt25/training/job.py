@@ -12,6 +12,7 @@ from typing import Any
 
 import tomli_w
 
+from lt25.config.overrides import note
 from lt25.config.sections import JOB
 from lt25.errors import UserError
 from lt25.experiment import DEFAULT, Experiment, digest, plugin_names
@@ -27,19 +28,30 @@ def write_job(experiment: Experiment) -> Path:
     Raises:
         UserError: if the data is not prepared, or the experiment sets a field of the model that the data decides.
     """
-    decided = read_record(experiment.processed_dir / "stats.json", f"lt25 prepare {experiment.arguments}")["model"]
+    for path, text in _texts(experiment).items():
+        # A file that says the same keeps its date, by which Snakemake tells whether anything must be done again.
+        if not _says(path, text):
+            write_text(path, text)
+    note(experiment.decisive, experiment.results_dir)
+    return experiment.job_file
+
+
+def is_configured(experiment: Experiment) -> bool:
+    """Whether the job file and the model's configuration say what the experiment decides."""
+    try:
+        return all(_says(path, text) for path, text in _texts(experiment).items())
+    except UserError:
+        return False
+
+
+def _texts(experiment: Experiment) -> dict[Path, str]:
+    """Return what the files of a job say."""
+    decided = read_record(experiment.processed_dir / "stats.json", experiment.commands("prepare"))["model"]
     if clash := sorted(key for key in decided if experiment.origins.get(f"model.{key}", DEFAULT) != DEFAULT):
         key = clash[0]
         raise UserError(f"{experiment.path}: model.{key}: the data decides it ({decided[key]}): remove the key")
-
-    config, job = experiment.results_dir / "model" / "config.json", experiment.results_dir / "job.toml"
     model = json.dumps({**experiment.model, **decided}, indent=2, sort_keys=True) + "\n"
-    content = _drop_none(_job(experiment, config))
-    for path, text in {config: model, job: job_text(content, model)}.items():
-        # A file that says the same keeps its date, by which Snakemake tells whether anything must be done again.
-        if not path.is_file() or path.read_bytes() != text.encode():
-            write_text(path, text)
-    return job
+    return {_model_config(experiment): model, experiment.job_file: job_text(job_of(experiment), model)}
 
 
 def job_text(job: Mapping[str, Any], model: str) -> str:
@@ -88,8 +100,17 @@ def _with_none(values: Mapping[str, Any], section: Mapping[str, Any]) -> dict[st
     return {**whole, **values, **inner}
 
 
-def _job(experiment: Experiment, config: Path) -> dict[str, Any]:
-    return {
+def _says(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_bytes() == text.encode()
+
+
+def _model_config(experiment: Experiment) -> Path:
+    return experiment.results_dir / "model" / "config.json"
+
+
+def job_of(experiment: Experiment) -> dict[str, Any]:
+    """Return the sections of an experiment's job file, but for its digest."""
+    sections = {
         "job": {
             "description": f"lt25 experiment {experiment.name}",
             "dump_folder": _shown(experiment.results_dir, experiment),
@@ -103,7 +124,7 @@ def _job(experiment: Experiment, config: Path) -> dict[str, Any]:
         "lt25": {
             "experiment": experiment.name,
             "arguments": experiment.arguments,
-            "model_config": _shown(config, experiment),
+            "model_config": _shown(_model_config(experiment), experiment),
             "data": _shown(experiment.processed_dir, experiment),
             "init_from": f"results/{experiment.init_from}/hf" if experiment.init_from else "",
             "augment": json.dumps({key: value for key, value in experiment.augment.items() if value is not None}),
@@ -111,6 +132,7 @@ def _job(experiment: Experiment, config: Path) -> dict[str, Any]:
         },
         **experiment.job,
     }
+    return _drop_none(sections)
 
 
 def _shown(path: Path, experiment: Experiment) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lt25.config.overrides import merge, parse, split_arguments, variant
+from lt25.config.overrides import merge, note, of_variant, parse, split_arguments, variant
 from lt25.errors import UserError
 
 
@@ -57,3 +57,33 @@ def test_what_a_folder_should_not_hold_is_replaced_and_names_stay_different():
     long = variant({f"section.key{n}": n for n in range(40)})
     assert len(long) < 140
     assert long != variant({f"section.key{n}": n for n in range(41)})
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"optimizer.lr": 1e-3, "training.steps": 50},
+        {"optimizer.name": "Adam"},
+        {"model.bidirectional": False, "lr_scheduler.total_steps": None},
+    ],
+)
+def test_a_variants_name_is_read_back(tmp_path, overrides):
+    name = variant(overrides).removeprefix("@")
+    assert of_variant(name, tmp_path) == overrides
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"prepare.size": [8, 8]}, {"activation_checkpoint.selective_ac_option": "3"}, {"a.b": "x,c.d=1"}]
+)
+def test_a_name_that_was_shortened_is_read_from_the_folder_of_its_results(tmp_path, overrides):
+    name = variant(overrides).removeprefix("@")
+    with pytest.raises(UserError, match=r"no such variant of an experiment: write --SECTION.KEY VALUE"):
+        of_variant(name, tmp_path / name)
+    note(overrides, tmp_path / name)
+    assert of_variant(name, tmp_path / name) == overrides
+
+
+@pytest.mark.parametrize("name", ["", "lr=1", "optimizer.lr", "optimizer.lr=", "../optimizer.lr=1"])
+def test_what_is_no_variants_name_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match="no such variant"):
+        of_variant(name, tmp_path)

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import pytest
 
 from lt25.config.sections import DATASET
 from lt25.data import acquire as acquiring
-from lt25.data.acquire import acquire, damaged, verify
+from lt25.data.acquire import acquire, changes, damaged, verify
 from lt25.errors import UserError
 from tests.data import make
 
@@ -187,11 +188,94 @@ def test_a_folder_is_hashed_where_it_lies(tmp_path, capsys):
     assert [path.name for path in raw.iterdir()] == ["SOURCE.json"]
     assert set(manifest(raw)["files"]) == {"cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"}
     make.write(folder / "cat/1.png", make.random_png(np.random.default_rng(9)))
-    with pytest.raises(UserError, match=r"cat/1.png .*changed"):
+    with pytest.raises(UserError, match=r"changed: cat/1.png since last time: run `lt25 download tiny`"):
         verify(data, raw)
     acquire(data, raw)
-    assert "cat/1.png changed since last time" in capsys.readouterr().err
+    assert "changed: cat/1.png since last time" in capsys.readouterr().err
     verify(data, raw)
+
+
+def test_new_changed_and_removed_files_of_a_folder_are_noticed_and_only_those_are_read(tmp_path, monkeypatch):
+    folder = make.image_folder(tmp_path / "mine", count=3)
+    data, raw = make.dataset("classification", {"path": "mine"}), tmp_path / "data/raw/tiny"
+    assert changes(data, raw) == []
+    acquire(data, raw)
+    before, date = manifest(raw)["files"], (raw / "SOURCE.json").stat().st_mtime_ns
+    hashed, sha256 = [], acquiring.files.sha256
+    monkeypatch.setattr(acquiring.files, "sha256", lambda path: hashed.append(path.name) or sha256(path))
+    assert changes(data, raw) == [] and hashed == []
+
+    os.utime(folder / "cat/0.png", ns=(1, 1))
+    assert changes(data, raw) == [] and hashed == ["0.png"]
+    assert changes(data, raw) == [] and hashed == ["0.png"], "the date is noted"
+    assert (raw / "SOURCE.json").stat().st_mtime_ns == date
+
+    make.write(folder / "cat/9.png", make.random_png(np.random.default_rng(9)))
+    make.write(folder / "dog/1.png", make.random_png(np.random.default_rng(9), (9, 9)))
+    (folder / "dog/2.png").unlink()
+    found = changes(data, raw)
+    assert found == ["removed: dog/2.png", "new: cat/9.png", "changed: dog/1.png"]
+    with pytest.raises(UserError, match=r"removed: dog/2.png, new: cat/9.png, changed: dog/1.png since last time"):
+        verify(data, raw)
+    hashed.clear()
+    acquire(data, raw)
+    assert sorted(hashed) == ["1.png", "9.png"]
+    after = manifest(raw)["files"]
+    assert after.keys() == {*before, "cat/9.png"} - {"dog/2.png"}
+    assert after["cat/1.png"] == before["cat/1.png"]
+    assert changes(data, raw) == []
+
+
+def test_a_folder_in_data_raw_survives_every_change_of_its_origin(tmp_path, data, mirror):
+    raw = tmp_path / "data/raw/tiny"
+    folder = make.image_folder(raw, count=1)
+    for spelling in ("data/raw/tiny", "./data/raw/tiny", str(raw), "data/raw/../raw/tiny"):
+        acquire(make.dataset("classification", {"path": spelling}), raw)
+        assert set(manifest(raw)["files"]) == {"cat/0.png", "dog/0.png"}
+    acquire(data, raw, mirror)
+    assert (folder / "cat/0.png").is_file()
+    # What was fetched is the user's own now, because they name it as theirs.
+    acquire(make.dataset("language_modeling", {"path": "data/raw/tiny/data"}), raw)
+    assert (raw / "data/test.txt").read_text() == "content of test.txt\n"
+    assert set(manifest(raw)["files"]) == {"test.txt", "train-0.txt", "train-1.txt"}
+
+
+def test_only_listed_files_are_removed(tmp_path, data, mirror, monkeypatch):
+    raw = tmp_path / "raw"
+    acquire(data, raw, mirror)
+    make.write(raw / "data/notes.md", "my own")
+    make.write(tmp_path / "elsewhere.txt", "not to be touched")
+    known = manifest(raw)
+    known["files"]["../elsewhere.txt"] = {"sha256": "", "bytes": 0}
+    (raw / "SOURCE.json").write_text(json.dumps(known))
+    fewer = make.dataset("language_modeling", {**HUB, "files": {"train": "data/train-0.txt"}})
+    acquire(fewer, raw, mirror)
+    assert sorted(path.name for path in (raw / "data").iterdir()) == ["notes.md", "train-0.txt"]
+    assert (tmp_path / "elsewhere.txt").is_file()
+
+    from lt25.data.builders import stdlib
+
+    monkeypatch.setattr(stdlib, "build", lambda folder, options: str(make.write(folder / "a.py", "x = 1")))
+    acquire(make.dataset("language_modeling", {"builder": "stdlib"}), raw)
+    assert sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*.*")) == [
+        "SOURCE.json",
+        "a.py",
+        "data/notes.md",
+    ]
+
+
+def test_the_folder_of_a_dataset_may_be_a_link(tmp_path, data, mirror):
+    (tmp_path / "disk").mkdir()
+    raw = tmp_path / "raw"
+    raw.symlink_to(tmp_path / "disk")
+    acquire(data, raw, mirror)
+    verify(data, raw)
+    acquire(make.dataset("language_modeling", {**HUB, "files": {"train": "data/train-0.txt"}}), raw, mirror)
+    assert raw.is_symlink()
+    assert [path.name for path in (tmp_path / "disk/data").iterdir()] == ["train-0.txt"]
+    shutil.rmtree(tmp_path / "disk")
+    with pytest.raises(UserError, match="no folder, nor a link to one"):
+        acquire(data, raw, mirror)
 
 
 def test_a_folder_that_is_not_there(tmp_path):

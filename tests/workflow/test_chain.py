@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests import tiny
 from tests.workflow import chain
@@ -20,6 +22,9 @@ NOTHING = "Nothing to be done"
 def built(tmp_path_factory):
     """A project that `dvc repro` has built, in a git repository, as DVC wants it."""
     root = chain.project(tmp_path_factory.mktemp("built"))
+    chain.write_experiment(root, "digits-again", "classification", debug={"seed": 2**63 - 1})
+    (root / "config" / "config.yaml").write_text(yaml.safe_dump({"experiments": [*chain.EXPERIMENTS, "digits-again"]}))
+    assert chain.run(root, "lt25", "dvc").stdout == "dvc.yaml: is written\n"
     (root / ".gitignore").write_text("/data\n/results\n/images\n/audio\n/text\n.snakemake\n")
     chain.run(root, "git", "init", "--quiet")
     assert chain.run(root, "dvc", "init", "--quiet").returncode == 0
@@ -60,8 +65,14 @@ def test_after_dvc_repro_neither_dvc_nor_snakemake_has_anything_to_do(built):
     assert "up to date" in again.stdout, again.stdout
     dry = chain.snakemake(built, "--dry-run")
     assert NOTHING in dry.stdout, dry.stdout
-    shown = chain.run(built, "dvc", "metrics", "show", "--json")
-    assert "results/digits/evaluation/metrics.json" in shown.stdout
+    shown = chain.run(built, "dvc", "metrics", "show", "--json").stdout
+    numbers = json.loads(shown)[""]["data"]["results/digits-again/evaluation/headline.json"]["data"]
+    metrics = json.loads((built / "results/digits-again/evaluation/metrics.json").read_text())
+    assert numbers["test"] == {"accuracy_percent": pytest.approx(100 * metrics["splits"]["test"]["accuracy"])}
+    drawn = chain.run(built, "dvc", "plots", "show", "--json").stdout
+    assert "results/digits-again/evaluation/curve.csv" in drawn
+    steps = (built / "results/digits-again/evaluation/curve.csv").read_text().splitlines()
+    assert steps[0] == "step,loss,lr" and steps[-1].startswith("6,")
     tracked = (built / "dvc.lock").read_text()
     for path in ("data/processed/digits", "results/digits/hf", "data/processed/stdlib"):
         assert f"path: {path}\n" in tracked
@@ -125,13 +136,66 @@ def test_torchrun_works_by_hand_with_two_processes(built):
     assert sorted((marker["world_size"], marker["steps"]) for marker in markers) == [(1, 6), (2, 3)]
 
 
-def test_a_changed_experiment_is_trained_again_and_an_untouched_one_is_not(built):
-    chain.write_experiment(built, "digits", "classification", optimizer={"lr": 2e-2})
-    dry = chain.snakemake(built, "--dry-run", "--quiet", "progress")
+@pytest.fixture
+def rerun(built):
+    """A function that changes `digits` and returns which of its rules run again; afterwards all is as it was."""
+
+    def of(change) -> set[str]:
+        change()
+        dry = chain.snakemake(built, "--dry-run", "results/digits/evaluation/metrics.json")
+        assert dry.returncode == 0, dry.stdout
+        return set(re.findall(r"^rule (\w+):", dry.stdout, re.MULTILINE))
+
+    yield of
     chain.write_experiment(built, "digits", "classification")
-    assert "training digits" in dry.stdout
-    assert "training spoken-digits" not in dry.stdout
-    assert "preparing" not in dry.stdout
+
+
+ALL = {"configure_job", "train_model", "export_model", "evaluate_model"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "rules"),
+    [
+        ({"optimizer": {"lr": 2e-2}}, ALL),
+        ({"training": {"steps": 7}}, ALL),
+        ({"metrics": {"log_freq": 3}}, {"configure_job"}),
+        ({"evaluation": {"batch_size": 3}}, {"evaluate_model"}),
+        ({}, set()),
+    ],
+)
+def test_only_what_is_decided_differently_runs_again(built, rerun, changes, rules):
+    def change():
+        chain.write_experiment(built, "digits", "classification", **changes)
+        for file in ("experiments", "datasets"):
+            path = built / "config" / file / "digits.yaml"
+            path.write_text(f"# A comment.\n{path.read_text()}")
+
+    assert rerun(change) == rules
+
+
+def test_a_change_of_the_users_folder_is_noticed_by_the_chain(built, rerun):
+    one, new = sorted((built / "images" / "cat").iterdir())[0], built / "images" / "cat" / "new.png"
+    content, dates = one.read_bytes(), one.stat()
+    assert rerun(lambda: os.utime(one)) == set()
+    everything = {"download_dataset", "prepare_data", *ALL}
+    try:
+        assert rerun(lambda: new.write_bytes(content)) == everything
+        assert rerun(lambda: new.rename(one.with_name("other.png"))) == everything
+        assert rerun(one.with_name("other.png").unlink) == set()
+        assert rerun(lambda: one.write_bytes(content[:-1])) == everything
+        assert rerun(one.unlink) == everything
+    finally:
+        one.write_bytes(content)
+        os.utime(one, ns=(dates.st_atime_ns, dates.st_mtime_ns))
+
+
+def test_the_default_profile_is_in_force_whoever_calls(built, tmp_path):
+    for folder, file in ((built, []), (tmp_path, ["--snakefile", str(built / "workflow" / "Snakefile")])):
+        asked = ["--directory", str(built), "--dry-run", "--verbose"]
+        done = chain.run(folder, "snakemake", *file, *asked)
+        assert "workflow/profiles/default for setting default command line arguments" in done.stdout, done.stdout
+    values = yaml.safe_load((built / "workflow/profiles/default/config.yaml").read_text())
+    assert values == {"cores": "all", "rerun-incomplete": True, "show-failed-logs": True}
 
 
 def test_a_cluster_is_asked_for_the_gpus_of_the_experiment(tmp_path):
@@ -146,33 +210,56 @@ def test_a_cluster_is_asked_for_the_gpus_of_the_experiment(tmp_path):
     assert "Traceback" not in done.stdout
 
 
-def test_a_killed_snakemake_goes_on_where_its_trainer_was(tmp_path):
+def start(root: Path, *arguments: str) -> subprocess.Popen:
+    """Start snakemake in a group of its own; its output goes to `said` in the project."""
+    with (root / "said").open("w") as said:
+        return subprocess.Popen(
+            [str(Path(sys.executable).parent / "snakemake"), *arguments],
+            cwd=root,
+            env=tiny.environment(),
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def wait_for(seen, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 240
+    while not seen():
+        assert process.poll() is None, "snakemake ended too early"
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("killed", ["snakemake", "all"])
+def test_after_a_kill_the_same_command_goes_on(tmp_path, killed):
     root = chain.project(tmp_path)
     chain.write_experiment(root, "digits", "classification", training={"steps": 400}, checkpoint={"interval": 20})
-    target = "results/digits/train.json"
-    tool = Path(sys.executable).parent / "snakemake"
-    process = subprocess.Popen(
-        [str(tool), "--cores", "2", target],
-        cwd=root,
-        env=tiny.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    checkpoints, deadline = root / "results" / "digits" / "checkpoints", time.monotonic() + 240
-    while not (checkpoints / "step-20").is_dir():
-        assert process.poll() is None, "snakemake ended before it could be killed"
-        assert time.monotonic() < deadline, "no checkpoint was written"
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
+    target, results = "results/digits/train.json", root / "results" / "digits"
+    process = start(root, target)
+    wait_for((results / "checkpoints" / "step-20").is_dir, process)
+    if killed == "snakemake":
+        trainer = json.loads(next(results.glob("runs/*/lock.json")).read_text())["pid"]
+        os.kill(trainer, signal.SIGSTOP)
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (root / target).exists()
+    assert list((root / ".snakemake" / "locks").iterdir()), "snakemake has left its locks"
 
-    done = chain.snakemake(root, "--unlock")
-    assert done.returncode == 0, done.stdout
-    done = chain.snakemake(root, target)
-    assert done.returncode == 0, done.stdout
-    assert "step 1/400" not in done.stdout
+    again = start(root, target)
+    if killed == "snakemake":
+        try:
+            wait_for(lambda: "another trainer is at work in results/digits/runs/" in (root / "said").read_text(), again)
+            live = chain.snakemake(root, target)
+            assert "cannot be locked" in live.stdout, "the locks of a snakemake that is alive are left alone"
+        finally:
+            os.kill(trainer, signal.SIGCONT)
+    assert again.wait(timeout=240) == 0, (root / "said").read_text()
+    said = (root / "said").read_text()
+    assert ("already at step 400: nothing to train" in said) == (killed == "snakemake")
+    assert "step 1/400" not in said
     assert json.loads((root / target).read_text())["steps"] == 400
 
 
@@ -223,4 +310,5 @@ def test_a_broken_audio_file_stops_the_chain_and_is_named(tmp_path):
     done = chain.snakemake(root, "results/spoken-digits/job.toml")
     assert done.returncode != 0
     assert broken.name in done.stdout
+    assert "Logfile results/logs/prepare/spoken-digits" in done.stdout, "the profile's show-failed-logs"
     assert "Traceback" not in done.stdout

@@ -1,16 +1,21 @@
 # Loads and validates the configuration; the helpers that the rules' inputs need.
 
+import fcntl
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
 from lt25.config.sections import decides_by_validation
+from lt25.data.acquire import changes
 from lt25.experiment import Experiment, load_config, load_experiment
 from lt25.errors import UserError
 from lt25.launch import gpus
+from lt25.training.ahead import is_trained
+from lt25.training.job import is_configured
 
 # `.venv/bin/snakemake` works without an activated environment.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]))
@@ -21,30 +26,74 @@ def stop(message):
     sys.exit(f"lt25: error: {message}")
 
 
+def free_locks():
+    """Remove Snakemake's locks on files if no snakemake is alive that may hold them: a killed one leaves them behind."""
+    alive = (Path(".snakemake") / "alive").open("w")
+    try:
+        fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for lock in Path(".snakemake/locks").glob("*.lock"):
+            lock.unlink(missing_ok=True)
+    except BlockingIOError:
+        pass
+    # Held as long as this process lives, however it ends.
+    fcntl.flock(alive, fcntl.LOCK_SH)
+    return alive
+
+
+if workflow.is_main_process:
+    Path(".snakemake").mkdir(exist_ok=True)
+    try:
+        ALIVE = free_locks()
+    except OSError:
+        # A file system that knows no such locks: `snakemake --unlock` is there.
+        pass
+
 # An invalid file is in the way of nothing that does not need it: it is said, and refused where it is asked for.
 EXPERIMENTS: dict[str, Experiment] = {}
 INVALID: dict[str, str] = {}
-for path in sorted(Path("config/experiments").glob("*.yaml")):
+
+
+def enter(name):
+    """Load an experiment, or the variant of one, and return the name that its results have."""
     try:
-        EXPERIMENTS[path.stem] = load_experiment(path)
+        experiment = load_experiment(name)
+        EXPERIMENTS[experiment.name] = experiment
+        return experiment.name
     except UserError as error:
-        INVALID[path.stem] = str(error)
+        INVALID[name] = str(error)
+        return name
+
+
+for path in sorted(Path("config/experiments").glob("*.yaml")):
+    enter(path.stem)
 try:
     SETTINGS = load_config()
     # Complains of an NGPU that makes no sense before anything runs.
     gpus({})
 except UserError as error:
     stop(error)
+NAMES = [enter(name) if "@" in name else name for name in SETTINGS["experiments"]]
 # While this file is read, Snakemake has not told its targets yet: they are in the command.
+EXPORTED = list(NAMES)
 for argument in sys.argv[1:]:
-    if (name := re.match(r"(?:\./)?results/([^/]+)/", argument)) and name[1] in INVALID:
-        stop(INVALID[name[1]])
-for name in SETTINGS["experiments"]:
+    if asked := re.match(r"(?:\./)?results/([^/]+)/(hf|evaluation)?", argument):
+        if "@" in asked[1]:
+            enter(asked[1])
+        if asked[1] in INVALID:
+            stop(INVALID[asked[1]])
+        EXPORTED += [asked[1]] if asked[2] else []
+for name in NAMES:
     if name not in EXPERIMENTS:
         stop(INVALID.get(name, f"config/config.yaml: experiments: no such file: config/experiments/{name}.yaml"))
+for name in EXPORTED:
+    if name in EXPERIMENTS and not EXPERIMENTS[name].job["checkpoint"]["enable"]:
+        stop(
+            f"{EXPERIMENTS[name].path}: checkpoint.enable: false, so there is nothing to export and to evaluate: "
+            "set it to true, or leave the experiment out of config/config.yaml"
+        )
 for message in INVALID.values():
     print(f"lt25: warning: left out: {message}", file=sys.stderr)
-SHOWN: list[Experiment] = [EXPERIMENTS[name] for name in SETTINGS["experiments"]]
+SHOWN: list[Experiment] = [EXPERIMENTS[name] for name in NAMES]
 
 
 wildcard_constraints:
@@ -64,6 +113,37 @@ def preparing(wildcards):
         if (experiment.dataset.name, experiment.preparation) == (wildcards.dataset, wildcards.preparation):
             return experiment
     raise WorkflowError(f"data/processed/{wildcards.dataset}/{wildcards.preparation}: no experiment needs this data")
+
+
+def changed_source(wildcards):
+    """A file that says what has changed of a dataset's origin or in its folder, newer than SOURCE.json if anything has.
+
+    The files of a user's folder themselves are too many to be inputs, and files that are new are none yet.
+    """
+    dataset = next((one.dataset for one in EXPERIMENTS.values() if one.dataset.name == wildcards.dataset), None)
+    if dataset is None:
+        return []
+    note = Path(".snakemake/changed") / dataset.name
+    if workflow.is_main_process or not note.is_file():
+        changed = changes(dataset, Path("data/raw").absolute() / dataset.name)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        # The time, because Snakemake leaves alone what a newer file with the content of before is an input of.
+        note.write_text("\n".join([*changed, str(time.time_ns())]) if changed else "")
+        if not changed:
+            os.utime(note, (0, 0))
+    return str(note)
+
+
+def experiment_file(wildcards):
+    """An experiment's file, whose date counts only if it decides something that the job file does not say yet."""
+    experiment = EXPERIMENTS[wildcards.experiment]
+    return ancient(str(experiment.path)) if is_configured(experiment) else str(experiment.path)
+
+
+def job_files(wildcards):
+    """An experiment's job, whose date counts only if it decides on another model than the one that is trained."""
+    files = [f"results/{wildcards.experiment}/job.toml", f"results/{wildcards.experiment}/model/config.json"]
+    return [ancient(file) for file in files] if is_trained(EXPERIMENTS[wildcards.experiment]) else files
 
 
 def starting_model(wildcards):

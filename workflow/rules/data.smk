@@ -1,6 +1,6 @@
 rule download_dataset:
     input:
-        "config/datasets/{dataset}.yaml",
+        changed_source,
     output:
         "data/raw/{dataset}/SOURCE.json",
     log:
@@ -15,7 +15,7 @@ rule download_dataset:
     message:
         "fetching the dataset {wildcards.dataset}"
     shell:
-        "lt25 download {wildcards.dataset} 2>&1 | tee {log}"
+        "lt25 download {wildcards.dataset:q} 2>&1 | tee {log:q}"
 
 
 rule prepare_data:
@@ -32,8 +32,8 @@ rule prepare_data:
         mem_mb=4000,
         runtime="6h",
     params:
-        experiment=lambda wildcards: preparing(wildcards).path,
+        experiment=lambda wildcards: preparing(wildcards).name,
     message:
         "preparing {wildcards.dataset} ({wildcards.preparation})"
     shell:
-        "lt25 prepare {params.experiment} 2>&1 | tee {log}"
+        "lt25 prepare {params.experiment:q} 2>&1 | tee {log:q}"

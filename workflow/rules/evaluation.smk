@@ -10,6 +10,8 @@ rule evaluate_model:
             labels={"experiment": "{experiment}"},
         ),
         predictions="results/{experiment}/evaluation/predictions.parquet",
+        headline="results/{experiment}/evaluation/headline.json",
+        curve="results/{experiment}/evaluation/curve.csv",
     log:
         "results/logs/evaluate/{experiment}.log",
     benchmark:
@@ -23,7 +25,7 @@ rule evaluate_model:
     message:
         "evaluating {wildcards.experiment}"
     shell:
-        "lt25 evaluate {wildcards.experiment} 2>&1 | tee {log}"
+        "lt25 evaluate {wildcards.experiment:q} 2>&1 | tee {log:q}"
 
 
 rule evaluate_step:
@@ -45,7 +47,7 @@ rule evaluate_step:
     message:
         "evaluating step {wildcards.step} of {wildcards.experiment}"
     shell:
-        "lt25 evaluate {wildcards.experiment} --step {wildcards.step} 2>&1 | tee {log}"
+        "lt25 evaluate {wildcards.experiment:q} --step {wildcards.step:q} 2>&1 | tee {log:q}"
 
 
 # All steps of the learning curve in one process, which imports torch once. Which steps they are, wildcards cannot say: the output
@@ -64,9 +66,8 @@ rule evaluate_curve:
         mem_mb=3000,
         runtime="6h",
     params:
-        steps=lambda wildcards: EXPERIMENTS[wildcards.experiment].kept_steps[:-1],
         options=lambda wildcards: EXPERIMENTS[wildcards.experiment].evaluation,
     message:
         "exporting and evaluating the kept steps of {wildcards.experiment}"
     shell:
-        "lt25 evaluate {wildcards.experiment} --export --step {params.steps} 2>&1 | tee {log}"
+        "lt25 evaluate {wildcards.experiment:q} --export --kept 2>&1 | tee {log:q}"

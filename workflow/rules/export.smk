@@ -20,7 +20,7 @@ rule export_model:
     message:
         "exporting {wildcards.experiment} to results/{wildcards.experiment}/hf"
     shell:
-        "lt25 export {wildcards.experiment} 2>&1 | tee {log}"
+        "lt25 export {wildcards.experiment:q} 2>&1 | tee {log:q}"
 
 
 rule export_step:
@@ -39,4 +39,4 @@ rule export_step:
     message:
         "exporting step {wildcards.step} of {wildcards.experiment}"
     shell:
-        "lt25 export {wildcards.experiment} --step {wildcards.step} 2>&1 | tee {log}"
+        "lt25 export {wildcards.experiment:q} --step {wildcards.step:q} 2>&1 | tee {log:q}"

@@ -20,4 +20,4 @@ rule write_report:
     message:
         "writing the report, {output}"
     shell:
-        "lt25 report --output {output} {params.experiments} 2>&1 | tee {log}"
+        "lt25 report --output {output:q} {params.experiments:q} 2>&1 | tee {log:q}"

@@ -1,6 +1,6 @@
 rule configure_job:
     input:
-        experiment="config/experiments/{experiment}.yaml",
+        experiment=experiment_file,
         stats=lambda wildcards: stats_file(EXPERIMENTS[wildcards.experiment]),
     output:
         job="results/{experiment}/job.toml",
@@ -16,17 +16,19 @@ rule configure_job:
         # A change of the base file in config/models/, or of a default, is a change of the job.
         model=lambda wildcards: EXPERIMENTS[wildcards.experiment].model,
         sections=lambda wildcards: EXPERIMENTS[wildcards.experiment].job,
+        augment=lambda wildcards: EXPERIMENTS[wildcards.experiment].augment,
+        start=lambda wildcards: EXPERIMENTS[wildcards.experiment].init_from,
+        plugins=SETTINGS["plugins"],
     message:
         "writing the job file of {wildcards.experiment}"
     shell:
-        "lt25 configure {input.experiment} 2>&1 | tee {log}"
+        "lt25 configure {wildcards.experiment:q} 2>&1 | tee {log:q}"
 
 
 # The checkpoints are a param: as an output they would be deleted when a job is killed, and nothing could be resumed.
 rule train_model:
     input:
-        job="results/{experiment}/job.toml",
-        model="results/{experiment}/model/config.json",
+        job_files,
         stats=lambda wildcards: stats_file(EXPERIMENTS[wildcards.experiment]),
         start=starting_model,
     output:
@@ -46,4 +48,4 @@ rule train_model:
     message:
         "training {wildcards.experiment}; checkpoints in {params.checkpoints}"
     shell:
-        "NGPU={resources.gpu} lt25 train {wildcards.experiment} --wait 2>&1 | tee {log}"
+        "NGPU={resources.gpu} lt25 train {wildcards.experiment:q} --wait 2>&1 | tee {log:q}"

@@ -1,0 +1,41 @@
+"""What an experiment has arrived at, in small files that other tools compare: DVC's metrics and plots."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING
+
+from lt25.files import write_json, write_text
+from lt25.report.collect import read_history, read_if_there, read_metrics
+from lt25.tasks import TASKS
+
+if TYPE_CHECKING:
+    from lt25.experiment import Experiment
+
+_COLUMNS = ("step", "loss", "lr")
+
+
+def write_tracked(experiment: Experiment) -> None:
+    """Write ``headline.json``, the main number of each evaluated split, and ``curve.csv``, the training loss by step.
+
+    Raises:
+        UserError: if the experiment has not been evaluated.
+    """
+    metrics, folder = read_metrics(experiment), experiment.evaluation_dir
+    headline = TASKS[experiment.task].module("report").headline
+    numbers = {}
+    for split, measured in metrics["splits"].items():
+        said = headline(measured, split)
+        name = f"{said.name} {'percent' if said.unit == '%' else said.unit}".strip().lower().replace(" ", "_")
+        numbers[split] = {name: round(said.measured, 6)}
+    write_json(folder / "headline.json", numbers)
+    trained = read_if_there(experiment.results_dir / "train.json")
+    history = read_history(experiment.results_dir / trained["run_dir"] / "metrics.jsonl") if trained else []
+    # A step that was trained a second time, after a stop, counts as it was last.
+    steps = {record["step"]: record for record in history}
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(steps[step] for step in sorted(steps))
+    write_text(folder / "curve.csv", text.getvalue())
