@@ -1,5 +1,6 @@
 """The model card: what a model is, how to load it, what it was trained on and how."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -8,7 +9,7 @@ from lt25.experiment import Experiment
 from lt25.tasks import TASKS
 
 
-def path_of(trained: dict[str, Any]) -> str:
+def path_of(trained: Mapping[str, Any]) -> str:
     """Say along which schedules a model was trained: "trained to step 40 of a schedule of 40 steps, then continued to 80".
 
     Args:
@@ -25,7 +26,7 @@ def path_of(trained: dict[str, Any]) -> str:
     return ", ".join(told)
 
 
-def step_of(trained: dict[str, Any], step: int) -> str:
+def step_of(trained: Mapping[str, Any], step: int) -> str:
     """Say which step a model is from: "5 of 12", or "5 of 12, the best on the validation split (accuracy 0.9812)".
 
     Args:
@@ -38,7 +39,7 @@ def step_of(trained: dict[str, Any], step: int) -> str:
     return said
 
 
-def model_card(experiment: Experiment, trained: dict[str, Any], stats: dict[str, Any], step: int) -> str:
+def model_card(experiment: Experiment, trained: Mapping[str, Any], stats: Mapping[str, Any], step: int) -> str:
     """Return the Markdown of a model's ``README.md``, with the metadata that the Hub reads.
 
     Args:
