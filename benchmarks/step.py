@@ -268,6 +268,9 @@ def write_project(folder: Path, case: Case, steps: int, variant: "Variant") -> P
     import torch
     from safetensors.torch import save_file
 
+    from lt25.files import write_record
+    from lt25.training.job import job_digest
+
     torch.manual_seed(0)
     examples, data = 4 * case.batch, folder / "data"
     data.mkdir(parents=True)
@@ -291,12 +294,14 @@ def write_project(folder: Path, case: Case, steps: int, variant: "Variant") -> P
         tensors["label_offsets"] = torch.arange(examples + 1) * case.labels
         size |= {"vocab_size": case.classes, "pad_token_id": 0}
     save_file(tensors, data / "train-00000-of-00001.safetensors")
-    (data / "stats.json").write_text(json.dumps({"task": variant.task, "fingerprint": "synthetic", "splits": {}}))
-    (folder / "config.json").write_text(json.dumps({"model_type": "lt25_hgrn", **size, **variant.model}))
+    facts = {"task": variant.task, "fingerprint": "synthetic", "splits": {"train": {}, "validation": {}}}
+    write_record(data / "stats.json", facts, [data / "train-00000-of-00001.safetensors"])
+    model = json.dumps({"model_type": "lt25_hgrn", **size, **variant.model})
+    (folder / "config.json").write_text(model)
     job: dict[str, dict] = {
         "job": {"dump_folder": "results", "custom_config_module": "lt25.training.job_config"},
         "model": {"name": variant.task, "flavor": "experiment", "hf_assets_path": "data"},
-        "lt25": {"experiment": "step", "model_config": "config.json", "data": "data"},
+        "lt25": {"experiment": "step", "arguments": "step", "model_config": "config.json", "data": "data"},
         "training": {"steps": steps, "local_batch_size": case.batch, "seq_len": case.steps},
         "lr_scheduler": {"warmup_steps": 1},
         "activation_checkpoint": {"mode": "none"},
@@ -306,6 +311,7 @@ def write_project(folder: Path, case: Case, steps: int, variant: "Variant") -> P
     }
     for section, values in variant.settings.items():
         job.setdefault(section, {}).update(values)
+    job["lt25"]["digest"] = job_digest(job, model)
     (folder / "job.toml").write_text(tomli_w.dumps(job))
     return folder / "job.toml"
 

@@ -35,7 +35,7 @@ def write_job(experiment: Experiment) -> Path:
     config, job = experiment.results_dir / "model" / "config.json", experiment.results_dir / "job.toml"
     model = json.dumps({**experiment.model, **decided}, indent=2, sort_keys=True) + "\n"
     content = _drop_none(_job(experiment, config))
-    content["lt25"]["digest"] = _digest(content, model)
+    content["lt25"]["digest"] = job_digest(content, model)
     for path, text in {config: model, job: tomli_w.dumps(content)}.items():
         # A file that says the same keeps its date, by which Snakemake tells whether anything must be done again.
         if not path.is_file() or path.read_bytes() != text.encode():
@@ -58,7 +58,7 @@ def read_job(path: Path) -> dict[str, Any]:
         lt25 = dict(job["lt25"])
         again = f"run `lt25 configure {lt25['arguments']}`"
         written, model = lt25.pop("digest"), Path(lt25["model_config"]).read_text(encoding="utf-8")
-        changed = written != _digest({**job, "lt25": lt25}, model)
+        changed = written != job_digest({**job, "lt25": lt25}, model)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: not there: {again}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -71,7 +71,13 @@ def read_job(path: Path) -> dict[str, Any]:
     return {**job, **{name: _with_none(job.get(name, {}), section) for name, section in JOB.items()}}
 
 
-def _digest(job: Mapping[str, Any], model: str) -> str:
+def job_digest(job: Mapping[str, Any], model: str) -> str:
+    """Return a job's ``lt25.digest``.
+
+    Args:
+        job: its sections, without that key.
+        model: text of the model's ``config.json``.
+    """
     return digest([job, model])[:16]
 
 

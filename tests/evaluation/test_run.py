@@ -64,7 +64,7 @@ def classification(tmp_path):
 @pytest.fixture
 def speech(tmp_path):
     experiment, generator = experiment_of(tmp_path, "speech_recognition"), np.random.default_rng(0)
-    for split, n in (("validation", 3), ("test", 7)):
+    for split, n in (("train", 2), ("validation", 3), ("test", 7)):
         writer = split_of(experiment.processed_dir, split)
         for i in range(n):
             inputs = generator.normal(size=(9 + 5 * i, 4)).astype(np.float16)
@@ -108,6 +108,9 @@ def text(tmp_path):
 
 def run(experiment: Experiment, name: str = "evaluation") -> tuple[dict, pd.DataFrame]:
     out = experiment.root / name
+    splits = {file.stem: {} for file in experiment.processed_dir.glob("*.parquet")}
+    prepared = [file for file in experiment.processed_dir.iterdir() if file.name != "stats.json"]
+    write_record(experiment.processed_dir / "stats.json", {"splits": splits}, prepared)
     metrics = evaluate(experiment, experiment.root / "hf", out)
     assert json.loads((out / "metrics.json").read_text()) == metrics
     assert not [path for path in out.iterdir() if path.name.startswith(".")]

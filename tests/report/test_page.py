@@ -1,6 +1,5 @@
 import base64
 import io
-import json
 import re
 from html.parser import HTMLParser
 
@@ -189,7 +188,7 @@ def test_a_model_of_the_best_step_says_so(tmp_path):
     experiment = make(tmp_path, "classification", "digits")
     path = experiment.results_dir / "train.json"
     best = {"step": 600, "metric": "accuracy", "value": 0.93}
-    path.write_text(json.dumps({**json.loads(path.read_text()), "steps": 700, "best": best}))
+    write_record(path, {**load_record(path), "steps": 700, "best": best})
     facts = dict(story(collect(experiment), "x")["facts"])
     assert facts["Model of step"] == "600 of 700, the best on the validation split (accuracy 0.9300)"
 
