@@ -152,7 +152,7 @@ def write_record(path: Path, facts: Mapping[str, Any], files: Iterable[Path] = (
     record = {**facts, "files": listed}
     # As it will be read: keys are strings there.
     record = json.loads(json.dumps(record))
-    record["checksum"] = _own_checksum(record)
+    record["checksum"] = _own_checksum(path, record)
     write_json(path, record)
     return record
 
@@ -170,7 +170,7 @@ def load_record(path: Path) -> dict[str, Any]:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({error})") from None
-    if not isinstance(found, dict) or found.get("checksum") != _own_checksum(found):
+    if not isinstance(found, dict) or found.get("checksum") != _own_checksum(path, found):
         raise UserError(f"{path}: has changed since it was written")
     return found
 
@@ -252,9 +252,10 @@ def set_aside(record: Path, complaint: str, command: str) -> UserError:
     return UserError(f"{complaint}: run `{command}`")
 
 
-def _own_checksum(record: Mapping[str, Any]) -> str:
+def _own_checksum(path: Path, record: Mapping[str, Any]) -> str:
+    # With its name: a record of another kind in its place is not believed.
     facts = {key: value for key, value in record.items() if key != "checksum"}
-    return xxhash.xxh3_128_hexdigest(json.dumps(facts).encode())
+    return xxhash.xxh3_128_hexdigest(json.dumps([path.name, facts]).encode())
 
 
 def _flush(path: Path) -> None:

@@ -38,7 +38,10 @@ def export(experiment: Experiment, steps: Sequence[int] = ()) -> None:
     """
     train, marker = experiment.commands("train"), experiment.results_dir / "train.json"
     trained = read_record(marker, train)
-    run_dir = experiment.results_dir / trained["run_dir"]
+    run_dir, current = experiment.results_dir / trained["run_dir"], experiment.results_dir / "checkpoints"
+    if current.is_symlink() and current.resolve().parent != run_dir.resolve():
+        of, now = trained["fingerprint"], current.resolve().parent.name
+        raise set_aside(marker, f"{marker}: of the run {of}, and the current one is {now}", train)
     stats = believe(experiment.processed_dir / "stats.json", experiment.commands("prepare"), _ASSETS)
     final = (trained.get("best") or {"step": trained["steps"]})["step"]
     folder = experiment.results_dir / "hf"

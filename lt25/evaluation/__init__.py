@@ -24,9 +24,11 @@ def evaluate(experiment: Experiment, model_dir: Path, out_dir: Path, intermediat
     require(experiment, model_dir)
     exported = believe_model(experiment, model_dir)
     names = splits_of(experiment, intermediate)
-    # The final model is compared with what simple means learn of the training split.
-    read = names if intermediate else {*names, "train"}
-    believe(experiment.processed_dir, read, f"lt25 prepare {experiment.arguments}")
+    prepare = experiment.commands("prepare")
+    believe(experiment.processed_dir, names, prepare)
+    if not intermediate:
+        # Baselines learn from it.
+        believe(experiment.processed_dir, ["train"], prepare, tables=False)
     # torch and transformers take seconds to import, which a mistake of the user's should not wait for
     with without_garbage(), without_compiler():
         from lt25.evaluation.run import run

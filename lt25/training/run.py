@@ -219,7 +219,7 @@ def already_trained(run: Run, name: str) -> bool:
 
 def arrived(run: Run) -> dict[str, Any] | None:
     """Return the record of a run that has nothing left to train; None for any other."""
-    record = _load(run.marker)
+    record = _marker(run)
     if not record or lost_steps(run):
         return None
     whole = (damage(run.checkpoints / f"step-{step}", run.facts) is None for step in needed_steps(run))
@@ -228,10 +228,10 @@ def arrived(run: Run) -> dict[str, Any] | None:
 
 def needed_steps(run: Run) -> set[int]:
     """Return the steps whose checkpoints a run that has arrived cannot do without: the last, and the best if that is kept."""
-    record = _load(run.marker)
+    record = _marker(run)
     if not record:
         return set()
-    return {end["step"] for end in ({"step": record["steps"]}, record.get("best")) if end}
+    return {record["steps"], *([record["best"]["step"]] if record.get("best") else [])}
 
 
 def lost_steps(run: Run) -> list[int]:
@@ -239,7 +239,7 @@ def lost_steps(run: Run) -> list[int]:
 
     They are missing now, and are needed or were found to be damaged. Others may have been removed to make room.
     """
-    record, there = _load(run.marker), kept_steps(run.checkpoints)
+    record, there = _marker(run), kept_steps(run.checkpoints)
     aside = (re.match(r"damaged-step-(\d+)", path.name) for path in run.directory.glob("damaged-step-*"))
     wanted = needed_steps(run) | {int(match[1]) for match in aside if match}
     return [step for step in record.get("checkpoints", []) if step in wanted and step not in there]
@@ -298,6 +298,12 @@ def _restore_history(run: Run, record: Mapping[str, Any]) -> None:
     kept = run.checkpoints / f"step-{record['steps']}" / HISTORY
     if kept.is_file() and ("files" not in record or files.damage(run.directory, record["files"])):
         files.write_text(run.directory / HISTORY, kept.read_text(encoding="utf-8"))
+
+
+def _marker(run: Run) -> dict[str, Any]:
+    """Return the run's own ``train.json``, nothing if there is none."""
+    record = _load(run.marker)
+    return record if record.get("fingerprint") == run.fingerprint else {}
 
 
 def _holder(holder: Path) -> str:

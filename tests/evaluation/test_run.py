@@ -119,6 +119,9 @@ def text(tmp_path):
 
 def run(experiment: Experiment, name: str = "evaluation") -> tuple[dict, pd.DataFrame]:
     out = experiment.root / name
+    splits = {file.stem: {} for file in experiment.processed_dir.glob("*.parquet")}
+    prepared = [file for file in experiment.processed_dir.iterdir() if file.name != "stats.json"]
+    write_record(experiment.processed_dir / "stats.json", {"splits": splits}, prepared)
     metrics = evaluate(experiment, experiment.root / "hf", out)
     assert json.loads((out / "metrics.json").read_text()) == metrics
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
