@@ -56,7 +56,7 @@ def unigram_bits_per_byte(train: Any, documents: Iterable[torch.Tensor], size: i
     if len(tokens) > TRAINING_TOKENS:
         begins = np.linspace(0, len(tokens) - BLOCK, TRAINING_TOKENS // BLOCK).astype(int)
         parts = [tokens[begin : begin + BLOCK] for begin in begins]
-    counts = sum(np.bincount(part.numpy(), minlength=vocabulary) for part in parts) + 1.0
+    counts = np.sum([np.bincount(part.numpy(), minlength=vocabulary) for part in parts], axis=0) + 1.0
     bits = -np.log2(counts / counts.sum())
     return math.fsum(float(bits[document.numpy()].sum()) for document in documents) / max(size, 1)
 
