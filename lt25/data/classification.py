@@ -166,8 +166,11 @@ def collate_stacked(examples: Item) -> Batch:
 
 
 def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tuple[Form, set]:
-    """Return what the inputs of train look like, and its labels; all of train is looked through."""
-    labels, kinds, widths = set(), Counter(), Counter()
+    """Return what the inputs of train look like, and its labels; all of train is looked through.
+
+    Labels are all names or all numbers, whichever most are: the others cannot be used.
+    """
+    labels, kinds_of_label, kinds, widths = set(), Counter(), Counter(), Counter()
     sizes, greys, transparent, ranges = Counter(), Counter(), 0, []
     for example in track(examples.of("train"), f"{dataset.name}: examples seen"):
         try:
@@ -185,11 +188,14 @@ def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tu
             examples.faults.add("train", fault)
             continue
         labels.add(label)
+        kinds_of_label[type(label)] += 1
         kinds[kind] += 1
     if not kinds:
         examples.faults.report(0)
         raise UserError(f"config/datasets/{dataset.name}.yaml: splits.train: the training split has no examples")
     (kind, _), *_ = kinds.most_common(1)
+    (kind_of_label, _), *_ = kinds_of_label.most_common(1)
+    labels = {label for label in labels if type(label) is kind_of_label}
     if kind == "series":
         return Form(kind, widths.most_common(1)[0][0]), labels
     if options["layout"] == "series":
@@ -313,8 +319,6 @@ def _classes(dataset: Dataset, labels: set) -> tuple[list[str], dict[Any, int]]:
     """
     given = dataset.options["labels"]
     where = f"config/datasets/{dataset.name}.yaml: labels"
-    if len({type(label) for label in labels}) > 1:
-        raise UserError(f"{where}: the training split has both names and numbers as labels: make them one kind")
     if len(labels) > CLASSES:
         raise UserError(
             f"config/datasets/{dataset.name}.yaml: columns.label: {len(labels):,} different labels in train, at most {CLASSES:,} "
@@ -325,20 +329,18 @@ def _classes(dataset: Dataset, labels: set) -> tuple[list[str], dict[Any, int]]:
             f"config/datasets/{dataset.name}.yaml: columns.label: all of the training split has the label {json.dumps(*labels)}: "
             "two classes are needed; if they are folders, origin.path is the folder that these lie in"
         )
-    values = {label: value for label in labels if (value := _as_number(label)) is not None}
-    numeric = len(values) == len(labels)
-    ordered = sorted(labels, key=values.__getitem__) if numeric else sorted(labels)
+    values = _as_numbers(labels)
+    ordered = sorted(labels, key=values.__getitem__) if values else sorted(labels)
     if not given:
         return [str(label) for label in ordered], {label: number for number, label in enumerate(ordered)}
-    if not (numeric and not labels <= set(given)):
+    if not values or labels <= set(given):
         if unknown := labels - set(given):
             raise UserError(f"{where}: the training split has {json.dumps(sorted(unknown)[:3])}, which is not listed")
         return given, {name: number for number, name in enumerate(given)}
     if all(value in range(len(given)) for value in values.values()):
         kind = type(ordered[0])
-        return given, {kind(number): number for number in range(len(given))} | {
-            label: int(values[label]) for label in labels
-        }
+        every = {kind(number): number for number in range(len(given))}
+        return given, every | {label: int(value) for label, value in values.items()}
     if len(labels) == len(given):
         return given, {label: number for number, label in enumerate(ordered)}
     raise UserError(
@@ -346,12 +348,13 @@ def _classes(dataset: Dataset, labels: set) -> tuple[list[str], dict[Any, int]]:
     )
 
 
-def _as_number(label: str | int) -> float | None:
+def _as_numbers(labels: set) -> dict[Any, float]:
+    """Return the numbers that labels are, or nothing if one is none."""
     try:
-        value = float(label)
+        values = {label: float(label) for label in labels}
     except (ValueError, OverflowError):
-        return None
-    return value if math.isfinite(value) else None
+        return {}
+    return values if all(map(math.isfinite, values.values())) else {}
 
 
 def _kind(example: Example) -> str:

@@ -211,7 +211,10 @@ def test_names_are_given_to_labels_of_any_kind(tmp_path, labels, second):
             "columns.label: 10,0.. different labels in train, at most 10,000 are classes: name another column",
         ),
         (lambda n: "leaves", 'columns.label: all of the training split has the label "leaves": two classes are needed'),
-        (lambda n: ("a", 1)[n % 2], "labels: the training split has both names and numbers"),
+        (
+            lambda n: ("a", "b", 1)[n % 3],
+            r"\d+ x an unusable label; the first: train.jsonl, line \d+: the label 1 is none of the training split's: a, b",
+        ),
     ],
 )
 def test_labels_that_are_no_classes_are_one_line(tmp_path, kind, message):

@@ -78,7 +78,11 @@ CASES = {
         (series, {"values": None}),
         (series, {"kind": " "}),
     ],
-    "an unusable label": [(series, {"values": [[1, 2]], "kind": ["up"]}), (series, {"values": [[1, 2]], "kind": 0.5})],
+    "an unusable label": [
+        (series, {"values": [[1, 2]], "kind": ["up"]}),
+        (series, {"values": [[1, 2]], "kind": 0.5}),
+        (series, {"values": [[1, 2]], "kind": 3}),
+    ],
     "input of another kind": [(series, {"values": {"bytes": 3}})],
     "input of another width": [(series, {"values": [[1, 2, 3]]}), (series, {"values": [1, 2, 3]})],
     "values that are no numbers": [
