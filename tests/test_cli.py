@@ -108,7 +108,7 @@ def test_config_shows_each_value_and_where_it_comes_from(tmp_path, monkeypatch, 
     assert lines["num_labels: 3"] == "the prepared data"
     values = yaml.safe_load(shown)
     assert values["training"]["dataloader"]["prefetch_factor"] is None
-    assert values["prepare"] == {"layout": "pixels", "size": None}
+    assert (values["prepare"]["layout"], values["prepare"]["size"]) == ("pixels", None)
 
 
 def test_a_variant_has_a_job_of_its_own(tmp_path, monkeypatch):

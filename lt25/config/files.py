@@ -121,11 +121,20 @@ def _load(text: str) -> Any:
         yaml.YAMLError: if it is none, or is a bomb: a few aliases can stand for more than memory holds.
     """
     try:
-        value = yaml.load(text, Loader=_FastLoader if len(text) < SHORT else _Loader)
+        value = _parse(text)
         _measure(value)
     except (RecursionError, _TooMuch):
         raise yaml.YAMLError(_TooMuch.said) from None
     return value
+
+
+def _parse(text: str) -> Any:
+    if len(text) < SHORT:
+        try:
+            return yaml.load(text, Loader=_FastLoader)
+        except yaml.YAMLError:
+            pass  # PyYAML's own parser says better what is wrong, and where.
+    return yaml.load(text, Loader=_Loader)
 
 
 def _measure(value: Any) -> None:

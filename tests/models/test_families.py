@@ -94,7 +94,7 @@ def test_every_field_of_the_own_configuration_is_a_key():
     ("values", "message"),
     [
         ({"droput": 0.5}, "droput: unknown key: did you mean dropout?"),
-        ({"dropout": "high"}, 'dropout: found "high", expected number'),
+        ({"dropout": "high"}, 'dropout: found "high", expected a number'),
         ({"dropout": 1.5}, "dropout: found 1.5, expected less than 1"),
         ({"hidden_size": -3}, "hidden_size: found -3, expected at least 1"),
         ({"subsampling": 3}, "subsampling: found 3, allowed: 1, 2, 4"),

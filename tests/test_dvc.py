@@ -1,0 +1,37 @@
+"""`lt25 dvc`: the stages of DVC are those of the experiments in config/config.yaml."""
+
+from pathlib import Path
+
+import yaml
+
+from lt25 import dvc
+from lt25.experiment import load_config, load_experiment
+from tests import tiny
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def test_the_repositorys_stages_are_in_step_with_its_configuration(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    experiments = [load_experiment(name) for name in load_config()["experiments"]]
+    assert (REPOSITORY / "dvc.yaml").read_text() == dvc.stages(experiments), "run `lt25 dvc`"
+
+
+def test_experiments_of_one_dataset_share_a_stage_and_no_output(tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny.make_project(tmp_path))
+    experiments = [
+        tiny.write_experiment(tmp_path, "classification", "one"),
+        tiny.write_experiment(tmp_path, "classification", "v1.5", prepare={"layout": "rows"}),
+        tiny.write_experiment(tmp_path, "classification", "child", init_from="one"),
+        load_experiment("one", ["optimizer.lr=1e-3"]),
+    ]
+    stages = yaml.safe_load(dvc.stages(experiments))["stages"]
+    assert [name for name in stages if name.startswith("prepare-")] == ["prepare-digits"]
+    assert stages["prepare-digits"]["cmd"].endswith(
+        "-- results/one/job.toml results/v1.5/job.toml results/child/job.toml results/one@optimizer.lr=0.001/job.toml"
+    )
+    assert "model-v1-5" in stages and "model-one-optimizer-lr-0-001" in stages
+    assert "results/one/hf" in stages["model-child"]["deps"]
+    made = [next(iter(out)) for stage in stages.values() for out in stage["outs"] + stage.get("metrics", [])]
+    assert len(made) == len(set(made))
+    assert not any(one != other and one.startswith(f"{other}/") for one in made for other in made)
