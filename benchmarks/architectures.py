@@ -142,11 +142,13 @@ def write_project(folder: Path, config: dict[str, Any], options: argparse.Namesp
         "training": {
             "steps": options.steps,
             "local_batch_size": options.batch,
+            "global_batch_size": -1,
             "seq_len": options.length,
             "mixed_precision_param": "bfloat16" if options.device == "cuda" else "float32",
         },
         "optimizer": {"lr": 1e-4},
         "lr_scheduler": {"warmup_steps": 1},
+        "parallelism": {f"{kind}_parallel_degree": 1 for kind in ("tensor", "context", "pipeline")},
         "activation_checkpoint": {"mode": "none"},
         "checkpoint": {"enable": False},
         "metrics": {"log_freq": max(options.steps // 3, 1)},

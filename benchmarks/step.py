@@ -294,7 +294,9 @@ def write_project(folder: Path, case: Case, steps: int, variant: "Variant") -> P
         size |= {"vocab_size": case.classes, "pad_token_id": 0}
     shard = data / "train-00000-of-00001.safetensors"
     save_file(tensors, shard)
-    write_record(data / "stats.json", {"task": variant.task, "fingerprint": "synthetic", "splits": {"train": {}}}, [shard])
+    write_record(
+        data / "stats.json", {"task": variant.task, "fingerprint": "synthetic", "splits": {"train": {}}}, [shard]
+    )
     model = json.dumps({"model_type": "lt25_hgrn", **size, **variant.model})
     (folder / "config.json").write_text(model)
     job: dict[str, dict] = {
