@@ -122,32 +122,40 @@ def write_project(folder: Path, config: dict[str, Any], options: argparse.Namesp
     import torch
     from safetensors.torch import save_file
 
+    from lt25.experiment import digest
+    from lt25.files import write_record
+
     data, tokens = folder / "data", 64 * options.length
     data.mkdir()
     torch.manual_seed(0)
     drawn = torch.randint(3, config["vocab_size"], (tokens,), dtype=torch.int32)
     tensors = {"inputs": drawn, "input_offsets": torch.tensor([0, tokens])}
     save_file(tensors, data / "train-00000-of-00001.safetensors")
-    stats = {"task": "language_modeling", "fingerprint": "synthetic", "model": {}, "splits": {}}
-    (data / "stats.json").write_text(json.dumps(stats))
-    (folder / "config.json").write_text(json.dumps(config))
-    job = {
+    stats = {"task": "language_modeling", "fingerprint": "synthetic", "model": {}, "splits": {"train": {}}}
+    write_record(data / "stats.json", stats, sorted(data.glob("*.safetensors")))
+    written = json.dumps(config)
+    (folder / "config.json").write_text(written)
+    job: dict[str, dict] = {
         "job": {"dump_folder": "results", "custom_config_module": "lt25.training.job_config"},
         "model": {"name": "language_modeling", "flavor": "experiment", "hf_assets_path": "data"},
-        "lt25": {"experiment": "model", "model_config": "config.json", "data": "data"},
+        "lt25": {"experiment": "model", "arguments": "model", "model_config": "config.json", "data": "data"},
         "training": {
             "steps": options.steps,
             "local_batch_size": options.batch,
+            "global_batch_size": -1,
             "seq_len": options.length,
             "mixed_precision_param": "bfloat16" if options.device == "cuda" else "float32",
         },
         "optimizer": {"lr": 1e-4},
         "lr_scheduler": {"warmup_steps": 1},
+        "parallelism": {f"{kind}_parallel_degree": 1 for kind in ("tensor", "context", "pipeline")},
         "activation_checkpoint": {"mode": "none"},
         "checkpoint": {"enable": False},
         "metrics": {"log_freq": max(options.steps // 3, 1)},
         "debug": {"seed": 0},
     }
+    # As `lt25.training.job.write_job` does, by which the trainer tells that the file is as it was written.
+    job["lt25"]["digest"] = digest([job, written])[:16]
     (folder / "job.toml").write_text(tomli_w.dumps(job))
 
 
@@ -177,7 +185,7 @@ def run_lt25(config: dict[str, Any], options: argparse.Namespace, environment: d
         for history in folder.rglob("metrics.jsonl"):
             records = [json.loads(line) for line in history.read_text().splitlines()]
             if len(records) > 1:
-                seconds = [1 / record["tokens_per_second"] for record in records[-2:]]
+                seconds = [1 / record["positions_per_second"] for record in records[-2:]]
                 row["tokens_per_second"] = len(seconds) / sum(seconds)
                 row["memory_gib"], row["loss"] = max(r["memory_gib"] for r in records), records[-1]["loss"]
     return row

@@ -34,14 +34,14 @@ def train(experiment):
 
 @pytest.fixture(params=NAMES)
 def trained(request, tmp_path, monkeypatch):
-    """A tiny model of a family that has been trained for four steps, with a checkpoint after the second."""
+    """A tiny model of a family that has been trained for two steps, with a checkpoint after each."""
     root = tiny.make_project(tmp_path)
     monkeypatch.chdir(root)
     fields = json.loads((CONFIGS / f"{request.param}_tiny.json").read_text())
     sections = {
         "model": fields,
-        "training": {"steps": 4, "local_batch_size": 2, "seq_len": 16, "mixed_precision_param": "float32"},
-        "checkpoint": {"interval": 2},
+        "training": {"steps": 2, "local_batch_size": 2, "seq_len": 16, "mixed_precision_param": "float32"},
+        "checkpoint": {"interval": 1},
         "lr_scheduler": {"warmup_steps": 1},
     }
     monkeypatch.setattr(tiny, "MODEL", {})
@@ -52,15 +52,15 @@ def trained(request, tmp_path, monkeypatch):
 
 def test_it_trains_resumes_and_is_exported(trained):
     losses = [record["loss"] for record in tiny.history(trained)]
-    assert len(losses) == 4 and all(0 < loss < 4 for loss in losses)
-    weights = tiny.weights(trained, 4)
+    assert len(losses) == 2 and all(0 < loss < 4 for loss in losses)
+    weights = tiny.weights(trained, 2)
     assert not any(tensor.isnan().any() for tensor in weights.values())
-    assert any(not torch.equal(tensor, weights[name]) for name, tensor in tiny.weights(trained, 2).items())
+    assert any(not torch.equal(tensor, weights[name]) for name, tensor in tiny.weights(trained, 1).items())
 
     run = (trained.results_dir / "checkpoints").resolve()
-    shutil.rmtree(run / "step-4")
+    shutil.rmtree(run / "step-2")
     train(trained)
-    assert tiny.same_weights(tiny.weights(trained, 4), weights), "a resumed run goes elsewhere"
+    assert tiny.same_weights(tiny.weights(trained, 2), weights), "a resumed run goes elsewhere"
 
     export(trained)
     folder = trained.results_dir / "hf"

@@ -235,7 +235,7 @@ writable, os.access = os.access, lambda path, mode: mode != os.W_OK
 if sys.argv[1] == "no home":
     Path.home = nobody
 else:
-    numba.core.caching._CacheImpl._locator_classes = []
+    numba.core.caching.CacheImpl._locator_classes = []
 import torch
 from lt25.ops import swiglu
 from lt25.ops.backends import numba_common
