@@ -15,7 +15,7 @@ test: .venv/ready
 check: .venv/ready
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
-	@.venv/bin/snakefmt --check workflow
+	@.venv/bin/snakefmt --check Snakefile workflow
 	@.venv/bin/pyright
 	@.venv/bin/python -m pytest -q tests/config tests/test_files.py tests/test_experiment.py tests/test_cli.py tests/test_imports.py
 

@@ -19,6 +19,9 @@ def project(root: Path) -> Path:
     """Make ``root`` a project whose three experiments take seconds."""
     shutil.copy(tiny.REPOSITORY / ".dvcignore", root)
     shutil.copytree(tiny.REPOSITORY / "workflow", root / "workflow")
+    shutil.copy(tiny.REPOSITORY / "Snakefile", root)
+    # Where snakemake looks for profiles, beside the Snakefile.
+    (root / "profiles").symlink_to("workflow/profiles")
     (root / "config" / "experiments").mkdir(parents=True)
     (root / "config" / "datasets").mkdir()
     (root / "config" / "config.yaml").write_text(yaml.safe_dump({"experiments": list(EXPERIMENTS)}))

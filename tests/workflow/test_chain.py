@@ -190,10 +190,10 @@ def test_a_change_of_the_users_folder_is_noticed_by_the_chain(built, rerun):
 
 
 def test_the_default_profile_is_in_force_whoever_calls(built, tmp_path):
-    for folder, file in ((built, []), (tmp_path, ["--snakefile", str(built / "workflow" / "Snakefile")])):
+    for folder, file in ((built, []), (tmp_path, ["--snakefile", str(built / "Snakefile")])):
         asked = ["--directory", str(built), "--dry-run", "--verbose"]
         done = chain.run(folder, "snakemake", *file, *asked)
-        assert "workflow/profiles/default for setting default command line arguments" in done.stdout, done.stdout
+        assert "profiles/default for setting default command line arguments" in done.stdout, done.stdout
     values = yaml.safe_load((built / "workflow/profiles/default/config.yaml").read_text())
     assert values == {"cores": "all", "rerun-incomplete": True, "show-failed-logs": True}
 
