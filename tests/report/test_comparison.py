@@ -23,7 +23,9 @@ def variants(tmp_path_factory):
         first = found[0] if found else one
         job = {**one.job, "optimizer": {"lr": rate}}
         overrides = {"optimizer.lr": rate} if found else {}
-        found.append(replace(one, path=first.path, dataset=first.dataset, job=job, overrides=overrides))
+        found.append(
+            replace(one, path=first.path, dataset=first.dataset, job=job, overrides=overrides, decisive=overrides)
+        )
     return found
 
 

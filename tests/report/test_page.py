@@ -212,10 +212,10 @@ def test_an_experiment_without_an_evaluation_says_what_to_do(tmp_path):
     experiment = make(tmp_path, "language_modeling", "new")
     path = experiment.results_dir / "evaluation" / "metrics.json"
     path.write_text("{")
-    with pytest.raises(UserError, match=r"metrics.json: damaged .*: run `lt25 evaluate new`"):
+    with pytest.raises(UserError, match=r"metrics.json: damaged .*: run `lt25 export new && lt25 evaluate new`"):
         report.build([experiment], tmp_path / "page.html")
     assert not path.exists()
-    with pytest.raises(UserError, match="run `lt25 evaluate"):
+    with pytest.raises(UserError, match="run `lt25 export new && lt25 evaluate new`"):
         report.build([experiment], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
@@ -241,6 +241,7 @@ def test_an_evaluation_of_another_model_is_one_line(tmp_path):
     metrics = load_record(folder / "evaluation" / "metrics.json")
     write_record(folder / "evaluation" / "metrics.json", {**metrics, "model": "0123456789ab-400"})
     with pytest.raises(
-        UserError, match=r"measured on 0123456789ab-400, and .* is 0123456789ab-600: run `lt25 evaluate"
+        UserError,
+        match=r"measured on 0123456789ab-400, and .* is 0123456789ab-600: run `lt25 export stale && lt25 evaluate",
     ):
         report.build([experiment], tmp_path / "page.html")
