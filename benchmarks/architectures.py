@@ -138,7 +138,14 @@ def write_project(folder: Path, config: dict[str, Any], options: argparse.Namesp
     job: dict[str, dict] = {
         "job": {"dump_folder": "results", "custom_config_module": "lt25.training.job_config"},
         "model": {"name": "language_modeling", "flavor": "experiment", "hf_assets_path": "data"},
-        "lt25": {"experiment": "model", "arguments": "model", "model_config": "config.json", "data": "data"},
+        "lt25": {
+            "experiment": "model",
+            "arguments": "model",
+            "model_config": "config.json",
+            "data": "data",
+            "init_from": "",
+            "augment": "{}",
+        },
         "training": {
             "steps": options.steps,
             "local_batch_size": options.batch,

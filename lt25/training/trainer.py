@@ -52,7 +52,7 @@ class Trainer(torchtitan.train.Trainer):
             compile_ahead(lambda: self.forward_backward(microbatches[:1]))
 
         # Dropout depends on seed, step and rank alone, so a resumed run draws what an undisturbed one draws.
-        torch.manual_seed((self.job_config.debug.seed * 1_000_003 + self.step) * 65_537 + dist.get_rank())
+        torch.manual_seed(((self.job_config.debug.seed * 1_000_003 + self.step) * 65_537 + dist.get_rank()) % 2**63)
         self.checkpointer.maybe_wait_for_staging()
         loss, own_labels, all_labels, norm = self.update(microbatches)
 
