@@ -108,6 +108,7 @@ def image_folder(folder: Path, count: int = 12, shape=(4, 5)) -> Path:
 
 
 def audio_folder(folder: Path, texts: list[str], header: str = "file_name,text") -> Path:
+    """Write noise with texts that it is long enough for, without subsampling."""
     rng = np.random.default_rng(2)
     for number in range(len(texts)):
         write(folder / f"{number}.wav", audio(rng, 0.2 + 0.05 * (number % 3), container="WAV"))
