@@ -118,12 +118,11 @@ def describe(config: dict[str, Any], length: int) -> tuple[int, float]:
 
 def write_project(folder: Path, config: dict[str, Any], options: argparse.Namespace) -> None:
     """Write one document of random tokens and a job file."""
-    import tomli_w
     import torch
     from safetensors.torch import save_file
 
-    from lt25.experiment import digest
     from lt25.files import write_record
+    from lt25.training.job import job_text
 
     data, tokens = folder / "data", 64 * options.length
     data.mkdir()
@@ -161,9 +160,7 @@ def write_project(folder: Path, config: dict[str, Any], options: argparse.Namesp
         "metrics": {"log_freq": max(options.steps // 3, 1)},
         "debug": {"seed": 0},
     }
-    # As `lt25.training.job.write_job` does, by which the trainer tells that the file is as it was written.
-    job["lt25"]["digest"] = digest([job, written])[:16]
-    (folder / "job.toml").write_text(tomli_w.dumps(job))
+    (folder / "job.toml").write_text(job_text(job, written))
 
 
 def run_lt25(config: dict[str, Any], options: argparse.Namespace, environment: dict[str, str], limit: float) -> dict:
@@ -332,7 +329,11 @@ def main() -> None:
     end, facts, rows = time.perf_counter() + options.seconds, about(options.device), []
     print("  ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
     peak = next((value for name, value in PEAK.items() if name in facts["device"]), None)
-    environment = {**os.environ, "TRITON_CACHE_AUTOTUNING": "1", "PYTHONPATH": str(REPOSITORY)}
+    environment = {
+        **os.environ,
+        "TRITON_CACHE_AUTOTUNING": "1",
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
     if options.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     with tempfile.TemporaryDirectory() as temporary:

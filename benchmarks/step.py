@@ -304,8 +304,21 @@ def write_project(folder: Path, case: Case, steps: int, variant: "Variant") -> P
     job: dict[str, dict] = {
         "job": {"dump_folder": "results", "custom_config_module": "lt25.training.job_config"},
         "model": {"name": variant.task, "flavor": "experiment", "hf_assets_path": "data"},
-        "lt25": {"experiment": "step", "arguments": "step", "model_config": "config.json", "data": "data"},
-        "training": {"steps": steps, "local_batch_size": case.batch, "seq_len": case.steps},
+        "lt25": {
+            "experiment": "step",
+            "arguments": "step",
+            "model_config": "config.json",
+            "data": "data",
+            "init_from": "",
+            "augment": "{}",
+        },
+        "training": {
+            "steps": steps,
+            "local_batch_size": case.batch,
+            "global_batch_size": -1,
+            "seq_len": case.steps,
+        },
+        "parallelism": {f"{kind}_parallel_degree": 1 for kind in ("tensor", "context", "pipeline")},
         "lr_scheduler": {"warmup_steps": 1},
         "activation_checkpoint": {"mode": "none"},
         "checkpoint": {"enable": False},
