@@ -209,7 +209,7 @@ def test_a_training_split_that_has_changed_gives_no_baseline(text):
     data[-1] ^= 1
     shard.write_bytes(data)
     with pytest.raises(UserError, match="lt25 prepare"):
-        run(text)
+        evaluate(text, text.root / "hf", text.root / "out")
 
 
 def test_a_model_of_another_task_is_refused(text, tmp_path):

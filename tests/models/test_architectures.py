@@ -8,7 +8,13 @@ import pytest
 
 from lt25.models.families import FAMILIES
 
-NAMES = [name for name, family in FAMILIES.items() if family.source == "flash-linear-attention"]
+# The interpreter takes one to several minutes for each of the others.
+QUICK = ("gla", "transformer")
+NAMES = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name, family in FAMILIES.items()
+    if family.source == "flash-linear-attention"
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
