@@ -86,7 +86,6 @@ def test_settings_of_speed_and_memory_do_not_change_the_result(root, sections):
     assert (other.results_dir / "checkpoints" / "step-12" / "manifest.json").is_file()
 
 
-@pytest.mark.slow
 def test_compiled_layers_give_the_same_losses(root):
     plain = tiny.tiny(root, "language_modeling", "plain", **PLAIN)
     assert tiny.train(plain).returncode == 0
