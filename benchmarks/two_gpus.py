@@ -62,7 +62,7 @@ def workloads() -> dict[str, Workload]:
             Case(hidden=1024, layers=24, batch=8, steps=4096, channels=0, classes=1024),
             "language_modeling",
             _base("hgrn_lm_340m", "bos_token_id", "eos_token_id", "pad_token_id"),
-            30,
+            60,
         ),
     }
 
