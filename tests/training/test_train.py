@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from lt25.data.prepared import PreparedSplit
 from lt25.experiment import TASKS
+from lt25.files import load_record, write_record
 from lt25.ops import frames_needed
 from tests import tiny
 
@@ -103,6 +104,9 @@ def test_a_step_with_a_nan_gradient_is_skipped_counted_and_leaves_the_schedule_s
     tensors = load_file(shard)
     tensors["inputs"][0] = float("nan")
     save_file(tensors, shard)
+    stats = experiment.processed_dir / "stats.json"
+    record = load_record(stats)
+    write_record(stats, record, [stats.parent / name for name in record["files"]])
     done = tiny.train(experiment)
     assert done.returncode == 0, done.stderr
     records = tiny.history(experiment)
