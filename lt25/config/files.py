@@ -174,7 +174,7 @@ class _Loader(_Rules, yaml.SafeLoader):
     pass
 
 
-class _FastLoader(_Rules, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+class _FastLoader(_Rules, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """The same by libyaml, several times as fast; a long text could be nested so deeply that its stack ends."""
 
 

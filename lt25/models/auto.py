@@ -51,7 +51,7 @@ def read_config(folder: Path, trust_remote_code: bool = False) -> transformers.P
         UserError: if the family is unknown, unless the folder's own code may be run.
     """
     if not (trust_remote_code and _is_foreign(folder)):
-        find(_written(folder).get("model_type")).load()
+        find(str(_written(folder).get("model_type"))).load()
         trust_remote_code = False
     return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
 

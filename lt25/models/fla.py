@@ -4,6 +4,8 @@ Where the package flash-attn is not installed, FLA's attention layers cannot be 
 its place, which compute the same by torch's own kernels.
 """
 
+from typing import cast
+
 import fla.layers.attn
 import fla.models
 import torch
@@ -62,15 +64,15 @@ def packed_attention(
         # torch's own takes a key for each query.
         k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], 1) for part in (k, v))
         window = (window_size[0], 0)
-        ends = (cu_seqlens_q.int(), cu_seqlens_k.int())
-        return varlen_attn(q, k, v, *ends, int(max_seqlen_q), int(max_seqlen_k), window_size=window)
+        lengths = int(max_seqlen_q), int(max_seqlen_k)
+        return cast(Tensor, varlen_attn(q, k, v, cu_seqlens_q.int(), cu_seqlens_k.int(), *lengths, window_size=window))
     pieces = zip(
         q.split(cu_seqlens_q.diff().tolist()),
         k.split(cu_seqlens_k.diff().tolist()),
         v.split(cu_seqlens_k.diff().tolist()),
         strict=True,
     )
-    return torch.cat([attention(*(part[None] for part in piece), causal, window_size)[0] for piece in pieces])
+    return torch.cat([attention(q[None], k[None], v[None], causal, window_size)[0] for q, k, v in pieces])
 
 
 if fla.layers.attn.flash_attn_func is None:
