@@ -312,18 +312,20 @@ def test_augmentation_is_checked_by_task_and_against_the_data(project, augment, 
     assert config.load_experiment("tiny").augment["gain_db"] is None
 
 
+LEAVES = {
+    "title": "Leaves",
+    "licence": "my own",
+    "tasks": ["classification"],
+    "origin": {"path": "leaves"},
+    "columns": {"input": "image", "label": "label"},
+    "splits": {"train": "all", "test": {"from": "train", "fraction": 0.2}},
+}
+
+
 def write_dataset(project, **changes):
     (project / "config" / "datasets").unlink(missing_ok=True)
     (project / "config" / "datasets").mkdir(exist_ok=True)
-    dataset = {
-        "title": "Leaves",
-        "licence": "my own",
-        "tasks": ["classification"],
-        "origin": {"path": "leaves"},
-        "columns": {"input": "image", "label": "label"},
-        "splits": {"train": "all", "test": {"from": "train", "fraction": 0.2}},
-    }
-    (project / "config" / "datasets" / "leaves.yaml").write_text(yaml.safe_dump({**dataset, **changes}))
+    (project / "config" / "datasets" / "leaves.yaml").write_text(yaml.safe_dump({**LEAVES, **changes}))
 
 
 def test_a_dataset_is_resolved(project):
@@ -492,15 +494,7 @@ def test_any_seed_from_0_is_one(project, seed):
     ],
 )
 def test_a_mistake_in_a_dataset_file_is_one_line(tmp_path, project, changes, message):
-    good = {
-        "title": "Mine",
-        "licence": "none",
-        "tasks": ["classification"],
-        "origin": {"path": "x"},
-        "columns": {"input": "image", "label": "label"},
-        "splits": {"train": "all", "test": {"from": "train", "fraction": 0.2}},
-    }
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**good, **changes}))
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**LEAVES, **changes}))
     with pytest.raises(UserError) as caught:
         config.load_dataset_config("mine.yaml")
     assert str(caught.value).startswith("mine.yaml: ")

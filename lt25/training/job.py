@@ -56,7 +56,7 @@ def _texts(experiment: Experiment) -> dict[Path, str]:
 
 def job_text(job: Mapping[str, Any], model: str) -> str:
     """Return the text of a job file: its sections, with a digest of them and of the text of the model's configuration."""
-    return tomli_w.dumps({**job, "lt25": {**job["lt25"], "digest": job_digest(job, model)}})
+    return tomli_w.dumps({**job, "lt25": {**job["lt25"], "digest": _digest(job, model)}})
 
 
 def read_job(path: Path) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def read_job(path: Path) -> dict[str, Any]:
         lt25 = dict(job["lt25"])
         again = f"run `lt25 configure {lt25['arguments']}`"
         written, model = lt25.pop("digest"), Path(lt25["model_config"]).read_text(encoding="utf-8")
-        changed = written != job_digest({**job, "lt25": lt25}, model)
+        changed = written != _digest({**job, "lt25": lt25}, model)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: not there: {again}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -87,7 +87,7 @@ def read_job(path: Path) -> dict[str, Any]:
     return {**job, **{name: _with_none(job.get(name, {}), section) for name, section in JOB.items()}}
 
 
-def job_digest(job: Mapping[str, Any], model: str) -> str:
+def _digest(job: Mapping[str, Any], model: str) -> str:
     """Return a job's ``lt25.digest``.
 
     Args:
