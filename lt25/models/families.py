@@ -343,6 +343,14 @@ register(
                 True,
                 {"enum": [1, 2, 4]},
             ),
+            "position_embeddings": Key(
+                "integer",
+                0,
+                "steps of feature input that have a learned embedding of their place, for sequences of one length such as "
+                "images; 0: none, a step's place is known by what came before it alone",
+                True,
+                {"minimum": 0},
+            ),
             "hop_length": Key("integer", 160, "audio samples to one step of feature input", True, _SIZE),
             "pooling": Key(
                 "string",

@@ -5,6 +5,7 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lt25.errors import UserError
 from lt25.models.affine import from_channels
 from lt25.models.configuration import HGRNConfig
 from lt25.models.plain import dtype_of
@@ -14,6 +15,7 @@ class FeatureEncoder(nn.Module):
     """Features [B, T, input_size] to hidden states [B, ceil(T / subsampling), hidden_size].
 
     Without subsampling a linear map of each step; otherwise a convolution over three steps for each halving of the rate.
+    With position embeddings, the embedding of a hidden state's place in the sequence is added to it.
     """
 
     def __init__(self, config: HGRNConfig) -> None:
@@ -25,9 +27,26 @@ class FeatureEncoder(nn.Module):
             nn.Conv1d(config.hidden_size if n else input_size, config.hidden_size, 3, stride=2, padding=1)
             for n in range(halvings)
         )
+        count = config.position_embeddings
+        self.positions = nn.Embedding(count, config.hidden_size) if count else None
 
     def forward(self, features: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Hidden states, and the attention mask [B, T'] at their rate; padding is read as zero."""
+        """Hidden states, and the attention mask [B, T'] at their rate; padding is read as zero.
+
+        Raises:
+            UserError: a sequence longer than there are position embeddings.
+        """
+        hidden, attention_mask = self._encode(features, attention_mask)
+        if self.positions is None:
+            return hidden, attention_mask
+        steps, count = hidden.shape[1], self.positions.num_embeddings
+        if steps > count:
+            raise UserError(
+                f"model.position_embeddings: found a sequence of {steps} steps, but the model has {count}: use {steps} or more"
+            )
+        return hidden + self.positions.weight[:steps].to(hidden.dtype), attention_mask
+
+    def _encode(self, features: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if self.proj is not None:
             return from_channels(features, self.proj), attention_mask
         hidden = features.to(dtype_of(self.convs[0])).transpose(1, 2)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lt25.errors import UserError
 from lt25.models.classifier import _pool
 from tests.models import tiny
 
@@ -69,3 +70,16 @@ def test_long_series_are_pooled_right_in_half_precision():
     )
     mask = torch.arange(1003) < torch.tensor([[1001], [3]])
     assert torch.equal(_pool(hidden, mask.long(), "last"), torch.stack((hidden[0, 1000], hidden[1, 2])))
+
+
+def test_position_embeddings_tell_the_places_of_equal_steps_apart():
+    """Each hidden state gets the embedding of its own place, also after subsampling, and a longer sequence is refused."""
+    model = tiny.classifier(position_embeddings=7, subsampling=2)
+    series = torch.zeros(2, 14, 2)
+    hidden, _ = model.model.features(series, None)
+    positions = model.model.features.positions.weight
+    torch.testing.assert_close(hidden - hidden[:, :1], (positions - positions[0]).expand(2, -1, -1))
+    with pytest.raises(
+        UserError, match=r"model\.position_embeddings: found a sequence of 8 steps, but the model has 7"
+    ):
+        model(torch.zeros(1, 16, 2))
