@@ -52,6 +52,21 @@ TRAINING: Section = {
         "on a GPU, record a step once for each shape of its batch and replay it; torchtitan has no such key",
         False,
     ),
+    "fused_loss": Key(
+        "boolean",
+        True,
+        "compute a language model's head and loss together, for some tokens at a time, so that logits never lie whole in memory; "
+        "the same numbers, up to rounding; torchtitan has no such key",
+        False,
+    ),
+    "z_loss": Key(
+        "number",
+        0.0,
+        "so many times the squared logarithm of the softmax's denominator is added to a language model's loss in training, "
+        "usually 1e-4: logits stay small; the recorded training loss includes it; torchtitan has no such key",
+        True,
+        _NOT_NEGATIVE,
+    ),
     "enable_cpu_offload": Key("boolean", False, "keep weights and optimizer in the CPU's memory (FSDP2)", False),
     "gc_freq": Key("integer", 50, "steps between two collections of Python's garbage", False, _POSITIVE),
     "gc_debug": Key("boolean", False, "collect garbage at every step and warn of what holds GPU memory", False),

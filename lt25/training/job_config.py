@@ -46,6 +46,12 @@ class Training:
     cuda_graphs: bool = True
     """Record a step on a GPU once for each shape of its batch and replay it; nothing on a CPU or with shards"""
 
+    fused_loss: bool = True
+    """Compute a language model's head and loss together, for some tokens at a time"""
+
+    z_loss: float = 0.0
+    """Factor of the squared logarithm of the softmax's denominator that is added to a language model's loss"""
+
 
 @dataclass
 class Checkpoint:
