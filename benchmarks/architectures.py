@@ -7,8 +7,8 @@
 A step takes 8 windows of 4096 random tokens, vocabulary 32,000: forward and backward under bfloat16 autocast with float32
 weights, clipping, fused AdamW. ``lt25`` is the trainer itself, started as ``lt25 train`` starts it, and reads its data; its hgrn
 is lt25_hgrn. ``logits`` is the same trainer without ``training.fused_loss``: logits lie whole in memory. ``plain`` is
-flash-linear-attention's model with its own loss under torch.compile, in the shortest loop that trains it; its autotuner times each
-configuration for 25 ms in place of 125. Without the package flash-attn both have torch's attention.
+flash-linear-attention's model with its own loss under torch.compile, in the shortest loop that trains it; its autotuner times
+each configuration for 25 ms in place of 125. Without the package flash-attn both have torch's attention.
 
 Each is a process of its own with empty kernel caches and a time limit, and a line as soon as it ends: seconds from the start of
 the process to the end of the first step; tokens a second over the last two thirds of the steps; MFU; peak of the memory that

@@ -1,7 +1,7 @@
 """The cross entropy of a linear layer's outputs, which are never in memory whole.
 
-The logits of a language model, tokens x vocabulary, are the largest tensor of its training. Here they are computed for some tokens
-at a time, and with them at once the gradients of the layer's input and weight, so that the backward pass does not need them again.
+The logits of a language model, tokens x vocabulary, are the largest tensor of its training. Here they are computed for some
+tokens at a time, and with them at once the gradients of the layer's input and weight, so that the backward pass needs no logits.
 """
 
 import torch
@@ -27,8 +27,8 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, z_loss:
             growing ("PaLM: Scaling Language Modeling with Pathways", https://arxiv.org/abs/2204.02311, section 5).
 
     Returns:
-        The sum over the labels in nats, a scalar in float32 (float64 for float64). Gradients flow to hidden and weight, once: there
-        are no second derivatives. The weight's is accumulated in float32.
+        The sum over the labels in nats, a scalar in float32 (float64 for float64). Gradients flow to hidden and weight; the
+        latter is accumulated in float32. There are no second derivatives.
 
     Raises:
         ValueError: shapes that do not fit together.

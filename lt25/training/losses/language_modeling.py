@@ -28,7 +28,7 @@ def of_head(hidden: Tensor, weight: Tensor, labels: Tensor, z_loss: float) -> Te
 
 
 def loss(output: Tensor, labels: Tensor) -> Tensor:
-    """Return the summed cross entropy: logits [B, T, V] or the loss of `of_head`, and as many int64 labels, the tokens to predict."""
+    """Return the summed cross entropy: of logits [B, T, V] and as many labels, int64; or the loss of `of_head` itself."""
     return output if output.ndim == 0 else summed_cross_entropy(output, labels)
 
 
