@@ -552,6 +552,11 @@ def _check_job(experiment: Experiment, where: str) -> None:
             )
         if not training["fused_loss"]:
             raise UserError(f"{where}: training.z_loss: found {training['z_loss']}: needs training.fused_loss: true")
+    if experiment.job["optimizer"]["ema_decay"] and training["dtype"] != "float32":
+        raise UserError(
+            f"{where}: optimizer.ema_decay: found {experiment.job['optimizer']['ema_decay']}, but a mean in bfloat16 stands "
+            f"still: set training.dtype to float32"
+        )
     validation, keep = experiment.job["validation"], experiment.job["checkpoint"]["keep"]
     for key, wants in (("validation.patience", validation["patience"] > 0), ("checkpoint.keep", keep == "best")):
         if wants and not validation["freq"]:

@@ -89,7 +89,14 @@ TRAINING: Section = {
 }
 
 OPTIMIZER: Section = {
-    "name": Key("string", "AdamW", "the optimizer", True, {"enum": ["Adam", "AdamW"]}),
+    "name": Key(
+        "string",
+        "AdamW",
+        "the optimizer; `Muon` for the matrices of the layers, with AdamW for all other parameters: its steps are as large as "
+        "AdamW's, so that `lr` and `weight_decay` are those of AdamW too; torchtitan has no Muon",
+        True,
+        {"enum": ["Adam", "AdamW", "Muon"]},
+    ),
     "lr": Key("number", 8e-4, "the highest learning rate", True, {"exclusiveMinimum": 0}),
     "beta1": Key(
         "number", 0.9, "decay of the running mean of gradients, a step", True, {"minimum": 0, "exclusiveMaximum": 1}
@@ -100,6 +107,14 @@ OPTIMIZER: Section = {
     "eps": Key("number", 1e-8, "added to the root of that mean", True, {"exclusiveMinimum": 0}),
     "weight_decay": Key(
         "number", 0.1, "part of a weight that a step takes away, times the learning rate", True, _NOT_NEGATIVE
+    ),
+    "ema_decay": Key(
+        "number",
+        0.0,
+        "decay of a running mean of the weights, a step, such as 0.999; the mean is what is validated and exported; 0: none; "
+        "torchtitan has no such key",
+        True,
+        {"minimum": 0, "exclusiveMaximum": 1},
     ),
 }
 

@@ -54,6 +54,14 @@ class Training:
 
 
 @dataclass
+class Optimizer:
+    """Keys that torchtitan's section lacks."""
+
+    ema_decay: float = 0.0
+    """Decay of a running mean of the weights, which is validated and exported in their place; 0: none"""
+
+
+@dataclass
 class Checkpoint:
     """Keys that torchtitan's section lacks."""
 
@@ -78,6 +86,7 @@ class Validation:
 @dataclass
 class JobConfig:
     training: Training = field(default_factory=Training)
+    optimizer: Optimizer = field(default_factory=Optimizer)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     validation: Validation = field(default_factory=Validation)
     lt25: Lt25 = field(default_factory=Lt25)

@@ -24,6 +24,7 @@ from lt25.data.prepared import PreparedSplit
 from lt25.models.auto import auto_class
 from lt25.models.families import find
 from lt25.models.initialise import initialise
+from lt25.models.plain import is_plain
 from lt25.tasks import TASKS
 from lt25.training.cuda_graphs import can_replay
 from lt25.training.device import DEVICE_TYPE
@@ -83,14 +84,13 @@ class TaskModel(nn.Module):
     def forward(self, inputs: torch.Tensor, labels: torch.Tensor | None = None, **extra: torch.Tensor) -> Any:
         if self.window and extra.pop("cu_seqlens", None) is not None:
             inputs = inputs.view(-1, self.window)
-        if self.head is None or labels is None:
+        head = self.hf.get_submodule(self.head) if self.head else None
+        if labels is None or head is None or not is_plain(nn.Linear, head):
             return self.losses.select(self.hf(inputs, **extra))
         hidden = self.hf.base_model(inputs, use_cache=False, **extra).last_hidden_state
         # Validation measures the cross entropy alone.
         z_loss = self.z_loss if self.training else 0.0
-        return self.losses.of_head(
-            hidden, self.hf.get_submodule(self.head).weight, labels.view(hidden.shape[:-1]), z_loss
-        )
+        return self.losses.of_head(hidden, head.weight, labels.view(hidden.shape[:-1]), z_loss)
 
     def init_weights(self, buffer_device: torch.device | None = None) -> None:
         initialise(self.hf)

@@ -66,7 +66,8 @@ class Trainer(torchtitan.train.Trainer):
                 self.report()
         # Before torchtitan saves a checkpoint: whoever goes on from that knows what the validation found.
         if self.validator and validates:
-            self.validator.validate(self.model_parts, self.step)
+            with self.optimizers.averaged():
+                self.validator.validate(self.model_parts, self.step)
 
     def update_weights(self, microbatches: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Compute gradients, clip them and let the optimizer step; all of it can be recorded as a CUDA graph.
