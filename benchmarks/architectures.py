@@ -6,8 +6,9 @@
 
 A step takes 8 windows of 4096 random tokens, vocabulary 32,000: forward and backward under bfloat16 autocast with float32
 weights, clipping, fused AdamW. ``lt25`` is the trainer itself, started as ``lt25 train`` starts it, and reads its data; its hgrn
-is lt25_hgrn. ``plain`` is flash-linear-attention's model with its own loss under torch.compile, in the shortest loop that trains
-it; its autotuner times each configuration for 25 ms in place of 125. Without the package flash-attn both have torch's attention.
+is lt25_hgrn. ``logits`` is the same trainer without ``training.fused_loss``: logits lie whole in memory. ``plain`` is
+flash-linear-attention's model with its own loss under torch.compile, in the shortest loop that trains it; its autotuner times
+each configuration for 25 ms in place of 125. Without the package flash-attn both have torch's attention.
 
 Each is a process of its own with empty kernel caches and a time limit, and a line as soon as it ends: seconds from the start of
 the process to the end of the first step; tokens a second over the last two thirds of the steps; MFU; peak of the memory that
@@ -52,7 +53,7 @@ STEPS = 24
 
 def read_config(name: str, side: str, small: bool) -> dict[str, Any]:
     """Return the fields of a model's config.json."""
-    if name == "hgrn" and side == "lt25":
+    if name == "hgrn" and side != "plain":
         file = f"hgrn_lm_{'tiny' if small else '340m'}"
     else:
         file = f"{name}_{'tiny' if small else '340m'}"
@@ -116,7 +117,7 @@ def describe(config: dict[str, Any], length: int) -> tuple[int, float]:
     return sum(parameter.numel() for parameter in model.parameters()), operations(built, weights, length)
 
 
-def write_project(folder: Path, config: dict[str, Any], options: argparse.Namespace) -> None:
+def write_project(folder: Path, config: dict[str, Any], options: argparse.Namespace, fused_loss: bool) -> None:
     """Write one document of random tokens and a job file."""
     import torch
     from safetensors.torch import save_file
@@ -150,6 +151,7 @@ def write_project(folder: Path, config: dict[str, Any], options: argparse.Namesp
             "local_batch_size": options.batch,
             "global_batch_size": -1,
             "seq_len": options.length,
+            "fused_loss": fused_loss,
             "mixed_precision_param": "bfloat16" if options.device == "cuda" else "float32",
         },
         "optimizer": {"lr": 1e-4},
@@ -163,12 +165,14 @@ def write_project(folder: Path, config: dict[str, Any], options: argparse.Namesp
     (folder / "job.toml").write_text(job_text(job, written))
 
 
-def run_lt25(config: dict[str, Any], options: argparse.Namespace, environment: dict[str, str], limit: float) -> dict:
+def run_lt25(
+    config: dict[str, Any], options: argparse.Namespace, environment: dict[str, str], limit: float, fused_loss: bool
+) -> dict:
     """Run the trainer in a process; return what it measured."""
     row: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_project(folder, config, options)
+        write_project(folder, config, options, fused_loss)
         start = "import runpy; runpy.run_module('lt25.training', run_name='__main__', alter_sys=True)"
         if options.device == "cpu":
             start = f"from tests.models import interpret; {start}"
@@ -308,7 +312,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(NAMES), help="models, with commas between")
-    parser.add_argument("--sides", default=",".join(SIDES))
+    parser.add_argument("--sides", default=",".join(SIDES), help="of lt25, logits and plain, with commas between")
     parser.add_argument("--seconds", type=float, default=540, help="time for everything; what does not fit is named")
     parser.add_argument("--limit", type=float, default=170, help="the most seconds of one process")
     parser.add_argument(
@@ -347,8 +351,8 @@ def main() -> None:
                 own = {"TRITON_CACHE_DIR": str(caches / "triton"), "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor")}
                 if left < 20:
                     row["error"] = "left out: no time left"
-                elif side == "lt25":
-                    row |= run_lt25(config, options, environment | own, min(left, options.limit))
+                elif side != "plain":
+                    row |= run_lt25(config, options, environment | own, min(left, options.limit), side == "lt25")
                 else:
                     row |= run_plain(name, config, options, environment | own, min(left, options.limit))
                 try:

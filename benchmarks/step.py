@@ -453,8 +453,8 @@ def _compare(case: Case, variant: Variant, accumulation: int, device: str) -> di
             optimizers.zero_grad()
             loss = 0.0
             for batch in micro_batches:
-                inputs = {key: tensor for key, tensor in batch.items() if key != "labels"}
-                part = loss_of(model(inputs.pop("input"), **inputs), batch["labels"]) / batch["labels"].numel()
+                inputs = {key: tensor for key, tensor in batch.items() if key != "input"}
+                part = loss_of(model(batch["input"], **inputs), batch["labels"]) / batch["labels"].numel()
                 part.backward()
                 loss = loss + part.detach()
             return loss

@@ -543,6 +543,20 @@ def _check_job(experiment: Experiment, where: str) -> None:
             f"{where}: lr_scheduler.warmup_steps: {schedule['warmup_steps']} is more than {of}, "
             f"{schedule['total_steps'] or steps}: lower it"
         )
+    if training["z_loss"]:
+        family = families.find(experiment.model["model_type"])
+        if TASKS[experiment.task].main_input != "input_ids" or not family.linear_head:
+            raise UserError(
+                f"{where}: training.z_loss: found {training['z_loss']}, but the loss of {family.model_type} in "
+                f"{experiment.task} has none: use 0"
+            )
+        if not training["fused_loss"]:
+            raise UserError(f"{where}: training.z_loss: found {training['z_loss']}: needs training.fused_loss: true")
+    if experiment.job["optimizer"]["ema_decay"] and training["dtype"] != "float32":
+        raise UserError(
+            f"{where}: optimizer.ema_decay: found {experiment.job['optimizer']['ema_decay']}, but a mean in bfloat16 stands "
+            f"still: set training.dtype to float32"
+        )
     validation, keep = experiment.job["validation"], experiment.job["checkpoint"]["keep"]
     for key, wants in (("validation.patience", validation["patience"] > 0), ("checkpoint.keep", keep == "best")):
         if wants and not validation["freq"]:

@@ -17,10 +17,12 @@ from lt25.models.families import find
 
 PREFIX = "hf."
 """What stands before a Hugging Face parameter name in the names of a checkpoint; optimizer state has other names."""
+MEAN = "optimizer.state.{}.ema"
+"""What a checkpoint calls the running mean of a weight, by the weight's name, where ``optimizer.ema_decay`` keeps one."""
 
 
 def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """Read a checkpoint's model weights, and nothing else of it, onto the CPU.
+    """Read a checkpoint's model weights, or their running means where it has these, and nothing else of it, onto the CPU.
 
     The checkpoint may have been written by any number of ranks. Only the weights' byte ranges are read, so the memory taken
     is the model's, whatever the optimizer's state weighs. Its files are taken as they are: `whole.damage` compares them.
@@ -39,8 +41,17 @@ def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     }
     if not weights:
         raise UserError(f"{checkpoint}: holds no weights whose names begin with {PREFIX}: not a checkpoint of lt25")
-    plain.load(weights, checkpoint, no_dist=True)
-    return {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
+    means = {
+        name: torch.empty(stored[name].size, dtype=stored[name].properties.dtype)
+        for name in (MEAN.format(name) for name in weights)
+        if isinstance(stored.get(name), TensorStorageMetadata)
+    }
+    wanted = {name: tensor for name, tensor in weights.items() if MEAN.format(name) not in means}
+    plain.load(wanted | means, checkpoint, no_dist=True)
+    read = {
+        name: wanted[name] if name in wanted else means[MEAN.format(name)].to(weights[name].dtype) for name in weights
+    }
+    return {name.removeprefix(PREFIX): tensor for name, tensor in read.items()}
 
 
 def import_model(folder: Path, checkpoint: Path) -> None:

@@ -52,6 +52,21 @@ TRAINING: Section = {
         "on a GPU, record a step once for each shape of its batch and replay it; torchtitan has no such key",
         False,
     ),
+    "fused_loss": Key(
+        "boolean",
+        True,
+        "compute a language model's head and loss together, for some tokens at a time, so that logits never lie whole in memory; "
+        "the same numbers, up to rounding; torchtitan has no such key",
+        False,
+    ),
+    "z_loss": Key(
+        "number",
+        0.0,
+        "so many times the squared logarithm of the softmax's denominator is added to a language model's loss in training, "
+        "usually 1e-4: logits stay small; the recorded training loss includes it; torchtitan has no such key",
+        True,
+        _NOT_NEGATIVE,
+    ),
     "enable_cpu_offload": Key("boolean", False, "keep weights and optimizer in the CPU's memory (FSDP2)", False),
     "gc_freq": Key("integer", 50, "steps between two collections of Python's garbage", False, _POSITIVE),
     "gc_debug": Key("boolean", False, "collect garbage at every step and warn of what holds GPU memory", False),
@@ -74,7 +89,14 @@ TRAINING: Section = {
 }
 
 OPTIMIZER: Section = {
-    "name": Key("string", "AdamW", "the optimizer", True, {"enum": ["Adam", "AdamW"]}),
+    "name": Key(
+        "string",
+        "AdamW",
+        "the optimizer; `Muon` for the matrices of the layers, with AdamW for all other parameters: its steps are as large as "
+        "AdamW's, so that `lr` and `weight_decay` are those of AdamW too; torchtitan has no Muon",
+        True,
+        {"enum": ["Adam", "AdamW", "Muon"]},
+    ),
     "lr": Key("number", 8e-4, "the highest learning rate", True, {"exclusiveMinimum": 0}),
     "beta1": Key(
         "number", 0.9, "decay of the running mean of gradients, a step", True, {"minimum": 0, "exclusiveMaximum": 1}
@@ -85,6 +107,14 @@ OPTIMIZER: Section = {
     "eps": Key("number", 1e-8, "added to the root of that mean", True, {"exclusiveMinimum": 0}),
     "weight_decay": Key(
         "number", 0.1, "part of a weight that a step takes away, times the learning rate", True, _NOT_NEGATIVE
+    ),
+    "ema_decay": Key(
+        "number",
+        0.0,
+        "decay of a running mean of the weights, a step, such as 0.999; the mean is what is validated and exported; 0: none; "
+        "torchtitan has no such key",
+        True,
+        {"minimum": 0, "exclusiveMaximum": 1},
     ),
 }
 

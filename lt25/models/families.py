@@ -37,6 +37,8 @@ class Family:
         cu_seqlens: True if forward takes the boundaries of packed sequences, so that none of them reads another. Without it, a
             model is trained on windows in which one document is read after the other.
         graphs: True if a training step does nothing but what a CUDA graph can record; on a GPU it then is.
+        linear_head: True if a language model's logits are its base model's last hidden state times the head's weight and nothing
+            else, so that head and loss can be computed together.
         state: True if forward hands on what it remembers (`past_key_values`), so that a text can be read in pieces.
         parallelism: kinds that give the numbers of a single device: "data" (DDP and FSDP2), "tensor", "pipeline", "context".
         crosses_layers: tensors that a layer takes from others beside the residual stream: cut into stages without these, a
@@ -57,6 +59,7 @@ class Family:
     keys: Section | None = None
     cu_seqlens: bool = True
     graphs: bool = True
+    linear_head: bool = False
     state: bool = True
     parallelism: tuple[str, ...] = ("data",)
     crosses_layers: tuple[str, ...] = ()
@@ -277,6 +280,7 @@ register(
             "AutoModelForCausalLM": "model.embeddings",
         },
         module="lt25.models.auto",
+        linear_head=True,
         crosses_layers=("lower_bounds",),
         complaint=_hgrn_complaint,
         keys={
@@ -383,6 +387,7 @@ def _causal_lm(
             layers=f"{base}.layers",
             norm=f"{base}.{norm}",
             config=f"{package}.models.{model_type}.configuration_{model_type}",
+            linear_head=True,
             **more,
         )
     )

@@ -1,6 +1,7 @@
 """Kernels: one public function each, backends behind it."""
 
 from lt25.ops.conv import short_conv
+from lt25.ops.cross_entropy import linear_cross_entropy
 from lt25.ops.ctc import ctc_loss, frames_needed, greedy_ids
 from lt25.ops.dropout import dropout
 from lt25.ops.linear import add_norm_linear
@@ -21,6 +22,7 @@ __all__ = [
     "hgrn_mix",
     "hgrn_scan",
     "hgrn_step",
+    "linear_cross_entropy",
     "short_conv",
     "swiglu",
 ]

@@ -46,6 +46,20 @@ class Training:
     cuda_graphs: bool = True
     """Record a step on a GPU once for each shape of its batch and replay it; nothing on a CPU or with shards"""
 
+    fused_loss: bool = True
+    """Compute a language model's head and loss together, for some tokens at a time"""
+
+    z_loss: float = 0.0
+    """Factor of the squared logarithm of the softmax's denominator that is added to a language model's loss"""
+
+
+@dataclass
+class Optimizer:
+    """Keys that torchtitan's section lacks."""
+
+    ema_decay: float = 0.0
+    """Decay of a running mean of the weights, which is validated and exported in their place; 0: none"""
+
 
 @dataclass
 class Checkpoint:
@@ -72,6 +86,7 @@ class Validation:
 @dataclass
 class JobConfig:
     training: Training = field(default_factory=Training)
+    optimizer: Optimizer = field(default_factory=Optimizer)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     validation: Validation = field(default_factory=Validation)
     lt25: Lt25 = field(default_factory=Lt25)

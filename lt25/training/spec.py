@@ -24,6 +24,7 @@ from lt25.data.prepared import PreparedSplit
 from lt25.models.auto import auto_class
 from lt25.models.families import find
 from lt25.models.initialise import initialise
+from lt25.models.plain import is_plain
 from lt25.tasks import TASKS
 from lt25.training.cuda_graphs import can_replay
 from lt25.training.device import DEVICE_TYPE
@@ -45,11 +46,14 @@ class ModelArgs(BaseModelArgs):
     seq_len: int = 0
     init_from: str = ""
     data: str = ""
+    fused_loss: bool = True
+    z_loss: float = 0.0
 
     def update_from_config(self, job_config: Job, **_: Any) -> None:
         self.config = Path(job_config.lt25.model_config).read_text()
         self.seq_len = job_config.training.seq_len
         self.init_from, self.data = job_config.lt25.init_from, job_config.lt25.data
+        self.fused_loss, self.z_loss = job_config.training.fused_loss, job_config.training.z_loss
 
     def get_nparams_and_flops(self, model: nn.Module, seq_len: int) -> tuple[int, int]:
         """Return the number of parameters, and the floating-point operations of a token's training: 6 a parameter."""
@@ -60,7 +64,7 @@ class ModelArgs(BaseModelArgs):
 class TaskModel(nn.Module):
     """A Hugging Face model behind the call that torchtitan's trainer makes: ``model(inputs, **extra_inputs)``.
 
-    Returns what the task's loss takes of the model's output.
+    Returns what the task's loss takes of the model's output. That is the loss itself where head and loss are computed together.
     """
 
     def __init__(self, args: ModelArgs):
@@ -71,13 +75,22 @@ class TaskModel(nn.Module):
         # Windows that stand one after the other, in place of packed sequences.
         self.window = args.seq_len if not family.cu_seqlens else None
         config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-        self.task, self.select = args.task, TASKS[args.task].module("loss").select
+        task = TASKS[args.task]
+        self.task, self.losses, self.z_loss = args.task, task.module("loss"), args.z_loss
         self.hf: PreTrainedModel = auto_class(args.task).from_config(config)
+        fused = args.fused_loss and family.linear_head and hasattr(self.losses, "of_head")
+        self.head = family.heads[task.auto_model] if fused else None
 
-    def forward(self, inputs: torch.Tensor, **extra: torch.Tensor) -> Any:
+    def forward(self, inputs: torch.Tensor, labels: torch.Tensor | None = None, **extra: torch.Tensor) -> Any:
         if self.window and extra.pop("cu_seqlens", None) is not None:
             inputs = inputs.view(-1, self.window)
-        return self.select(self.hf(inputs, **extra))
+        head = self.hf.get_submodule(self.head) if self.head else None
+        if labels is None or head is None or not is_plain(nn.Linear, head):
+            return self.losses.select(self.hf(inputs, **extra))
+        hidden = self.hf.base_model(inputs, use_cache=False, **extra).last_hidden_state
+        # Validation measures the cross entropy alone.
+        z_loss = self.z_loss if self.training else 0.0
+        return self.losses.of_head(hidden, head.weight, labels.view(hidden.shape[:-1]), z_loss)
 
     def init_weights(self, buffer_device: torch.device | None = None) -> None:
         initialise(self.hf)

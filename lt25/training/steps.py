@@ -5,6 +5,9 @@ many were, and the learning rate, which is looked up by that number in a table o
 """
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -17,13 +20,27 @@ from torchtitan.config import Optimizer as OptimizerConfig
 from torchtitan.distributed import ParallelDims
 
 from lt25.errors import UserError
-from lt25.training.shards import Adam
+from lt25.training.muon import Muon, hidden_matrices
+from lt25.training.shards import Adam, local
 
-OPTIMIZERS = {"Adam": {}, "AdamW": {"decoupled_weight_decay": True}}
+OPTIMIZERS: dict[str, Callable[..., Adam]] = {
+    "Adam": Adam,
+    "AdamW": partial(Adam, decoupled_weight_decay=True),
+    "Muon": Muon,
+}
+# The name of a weight's running mean in its optimizer's state.
+EMA = "ema"
 
 
 class FiniteOptimizers(OptimizersContainer):
     """torchtitan's optimizers, except that a step with a NaN or infinite gradient is left out and counted.
+
+    Args:
+        model_parts: what has the parameters.
+        name: one of ``OPTIMIZERS``.
+        options: `torch.optim.Adam`'s.
+        ema_decay: of the running mean of the weights that is kept in the optimizers' state; 0: none. In the first steps it is
+            less, so that the mean soon forgets where training began.
 
     Attributes:
         taken, skipped: int64 [1] on the device of the parameters, the steps taken and left out.
@@ -31,8 +48,14 @@ class FiniteOptimizers(OptimizersContainer):
         rates: [steps + 1] of the same dtype, the rate of each step by the number of steps taken before.
     """
 
-    def __init__(self, model_parts: list[nn.Module], name: str, options: dict[str, Any]) -> None:
-        super().__init__(model_parts, Adam, {**options, **OPTIMIZERS[name], "fused": True})
+    def __init__(
+        self, model_parts: list[nn.Module], name: str, options: dict[str, Any], ema_decay: float = 0.0
+    ) -> None:
+        self.ema_decay = ema_decay
+        build: Any = OPTIMIZERS[name]
+        if name == "Muon":
+            build = partial(build, matrices=set[nn.Parameter]().union(*map(hidden_matrices, model_parts)))
+        super().__init__(model_parts, build, {**options, "fused": True})
         device = next(part.device for model in model_parts for part in model.parameters())
         self.taken, self.skipped = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
         self.capturable, self.constant = device.type == "cuda", options["lr"]
@@ -41,12 +64,24 @@ class FiniteOptimizers(OptimizersContainer):
             # Otherwise torch remarks that a step which could be captured in a graph is not.
             optimizer._warned_capturable_if_run_uncaptured = True
 
+    def state_dict(self) -> dict[str, Any]:
+        if self.ema_decay:
+            # Torch makes the state that there is none of yet, but not what it does not know.
+            super().state_dict()
+            self._weights_and_means()
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.state_dict()
+        super().load_state_dict(state_dict)
+
     def follow(self, rates: list[float]) -> None:
         """Take the learning rates of a schedule, the last of which stays."""
         dtype = torch.float32 if self.capturable else torch.float64
         self.rates = torch.tensor(rates, dtype=dtype, device=self.taken.device)
         self.rate = self.rates[:1].clone()
 
+    @torch.no_grad()
     def step(self, norm: Tensor) -> None:
         """Take a step, if the norm of the gradients over all ranks, a scalar, is finite."""
         # A norm is not negative, and no comparison holds for NaN.
@@ -62,8 +97,46 @@ class FiniteOptimizers(OptimizersContainer):
             optimizer.found_inf = None
             for group in optimizer.param_groups:
                 group["lr"], group["capturable"] = self.constant, False
+        if self.ema_decay:
+            self._average(finite.reshape(()))
         self.skipped += missed
         self.taken += finite
+
+    def _average(self, finite: Tensor) -> None:
+        """Move the means of the weights towards these, if ``finite`` is 1; if it is 0, they stay."""
+        weights, means = self._weights_and_means()
+        steps = self.taken[0].float()
+        share = finite * (1 - ((1 + steps) / (10 + steps)).clamp_max(self.ema_decay))
+        away = torch._foreach_sub(weights, means)
+        torch._foreach_mul_(away, share)
+        torch._foreach_add_(means, away)
+
+    def _weights_and_means(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return this rank's parts of the weights and of their means, which begin as the weights."""
+        weights, means = [], []
+        for optimizer in self.optimizers:
+            for weight in (one for group in optimizer.param_groups for one in group["params"]):
+                # What never had a gradient has no state.
+                if state := optimizer.state.get(weight):
+                    if EMA not in state:
+                        state[EMA] = weight.detach().clone()
+                    weights.append(weight)
+                    means.append(state[EMA])
+        return local(weights), local(means)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the means of the weights in their place for a while, if they are kept."""
+        if not self.ema_decay:
+            yield
+            return
+        with torch.no_grad():
+            weights, means = self._weights_and_means()
+            own = [weight.clone() for weight in weights]
+            torch._foreach_copy_(weights, means)
+        yield
+        with torch.no_grad():
+            torch._foreach_copy_(weights, own)
 
 
 class Schedule(Stateful):
@@ -93,7 +166,8 @@ def build_optimizers(
         found = getattr(config, key)
         raise UserError(f"optimizer.{key}: found {found}, but only fused optimizers leave out a step: remove the key")
     options = {"lr": config.lr, "betas": (config.beta1, config.beta2), "eps": config.eps}
-    return FiniteOptimizers(model_parts, config.name, {**options, "weight_decay": config.weight_decay})
+    options["weight_decay"] = config.weight_decay
+    return FiniteOptimizers(model_parts, config.name, options, cast(Any, config).ema_decay)
 
 
 def build_schedule(optimizers: FiniteOptimizers, config: LRSchedulerConfig, steps: int) -> Schedule:

@@ -66,7 +66,8 @@ class Trainer(torchtitan.train.Trainer):
                 self.report()
         # Before torchtitan saves a checkpoint: whoever goes on from that knows what the validation found.
         if self.validator and validates:
-            self.validator.validate(self.model_parts, self.step)
+            with self.optimizers.averaged():
+                self.validator.validate(self.model_parts, self.step)
 
     def update_weights(self, microbatches: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Compute gradients, clip them and let the optimizer step; all of it can be recorded as a CUDA graph.
@@ -100,10 +101,10 @@ class Trainer(torchtitan.train.Trainer):
 
         losses = []
         for number, microbatch in enumerate(microbatches, start=1):
-            inputs = {name: tensor for name, tensor in microbatch.items() if name != "labels"}
+            # The labels are among the model's inputs too: its head may compute the loss.
             with self.low_precision, self.gradient_sum if number == len(microbatches) else nullcontext():
                 loss = self.forward_backward_step(
-                    input_dict=inputs, labels=microbatch["labels"], global_valid_tokens=all_labels
+                    input_dict=dict(microbatch), labels=microbatch["labels"], global_valid_tokens=all_labels
                 )
             losses.append(loss.detach())
         return torch.stack(losses).sum(), own_labels, all_labels

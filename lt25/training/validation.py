@@ -87,7 +87,7 @@ class Validator(BaseValidator):
         for number in range(self.rank, rounds * self.ranks, self.ranks):
             # Ranks that have no batch left compute one in vain: sharded weights are gathered by all or by none.
             batch = self._load(self.batches[min(number, len(self.batches) - 1)])
-            labels = batch.pop("labels")
+            labels = batch["labels"]
             with self.context(), self.amp:
                 output = model(batch.pop(self.task.main_input), **batch)
                 loss = self.loss_fn(output, labels)

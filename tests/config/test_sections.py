@@ -19,7 +19,14 @@ OTHER_DEFAULTS = {
     "activation_checkpoint.mode": "none",
     "debug.seed": 0,
 }
-OWN = {"training.cuda_graphs", "checkpoint.keep", "validation.patience"}
+OWN = {
+    "training.cuda_graphs",
+    "training.fused_loss",
+    "training.z_loss",
+    "optimizer.ema_decay",
+    "checkpoint.keep",
+    "validation.patience",
+}
 KINDS = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
 
 

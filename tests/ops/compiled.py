@@ -13,7 +13,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction
 
 from lt25.ops import add_norm_linear, add_rms_norm, gated_mlp, hgrn_mix, hgrn_scan, hgrn_step, mlp, short_conv
-from lt25.ops.backends import triton_ctc, triton_products
+from lt25.ops.backends import triton_cross_entropy, triton_ctc, triton_products
 
 # Bytes of shared memory that a program may have.
 SHARED = 227 * 1024
@@ -106,3 +106,10 @@ def test_ctc(classes, labels):
     targets = torch.randint(1, classes, (2, labels))
     _, *saved = triton_ctc.forward(logits, lengths, targets, 0, True)
     triton_ctc.backward(torch.ones(()), logits, targets, 0, *saved)
+
+
+@pytest.mark.parametrize("classes", [320, 32000])
+@pytest.mark.parametrize("differentiable", [False, True])
+def test_cross_entropy(classes, differentiable):
+    labels, losses = torch.randint(classes, (8,)), torch.empty(8)
+    triton_cross_entropy.rows(half(8, classes).detach(), labels, 1e-4, losses, differentiable)

@@ -6,11 +6,12 @@ from unittest.mock import patch
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lt25.ops import add_norm_linear, gated_mlp, hgrn_mix, mlp
-from lt25.ops.backends import triton_mlp, triton_products, triton_scan
+from lt25.ops.backends import triton_cross_entropy, triton_mlp, triton_products, triton_scan
 from lt25.ops.backends.triton_products import Cut
 from tests.ops import compare, products
 from tests.ops.compare import CASES, Sizes
@@ -53,6 +54,31 @@ def test_gates_that_keep_everything_are_walked_twice():
         h, final = triton_scan.forward(x, torch.zeros_like(x), None, None, False)
     torch.testing.assert_close(h, x.cumsum(1))
     torch.testing.assert_close(final, x.sum(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("z_loss", [0.0, 1e-2])
+@pytest.mark.parametrize("classes", [37, 128])
+def test_cross_entropy_of_rows(dtype, z_loss, classes):
+    """In several blocks of columns, the last of them not full, of ordinary and of large logits."""
+    random = torch.Generator().manual_seed(0)
+    logits = (torch.randn(5, classes, generator=random) * torch.tensor([1.0, 1, 30, 1, 1e4])[:, None]).to(dtype)
+    labels = torch.tensor([0, -100, 30, 36, 5])
+    exact = logits.double().requires_grad_()
+    expected = F.cross_entropy(exact, labels, reduction="none")
+    expected = expected + z_loss * exact.logsumexp(-1).square() * (labels != -100)
+    (gradient,) = torch.autograd.grad(expected.sum(), exact)
+    losses, kept = torch.empty(5), logits.clone()
+    with patch.object(triton_cross_entropy, "_BLOCK", 16):
+        triton_cross_entropy.rows(kept, labels, z_loss, losses, False)
+        assert torch.equal(kept, logits)
+        torch.testing.assert_close(losses.double(), expected.detach(), rtol=2e-6, atol=2e-6)
+        triton_cross_entropy.rows(logits, labels, z_loss, losses, True)
+    torch.testing.assert_close(losses.double(), expected.detach(), rtol=2e-6, atol=2e-6)
+    # The exponent of a large logit is known to fewer digits.
+    tolerance = 1e-2 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(logits[:3].double(), gradient[:3], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(logits[3:].double(), gradient[3:], rtol=tolerance, atol=1e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

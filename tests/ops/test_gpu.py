@@ -5,8 +5,9 @@ import random
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from lt25.ops import gated_mlp, hgrn_mix, hgrn_scan, hgrn_step
+from lt25.ops import gated_mlp, hgrn_mix, hgrn_scan, hgrn_step, linear_cross_entropy
 from lt25.ops.backends.sizes import on_hopper
 from tests.ops import compare, products
 from tests.ops.compare import CASES, Sizes
@@ -111,3 +112,28 @@ def test_products_with_swiglu(hidden, width, rows, dtype, seed):
     if not on_hopper():
         pytest.skip("made for Hopper GPUs")
     products.check(rows, hidden, width, dtype, seed, "cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(("rows", "classes"), [(70, 37), (10_000, 32_000), (5_000, 50_257)])
+def test_cross_entropy_of_a_linear_layer(rows, classes, dtype, seed):
+    """In several pieces at the larger sizes, against whole logits in float64."""
+    torch.manual_seed(seed)
+    hidden, weight = torch.randn(rows, 64, device="cuda"), torch.randn(classes, 64, device="cuda") / 8
+    hidden, weight = (part.to(dtype).requires_grad_() for part in (hidden, weight))
+    labels = torch.randint(classes, (rows,), device="cuda")
+    labels[::7] = -100
+    loss = linear_cross_entropy(hidden, weight, labels, 1e-2)
+    exact = [part.detach().double().requires_grad_() for part in (hidden, weight)]
+    logits = F.linear(*exact)
+    expected = F.cross_entropy(logits, labels, reduction="sum")
+    expected = expected + 1e-2 * (logits.logsumexp(-1).square() * (labels != -100)).sum()
+    (loss / 100).backward()
+    (expected / 100).backward()
+    tolerance = 1e-2 if dtype == torch.bfloat16 else 2e-3  # products of float32 may be done as TF32
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-3, atol=0)
+    for one, other in zip((hidden, weight), exact, strict=True):
+        scale = other.grad.abs().max()
+        torch.testing.assert_close(one.grad.double() / scale, other.grad / scale, rtol=0, atol=tolerance)
+    again = linear_cross_entropy(hidden, weight, labels, 1e-2)
+    assert torch.equal(again, loss)

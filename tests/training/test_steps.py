@@ -8,12 +8,15 @@ from lt25.errors import UserError
 
 # isort: off
 from lt25.training import torchtitan  # noqa: F401 before any other import of torchtitan
-from torchtitan.config import LRScheduler, Optimizer
+from torchtitan.config import ConfigManager, JobConfig, LRScheduler
 from torchtitan.components.lr_scheduler import build_lr_schedulers
 
+from lt25.training.job_config import JobConfig as Added
 from lt25.training.steps import build_optimizers, build_schedule
 # isort: on
 
+# The section as the trainer sees it.
+Optimizer = type(ConfigManager._merge_configs(JobConfig, Added)().optimizer)
 RATES = LRScheduler(warmup_steps=3, decay_type="cosine")
 
 
@@ -87,3 +90,107 @@ def test_the_last_rate_stays():
 def test_an_optimizer_that_cannot_leave_out_a_step_is_refused(key, value):
     with pytest.raises(UserError, match=f"optimizer.{key}: found {value}"):
         make(**{key: value})
+
+
+def network():
+    """Layers with two shapes of matrices, between an embedding and a head."""
+    torch.manual_seed(0)
+    layers = nn.ModuleList(
+        [nn.Sequential(nn.Linear(8, 12), nn.Linear(12, 8, bias=False), nn.LayerNorm(8)) for _ in "12"]
+    )
+    return nn.ModuleDict({"embedding": nn.Embedding(5, 8), "layers": layers, "head": nn.Linear(8, 5, bias=False)})
+
+
+def give_gradients(model, seed):
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    return torch.nn.utils.get_total_norm([parameter.grad for parameter in model.parameters()])
+
+
+def test_muon_is_torchs_for_the_matrices_of_layers_and_adamw_for_the_rest():
+    model, twin = network(), network()
+    optimizers = build_optimizers([model], Optimizer(name="Muon", lr=1e-2), None)
+    matrices = [part.weight for layer in twin["layers"] for part in layer if isinstance(part, nn.Linear)]
+    others = [parameter for parameter in twin.parameters() if all(parameter is not matrix for matrix in matrices)]
+    muon = torch.optim.Muon(matrices, lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(others, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    for n in range(3):
+        norm = give_gradients(model, n)
+        give_gradients(twin, n)
+        optimizers.step(norm)
+        muon.step()
+        adamw.step()
+    for (name, one), other in zip(model.named_parameters(), twin.parameters(), strict=True):
+        if any(other is matrix for matrix in matrices):
+            # Both iterate in bfloat16, in another order.
+            torch.testing.assert_close(one, other, atol=2e-4, rtol=0, msg=name)
+        else:
+            assert torch.equal(one, other), name
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Muon"])
+def test_a_step_left_out_changes_neither_weights_nor_state_nor_means(name):
+    model = network()
+    optimizers = build_optimizers([model], Optimizer(name=name, lr=1e-2, ema_decay=0.9), None)
+    optimizers.step(give_gradients(model, 0))
+
+    def everything():
+        state = {key: value for key, value in optimizers.state_dict().items() if isinstance(value, torch.Tensor)}
+        return {key: value.clone() for key, value in {**model.state_dict(), **state}.items()}
+
+    before = everything()
+    norm = give_gradients(model, 1)
+    model["layers"][0][0].weight.grad[0, 0] = float("nan")
+    optimizers.step(norm * float("nan"))
+    after = everything()
+    assert {key.split(".")[-1] for key in after} >= {"ema", "momentum_buffer" if name == "Muon" else "exp_avg"}
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    optimizers.step(give_gradients(model, 1))
+    assert not any(torch.equal(value, everything()[key]) for key, value in before.items() if key.endswith(".ema"))
+
+
+def test_a_checkpoint_of_muon_and_means_goes_on_where_it_was():
+    settings = {"name": "Muon", "lr": 1e-2, "ema_decay": 0.9}
+    model, again = network(), network()
+    optimizers, resumed = (build_optimizers([one], Optimizer(**settings), None) for one in (model, again))
+    for n in range(2):
+        optimizers.step(give_gradients(model, n))
+    resumed.load_state_dict(
+        {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in optimizers.state_dict().items()}
+    )
+    again.load_state_dict(model.state_dict())
+    resumed.taken.copy_(optimizers.taken)
+    for one, of in ((model, optimizers), (again, resumed)):
+        of.step(give_gradients(one, 9))
+    kept, other = optimizers.state_dict(), resumed.state_dict()
+    assert all(torch.equal(value, other[key]) for key, value in kept.items() if isinstance(value, torch.Tensor))
+    assert all(torch.equal(one, two) for one, two in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_means_follow_the_weights_and_stand_in_their_place_for_a_while():
+    model = nn.Linear(4, 3)
+    optimizers = build_optimizers([model], Optimizer(lr=1e-2, ema_decay=0.3), None)
+    mean = None
+    for n in range(4):
+        optimizers.step(give_gradients(model, n))
+        weight = model.weight.detach().clone()
+        share = 1 - min(0.3, (1 + n) / (10 + n))
+        mean = weight if mean is None else mean + share * (weight - mean)
+    with optimizers.averaged():
+        torch.testing.assert_close(model.weight.detach(), mean)
+    assert torch.equal(model.weight, weight)
+
+
+@pytest.mark.parametrize("decay_type", ["linear", "sqrt", "cosine"])
+def test_rates_rise_stay_and_fall_to_the_lowest(decay_type):
+    """Warm-up, stable, decay; without a share for the decay, it begins after the warm-up."""
+    optimizers = build_optimizers([nn.Linear(4, 3)], Optimizer(lr=1.0), None)
+    shape = {"decay_type": decay_type, "min_lr_factor": 0.1}
+    rates = build_schedule(optimizers, LRScheduler(warmup_steps=5, decay_ratio=0.25, **shape), 40).optimizers.rates
+    assert rates[:5].tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[5:30].tolist() == pytest.approx([1.0] * 25)
+    falling = rates[31:41].diff()
+    assert (falling < 0).all() and rates[40] == pytest.approx(0.1)
+    whole = build_schedule(optimizers, LRScheduler(warmup_steps=5, **shape), 40).optimizers.rates
+    assert (whole[6:].diff() < 0).all() and whole[40] == pytest.approx(0.1)

@@ -1,6 +1,7 @@
 """Training of every task, in one process and in two, and the settings that must not change where it arrives."""
 
 import json
+import math
 import shutil
 from itertools import pairwise
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lt25.checkpoints import plain
 from lt25.data.prepared import PreparedSplit
 from lt25.experiment import TASKS
 from lt25.files import load_record, write_record
@@ -85,6 +87,71 @@ def test_settings_of_speed_and_memory_do_not_change_the_result(root, sections):
     assert done.returncode == 0, done.stderr
     assert losses(other) == pytest.approx(losses(plain), abs=1e-5)
     assert (other.results_dir / "checkpoints" / "step-12" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["two matrices", "tied"])
+def test_a_language_models_loss_is_the_same_from_its_head_and_from_logits(root, tied):
+    model = {"dropout": 0.0, "tie_word_embeddings": tied}
+    logits = tiny.tiny(root, "language_modeling", "logits", model=model, training={"fused_loss": False})
+    head = tiny.tiny(root, "language_modeling", "head", model=model)
+    halves = {"local_batch_size": 2, "global_batch_size": 4}
+    shards = {"data_parallel_shard_degree": 2}
+    sharded = tiny.tiny(root, "language_modeling", "sharded", model=model, training=halves, parallelism=shards)
+    for experiment, processes in ((logits, 1), (head, 1), (sharded, 2)):
+        done = tiny.train(experiment, processes=processes)
+        assert done.returncode == 0, done.stderr
+    assert losses(head) == pytest.approx(losses(logits), abs=1e-5)
+    assert losses(sharded) == pytest.approx(losses(logits), abs=1e-4)
+
+
+def test_z_loss_is_part_of_the_training_loss_and_not_of_validations(root):
+    settings = {"validation": {"freq": 12}, "optimizer": {"lr": 1e-9}, **PLAIN}
+    plain = tiny.tiny(root, "language_modeling", "plain", **settings)
+    added = tiny.tiny(root, "language_modeling", "added", training={"z_loss": 1.0}, **settings)
+    for experiment in (plain, added):
+        done = tiny.train(experiment)
+        assert done.returncode == 0, done.stderr
+    *steps, validation = tiny.history(plain)
+    *with_z, same = tiny.history(added)
+    # Of weights near zero all 11 logits are near zero.
+    for one, other in zip(steps, with_z, strict=True):
+        assert other["loss"] - one["loss"] == pytest.approx(math.log(11) ** 2, abs=0.1)
+    assert same["validation"]["loss"] == pytest.approx(validation["validation"]["loss"], abs=1e-6)
+
+
+def test_muon_and_means_of_weights_are_the_same_in_shards_and_means_are_exported(root):
+    settings = {"optimizer": {"name": "Muon", "lr": 1e-2, "ema_decay": 0.5}, "validation": {"freq": 12}, **PLAIN}
+    one = tiny.tiny(root, "language_modeling", "one", **settings)
+    halves = {"local_batch_size": 2, "global_batch_size": 4}
+    shards = {"data_parallel_shard_degree": 2}
+    two = tiny.tiny(root, "language_modeling", "two", training=halves, parallelism=shards, **settings)
+    for experiment, processes in ((one, 1), (two, 2)):
+        done = tiny.train(experiment, processes=processes)
+        assert done.returncode == 0, done.stderr
+    *steps, validation = tiny.history(one)
+    *others, same = tiny.history(two)
+    # Products in bfloat16 make matrices orthogonal, and round otherwise in another order.
+    assert [step["loss"] for step in others] == pytest.approx([step["loss"] for step in steps], abs=5e-3)
+    assert same["validation"]["loss"] == pytest.approx(validation["validation"]["loss"], abs=5e-3)
+    checkpoint = one.results_dir / "checkpoints" / "step-12"
+    means, weights = tiny.weights(one, 12), {}
+    for name, tensor in means.items():
+        torch.testing.assert_close(tiny.weights(two, 12)[name], tensor, atol=5e-3, rtol=0)
+        weights[f"hf.{name}"] = torch.empty_like(tensor)
+    plain.load(weights, checkpoint, no_dist=True)
+    assert all(not torch.equal(weights[f"hf.{name}"], tensor) for name, tensor in means.items())
+
+
+def test_weights_and_optimizer_can_be_kept_in_bfloat16(root):
+    training = {"dtype": "bfloat16", "mixed_precision_param": "bfloat16"}
+    experiment = tiny.tiny(root, "language_modeling", training=training, optimizer={"lr": 3e-2}, **PLAIN)
+    done = tiny.train(experiment)
+    assert done.returncode == 0, done.stderr
+    assert {tensor.dtype for tensor in tiny.weights(experiment, 12).values()} == {torch.bfloat16}
+    stored = plain.read_metadata(experiment.results_dir / "checkpoints" / "step-12").state_dict_metadata
+    moments = [entry.properties.dtype for name, entry in stored.items() if name.endswith(".exp_avg")]
+    assert moments and set(moments) == {torch.bfloat16}
+    assert losses(experiment)[-1] < losses(experiment)[0]
 
 
 def test_compiled_layers_give_the_same_losses(root):

@@ -6,6 +6,8 @@ A module has:
     metric(output, labels)  name -> (sum, count): what validation reports besides the loss, to be summed over batches and ranks
     METRIC, DIRECTION       which of `metric`'s names, or "loss", tells the best checkpoint; "max" or "min"
     COMPILES                whether `torch.compile` can take the loss
+    of_head(hidden, weight, labels, z_loss)     left out, or the loss from what a linear head reads and the head's weight, which
+                            then stands for the output: `loss` returns it as it is
     infinite(inputs, labels, config)    left out, or how many examples of a batch have an infinite loss, which `loss` counts as 0:
                             from the model's inputs, the labels and the model's config
 
