@@ -147,7 +147,7 @@ class Step:
         if mode == "compile":
             self.forward = torch.compile(self.model)
         if mode == "graph":
-            from lt25.training.cuda_graphs import CUDAGraphWrapper
+            from lt25.cuda_graphs import CUDAGraphWrapper
 
             self.update = CUDAGraphWrapper(self.once)
 
@@ -424,11 +424,11 @@ def check(device: str, report: "Report") -> None:
 def _compare(case: Case, variant: Variant, accumulation: int, device: str) -> dict[str, Any]:
     import torch
 
+    from lt25.cuda_graphs import CUDAGraphWrapper
     from lt25.data.loader import StepBatches
     from lt25.data.prepared import PreparedSplit
     from lt25.tasks import TASKS
     from lt25.training import spec
-    from lt25.training.cuda_graphs import CUDAGraphWrapper
     from lt25.training.prefetch import to_cuda
     from lt25.training.startup import compile_ahead
     from lt25.training.steps import FiniteOptimizers

@@ -1,4 +1,4 @@
-"""The command line: ``lt25 download|prepare|configure|train|export|evaluate|report|config|check|list|new|dvc``.
+"""The command line: ``lt25 download|prepare|configure|train|export|evaluate|generate|report|config|check|list|new|dvc``.
 
 Each command is one stage of the chain and can be run by hand. A command that takes an experiment takes overrides of it too,
 ``--optimizer.lr 1e-3``. A command imports what it needs when it runs, so that ``--help`` answers at once.
@@ -144,6 +144,28 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--kept", action="store_true", help="all kept steps before the exported one")
     sub.add_argument("--export", action="store_true", help="export what is to be measured first, in the same process")
 
+    sub = command("generate", _generate, "continue texts with an exported language model", overrides=False)
+    sub.add_argument("model", metavar="MODEL", help="an experiment whose model is exported, or a model's folder")
+    sub.add_argument(
+        "--prompt",
+        nargs="+",
+        default=[],
+        metavar="TEXT",
+        help="beginnings of texts; default: asked for on a terminal, else read from standard input",
+    )
+    sub.add_argument("--stream", action="store_true", help="print words as they are written")
+    sub.add_argument("--max_new_tokens", type=int, default=256, metavar="N", help="at most; default: %(default)s")
+    sub.add_argument(
+        "--temperature", type=float, default=0.8, help="0: the likeliest token each time; default: %(default)s"
+    )
+    sub.add_argument(
+        "--top_k", type=int, default=0, metavar="N", help="draw among the N likeliest tokens; default: all"
+    )
+    sub.add_argument(
+        "--top_p", type=float, default=1.0, metavar="P", help="draw among the likeliest, as probable as P; default: all"
+    )
+    sub.add_argument("--seed", type=int, default=0, help="of the draws; default: %(default)s")
+
     sub = command("report", _report, "write one page that shows experiments side by side")
     sub.add_argument("experiments", nargs="+", **experiment)
     sub.add_argument("--output", type=Path, default=Path("results/report.html"), help="default: %(default)s")
@@ -275,6 +297,16 @@ def _evaluate(options: argparse.Namespace) -> None:
         from lt25.report.tracked import write_tracked
 
         write_tracked(experiment)
+
+
+def _generate(options: argparse.Namespace) -> None:
+    from dataclasses import fields
+
+    from lt25.generation import generate
+    from lt25.generation.sampling import Sampling
+
+    sampling = Sampling(**{field.name: getattr(options, field.name) for field in fields(Sampling)})
+    generate(options.model, options.prompt, sampling, options.stream)
 
 
 def _report(options: argparse.Namespace) -> None:

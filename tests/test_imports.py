@@ -14,12 +14,12 @@ PACKAGE = Path(__file__).parents[1] / "lt25"
 # From the lowest to the highest; a module imports from lower layers and from its own package, not from its neighbours in a layer.
 LAYERS = (
     ("errors", "memory", "replaced"),
-    ("files", "importing", "progress", "launch"),
+    ("files", "importing", "progress", "launch", "cuda_graphs"),
     ("config",),
     ("tasks", "plugins", "ops"),
     ("models",),
     ("experiment",),
-    ("data",),
+    ("data", "generation"),
     ("checkpoints", "evaluation"),
     ("training",),
     ("report",),

@@ -10,15 +10,12 @@ from typing import Any
 
 import pandas as pd
 import torch
-import transformers
-from safetensors import SafetensorError
 
 from lt25.data.prepared import PreparedSplit
-from lt25.errors import UserError
 from lt25.evaluation import style
 from lt25.experiment import Experiment
 from lt25.files import whole_file, write_record
-from lt25.models.auto import auto_class, read_config, refuse_foreign_code
+from lt25.models.auto import load_model
 from lt25.progress import say
 from lt25.tasks import TASKS
 
@@ -76,31 +73,3 @@ def run(
     }
     written = [out_dir / file for file in ("predictions.parquet", *drawn)]
     return write_record(out_dir / "metrics.json", result, written)
-
-
-def load_model(task: str, model_dir: Path, device: torch.device, trust_remote_code: bool = False) -> torch.nn.Module:
-    """The exported model of a task, in evaluation mode on `device`: float32 on a CPU, as saved on a GPU.
-
-    Raises UserError if the folder holds no model of this task, or one that brings code which is not trusted.
-    """
-    transformers.utils.logging.disable_progress_bar()
-    if not trust_remote_code:
-        refuse_foreign_code(model_dir)
-    try:
-        model, loaded = auto_class(task).from_pretrained(
-            model_dir,
-            config=read_config(model_dir, trust_remote_code),
-            trust_remote_code=trust_remote_code,
-            dtype=torch.float32 if device.type == "cpu" else "auto",
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (ValueError, OSError, SafetensorError, UserError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{model_dir}: not a model for {task}: {reason}: check the experiment's task and export it again"
-        ) from error
-    # transformers fills what is missing with random numbers and only warns
-    if missing := sorted(loaded["missing_keys"]):
-        raise UserError(f"{model_dir}: {len(missing)} weights are missing, {missing[0]} first: export it again")
-    return model.to(device).eval()

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
+from safetensors import SafetensorError
 from transformers.models.auto import modeling_auto
 
 from lt25.errors import UserError
@@ -67,6 +69,34 @@ def refuse_foreign_code(folder: Path) -> None:
             f"{folder}: the model {_written(folder).get('model_type')} brings Python of its own, which is not run unasked: "
             f"read it, and set evaluation.trust_remote_code to true"
         )
+
+
+def load_model(task: str, model_dir: Path, device: torch.device, trust_remote_code: bool = False) -> torch.nn.Module:
+    """The exported model of a task, in evaluation mode on `device`: float32 on a CPU, as saved on a GPU.
+
+    Raises UserError if the folder holds no model of this task, or one that brings code which is not trusted.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    if not trust_remote_code:
+        refuse_foreign_code(model_dir)
+    try:
+        model, loaded = auto_class(task).from_pretrained(
+            model_dir,
+            config=read_config(model_dir, trust_remote_code),
+            trust_remote_code=trust_remote_code,
+            dtype=torch.float32 if device.type == "cpu" else "auto",
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (ValueError, OSError, SafetensorError, UserError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{model_dir}: not a model for {task}: {reason}: check the experiment's task and export it again"
+        ) from error
+    # transformers fills what is missing with random numbers and only warns
+    if missing := sorted(loaded["missing_keys"]):
+        raise UserError(f"{model_dir}: {len(missing)} weights are missing, {missing[0]} first: export it again")
+    return model.to(device).eval()
 
 
 def _is_foreign(folder: Path) -> bool:

@@ -1,5 +1,7 @@
 """What a language model remembers between calls: a state of constant size for each layer."""
 
+from collections.abc import Mapping
+
 from torch import Tensor
 from transformers.cache_utils import Cache
 
@@ -16,6 +18,8 @@ class HGRNCache(Cache):
         recurrent: state [B, D] of each layer's scan; None before the first step.
         convolved: last inputs [B, conv_size - 1, 2 D] of each layer's short convolutions; None before the first step and
             without such convolutions.
+        lower_bounds: of the forget gates [D], layer by layer, which depend on the weights alone; None until a model without
+            gradients has computed them.
         steps: how many steps have been read, padding included.
     """
 
@@ -23,6 +27,7 @@ class HGRNCache(Cache):
         super().__init__(layers=[])
         self.recurrent: list[Tensor | None] = [None] * config.num_hidden_layers
         self.convolved: list[Tensor | None] = [None] * config.num_hidden_layers
+        self.lower_bounds: list[Tensor | None] | None = None
         self.steps = 0
 
     def __len__(self) -> int:
@@ -33,10 +38,25 @@ class HGRNCache(Cache):
         return self.steps
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Forget what was read."""
         self.recurrent = [None] * len(self)
         self.convolved = [None] * len(self)
         self.steps = 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that it remembers by name, as `restore` takes it."""
+        kinds = {"recurrent": self.recurrent, "convolved": self.convolved}
+        return {
+            f"{kind} {layer}": state
+            for kind, states in kinds.items()
+            for layer, state in enumerate(states)
+            if state is not None
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Remember what `tensors` has returned, here or of another cache; other names are left out."""
+        for kind, states in (("recurrent", self.recurrent), ("convolved", self.convolved)):
+            states[:] = [tensors.get(f"{kind} {layer}") for layer in range(len(self))]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep the sequences of the given indices, int64 [B], in their order; called by beam search."""

@@ -21,7 +21,17 @@ from lt25.models.features import FeatureEncoder
 from lt25.models.plain import is_plain
 from lt25.models.short_conv import ShortConvolution, last_inputs
 from lt25.models.transformers_internals import ModelHooks
-from lt25.ops import add_norm_linear, add_rms_norm, dropout, gated_mlp, hgrn_mix, hgrn_scan, hgrn_step, short_conv
+from lt25.ops import (
+    add_norm_linear,
+    add_rms_norm,
+    dropout,
+    gated_mlp,
+    hgrn_mix,
+    hgrn_scan,
+    hgrn_step,
+    short_conv,
+    swiglu_linear,
+)
 
 
 class RMSNorm(nn.RMSNorm):
@@ -75,8 +85,9 @@ class HGRNMixer(nn.Module):
             mixed = self.o_proj(y)
         # A single step has no gradient.
         elif state is not None and ifg.shape[1] == 1 and mask is None and not ifg.requires_grad:
-            y, state = hgrn_step(ifg[:, 0], self.g_norm.weight, self.g_norm.eps, state, lower_bound)
-            mixed = self.o_proj(y)[:, None]
+            out_weight = self.o_proj.weight if is_plain(nn.Linear, self.o_proj) else None
+            y, state = hgrn_step(ifg[:, 0], self.g_norm.weight, self.g_norm.eps, state, lower_bound, out_weight)
+            mixed = (y if out_weight is not None else self.o_proj(y))[:, None]
         else:
             fused = is_plain(nn.Linear, self.o_proj)
             mixed, state = hgrn_mix(
@@ -204,8 +215,19 @@ class HGRNLayer(GradientCheckpointingLayer):
         """
         mixed, residual = self.attn(branch, residual, self.attn_norm, lower_bound, mask, cu_seqlens, cache)
         branch = self.dropout(mixed)
+        if cache is not None and branch.shape[1] == 1 and not self.training and self._is_plain():
+            mlp, norm = self.mlp, self.mlp_norm
+            weights = mlp.gate_proj.weight, mlp.up_proj.weight
+            gate_up, residual = add_norm_linear(branch, residual, norm.weight, norm.eps, weights)
+            return swiglu_linear(gate_up, mlp.down_proj.weight), residual
         normed, residual = _add_norm(branch, residual, self.mlp_norm)
         return self.dropout(self.mlp(normed)), residual
+
+    def _is_plain(self) -> bool:
+        """Whether the MLP and the norm before it may be computed without being called."""
+        mlp = self.mlp
+        linears = is_plain(GatedMLP, mlp) and is_plain(nn.Linear, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+        return linears and is_plain(RMSNorm, self.mlp_norm) and is_plain(Dropout, self.dropout)
 
 
 def _add_norm(branch: Tensor, residual: Tensor | None, norm: RMSNorm) -> tuple[Tensor, Tensor]:
@@ -313,11 +335,14 @@ class HGRNModel(HGRNPreTrainedModel):
             past_key_values = HGRNCache(self.config)
 
         keep_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        cache = past_key_values if use_cache else None
+        lower_bounds = self._lower_bounds() if cache is None or cache.lower_bounds is None else cache.lower_bounds
+        if cache is not None and not torch.is_grad_enabled():
+            cache.lower_bounds = lower_bounds
         all_hidden, residual = [], None
-        for layer, lower_bound in zip(self.layers, self._lower_bounds(), strict=True):
+        for layer, lower_bound in zip(self.layers, lower_bounds, strict=True):
             if keep_hidden:
                 all_hidden.append(hidden if residual is None else hidden + residual)
-            cache = past_key_values if use_cache else None
             hidden, residual = layer(hidden, residual, lower_bound, mask, cu_seqlens, cache)
         hidden, _ = _add_norm(hidden, residual, self.norm)
         if use_cache and past_key_values is not None:

@@ -6,7 +6,7 @@ from lt25.ops.ctc import ctc_loss, frames_needed, greedy_ids
 from lt25.ops.dropout import dropout
 from lt25.ops.linear import add_norm_linear
 from lt25.ops.mix import hgrn_mix
-from lt25.ops.mlp import gated_mlp
+from lt25.ops.mlp import gated_mlp, swiglu_linear
 from lt25.ops.rows import add_rms_norm, swiglu
 from lt25.ops.scan import hgrn_scan
 from lt25.ops.step import hgrn_step
@@ -25,4 +25,5 @@ __all__ = [
     "linear_cross_entropy",
     "short_conv",
     "swiglu",
+    "swiglu_linear",
 ]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lt25.ops.backends import as_multiplied, choose, joined, kernels, reference, sum_dtype
-from lt25.ops.backends.sizes import fits_norm_linear
+from lt25.ops.backends.sizes import are_constant, fits_norm_linear, fits_row, is_few
 from lt25.ops.rows import add_rms_norm
 
 
@@ -45,13 +45,31 @@ def add_norm_linear(
         return reference.add_norm_linear(x, residual, norm_weight, eps, weights)
     if backend == "triton":
         multiplied = as_multiplied(*weights)
+        if fits_row(x, residual, *multiplied) and len(weights) <= 3:
+            early = are_constant(norm_weight, *weights)
+            return _row(x, residual, norm_weight, eps, multiplied, early)
         if fits_norm_linear(x, multiplied):
             return _fused(x, residual, norm_weight, eps, multiplied)
     normed, total = add_rms_norm(x, residual, norm_weight, eps, backend)
+    if is_few(normed):
+        return torch.cat([F.linear(normed, weight) for weight in weights], -1), total
     if backend == "triton":
         normed, *multiplied = as_multiplied(normed, *weights)
         return _joint(normed, multiplied), total
     return F.linear(normed, torch.cat(tuple(weights))), total
+
+
+@torch.library.custom_op("lt25::add_norm_linear_row", mutates_args=())
+def _row(
+    x: Tensor, residual: Tensor | None, norm_weight: Tensor, eps: float, weights: Sequence[Tensor], early: bool
+) -> tuple[Tensor, Tensor]:
+    return kernels("triton", "row").norm_product(x, residual, norm_weight, eps, weights, early)
+
+
+@_row.register_fake
+def _(x, residual, norm_weight, eps, weights, early):
+    y = x.new_empty(*x.shape[:-1], len(weights) * weights[0].shape[0])
+    return y, x.new_empty(x.shape, dtype=sum_dtype(x, residual))
 
 
 @torch.library.custom_op("lt25::add_norm_linear", mutates_args=())

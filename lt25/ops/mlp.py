@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lt25.ops.backends import as_multiplied, choose, kernels, reference
-from lt25.ops.backends.sizes import fits_narrow_mlp, fits_wide_mlp
+from lt25.ops.backends.sizes import are_constant, fits_narrow_mlp, fits_row, fits_wide_mlp, is_few
 from lt25.ops.rows import swiglu
 
 
@@ -45,8 +45,50 @@ def gated_mlp(
             return _fused(*arguments)
         if fits_wide_mlp(*arguments):
             return _wide(*arguments)[0]
-    gate_up = F.linear(x, torch.cat((gate_weight, up_weight)))
-    return F.linear(swiglu(gate_up, backend), down_weight)
+    if is_few(x):
+        gate_up = torch.cat((F.linear(x, gate_weight), F.linear(x, up_weight)), -1)
+    else:
+        gate_up = F.linear(x, torch.cat((gate_weight, up_weight)))
+    return swiglu_linear(gate_up, down_weight, backend)
+
+
+def swiglu_linear(gate_up: Tensor, weight: Tensor, backend: str | None = None) -> Tensor:
+    """The second half of a gated MLP: the product of silu(gate) * up with a weight.
+
+    Args:
+        gate_up: float [..., 2 I], gate | up along the last axis.
+        weight: float [H, I].
+        backend: "numba" (CPU), "triton" (CUDA) or "reference" (float64, anywhere); by default chosen by the device.
+
+    Returns:
+        [..., H] in the dtype of :func:`torch.nn.functional.linear` (autocast's under autocast).
+
+    Raises:
+        ValueError: shapes that do not fit together, an unknown backend.
+    """
+    backend = choose("swiglu_linear", gate_up, backend)
+    if gate_up.shape[-1] != 2 * weight.shape[1]:
+        raise ValueError(
+            f"swiglu_linear: gate_up must be [..., 2 I] and weight [H, I], got {tuple(gate_up.shape)} and "
+            f"{tuple(weight.shape)}"
+        )
+    if backend == "reference":
+        return reference.swiglu_linear(gate_up, weight)
+    if backend == "triton":
+        values, multiplied = as_multiplied(gate_up, weight)
+        if fits_row(values, multiplied):
+            return _row(values, multiplied, are_constant(weight))
+    return F.linear(swiglu(gate_up, backend), weight)
+
+
+@torch.library.custom_op("lt25::swiglu_linear_row", mutates_args=())
+def _row(gate_up: Tensor, weight: Tensor, early: bool) -> Tensor:
+    return kernels("triton", "row").swiglu_product(gate_up, weight, early)
+
+
+@_row.register_fake
+def _(gate_up, weight, early):
+    return gate_up.new_empty(*gate_up.shape[:-1], weight.shape[0])
 
 
 @torch.library.custom_op("lt25::gated_mlp", mutates_args=())

@@ -11,8 +11,9 @@ from torch import Tensor
 from torchtitan.components.loss import IGNORE_INDEX
 from torchtitan.config import TORCH_DTYPE_MAP, JobConfig
 
+from lt25.cuda_graphs import CUDAGraphWrapper
 from lt25.training.checkpoint import WholeCheckpoints
-from lt25.training.cuda_graphs import CUDAGraphWrapper, can_replay
+from lt25.training.cuda_graphs import REFUSAL, can_replay
 from lt25.training.device import DEVICE_TYPE
 from lt25.training.job_config import Job
 from lt25.training.metrics import RunMetrics
@@ -152,7 +153,7 @@ class Trainer(torchtitan.train.Trainer):
         self.checkpointer.run = run
         self.update, self.low_precision, self.report = self.update_weights, nullcontext(), _nothing
         if can_replay(job_config):
-            self.update = CUDAGraphWrapper(self.update_weights)
+            self.update = CUDAGraphWrapper(self.update_weights, REFUSAL)
         half = TORCH_DTYPE_MAP[job_config.training.mixed_precision_param]
         whole = DEVICE_TYPE == "cuda" and is_replicated(job_config)
         if whole and half != torch.float32 and not job_config.compile.enable:

@@ -19,6 +19,7 @@ from lt25.ops import (
     hgrn_step,
     short_conv,
     swiglu,
+    swiglu_linear,
 )
 
 Draw = Callable[[int, int], int]
@@ -153,8 +154,53 @@ def _outs(draw: Draw, fused: bool) -> tuple[int]:
     return (16 * draw(1, 4) if fused else draw(1, 40),)
 
 
+def swiglu_linear_case(draw: Draw, sizes: Sizes) -> Case:
+    """One to three axes."""
+    random = _generator(draw)
+    width = draw(1, 2 * sizes.channels)
+    tensors = {
+        "gate_up": _normal(random, *_rows(draw, sizes), 2 * width),
+        "down_weight": _normal(random, draw(1, sizes.channels), width) / width**0.5,
+    }
+    return Case(_swiglu_linear, tensors, {})
+
+
+def _swiglu_linear(gate_up: Tensor, down_weight: Tensor, backend: str | None = None) -> Tensor:
+    return swiglu_linear(gate_up, down_weight, backend)
+
+
+def row_case(draw: Draw, sizes: Sizes) -> Case:
+    """What generation computes of a single row: a gated MLP with the norm before it, all of one precision."""
+    random = _generator(draw)
+    hidden, width = draw(1, sizes.channels), draw(1, 2 * sizes.channels)
+    row = ((), (1,), (1, 1))[draw(0, 2)]
+    tensors = {
+        "x": _normal(random, *row, hidden),
+        "norm_weight": _normal(random, hidden),
+        "gate_weight": _normal(random, width, hidden) / hidden**0.5,
+        "up_weight": _normal(random, width, hidden) / hidden**0.5,
+        "down_weight": _normal(random, hidden, width) / width**0.5,
+    }
+    before = {"before": _normal(random, *row, hidden)} if draw(0, 1) else {}
+    return Case(_row, {**tensors, **before}, {"eps": 1e-5})
+
+
+def _row(
+    x: Tensor,
+    norm_weight: Tensor,
+    gate_weight: Tensor,
+    up_weight: Tensor,
+    down_weight: Tensor,
+    eps: float,
+    before: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    gate_up, total = add_norm_linear(x, before, norm_weight, eps, (gate_weight, up_weight), backend)
+    return gate_up, total, swiglu_linear(gate_up, down_weight, backend)
+
+
 def step_case(draw: Draw, sizes: Sizes) -> Case:
-    """With and without lower bounds."""
+    """With and without lower bounds, with a product after it or none."""
     random = _generator(draw)
     batch, channels = draw(1, sizes.batch), draw(1, sizes.channels)
     tensors = {
@@ -164,6 +210,8 @@ def step_case(draw: Draw, sizes: Sizes) -> Case:
     }
     if draw(0, 1):
         tensors["lower_bound"] = torch.rand(channels, generator=random, dtype=torch.float64)
+    if draw(0, 1):
+        tensors["out_weight"] = _normal(random, draw(1, 40), channels) / channels**0.5
     return Case(hgrn_step, tensors, {"eps": 1e-5})
 
 
@@ -175,8 +223,11 @@ CASES = {
     "gated_mlp": gated_mlp_case,
     "add_rms_norm": add_rms_norm_case,
     "add_norm_linear": add_norm_linear_case,
+    "swiglu_linear": swiglu_linear_case,
+    "row": row_case,
     "hgrn_step": step_case,
 }
+_WITHOUT_GRADIENTS = (hgrn_step, _row)
 # What keeps its precision beside inputs of half precision.
 _KEPT_WIDE = {"initial_state", "state", "lower_bound", "weight", "norm_weight", "residual"}
 
@@ -219,7 +270,7 @@ def poison(device: str) -> None:
 
 def _outcome(case: Case, tensors: dict[str, Tensor], backend: str, device: str) -> dict[str, Tensor]:
     """All results, and the gradients of all tensors, on the CPU."""
-    differentiable = case.operator is not hgrn_step
+    differentiable = case.operator not in _WITHOUT_GRADIENTS
     placed = {name: each.to(device, copy=True).requires_grad_(differentiable) for name, each in tensors.items()}
     options = {k: v.to(device, copy=True) if isinstance(v, Tensor) else v for k, v in case.options.items()}
     poison(device)

@@ -13,7 +13,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction
 
 from lt25.ops import add_norm_linear, add_rms_norm, gated_mlp, hgrn_mix, hgrn_scan, hgrn_step, mlp, short_conv
-from lt25.ops.backends import triton_cross_entropy, triton_ctc, triton_products
+from lt25.ops.backends import triton_cross_entropy, triton_ctc, triton_products, triton_row
 
 # Bytes of shared memory that a program may have.
 SHARED = 227 * 1024
@@ -98,6 +98,21 @@ def test_mlp(hidden, width):
 def test_convolution_and_step():
     run(short_conv(half(2, 70, 192), torch.randn(128, 4, requires_grad=True), backend="triton"))
     hgrn_step(half(2, 192).detach(), torch.ones(64), 1e-6, torch.zeros(2, 64), backend="triton")
+
+
+@pytest.mark.parametrize(("hidden", "width"), [(64, 96), (1024, 2816), (4096, 11008)])
+def test_products_of_a_row(hidden, width):
+    """As generation launches them on a Hopper GPU, ahead of the row."""
+    x, weight, gate, up, down = (
+        half(1, hidden),
+        half(hidden, hidden),
+        *(half(width, hidden) for _ in "gu"),
+        half(hidden, width),
+    )
+    norm = torch.ones(hidden)
+    triton_row.norm_product(x, x, norm, 1e-6, (gate, up), early=True)
+    triton_row.step_product(half(1, 3 * hidden), norm, 1e-6, torch.zeros(1, hidden), norm, weight, early=True)
+    triton_row.swiglu_product(half(1, 2 * width), down, early=True)
 
 
 @pytest.mark.parametrize(("classes", "labels"), [(39, 150), (1024, 150)])

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lt25.ops import add_norm_linear, gated_mlp, hgrn_mix, mlp
-from lt25.ops.backends import triton_cross_entropy, triton_mlp, triton_products, triton_scan
+from lt25.ops import add_norm_linear, gated_mlp, hgrn_mix, hgrn_step, mlp
+from lt25.ops.backends import triton_cross_entropy, triton_mlp, triton_products, triton_row, triton_scan
 from lt25.ops.backends.triton_products import Cut
 from tests.ops import compare, products
 from tests.ops.compare import CASES, Sizes
@@ -117,6 +117,26 @@ def test_which_mlps_are_fused(hidden, width, dtype, fused):
         y = gated_mlp(*arguments, backend="triton")
     assert kernel.called == fused
     torch.testing.assert_close(y, gated_mlp(*arguments, backend="reference"), atol=3e-2, rtol=3e-2)
+
+
+def test_generation_computes_its_row_in_kernels_of_its_own():
+    """Several programs to a weight, the last of them not full; with gradients nothing is fused."""
+    norm, weights = torch.randn(24), [torch.randn(*shape) for shape in ((40, 24), (40, 24), (24, 40))]
+    case = compare.Case(compare._row, {"x": torch.randn(1, 24), "norm_weight": norm}, {"eps": 1e-5})
+    names = ("gate_weight", "up_weight", "down_weight")
+    case = case._replace(tensors={**case.tensors, **dict(zip(names, weights, strict=True))})
+    with (
+        patch.multiple(triton_row, _TILE=128, _PROGRAMS=16),
+        patch.object(triton_row, "norm_product", wraps=triton_row.norm_product) as first,
+        patch.object(triton_row, "swiglu_product", wraps=triton_row.swiglu_product) as second,
+        patch.object(triton_row, "step_product", wraps=triton_row.step_product) as third,
+    ):
+        compare.check(case, "triton", torch.float32)
+        hgrn_step(torch.randn(1, 72), norm, 1e-6, torch.zeros(1, 24), None, weights[0], "triton")
+        assert first.called and second.called and third.called
+        first.reset_mock()
+        add_norm_linear(torch.randn(1, 24, requires_grad=True), None, norm, 1e-6, weights[:2], backend="triton")
+        assert not first.called
 
 
 def test_fused_mlp_over_many_rows():

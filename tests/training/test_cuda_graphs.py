@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from lt25.training.cuda_graphs import CUDAGraphWrapper
+from lt25.cuda_graphs import CUDAGraphWrapper
 
 
 class Recorder:

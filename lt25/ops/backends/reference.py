@@ -74,6 +74,12 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return (F.silu(gate) * up).to(gate_up.dtype)
 
 
+def swiglu_linear(gate_up: Tensor, weight: Tensor) -> Tensor:
+    """Arguments and result of :func:`lt25.ops.swiglu_linear`."""
+    gate, up = gate_up.double().chunk(2, -1)
+    return F.linear(F.silu(gate) * up, weight.double()).to(gate_up.dtype)
+
+
 def gated_mlp(x: Tensor, gate_weight: Tensor, up_weight: Tensor, down_weight: Tensor) -> Tensor:
     """Arguments and result of :func:`lt25.ops.gated_mlp`."""
     gate, up = F.linear(x.double(), gate_weight.double()), F.linear(x.double(), up_weight.double())

@@ -46,3 +46,28 @@ def _whole_units(x: Tensor, *weights: Tensor) -> bool:
     sizes = weights[0].shape
     alike = all(weight.dtype == x.dtype for weight in weights)
     return alike and x.dtype in _HALVES and all(size > 0 and size % 16 == 0 for size in sizes)
+
+
+# So many rows take no longer than the reading of the weights.
+_FEW = 16
+
+
+def is_few(x: Tensor) -> bool:
+    """Whether x [..., H] has so few rows that to join weights would take longer than to multiply with each of them."""
+    return x.shape[:-1].numel() <= _FEW
+
+
+def fits_row(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether x [..., H] is a single row that needs no gradient, of the dtype of all others: weights, and a residual or None."""
+    tensors = [x, *(each for each in others if each is not None)]
+    alike = all(each.dtype == x.dtype for each in tensors) and x.dtype in (*_HALVES, torch.float32)
+    grad = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
+    return alike and not grad and x.shape[:-1].numel() == 1
+
+
+def are_constant(*weights: Tensor) -> bool:
+    """Whether a Hopper GPU may read weights before the kernel that was queued before has ended.
+
+    A parameter is not what that kernel computes; the product of a cast could be.
+    """
+    return all(isinstance(weight, torch.nn.Parameter) and weight.is_cuda for weight in weights) and on_hopper()

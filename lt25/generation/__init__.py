@@ -1,0 +1,123 @@
+"""Text written by an exported language model: ``lt25 generate``.
+
+What can be wrong with the command is said before torch is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lt25 import files, plugins
+from lt25.errors import UserError
+from lt25.experiment import load_experiment, plugin_names, project_root
+from lt25.generation.sampling import Sampling
+from lt25.importing import without_compiler, without_garbage
+from lt25.launch import visible_gpus
+from lt25.models.families import FAMILIES, refusal
+from lt25.progress import say
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def generate(name: str, prompts: Sequence[str], sampling: Sampling, stream: bool = False) -> None:
+    """Continue prompts with an exported model, and print each with its continuation.
+
+    Without prompts they are asked for on a terminal, one after another; elsewhere, standard input is one.
+
+    Args:
+        name: an experiment whose model is exported, or a model's folder.
+        prompts: the beginnings of texts.
+        sampling: how tokens are chosen.
+        stream: print words as they are written, not whole texts.
+
+    Raises:
+        UserError: if there is no such model, or it cannot write here.
+    """
+    folder = find_model(name)
+    asked = not prompts and sys.stdin.isatty()
+    if not prompts and not asked and not (prompts := [sys.stdin.read()])[0]:
+        raise UserError("lt25 generate: found no prompt, neither --prompt nor on standard input: give one")
+    with without_garbage(), without_compiler():
+        from lt25.generation.writer import Writer
+
+    writer = Writer(folder, sampling)
+    for number, prompt in enumerate(prompts):
+        print("\n" * (number > 0) + prompt, end="", flush=True)
+        writer.write(prompt, stream)
+    if asked:
+        _converse(writer)
+
+
+def find_model(name: str) -> Path:
+    """Return the folder of an exported language model, after comparing it with its record if it has one.
+
+    Args:
+        name: an experiment, or a folder.
+
+    Raises:
+        UserError: if there is none, or it is no language model, lacks a tokenizer or cannot run on this machine.
+    """
+    folder = _folder(name)
+    config = files.read_json(folder / "config.json", "name the folder of an exported model")
+    if (folder / "export.json").exists():
+        files.believe(folder / "export.json", f"lt25 export {name}")
+    model_type = str(config.get("model_type"))
+    if model_type not in FAMILIES:
+        raise UserError(
+            f"{folder / 'config.json'}: model_type: found {model_type}, one of {', '.join(FAMILIES)} expected"
+        )
+    architecture = str((config.get("architectures") or ["none"])[0])
+    if not architecture.endswith("ForCausalLM"):
+        raise UserError(
+            f"{folder}: found {architecture}, expected a language model (...ForCausalLM): name another model"
+        )
+    if reason := refusal(config, "language_modeling", {}, "cuda"):
+        raise UserError(f"{folder}: {reason}")
+    if "cpu" not in FAMILIES[model_type].devices and not visible_gpus() and os.environ.get("TRITON_INTERPRET") != "1":
+        raise UserError(
+            f"{folder}: found {model_type}, whose kernels need a GPU, and none here: run it where there is one"
+        )
+    if not any((folder / tokenizer).exists() for tokenizer in _TOKENIZERS):
+        raise UserError(f"{folder}: found no tokenizer: put tokenizer.json and tokenizer_config.json beside the model")
+    return folder
+
+
+def _folder(name: str) -> Path:
+    given = Path(name).expanduser()
+    inside = (given / "config.json").is_file()
+    if inside or os.sep in name:
+        if not inside:
+            raise UserError(
+                f"{name}: no config.json, so no exported model here: name a folder that `lt25 export` has made"
+            )
+        # Models of a project's own families are known in the project only.
+        if any((folder / "config" / "experiments").is_dir() for folder in (Path.cwd(), *Path.cwd().parents)):
+            plugins.load(project_root(), plugin_names(project_root()))
+        return given
+    experiment = load_experiment(name)
+    if experiment.task != "language_modeling":
+        raise UserError(f"{name}: does {experiment.task}: expected an experiment of language_modeling")
+    if not (experiment.results_dir / "hf" / "config.json").is_file():
+        raise UserError(f"{experiment.results_dir / 'hf'}: no config.json: run `{experiment.commands('export')}` first")
+    return experiment.results_dir / "hf"
+
+
+def _converse(writer: Any) -> None:
+    """Ask for prompts until the input ends. Ctrl-C ends a text that is being written, and otherwise everything."""
+    import readline  # noqa: F401  (importing it lets lines be edited and called back)
+
+    say("Type the beginning of a text. Ctrl-C ends what is being written, Ctrl-D all.")
+    while True:
+        try:
+            prompt = input("> ")
+        except EOFError:
+            print()
+            return
+        try:
+            writer.write(prompt, stream=True)
+        except KeyboardInterrupt:
+            print()

@@ -1,0 +1,165 @@
+"""Continuing a text, token by token.
+
+lt25's HGRN takes its steps by itself: on a GPU several steps and the choice of their tokens are recorded as one CUDA graph, and
+the host reads the tokens when all are there. Models of other families are left to transformers.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, TextStreamer
+from transformers.generation.streamers import BaseStreamer
+
+from lt25.cuda_graphs import Batch, CUDAGraphWrapper
+from lt25.generation.sampling import Sampling
+from lt25.models import HGRNForCausalLM
+from lt25.models.auto import load_model
+from lt25.models.cache import HGRNCache
+
+# Steps to a recording: between two of them the GPU waits for the host.
+AHEAD = 16
+
+
+class Writer:
+    """A model and its tokenizer, at work on prompts.
+
+    Args:
+        folder: of an exported language model.
+        sampling: how tokens are chosen.
+    """
+
+    def __init__(self, folder: Path, sampling: Sampling) -> None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.generate = Generator(load_model("language_modeling", folder, device), sampling)
+
+    def write(self, prompt: str, stream: bool = False) -> None:
+        """Print the continuation of a prompt, and an end of line; with ``stream`` words as they come."""
+        decoding = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        ids = encode(self.tokenizer, prompt).to(self.generate.model.device)
+        if stream:
+            self.generate(ids, TextStreamer(self.tokenizer, skip_prompt=True, **decoding))
+        else:
+            print(self.tokenizer.decode(self.generate(ids), **decoding), flush=True)
+
+
+def encode(tokenizer: Any, prompt: str) -> Tensor:
+    """Return the tokens of a prompt, int64 [1, T]; of an empty one the token that stands before a text."""
+    ids = tokenizer(prompt).input_ids
+    if not ids:
+        ids = [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
+    return torch.tensor([ids])
+
+
+class Generator:
+    """Continues sequences of tokens.
+
+    Args:
+        model: a causal language model in evaluation mode.
+        sampling: how tokens are chosen.
+    """
+
+    def __init__(self, model: Any, sampling: Sampling) -> None:
+        self.model, self.sampling = model, sampling
+        ends = model.generation_config.eos_token_id
+        self.ends = set(ends if isinstance(ends, list) else [ends])
+        is_recorded = isinstance(model, HGRNForCausalLM) and model.device.type == "cuda"
+        self.steps = CUDAGraphWrapper(self._steps) if is_recorded else self._steps
+        self.ahead = AHEAD if is_recorded else 1
+
+    @torch.inference_mode()
+    def __call__(self, ids: Tensor, streamer: BaseStreamer | None = None) -> list[int]:
+        """Continue one sequence.
+
+        Args:
+            ids: int64 [1, T], T > 0.
+            streamer: is given the prompt, and tokens as they are chosen.
+
+        Returns:
+            The new tokens, the end token included if there is one. The global random generators are left as they were.
+        """
+        with torch.random.fork_rng(devices=[self.model.device] if self.model.device.type == "cuda" else []):
+            torch.manual_seed(self.sampling.seed)
+            if not isinstance(self.model, HGRNForCausalLM):
+                return self._by_transformers(ids, streamer)
+            return self._by_steps(ids, streamer)
+
+    def _by_steps(self, ids: Tensor, streamer: BaseStreamer | None) -> list[int]:
+        cache, written = HGRNCache(self.model.config), []
+        logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        self.lower_bounds = cache.lower_bounds
+        token = choose(logits[:, -1], self.sampling)
+        batch, chosen = {"token": token, **cache.tensors()}, token
+        if streamer is not None:
+            streamer.put(ids.cpu())
+        while True:
+            new = chosen[0].tolist()[: self.sampling.max_new_tokens - len(written)]
+            end = next((n for n, number in enumerate(new, 1) if number in self.ends), None)
+            written += new[:end]
+            if streamer is not None:
+                streamer.put(torch.tensor(new[:end]))
+            if end is not None or len(written) == self.sampling.max_new_tokens:
+                break
+            chosen, *states = self.steps([batch])
+            batch = dict(zip(batch, (chosen[:, -1:], *states), strict=True))
+        if streamer is not None:
+            streamer.end()
+        return written
+
+    def _steps(self, batches: list[Batch]) -> tuple[Tensor, ...]:
+        """Choose the next tokens after one: its number, int64 [1, 1], and the states before it to [1, ahead] and states."""
+        (batch,) = batches
+        cache, token, chosen = HGRNCache(self.model.config), batch["token"], []
+        cache.lower_bounds = self.lower_bounds
+        cache.restore(batch)
+        for _ in range(self.ahead):
+            logits = self.model(input_ids=token, past_key_values=cache, use_cache=True).logits
+            token = choose(logits[:, -1], self.sampling)
+            chosen.append(token)
+        return torch.cat(chosen, 1), *cache.tensors().values()
+
+    def _by_transformers(self, ids: Tensor, streamer: BaseStreamer | None) -> list[int]:
+        sampling, end = self.sampling, self.model.generation_config.eos_token_id
+        how: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature > 0:
+            how = {
+                "do_sample": True,
+                "temperature": sampling.temperature,
+                "top_k": sampling.top_k,
+                "top_p": sampling.top_p,
+            }
+        found = self.model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=sampling.max_new_tokens,
+            pad_token_id=end[0] if isinstance(end, list) else end,
+            streamer=streamer,
+            **how,
+        )
+        return found[0, ids.shape[1] :].tolist()
+
+
+def choose(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Draw the next token of each sequence, by operations that a CUDA graph can record.
+
+    Args:
+        logits: float [B, V].
+        sampling: how.
+
+    Returns:
+        int64 [B, 1].
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    scores = logits.float() / sampling.temperature
+    if 0 < sampling.top_k < scores.shape[-1]:
+        scores = scores.masked_fill(scores < scores.topk(sampling.top_k).values[:, -1:], -torch.inf)
+    if sampling.top_p < 1:
+        ordered, order = scores.sort(descending=True)
+        shares = ordered.softmax(-1)
+        outside = shares.cumsum(-1) - shares >= sampling.top_p
+        scores = scores.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), -torch.inf)
+    # The largest of the scores, each with noise of Gumbel's distribution, is a draw from their softmax.
+    return (scores - torch.empty_like(scores).exponential_().log_()).argmax(-1, keepdim=True)
