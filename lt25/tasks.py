@@ -6,8 +6,9 @@ lt25/data/<task>.py
     write(dataset: Dataset, examples: Examples, options: dict, writers: dict[str, SplitWriter], folder: Path) -> dict
         Give every example of `examples.of(*writers)` to its split's writer, write further files into the folder, and return
         {"splits": {split: what stats.json says of it}, "model": the keys of the model's config that the data decides}.
-    source(split: PreparedSplit, seq_len: int) -> Source
-        Where training examples come from (lt25/data/sources.py); ``seq_len`` is the experiment's, in tokens.
+    source(split: PreparedSplit, reading: Reading) -> Source
+        Where examples come from (lt25/data/sources.py); ``reading`` (lt25/data/order.py) is the run's: which of them are this
+        process's, and for a language model the window's length.
     transforms(split: PreparedSplit, augment: Mapping, training: bool) -> Transforms
         What is done to examples and batches (lt25/data/transforms.py): with ``training`` also the experiment's `augment`.
     collate(items: list[dict[str, Tensor]], grid: Grid = NO_GRID) -> dict[str, Tensor]

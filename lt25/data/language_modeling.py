@@ -16,9 +16,11 @@ import torch
 from lt25.data.collation import NO_GRID, Batch, Grid, Item
 from lt25.data.examples import Example, Examples
 from lt25.data.faults import Fault
+from lt25.data.order import Reading
+from lt25.data.packing import PackedDocuments, TokenShards, TokenWindows
 from lt25.data.prepared import PreparedSplit
 from lt25.data.shards import SplitWriter
-from lt25.data.sources import TokenWindows
+from lt25.data.sources import Source
 from lt25.data.transforms import Transforms
 from lt25.errors import UserError
 from lt25.experiment import Dataset
@@ -87,9 +89,12 @@ def write(
     return {"splits": sizes, "model": {"vocab_size": size, **ids}}
 
 
-def source(split: PreparedSplit, seq_len: int) -> TokenWindows:
-    """Return where a training run's examples come from: windows of ``seq_len`` tokens."""
-    return TokenWindows(split, seq_len)
+def source(split: PreparedSplit, reading: Reading) -> Source:
+    """Return where examples come from: windows of documents, packed anew in every epoch of a training."""
+    if not reading.training:
+        return TokenWindows(split, reading)
+    corpora = [TokenShards(split, number) for number in range(len(reading.probabilities))]
+    return PackedDocuments(corpora, reading.probabilities, reading)
 
 
 def transforms(split: PreparedSplit, augment: Mapping[str, Any], training: bool) -> Transforms:
@@ -101,7 +106,7 @@ def collate(items: list[Item], grid: Grid = NO_GRID) -> Batch:
     """Pack windows one after another, without padding.
 
     Args:
-        items: as `TokenWindows` gives them.
+        items: as `PackedDocuments` gives them.
         grid: its ``boundaries`` decides how many there are in ``cu_seqlens``, the last ones of empty sequences.
 
     Returns:

@@ -19,7 +19,7 @@ OTHER_DEFAULTS = {
     "activation_checkpoint.mode": "none",
     "debug.seed": 0,
 }
-OWN = {"training.cuda_graphs", "checkpoint.keep", "validation.patience"}
+OWN = {"training.cuda_graphs", "training.varlen", "training.context_len", "checkpoint.keep", "validation.patience"}
 KINDS = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
 
 
