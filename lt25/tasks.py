@@ -438,12 +438,29 @@ from transformers import pipeline
 generate = pipeline("text-generation", "{folder}")
 print(generate("def main(", max_new_tokens=50)[0]["generated_text"])""",
         prepare={
+            "tokenizer": Key(
+                "string",
+                "bpe",
+                "`bpe`, `unigram` or `bytes`, trained on the training split; or another model's: a folder, or owner/name on the "
+                "Hub or in the mirror",
+                True,
+                {"minLength": 1},
+            ),
             "vocab_size": Key(
                 "integer",
                 4096,
-                "tokens of the byte-level BPE: the bytes and the end of a document at least",
+                "tokens of a tokenizer that is trained: the bytes and the end of a document at least; `bytes` has no more, "
+                "`unigram` what the text gives",
                 True,
                 {"minimum": 257},
+            ),
+            "store": Key(
+                "string",
+                "tokens",
+                "`tokens`: all text is tokenized ahead of training; `text`: that of train while training goes on, which sees "
+                "the same either way",
+                True,
+                {"enum": ["tokens", "text"]},
             ),
             "documents": Key(
                 "string",
@@ -471,6 +488,7 @@ print(generate("def main(", max_new_tokens=50)[0]["generated_text"])""",
             ),
             new_tokens=Key("integer", 96, "the most tokens of a continuation; 0: no samples", True, {"minimum": 0}),
         ),
+        preparation_version=2,
         decided=("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"),
         row_complaint=_text_row,
     )

@@ -94,6 +94,10 @@ class StepBatches:
             batch["input"] = batch.pop(self.main_input)
             yield batch, labels
 
+    def close(self) -> None:
+        """End what is under way."""
+        self.source.close()
+
     def state_dict(self) -> dict[str, Any]:
         """Return the number of steps served, and the source's state if it has one."""
         steps = {"steps": self.served // self.share.accumulation}

@@ -46,6 +46,10 @@ class Corpus(Protocol):
         """Take note that a chunk will be asked for."""
         ...
 
+    def close(self) -> None:
+        """End what is under way."""
+        ...
+
 
 class TokenShards:
     """The tokens of a prepared split, through its memory map.
@@ -76,6 +80,9 @@ class TokenShards:
     def expect(self, chunk: int) -> None:
         """Do nothing: tokens are there."""
 
+    def close(self) -> None:
+        """Do nothing."""
+
 
 class PackedDocuments:
     """The windows of a training run.
@@ -94,6 +101,7 @@ class PackedDocuments:
     def __init__(self, corpora: Sequence[Corpus], probabilities: Sequence[float], reading: Reading) -> None:
         self.name = ", ".join(corpus.name for corpus in corpora)
         self.reading, self.size, self.probabilities = reading, reading.share.step_size, list(probabilities)
+        self._corpora = corpora
         self.ways = [_divisor(self.size, corpus.count) for corpus in corpora]
         self.lanes = {
             (number, row % ways): Lane(corpus, reading, number, row % ways, ways)
@@ -136,6 +144,11 @@ class PackedDocuments:
     @property
     def _end(self) -> int:
         return next(iter(self.lanes.values())).corpus.end
+
+    def close(self) -> None:
+        """End what is under way."""
+        for corpus in self._corpora:
+            corpus.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the step, how many windows of each lane lie before it, and where this process's lanes are."""

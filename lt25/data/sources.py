@@ -48,15 +48,22 @@ class Source(Protocol):
         """Go back to a state."""
         ...
 
+    def close(self) -> None:
+        """End what is under way."""
+        ...
+
 
 class Stateless:
-    """The state of a source whose examples depend on their number alone."""
+    """What a source whose examples depend on their number alone need not say."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         assert not state, state
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class PreparedExamples(Stateless):

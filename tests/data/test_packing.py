@@ -29,6 +29,8 @@ class Documents:
 
     def expect(self, chunk): ...
 
+    def close(self): ...
+
 
 def packed(corpora=None, probabilities=(1.0,), share=None, **options):
     corpora = corpora or [Documents()]
