@@ -42,6 +42,7 @@ import torch
 from torch import Tensor, nn
 
 from lt25.data.loader import StepBatches
+from lt25.data.order import Reading, Share
 from lt25.data.prepared import PreparedSplit
 from lt25.experiment import Experiment, load_experiment
 from lt25.models import HGRNConfig, HGRNForSequenceClassification
@@ -211,9 +212,7 @@ def configuration(experiment: Experiment, **changed: Any) -> HGRNConfig:
 
 def batches(experiment: Experiment, split: PreparedSplit) -> StepBatches:
     size = experiment.job["training"]["local_batch_size"]
-    return StepBatches(
-        split, "classification", seq_len=0, local_batch_size=size, accumulation=1, rank=0, world_size=1, seed=0
-    )
+    return StepBatches(split, "classification", Reading(Share(size), seed=0))
 
 
 def parameters(model: nn.Module) -> int:

@@ -426,6 +426,7 @@ def _compare(case: Case, variant: Variant, accumulation: int, device: str) -> di
 
     from lt25.cuda_graphs import CUDAGraphWrapper
     from lt25.data.loader import StepBatches
+    from lt25.data.order import Reading, Share
     from lt25.data.prepared import PreparedSplit
     from lt25.tasks import TASKS
     from lt25.training import spec
@@ -444,8 +445,7 @@ def _compare(case: Case, variant: Variant, accumulation: int, device: str) -> di
         options = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
         optimizers = FiniteOptimizers([model], "AdamW", options)
         batches = StepBatches(
-            split, variant.task, seq_len=case.steps, local_batch_size=case.batch, accumulation=accumulation, rank=0,
-            world_size=1, seed=0, few_shapes=True,
+            split, variant.task, Reading(Share(case.batch, accumulation), seed=0, seq_len=case.steps), few_shapes=True,
             prefetch=(lambda read: to_cuda(read, torch.device("cuda", 0))) if device == "cuda" else iter,
         )  # fmt: skip
 

@@ -511,6 +511,17 @@ def _check_model(experiment: Experiment, base: Mapping[str, Any], where: str) ->
     task, family = TASKS[experiment.task], families.find(experiment.model["model_type"])
     # On which device it will be trained is not known yet: `lt25 check` and the trainer look at that.
     families.check(experiment.model, task.name, experiment.job["parallelism"], family.devices[0], where)
+    training = experiment.job["training"]
+    for key in ("varlen", "context_len"):
+        if training[key] and not family.cu_seqlens:
+            raise UserError(
+                f"{where}: training.{key}: found {json.dumps(training[key])}, but {family.model_type} reads the documents of a "
+                f"window one on from another: remove the key, or use a family that keeps them apart"
+            )
+    if training["context_len"] and training["varlen"] is False:
+        raise UserError(
+            f"{where}: training.context_len: is for documents that are apart: remove it, or training.varlen"
+        )
     for key in task.decided:
         if (origin := experiment.origins.get(f"model.{key}", DEFAULT)) != DEFAULT:
             place = f"{origin}: {key}" if origin.endswith(".json") else f"{where}: model.{key}"

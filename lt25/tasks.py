@@ -6,8 +6,9 @@ lt25/data/<task>.py
     write(dataset: Dataset, examples: Examples, options: dict, writers: dict[str, SplitWriter], folder: Path) -> dict
         Give every example of `examples.of(*writers)` to its split's writer, write further files into the folder, and return
         {"splits": {split: what stats.json says of it}, "model": the keys of the model's config that the data decides}.
-    source(split: PreparedSplit, seq_len: int) -> Source
-        Where training examples come from (lt25/data/sources.py); ``seq_len`` is the experiment's, in tokens.
+    source(split: PreparedSplit, reading: Reading) -> Source
+        Where examples come from (lt25/data/sources.py); ``reading`` (lt25/data/order.py) is the run's: which of them are this
+        process's, and for a language model the window's length.
     transforms(split: PreparedSplit, augment: Mapping, training: bool) -> Transforms
         What is done to examples and batches (lt25/data/transforms.py): with ``training`` also the experiment's `augment`.
     collate(items: list[dict[str, Tensor]], grid: Grid = NO_GRID) -> dict[str, Tensor]
@@ -437,12 +438,29 @@ from transformers import pipeline
 generate = pipeline("text-generation", "{folder}")
 print(generate("def main(", max_new_tokens=50)[0]["generated_text"])""",
         prepare={
+            "tokenizer": Key(
+                "string",
+                "bpe",
+                "`bpe`, `unigram` or `bytes`, trained on the training split; or another model's: a folder, or owner/name on the "
+                "Hub or in the mirror",
+                True,
+                {"minLength": 1},
+            ),
             "vocab_size": Key(
                 "integer",
                 4096,
-                "tokens of the byte-level BPE: the bytes and the end of a document at least",
+                "tokens of a tokenizer that is trained: the bytes and the end of a document at least; `bytes` has no more, "
+                "`unigram` what the text gives",
                 True,
                 {"minimum": 257},
+            ),
+            "store": Key(
+                "string",
+                "tokens",
+                "`tokens`: all text is tokenized ahead of training; `text`: that of train while training goes on, which sees "
+                "the same either way",
+                True,
+                {"enum": ["tokens", "text"]},
             ),
             "documents": Key(
                 "string",
@@ -470,6 +488,7 @@ print(generate("def main(", max_new_tokens=50)[0]["generated_text"])""",
             ),
             new_tokens=Key("integer", 96, "the most tokens of a continuation; 0: no samples", True, {"minimum": 0}),
         ),
+        preparation_version=2,
         decided=("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"),
         row_complaint=_text_row,
     )

@@ -9,6 +9,7 @@ import torch
 
 from lt25.data.collation import NO_GRID, Batch, Grid, Item, pad
 from lt25.data.examples import Examples
+from lt25.data.order import Reading
 from lt25.data.prepared import PreparedSplit
 from lt25.data.series import normalise_series
 from lt25.data.shards import SplitWriter
@@ -33,7 +34,7 @@ def write(
     return {"splits": {split: {} for split in writers}, "model": {"num_labels": 1, "input_size": len(mean)}}
 
 
-def source(split: PreparedSplit, seq_len: int) -> PreparedExamples:
+def source(split: PreparedSplit, reading: Reading) -> PreparedExamples:
     """Return where a training run's examples come from."""
     return PreparedExamples(split)
 

@@ -6,6 +6,7 @@ metadata can name only the classes that torch writes into it, and a value can be
 
 import io
 import pickle
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -56,6 +57,12 @@ def load(states: dict[str, Any], checkpoint: Path, no_dist: bool = False) -> Non
     except CheckpointException as error:
         if any(isinstance(failure, pickle.UnpicklingError) for failure, _ in error.failures.values()):
             raise _refusal(checkpoint) from None
+        missing = (
+            re.search(r"Missing key in checkpoint state_dict: (.+)\.$", str(error))
+            for error, _ in error.failures.values()
+        )
+        if name := next((match[1] for match in missing if match), None):
+            raise UserError(f"{checkpoint}: holds no {name}: go on from another checkpoint, or start afresh") from None
         raise
 
 

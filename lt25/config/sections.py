@@ -32,6 +32,20 @@ TRAINING: Section = {
         {"minimum": -1, "not": {"const": 0}, "description": "a multiple of local_batch_size, or -1"},
     ),
     "seq_len": Key("integer", 2048, "tokens of a language model's window", True, _POSITIVE),
+    "varlen": Key(
+        ("boolean", "null"),
+        None,
+        "the documents of a window are sequences of their own; false: one is read on from another; none: as the model's "
+        "family can",
+        True,
+    ),
+    "context_len": Key(
+        ("integer", "null"),
+        None,
+        "the most tokens of such a sequence; a longer document goes on in the next one; none: as many as a window has",
+        True,
+        _POSITIVE,
+    ),
     "max_norm": Key("number", 1.0, "the norm that gradients are clipped to", True, {"exclusiveMinimum": 0}),
     "mixed_precision_param": Key(
         "string", "bfloat16", "type of weights and activations in the model", True, {"enum": ["bfloat16", "float32"]}

@@ -17,6 +17,7 @@ from lt25.data.collation import NO_GRID, Batch, Grid, Item, pad
 from lt25.data.examples import Example, Examples
 from lt25.data.faults import Fault
 from lt25.data.image_augmentation import image_transform
+from lt25.data.order import Reading
 from lt25.data.prepared import PreparedSplit
 from lt25.data.read import KINDS
 from lt25.data.series import (
@@ -120,8 +121,8 @@ def write(
     }
 
 
-def source(split: PreparedSplit, seq_len: int) -> PreparedExamples:
-    """Return where a training run's examples come from; ``seq_len`` is of no account."""
+def source(split: PreparedSplit, reading: Reading) -> PreparedExamples:
+    """Return where a training run's examples come from; ``reading`` is of no account."""
     return PreparedExamples(split)
 
 

@@ -3,14 +3,17 @@
 import hashlib
 import json
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lt25.data import read
+from lt25.data.chunks import Chunk, chunks
 from lt25.data.faults import Fault, Faults
 from lt25.data.folders import Folder
 from lt25.experiment import Dataset
@@ -42,22 +45,33 @@ class Examples:
         dataset: whose.
         folder: its files.
         faults: takes what cannot be used.
+        parts: see below.
+        others: see below.
 
     Attributes:
-        faults: as given; the tasks add what they find.
+        dataset, folder, faults: as given; the tasks add what they find to the faults.
+        parts: a folder for what need not be made again if preparation is stopped; None: it is not kept.
+        others: the examples of further datasets that are prepared together with this one.
     """
 
-    def __init__(self, dataset: Dataset, folder: Folder, faults: Faults) -> None:
-        self.faults = faults
-        self._dataset, self._folder = dataset, folder
+    def __init__(
+        self,
+        dataset: Dataset,
+        folder: Folder,
+        faults: Faults,
+        parts: Path | None = None,
+        others: Sequence["Examples"] = (),
+    ) -> None:
+        self.faults, self.parts, self.others = faults, parts, others
+        self.dataset, self.folder = dataset, folder
         splits = dataset.splits
         self._published = {split: splits[split] for split in SPLITS if not isinstance(splits[split], dict)}
         # The test split is chosen first, so that it stays the same whatever is held out for validation.
         self._held_out = {
             split: splits[split]["fraction"] for split in ("test", "validation") if split not in self._published
         }
-        self._seen: dict[str, array] = {}
-        self._first: dict[str, list[str]] = {}
+        self._notes = False
+        self.forget()
 
     def of(self, *splits: str) -> Iterator[Example]:
         """Yield the examples of ``splits``, train's source first; each split's own in a fixed order.
@@ -65,14 +79,19 @@ class Examples:
         Raises:
             UserError: as `read.rows`, or for an example that cannot be used, if faults are to stop.
         """
-        if set(splits) == set(SPLITS):
-            self._seen = {split: array("Q") for split in SPLITS}
-            self._first = {split: [] for split in SPLITS}
+        self._notes = set(splits) == set(SPLITS)
+        if self._notes:
+            self.forget()
         if {"train", *self._held_out}.intersection(splits):
             yield from (self._noted(example) for example in self._train() if example.split in splits)
         for split in self._published:
             if split != "train" and split in splits:
                 yield from map(self._noted, self._source(split))
+
+    def forget(self) -> None:
+        """Forget what was noted for `shared`."""
+        self._seen = {split: array("Q") for split in SPLITS}
+        self._first: dict[str, list[str]] = {split: [] for split in SPLITS}
 
     def shared(self) -> dict[str, tuple[int, str]]:
         """Return what `of` all splits has seen twice: the other split -> (how many of its examples train has too, the first).
@@ -82,45 +101,80 @@ class Examples:
         known = np.zeros(0, np.uint64)
         found = {}
         for split in SPLITS:
-            digests = np.frombuffer(self._seen.get(split, array("Q")), np.uint64)
+            digests = np.frombuffer(self._seen[split], np.uint64)
             if split != "train" and (twice := np.flatnonzero(np.isin(digests, known))).size:
                 found[split] = (len(twice), self._first[split][twice[0]])
             known = np.concatenate([known, digests])
         return found
 
+    def note(self, split: str, where: str, digest: int) -> None:
+        """Take note, for `shared`, of what an example's content is known by."""
+        self._seen[split].append(digest)
+        if split != "train":
+            self._first[split].append(where)
+
     def _noted(self, example: Example) -> Example:
-        if self._seen:
-            self._seen[example.split].append(int.from_bytes(hashlib.sha256(_key(example)).digest()[:8]))
-            if example.split != "train":
-                self._first[example.split].append(example.where)
+        if self._notes:
+            self.note(example.split, example.where, digest(example))
         return example
 
+    def chunks(self, *splits: str) -> list[tuple[str, Chunk]]:
+        """Return the chunks that hold the examples of ``splits``, in the order of `of`, each with the split of its source."""
+        wanted = ["train"] if {"train", *self._held_out}.intersection(splits) else []
+        wanted += [split for split in self._published if split != "train" and split in splits]
+        return [
+            (split, chunk)
+            for split in wanted
+            for name in _listed(self._published[split])
+            for chunk in chunks(self.dataset, self.folder, name)
+        ]
+
+    def of_chunk(self, split: str, chunk: Chunk) -> Iterator[Example | Fault]:
+        """Yield the examples of a chunk, of all splits, and what cannot be used; several threads may read at a time."""
+        rows = (row for piece in chunk for row in read.rows_of(self.dataset, self.folder, piece))
+        for found in self._checked(split, rows):
+            if isinstance(found, Fault) or split != "train":
+                yield found
+            else:
+                yield from self._shared_out(found)
+
     def _train(self) -> Iterator[Example]:
-        examples = self._source("train")
-        if not self._held_out:
-            yield from examples
+        for example in self._source("train"):
+            yield from self._shared_out(example)
+
+    def _shared_out(self, example: Example) -> Iterator[Example]:
+        """Yield an example of train's source as one of its split; of few texts, the part of each split."""
+        if self._held_out and self.few:
+            yield from self._cut(example)
             return
-        first = list(islice(examples, FEW + 1))
-        grouped = "group" in self._dataset.columns
-        if len(first) <= (1 if grouped else FEW) and all(isinstance(content(example), str) for example in first):
-            for example in first:
-                yield from self._cut(example)
-            return
-        for example in chain(first, examples):
+        if self._held_out:
             example.split = self._side(example)
-            yield example
+        yield example
+
+    @cached_property
+    def few(self) -> bool:
+        """Whether train's source has so few texts that each is cut."""
+        first = list(islice(self._source("train"), FEW + 1))
+        most = 1 if "group" in self.dataset.columns else FEW
+        return len(first) <= most and all(isinstance(content(example), str) for example in first)
 
     def _source(self, split: str) -> Iterator[Example]:
-        names = self._published[split]
-        for name in [names] if isinstance(names, str) else names:
-            for row in read.rows(self._dataset, self._folder, name):
-                if isinstance(row, Fault):
-                    self.faults.add(split, row)
-                elif (missing := self._missing(row)) is not None:
-                    message = f"column {self._dataset.columns[missing]} has no value"
-                    self.faults.add(split, Fault("a missing value", row.where, message))
+        for name in _listed(self._published[split]):
+            for found in self._checked(split, read.rows(self.dataset, self.folder, name)):
+                if isinstance(found, Fault):
+                    self.faults.add(split, found)
                 else:
-                    yield Example(split, row.where, str(row.roles.get("id", row.id)), row.roles)
+                    yield found
+
+    def _checked(self, split: str, rows: read.Rows) -> Iterator[Example | Fault]:
+        for row in rows:
+            if isinstance(row, Fault):
+                yield row
+            elif (missing := self._missing(row)) is not None:
+                message = f"column {self.dataset.columns[missing]} has no value"
+                yield Fault("a missing value", row.where, message)
+            else:
+                yield Example(split, row.where, str(row.roles.get("id", row.id)), row.roles)
 
     @staticmethod
     def _missing(row: read.Row) -> str | None:
@@ -147,6 +201,15 @@ class Examples:
         for split, part in [("train", text), *parts]:
             if part:
                 yield Example(split, document.where, f"{document.id}#{split}", {**document.roles, "text": part})
+
+
+def digest(example: Example) -> int:
+    """Return 64 bits that stand for an example's content."""
+    return int.from_bytes(hashlib.sha256(_key(example)).digest()[:8])
+
+
+def _listed(names: str | list[str]) -> list[str]:
+    return [names] if isinstance(names, str) else names
 
 
 def content(example: Example) -> Any:

@@ -65,8 +65,11 @@ class Faults:
     policy: str = ""
     _found: dict[str, tuple[str, Fault]] = field(default_factory=dict)
 
-    def add(self, split: str, fault: Fault) -> None:
-        """Take note of a fault.
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def add(self, split: str, fault: Fault) -> bool:
+        """Take note of a fault; return whether it is a new one.
 
         Args:
             split: whose example it is; where that depends on what cannot be read, the split that others are held out of.
@@ -78,7 +81,9 @@ class Faults:
         if self.policy != "exclude":
             instead = ", or set prepare.faulty to exclude" if self.policy else ""
             raise UserError(f"{fault}: mend or remove it{instead}")
+        known = len(self)
         self._found.setdefault(fault.where, (split, fault))
+        return len(self) > known
 
     def counts(self, split: str) -> dict[str, int]:
         """Return how many examples of a split are left out, by reason."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lt25.data.collation import NO_GRID, Batch, Grid, Item
-from lt25.data.order import Draw, Share, draws
+from lt25.data.order import Draw, Reading, Share, draws
 from lt25.data.prepared import PreparedSplit
 from lt25.data.sources import PreparedExamples, Source
 from lt25.data.transforms import Transforms
@@ -32,11 +32,7 @@ class StepBatches:
     Args:
         split: the training split.
         task: the task's name; its data module decides source, transforms and collation.
-        seq_len: length of a language model's windows, in tokens.
-        local_batch_size: examples in a micro-batch of a rank.
-        accumulation: micro-batches in a step.
-        rank, world_size: this reader among all.
-        seed: of the order and the transforms.
+        reading: which examples are this process's, and how they are read.
         augment: the experiment's section of that name; empty for none.
         options: further arguments of `torch.utils.data.DataLoader` (``num_workers``, ``pin_memory``, ...).
         few_shapes: pad batches to a grid, for what is made once for each shape.
@@ -50,28 +46,23 @@ class StepBatches:
         self,
         split: PreparedSplit,
         task: str,
+        reading: Reading,
         *,
-        seq_len: int,
-        local_batch_size: int,
-        accumulation: int,
-        rank: int,
-        world_size: int,
-        seed: int,
         augment: Mapping[str, Any] | None = None,
         options: dict[str, Any] | None = None,
         few_shapes: bool = False,
         prefetch: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
     ) -> None:
         module = TASKS[task].module("data")
-        self.source: Source = module.source(split, seq_len)
+        self.source: Source = module.source(split, reading)
         self.transforms: Transforms = module.transforms(split, augment or {}, True)
-        self.share, self.seed = Share(local_batch_size, accumulation, rank, world_size), seed
+        self.share, self.seed = reading.share, reading.seed
         self.options, self.prefetch, self.main_input = options or {}, prefetch, TASKS[task].main_input
         _check(self.source, self.share, self.options)
         grid = _grid(split, self.source) if few_shapes else NO_GRID
         alike = isinstance(self.source, PreparedExamples) and self.source.lengths is None and not self.transforms.item
         collate_stacked = getattr(module, "collate_stacked", None) if alike else None
-        self.batches = Batches(self.source, self.transforms, module.collate, collate_stacked, grid, seed)
+        self.batches = Batches(self.source, self.transforms, module.collate, collate_stacked, grid, self.seed)
         self.served = 0
         self.source_state = self.source.state_dict()
 
@@ -103,13 +94,23 @@ class StepBatches:
             batch["input"] = batch.pop(self.main_input)
             yield batch, labels
 
+    def close(self) -> None:
+        """End what is under way."""
+        self.source.close()
+
     def state_dict(self) -> dict[str, Any]:
         """Return the number of steps served, and the source's state if it has one."""
         steps = {"steps": self.served // self.share.accumulation}
         return {**steps, "source": self.source_state} if self.source_state else steps
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after a number of steps."""
+        """Go on after a number of steps.
+
+        Raises:
+            UserError: if the source has a state, and there is none to go on from.
+        """
+        if self.source_state and not state.get("source"):
+            raise UserError(f"{self.source.name}: the checkpoint has no position in it: go on from another one")
         self.served = state["steps"] * self.share.accumulation
         self.source_state = state.get("source", {})
 

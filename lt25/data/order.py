@@ -5,6 +5,7 @@ Nothing depends on how many processes read, and the whole state of the order is 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -34,6 +35,50 @@ class Share:
     def step_size(self) -> int:
         """Examples in a step, over all ranks."""
         return self.local_batch_size * self.accumulation * self.world_size
+
+    @property
+    def rows(self) -> list[int]:
+        """Which of a step's examples are this process's, ascending."""
+        return [row for rows in _micro_batches(np.arange(self.step_size), self) for row in rows]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a run reads its data.
+
+    Attributes:
+        share: which examples are this process's.
+        seed: of the run.
+        training: whether it trains; else it validates, on the same examples every time.
+        seq_len: tokens of a language model's window.
+        varlen: whether the documents of a window are sequences of their own.
+        context_len: the most tokens of such a sequence; a longer document goes on in the next one; 0: as many as it has.
+        probabilities: of several datasets, how often each is read; they add up to one.
+    """
+
+    share: Share
+    seed: int
+    training: bool = True
+    seq_len: int = 0
+    varlen: bool = True
+    context_len: int = 0
+    probabilities: tuple[float, ...] = (1.0,)
+
+    def starts(self, begins: np.ndarray, length: int) -> np.ndarray:
+        """Return where the sequences of a window begin.
+
+        Args:
+            begins: where documents begin in it, int64 [n], ascending.
+            length: of the window.
+
+        Returns:
+            int64 [m], ascending, the first of which is 0.
+        """
+        begins = begins[begins > 0] if self.varlen else begins[:0]
+        bounds = [0, *begins.tolist(), length]
+        if self.context_len:
+            bounds = [at for begin, end in pairwise(bounds) for at in range(begin, end, self.context_len)] + [length]
+        return np.array(bounds[:-1], np.int64)
 
 
 class Draw(NamedTuple):

@@ -18,7 +18,7 @@ from lt25.data.faults import Faults
 from lt25.data.folders import Folder
 from lt25.data.shards import SplitWriter
 from lt25.errors import UserError
-from lt25.experiment import Experiment
+from lt25.experiment import Experiment, digest
 from lt25.files import whole_folder
 from lt25.progress import say
 from lt25.tasks import TASKS
@@ -35,13 +35,15 @@ def prepare(experiment: Experiment) -> None:
     source = acquire.verify(dataset, experiment.raw_dir)
     folder_read = Folder(acquire.data_root(dataset, experiment.raw_dir), source["files"])
     faults = Faults(dataset.name, experiment.prepare.get("faulty", ""))
-    examples = Examples(dataset, folder_read, faults)
     module = TASKS[experiment.task].module("data")
+    parts = _parts(folder, digest([source["files"], experiment.preparation_options]))
+    examples = Examples(dataset, folder_read, faults, parts)
 
     with whole_folder(folder) as partial:
         writers = {split: SplitWriter(partial, split) for split in SPLITS}
         facts = module.write(dataset, examples, experiment.preparation_options, writers, partial)
-        faults.report(sum(map(len, writers.values())))
+        faults.report(sum(facts["splits"][split].get("examples", len(writer)) for split, writer in writers.items()))
+        writers = {split: writer for split, writer in writers.items() if not _is_text(facts, split)}
         _say_shared(dataset.name, examples)
         for split, writer in writers.items():
             if not len(writer):
@@ -65,15 +67,37 @@ def prepare(experiment: Experiment) -> None:
                     "excluded": {**facts["splits"][split].get("excluded", {}), **faults.counts(split)},
                     "lengths": _histogram(writer.lengths),
                 }
-                for split, writer in writers.items()
+                if (writer := writers.get(split))
+                else facts["splits"][split]
+                for split in SPLITS
             },
             "excluded": faults.named(),
             "shared": {split: count for split, (count, _) in examples.shared().items()},
             "model": facts["model"],
         }
         files.write_record(partial / "stats.json", stats, sorted(partial.iterdir()))
+    files.remove(parts)
     counts = ", ".join(f"{split} {len(writer)}" for split, writer in writers.items())
     say(f"{dataset.name}: {folder.name} holds {counts} examples")
+
+
+def _parts(folder: Path, of: str) -> Path:
+    """Return a folder beside ``folder``, there or not, for what need not be made again if this preparation is stopped.
+
+    Args:
+        folder: that is made.
+        of: what decides the content.
+    """
+    parts = folder.with_name(f".{folder.name}.parts-{of[:8]}")
+    for former in folder.parent.glob(f".{folder.name}.parts-*"):
+        if former != parts:
+            files.remove(former)
+    return parts
+
+
+def _is_text(facts: dict[str, Any], split: str) -> bool:
+    """Whether a split is left as text, which is tokenized as training goes."""
+    return facts["splits"][split].get("store") == "text"
 
 
 def _say_shared(name: str, examples: Examples) -> None:

@@ -27,7 +27,7 @@ class PreparedSplit(Dataset):
         path: the prepared dataset's folder.
         split: its name.
         shards: the split's tensors by name: ``inputs``, ``input_offsets``, and where there are labels ``labels`` and, if
-            they are sequences, ``label_offsets``.
+            they are sequences, ``label_offsets``; none of text that is tokenized as training goes.
 
     Raises:
         UserError: if the folder has no such split, or its file is cut off. `lt25.data.shards.believe` compares its content.
@@ -35,12 +35,17 @@ class PreparedSplit(Dataset):
 
     def __init__(self, processed_dir: Path | str, split: str) -> None:
         self.path, self.split = Path(processed_dir), split
+        self.shards: dict[str, torch.Tensor]
         file = shard_path(self.path, split)
+        if (self.path / f"{split}.json").is_file():
+            # Text that is tokenized as training goes (`lt25.data.documents`).
+            self.shards, self._ends = {}, {}
+            return
         if not file.is_file():
             raise UserError(f"{file}: no such prepared split: run `lt25 prepare` on the experiment first")
         try:
             with safe_open(file, framework="pt") as tensors:
-                self.shards: dict[str, torch.Tensor] = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+                self.shards = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise UserError(f"{file}: damaged ({error}): run `lt25 prepare` on the experiment again") from None
         self._ends = {

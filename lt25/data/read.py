@@ -11,12 +11,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from lt25.data import long_form
 from lt25.data.faults import Fault
 from lt25.data.folders import Folder, of_split
-from lt25.data.records import TABLES, Record, has_surrogate, not_in, records, separator, text_codec
+from lt25.data.records import TABLES, Part, Record, has_surrogate, not_in, records, separator, text_codec
 from lt25.errors import UserError
 from lt25.experiment import Dataset
 
@@ -53,6 +53,14 @@ class Row:
 Rows = Iterator[Row | Fault]
 
 
+class Piece(NamedTuple):
+    """A file, or a part of a table, whose rows are examples; ``column`` is what the file gives, "" for a table."""
+
+    name: str
+    column: str
+    part: Part | None = None
+
+
 def rows(dataset: Dataset, folder: Folder, split: str) -> Rows:
     """Yield the examples of a source split, in the order of the file names; a fault stands for one that cannot be read.
 
@@ -61,28 +69,46 @@ def rows(dataset: Dataset, folder: Folder, split: str) -> Rows:
     Raises:
         UserError: if the split has no files, a table as a whole cannot be read, or a column is missing.
     """
-    config = f"config/datasets/{dataset.name}.yaml"
+    for piece in pieces(dataset, folder, split):
+        yield from rows_of(dataset, folder, piece)
+
+
+def rows_of(dataset: Dataset, folder: Folder, piece: Piece) -> Rows:
+    """Yield the examples of a piece, as `rows`."""
+    if piece.column:
+        yield _file(dataset, folder, piece.name, piece.column)
+    else:
+        yield from _table(dataset, folder, piece.name, _config(dataset), piece.part)
+
+
+def pieces(dataset: Dataset, folder: Folder, split: str) -> list[Piece]:
+    """Return the files of a source split, sorted by name.
+
+    Raises:
+        UserError: if the split has no files, or they do not give what the dataset's columns ask for.
+    """
+    config = _config(dataset)
     others = [name for part in dataset.splits.values() if not isinstance(part, dict) for name in _listed(part)]
     found = of_split(folder, split, others, dataset.origin.get("files", {}), config)
     tables = [name for name in found if PurePosixPath(name).name in METADATA]
     tables = tables or [name for name in found if _suffix(name) in TABLES]
     if tables:
-        for name in tables:
-            yield from _table(dataset, folder, name, config)
-        return
+        return [Piece(name, "") for name in tables]
     wanted = dataset.columns.values()
     only_names = set(map(str, wanted)) <= set(_OF_A_FILE)
     for column, suffixes in KINDS.items():
         files = [name for name in found if _suffix(name) in suffixes]
         if files and (column in wanted or only_names):
-            for name in files:
-                yield _file(dataset, folder, name, column)
-            return
+            return [Piece(name, column) for name in files]
     kinds = sorted({_suffix(name) or "no suffix" for name in found})
     raise UserError(
         f"{config}: columns: of the files of {split} ({', '.join(kinds[:8])}) none gives what it asks for: name "
         f"{', '.join(KINDS)}, as the files are, or write a table with a column for each role"
     )
+
+
+def _config(dataset: Dataset) -> str:
+    return f"config/datasets/{dataset.name}.yaml"
 
 
 def _listed(names: str | list[str]) -> list[str]:
@@ -143,7 +169,7 @@ def _content(folder: Folder, name: str) -> dict[str, Any]:
         raise Fault("a file that cannot be read", name, f"cannot be read ({error.strerror})") from None
 
 
-def _table(dataset: Dataset, folder: Folder, name: str, config: str) -> Rows:
+def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part | None) -> Rows:
     """Yield the examples of a table."""
     columns, encoding = dataset.columns, dataset.options["encoding"]
     path, suffix = folder.root / name, _suffix(name)
@@ -166,7 +192,7 @@ def _table(dataset: Dataset, folder: Folder, name: str, config: str) -> Rows:
         return list(dict.fromkeys(source for source in sources.values() if source))
 
     def complete() -> Iterator[Record | Fault]:
-        for record in records(path, name, select, encoding):
+        for record in records(path, name, select, encoding, part):
             if isinstance(record, Record):
                 of_file = _of_a_file(name)
                 record.values |= {

@@ -2,12 +2,13 @@
 
 import codecs
 import csv
+import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lt25.data.faults import Fault
 from lt25.errors import UserError
@@ -30,11 +31,26 @@ class Record:
 
 
 Records = Iterator[Record | Fault]
+
+
+class Part(NamedTuple):
+    """A part of a table.
+
+    Attributes:
+        begin, end: of JSON lines the bytes, at ends of lines; of Parquet the rows, all in one of its groups.
+        first: number of the first line or row.
+    """
+
+    begin: int
+    end: int
+    first: int
+
+
 Select = Callable[[Sequence[str], str], list[str]]
 """Takes the columns that there are and where that is, returns those wanted; raises UserError where one is missing."""
 
 
-def records(path: Path, name: str, select: Select, encoding: str) -> Records:
+def records(path: Path, name: str, select: Select, encoding: str, part: Part | None = None) -> Records:
     """Yield the records of a table.
 
     Args:
@@ -42,6 +58,7 @@ def records(path: Path, name: str, select: Select, encoding: str) -> Records:
         name: of the file, for messages.
         select: which of its columns are wanted.
         encoding: of its text, unless it is Parquet.
+        part: which of them, of JSON lines or Parquet; none: all.
 
     Raises:
         UserError: if the file as a whole cannot be read, or lacks a column.
@@ -49,9 +66,9 @@ def records(path: Path, name: str, select: Select, encoding: str) -> Records:
     try:
         match path.suffix.lower():
             case ".parquet":
-                yield from _parquet(path, name, select)
+                yield from _parquet(path, name, select, part)
             case ".jsonl":
-                yield from _json_lines(path, name, select, encoding)
+                yield from _json_lines(path, name, select, encoding, part)
             case _:
                 yield from _csv(path, name, select, encoding)
     except UnicodeError as error:
@@ -125,9 +142,14 @@ def _csv(path: Path, name: str, select: Select, encoding: str) -> Records:
             yield _checked(Record(where, number, {column: fields[at] for column, at in columns.items()}), encoding)
 
 
-def _json_lines(path: Path, name: str, select: Select, encoding: str) -> Records:
-    with path.open(encoding=text_codec(encoding), errors="surrogateescape") as file:
-        for number, line in enumerate(file, start=1):
+def _json_lines(path: Path, name: str, select: Select, encoding: str, part: Part | None) -> Records:
+    with path.open("rb") as whole:
+        data: Any = whole
+        if part is not None:
+            whole.seek(part.begin)
+            data = io.BytesIO(whole.read(part.end - part.begin))
+        file = io.TextIOWrapper(data, encoding=text_codec(encoding), errors="surrogateescape", newline="\n")
+        for number, line in enumerate(file, start=1 if part is None else part.first):
             where = f"{name}, line {number}"
             if not line.strip():
                 continue
@@ -154,14 +176,14 @@ def _json_lines(path: Path, name: str, select: Select, encoding: str) -> Records
                 yield _checked(Record(where, number, {column: values[column] for column in columns}), encoding)
 
 
-def _parquet(path: Path, name: str, select: Select) -> Records:
+def _parquet(path: Path, name: str, select: Select, part: Part | None) -> Records:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            columns, number = select(file.schema_arrow.names, name), 0
-            for batch in file.iter_batches(batch_size=256, columns=columns):
+            columns, number = select(file.schema_arrow.names, name), 0 if part is None else part.begin
+            for batch in _batches(file, columns, part):
                 try:
                     rows = batch.to_pylist()
                 except UnicodeDecodeError:
@@ -175,6 +197,16 @@ def _parquet(path: Path, name: str, select: Select) -> Records:
                     number += 1
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{name}: no readable Parquet file ({str(error).splitlines()[0]}): replace it") from None
+
+
+def _batches(file: Any, columns: list[str], part: Part | None) -> Iterator[Any]:
+    if part is None:
+        yield from file.iter_batches(batch_size=256, columns=columns)
+        return
+    group, begin = 0, part.begin
+    while begin >= (rows := file.metadata.row_group(group).num_rows):
+        group, begin = group + 1, begin - rows
+    yield from file.read_row_group(group, columns).slice(begin, part.end - part.begin).to_batches(256)
 
 
 def _alone(batch: Any) -> dict[str, Any] | None:

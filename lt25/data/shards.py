@@ -69,10 +69,15 @@ class SplitWriter:
         self._heavy = 0
         self._table = None
         self._parts: dict[str, _Part] = {}
+        self._chunks: list[tuple[int, int]] = []
         self._numbers: list[int] = []
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def begin_chunk(self, dataset: int) -> None:
+        """Note in ``chunk_offsets`` and ``chunk_datasets``, int64 [n], that a chunk of the dataset of this number begins."""
+        self._chunks.append((len(self), dataset))
 
     def add(
         self,
@@ -126,6 +131,8 @@ class SplitWriter:
         small: dict[str, np.ndarray] = {}
         for name, part in self._parts.items():
             small[f"{name.removesuffix('s')}_offsets"] = np.cumsum([0, *part.lengths], dtype=np.int64)
+        if self._chunks:
+            small["chunk_offsets"], small["chunk_datasets"] = np.array(self._chunks, np.int64).T.copy()
         if self._numbers:
             small["labels"] = np.asarray(self._numbers, dtype=np.int64)
         _write_safetensors(shard_path(self._folder, self.split), small, self._parts)

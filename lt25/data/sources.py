@@ -1,4 +1,4 @@
-"""Where examples come from: the prepared shards, an example at a time or as windows of a stream of tokens.
+"""Where examples come from, one at a time; windows of tokens are in `lt25.data.packing`.
 
 Which of them a task reads is said by ``source`` in its data module.
 """
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from lt25.data.collation import Item
 from lt25.data.prepared import PreparedSplit
@@ -49,9 +48,13 @@ class Source(Protocol):
         """Go back to a state."""
         ...
 
+    def close(self) -> None:
+        """End what is under way."""
+        ...
 
-class _Stateless:
-    """The state of a source whose examples depend on their number alone."""
+
+class Stateless:
+    """What a source whose examples depend on their number alone need not say."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -59,8 +62,11 @@ class _Stateless:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         assert not state, state
 
+    def close(self) -> None:
+        """Do nothing."""
 
-class PreparedExamples(_Stateless):
+
+class PreparedExamples(Stateless):
     """The examples of a prepared split, by their number in it.
 
     Args:
@@ -86,40 +92,6 @@ class PreparedExamples(_Stateless):
         inputs, labels = self.split.shards["inputs"], self.split.shards["labels"]
         inputs = inputs.view(len(labels), -1, *inputs.shape[1:])
         return {"input": inputs[indices], "label": labels[indices]}
-
-
-class TokenWindows(_Stateless):
-    """Windows of a token stream, by the position of their first token; a label is the next token.
-
-    Every document ends in the end token, and the end token before a document is what the document is predicted from. So a
-    document's sequence begins one place before its first token, and nothing is predicted from another document's tokens.
-
-    An example is ``{"input": int64 [T], "label": int64 [T], "starts": int64 [n]}`` with the offsets at which its sequences
-    begin, T tokens long.
-
-    Args:
-        split: a prepared split of tokens.
-        seq_len: T.
-    """
-
-    unit, lengths = "windows of training.seq_len tokens", None
-
-    def __init__(self, split: PreparedSplit, seq_len: int) -> None:
-        self.stride, self.name = seq_len, _name(split.path)
-        self.tokens = split.shards["inputs"]
-        self.begins = split.shards["input_offsets"].numpy()[1:-1] - 1
-        # A window is one token longer than its stride, and the first one begins up to a stride late.
-        self.count = max((len(self.tokens) - 1) // seq_len - 1, 0)
-
-    def __getitem__(self, index: int) -> Item:
-        window = self.tokens[index : index + self.stride + 1].long()
-        first, last = np.searchsorted(self.begins, [index + 1, index + self.stride])
-        begins = torch.from_numpy(self.begins[first:last] - index)
-        return {
-            "input": window[:-1],
-            "label": window[1:],
-            "starts": torch.cat([torch.zeros(1, dtype=torch.int64), begins]),
-        }
 
 
 def _name(path: Path) -> str:

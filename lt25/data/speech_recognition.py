@@ -27,6 +27,7 @@ from lt25.data.audio import (
 from lt25.data.collation import IGNORE, NO_GRID, Batch, Grid, Item, pad
 from lt25.data.examples import Example, Examples
 from lt25.data.faults import Fault
+from lt25.data.order import Reading
 from lt25.data.prepared import PreparedSplit
 from lt25.data.shards import SplitWriter
 from lt25.data.sources import PreparedExamples
@@ -114,8 +115,8 @@ def write(
     }
 
 
-def source(split: PreparedSplit, seq_len: int) -> PreparedExamples:
-    """Return where a training run's examples come from, with their lengths in frames; ``seq_len`` is of no account."""
+def source(split: PreparedSplit, reading: Reading) -> PreparedExamples:
+    """Return where a training run's examples come from, with their lengths in frames; ``reading`` is of no account."""
     if not holds_audio(split):
         return PreparedExamples(split)
     return PreparedExamples(split, frame_count(split.lengths, _extractor(split)["sampling_rate"]))

@@ -173,7 +173,7 @@ def predict(
         "compressors": compressors("".join(texts).encode()),
         "by_position": by_position(nats),
     }
-    if train is not None:
+    if train is not None and train.shards:
         documents = (split[i]["input"] for i in indices)
         metrics["baselines"] = {"unigram": unigram_bits_per_byte(train, documents, sum(sizes), len(tokenizer))}
     if train is not None and options.new_tokens:

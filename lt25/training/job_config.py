@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from lt25.data.order import Reading, Share
+
 
 @dataclass
 class Lt25:
@@ -52,6 +54,12 @@ class Training:
     z_loss: float = 0.0
     """Factor of the squared logarithm of the softmax's denominator that is added to a language model's loss"""
 
+    varlen: bool | None = None
+    """Whether the documents of a window are sequences of their own; None: where the model's family can keep them apart"""
+
+    context_len: int | None = None
+    """The most tokens of such a sequence; None: as many as a document has"""
+
 
 @dataclass
 class Optimizer:
@@ -94,3 +102,17 @@ class JobConfig:
 
 Job: TypeAlias = Any
 """torchtitan's job configuration with the fields of `JobConfig` merged into it, a class that torchtitan makes at run time."""
+
+
+def reading_of(job: Job, rank: int, ranks: int, training: bool) -> Reading:
+    """Return how one of the ranks that read data reads it, for training or for validation."""
+    section = job.training
+    local, total = section.local_batch_size, section.global_batch_size
+    return Reading(
+        Share(local, max(total // (local * ranks), 1), rank, ranks),
+        job.debug.seed,
+        training,
+        section.seq_len,
+        section.varlen is not False,
+        section.context_len or 0,
+    )

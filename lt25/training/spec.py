@@ -28,7 +28,7 @@ from lt25.models.plain import is_plain
 from lt25.tasks import TASKS
 from lt25.training.cuda_graphs import can_replay
 from lt25.training.device import DEVICE_TYPE
-from lt25.training.job_config import Job
+from lt25.training.job_config import Job, reading_of
 from lt25.training.metrics import build_metrics_processor
 from lt25.training.parallelize import parallelize
 from lt25.training.prefetch import to_cuda
@@ -111,18 +111,11 @@ def _build_loss(job_config: Job, **_: Any) -> Any:
 
 
 def _build_batches(dp_world_size: int, dp_rank: int, tokenizer: Any, job_config: Job) -> StepBatches:
-    training = job_config.training
-    local, total = training.local_batch_size, training.global_batch_size
-    options = {key: value for key, value in vars(training.dataloader).items() if value}
+    options = {key: value for key, value in vars(job_config.training.dataloader).items() if value}
     return StepBatches(
         PreparedSplit(Path(job_config.lt25.data), "train"),
         job_config.model.name,
-        seq_len=training.seq_len,
-        local_batch_size=local,
-        accumulation=max(total // (local * dp_world_size), 1),
-        rank=dp_rank,
-        world_size=dp_world_size,
-        seed=job_config.debug.seed,
+        reading_of(job_config, dp_rank, dp_world_size, training=True),
         augment=json.loads(job_config.lt25.augment),
         options=options,
         few_shapes=can_replay(job_config),

@@ -185,6 +185,7 @@ class Trainer(torchtitan.train.Trainer):
     def close(self) -> None:
         if isinstance(self.update, CUDAGraphWrapper):
             self.update.close()
+        self.dataloader.close()
         super().close()
 
     def should_continue_training(self) -> bool:

@@ -22,7 +22,7 @@ from lt25.data.prepared import PreparedSplit
 from lt25.errors import UserError
 from lt25.tasks import TASKS
 from lt25.training.device import DEVICE_TYPE
-from lt25.training.job_config import Job
+from lt25.training.job_config import Job, reading_of
 from lt25.training.losses import IGNORE
 from lt25.training.metrics import RunMetrics
 
@@ -62,7 +62,7 @@ class Validator(BaseValidator):
         self.parallel_dims, self.loss_fn, self.metrics = parallel_dims, loss_fn, metrics_processor
         self.context, self.amp = validation_context, maybe_enable_amp
         split, data = PreparedSplit(Path(job_config.lt25.data), "validation"), self.task.module("data")
-        self.source = data.source(split, job_config.training.seq_len)
+        self.source = data.source(split, reading_of(job_config, dp_rank, dp_world_size, training=False))
         self.transforms = data.transforms(split, {}, training=False)
         self.collate = data.collate
         self.batches = list(self._batches())

@@ -23,6 +23,8 @@ OWN = {
     "training.cuda_graphs",
     "training.fused_loss",
     "training.z_loss",
+    "training.varlen",
+    "training.context_len",
     "optimizer.ema_decay",
     "checkpoint.keep",
     "validation.patience",

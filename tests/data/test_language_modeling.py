@@ -1,9 +1,14 @@
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 
-from lt25.data.language_modeling import END
+from lt25.data import chunks, language_modeling, tokenizer
+from lt25.data.order import Reading, Share
 from lt25.data.prepared import PreparedSplit
+from lt25.data.tokenizer import END
 from lt25.errors import UserError
 from tests.data import make
 
@@ -85,8 +90,6 @@ def test_texts_are_cut_into_documents_that_add_up(tmp_path, cut, count):
 
 
 def test_token_ids_take_two_bytes_where_they_can(folder):
-    import torch
-
     assert PreparedSplit(folder, "train").shards["inputs"].dtype == torch.uint16
 
 
@@ -115,3 +118,137 @@ def test_a_batch_of_prompts_is_padded_in_front(folder):
     assert batch["attention_mask"].sum(1).tolist() == lengths
     assert batch["attention_mask"][:, -1].tolist() == [1, 1]
     assert batch["input_ids"][1, 0] == stats(folder)["model"]["pad_token_id"]
+
+
+def mixed_texts(root):
+    """The same corpus in every form: JSON lines with something wrong in them, Parquet in groups of rows, files, a CSV."""
+    rows = [{"text": "".join(CODE.format(number + line) for line in range(number % 9))} for number in range(60)]
+    lines = [json.dumps(row) for row in rows[:30]]
+    lines[4:4] = ["", '{"text": 1', '{"text": ""}']
+    make.write(root / "a.jsonl", "\n".join(lines).encode() + b'\n{"text": "\xff"}\n')
+    pq.write_table(pa.Table.from_pylist(rows[30:50]), root / "b.parquet", row_group_size=7)
+    make.write(root / "c.csv", 'text\n"' + '"\n"'.join(row["text"] for row in rows[50:] if row["text"]) + '"\n')
+    return rows
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """A corpus prepared as tokens and as text, in chunks of a few documents."""
+    root = tmp_path_factory.mktemp("stores")
+    mixed_texts(root / "mine")
+    data = make.dataset("language_modeling", {"path": "mine"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "SIZE", 300)
+        patch.chdir(root)
+        yield {
+            store: make.prepared(root, "language_modeling", data, vocab_size=280, store=store)
+            for store in ("tokens", "text")
+        }
+
+
+def first_windows(folder, count=40, share=None):
+    share = share or Share(4)
+    source = language_modeling.source(PreparedSplit(folder, "train"), Reading(share, 3, seq_len=24))
+    try:
+        return [source[index] for index in range(count)], source.state_dict()
+    finally:
+        source.close()
+
+
+def test_text_that_is_tokenized_as_training_goes_gives_the_windows_of_prepared_tokens(stores):
+    tokens, text = (stats(stores[store]) for store in ("tokens", "text"))
+    assert tokens["model"] == text["model"]
+    assert text["splits"]["train"] == {"store": "text", "examples": tokens["splits"]["train"]["examples"]}
+    assert all(tokens["splits"][split] == text["splits"][split] for split in ("validation", "test"))
+    assert len(PreparedSplit(stores["tokens"], "train").shards["chunk_offsets"]) > 20
+    (ahead, place), (going, other) = first_windows(stores["tokens"]), first_windows(stores["text"])
+    assert place == other
+    assert all(torch.equal(one[key], two[key]) for one, two in zip(ahead, going, strict=True) for key in one)
+
+
+def test_what_is_wrong_in_the_texts_is_said_while_training_goes_on(stores, capsys):
+    first_windows(stores["text"], 400)
+    said = capsys.readouterr().err
+    assert "left out while training: a.jsonl, line 6: no valid JSON" in said
+    assert "left out while training: a.jsonl, line 34: not utf-8" in said
+    assert said.count("left out while training") == 2
+
+
+def test_texts_that_have_changed_are_refused(stores):
+    path = stores["text"].parents[3] / "mine/c.csv"
+    written = path.read_bytes()
+    path.write_bytes(written + b"x\n")
+    try:
+        with pytest.raises(UserError, match=r"c.csv: not as it was when it was prepared: run `lt25 download tiny`"):
+            first_windows(stores["text"])
+    finally:
+        path.write_bytes(written)
+
+
+def test_a_preparation_that_is_stopped_goes_on_and_arrives_at_the_same(stores, tmp_path, monkeypatch):
+    mixed_texts(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    data, done = make.dataset("language_modeling", {"path": "mine"}), []
+    tokenize = language_modeling.tokenize
+
+    def stopping(*arguments):
+        done.append(arguments)
+        if len(done) == 13:
+            raise KeyboardInterrupt
+        return tokenize(*arguments)
+
+    monkeypatch.setattr(language_modeling, "tokenize", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        make.prepared(tmp_path, "language_modeling", data, vocab_size=280)
+    (parts,) = (tmp_path / "data/processed/tiny").glob(".*.parts-*")
+    (kept := sorted(parts.glob("*.npz")))[0].write_bytes(b"torn")
+    stopped, done[:] = len(kept), [None] * 20
+    monkeypatch.setattr(language_modeling, "train", None)
+    folder = make.prepared(tmp_path, "language_modeling", data, vocab_size=280)
+    assert len(done) - 20 == len(PreparedSplit(folder, "train").shards["chunk_offsets"]) - stopped + 1
+    assert stats(folder)["fingerprint"] == stats(stores["tokens"])["fingerprint"]
+    assert not list(folder.parent.glob(".*"))
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bytes"])
+def test_other_tokenizers_write_and_read_every_byte(tmp_path, kind):
+    from transformers import AutoTokenizer
+
+    folder = make.prepared(tmp_path, "language_modeling", code(tmp_path / "mine", 4), vocab_size=270, tokenizer=kind)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert stats(folder)["model"]["vocab_size"] == len(tokenizer) <= (270 if kind == "unigram" else 257)
+    text = "def ☃\x00\n\tzq <|endoftext|> \r\n"
+    assert tokenizer.decode(tokenizer(text, split_special_tokens=True).input_ids) == text
+
+
+def test_the_tokenizer_of_another_model_is_taken_without_what_it_puts_around_a_text(folder, tmp_path, monkeypatch):
+    from tokenizers import processors
+    from transformers import AutoTokenizer
+
+    other = AutoTokenizer.from_pretrained(folder)
+    other.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{END} $A", special_tokens=[(END, 0)]
+    )
+    other.save_pretrained(tmp_path / "other")
+    make.write(tmp_path / "config/experiments/none.yaml", "")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LT25_HUB_MIRROR", str(tmp_path))
+    data = code(tmp_path / "mine", 4)
+    taken = make.prepared(tmp_path, "language_modeling", data, tokenizer="other")
+    assert stats(taken)["model"] == stats(folder)["model"]
+    assert (
+        AutoTokenizer.from_pretrained(taken)("def").input_ids == AutoTokenizer.from_pretrained(folder)("def").input_ids
+    )
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(
+        UserError, match=r"prepare.tokenizer: found nowhere: no such tokenizer \(.*\): name bpe, unigram"
+    ):
+        make.prepared(tmp_path, "language_modeling", data, tokenizer="nowhere")
+
+
+def test_a_long_text_is_tokenized_in_pieces_that_add_up(monkeypatch):
+    text = "".join(CODE.format(number) for number in range(40))
+    monkeypatch.setattr(tokenizer, "PIECE", 100)
+    pieces = tokenizer._pieces(text)
+    assert "".join(pieces) == text and len(pieces) > 10 and max(map(len, pieces)) <= 200
+    assert all(piece.startswith("def") for piece in pieces)

@@ -8,9 +8,10 @@ import torch
 
 from lt25.data import classification
 from lt25.data.loader import StepBatches
+from lt25.data.order import Reading, Share
+from lt25.data.packing import TokenWindows
 from lt25.data.prepared import PreparedSplit
 from lt25.data.shards import SplitWriter
-from lt25.data.sources import TokenWindows
 from lt25.data.transforms import Transforms
 from lt25.errors import UserError
 from tests import tiny
@@ -25,8 +26,9 @@ def split(tmp_path, monkeypatch, request):
 
 
 def batches(split, task, **options):
-    defaults = {"seq_len": 8, "local_batch_size": 2, "accumulation": 1, "rank": 0, "world_size": 1, "seed": 1}
-    return StepBatches(split, task, **{**defaults, **options})
+    defaults = {"local_batch_size": 2, "accumulation": 1, "rank": 0, "world_size": 1}
+    share = Share(**{name: options.pop(name, value) for name, value in defaults.items()})
+    return StepBatches(split, task, Reading(share, seed=1, seq_len=8), **options)
 
 
 def take(stream, count):
@@ -63,7 +65,7 @@ def test_a_step_larger_than_the_split_is_refused(split):
 
 @pytest.mark.parametrize("split", ["language_modeling"], indirect=True)
 def test_windows_predict_the_next_token_and_begin_anew_at_the_end_token_before_each_document(split):
-    windows, tokens = TokenWindows(split, 8), split.shards["inputs"].tolist()
+    windows, tokens = TokenWindows(split, Reading(Share(1), 0, seq_len=8)), split.shards["inputs"].tolist()
     assert windows.count == (len(tokens) - 1) // 8 - 1
     ends = set((split.shards["input_offsets"][1:-1] - 1).tolist())
     for start in range(len(tokens) - 9):

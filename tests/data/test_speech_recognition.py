@@ -7,6 +7,7 @@ import torch
 
 from lt25.data.audio import from_int16, to_int16
 from lt25.data.loader import StepBatches
+from lt25.data.order import Reading, Share
 from lt25.data.prepared import PreparedSplit
 from lt25.data.speech_recognition import source, transforms
 from lt25.errors import UserError
@@ -184,9 +185,9 @@ def test_features_of_stored_audio_are_those_that_are_stored(stored):
 
 
 def test_batches_of_audio_have_the_shapes_of_batches_of_features(stored):
-    options = {"seq_len": 0, "local_batch_size": 3, "accumulation": 1, "rank": 0, "world_size": 1, "seed": 1}
+    reading = Reading(Share(3), seed=1)
     streams = [
-        iter(StepBatches(PreparedSplit(stored[store], "train"), "speech_recognition", few_shapes=True, **options))
+        iter(StepBatches(PreparedSplit(stored[store], "train"), "speech_recognition", reading, few_shapes=True))
         for store in ("features", "audio")
     ]
     for _ in range(4):

@@ -8,6 +8,7 @@ from transformers import AutoFeatureExtractor, AutoTokenizer
 from lt25.data import features
 from lt25.data.audio import decode_audio, from_int16, to_int16
 from lt25.data.loader import StepBatches
+from lt25.data.order import Reading, Share
 from lt25.data.prepared import PreparedSplit
 from lt25.evaluation.speech_recognition import score, to_text
 from lt25.models import HGRNConfig, HGRNForCTC
@@ -50,8 +51,7 @@ def recogniser(tmp_path_factory):
     config = HGRNConfig(**sizes, bidirectional=True, subsampling=2, input_size=40, vocab_size=7, pad_token_id=0)
     model = HGRNForCTC(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    share = {"local_batch_size": 16, "accumulation": 1, "rank": 0, "world_size": 1, "seq_len": 0, "seed": 0}
-    batches = iter(StepBatches(PreparedSplit(folder, "train"), "speech_recognition", **share))
+    batches = iter(StepBatches(PreparedSplit(folder, "train"), "speech_recognition", Reading(Share(16), seed=0)))
     for _ in range(90):
         inputs, labels = next(batches)
         output = model(inputs["input"], inputs["attention_mask"])
