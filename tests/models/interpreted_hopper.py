@@ -1,0 +1,51 @@
+"""The backward pass for Hopper GPUs, within FLA's gated delta rule by Triton's interpreter; run by test_hopper.py."""
+
+from tests.models import interpret  # isort: skip
+
+from inspect import unwrap
+
+import pytest
+import torch
+from fla.ops.common.chunk_o import chunk_bwd_dqkwg
+
+from lt25.models import fla_hopper
+from tests.models import delta_rule
+
+__all__ = ["interpret"]
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
+def test_gradients_are_those_of_the_recurrence(monkeypatch):
+    calls = []
+    own = fla_hopper.gradients
+    monkeypatch.setattr(fla_hopper.HopperBackend, "is_available", classmethod(lambda cls: True))
+    monkeypatch.setattr(fla_hopper, "gradients", lambda **given: calls.append(1) or own(**given))
+    errors = delta_rule.errors("cpu", torch.float32, steps=75, heads=1, keys=16, values=16)
+    assert calls and max(errors.values()) < 1e-5, errors
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("state_v_first", [False, True])
+def test_it_computes_what_the_kernel_does(packed, state_v_first):
+    """Two heads share a query, sequences end within a chunk."""
+    torch.manual_seed(0)
+    batch, steps, keys, values, chunk = (1, 150, 16, 32, 64) if packed else (2, 75, 16, 32, 64)
+    bounds = torch.tensor([0, 5, 75, 150]) if packed else None
+    chunks = (batch, 5 if packed else 2, 2)
+    states = (*chunks, values, keys) if state_v_first else (*chunks, keys, values)
+    decays = -torch.rand(batch, steps, 2)
+    given = {
+        **{name: torch.randn(batch, steps, 1, keys) for name in ("q", "k")},
+        **{name: torch.randn(batch, steps, 2, values) for name in ("v", "do", "dv")},
+        **{name: torch.randn(states) for name in ("h", "dh")},
+        "w": torch.randn(batch, steps, 2, keys),
+        "g": decays,
+        "scale": 0.3,
+        "state_v_first": state_v_first,
+        "cu_seqlens": bounds,
+        "chunk_size": chunk,
+    }
+    found = fla_hopper.HopperBackend().chunk_bwd_dqkwg(**given)
+    for mine, theirs in zip(found, unwrap(chunk_bwd_dqkwg)(**given), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
