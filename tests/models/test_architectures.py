@@ -8,11 +8,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 
 from lt25.models.families import ABILITIES, FAMILIES
 
 # The interpreter takes one to several minutes for each of the others.
-QUICK = ("lt25_hgrn", "llama", "gla")
+QUICK = ("lt25_hgrn", "llama")
 # How models are initialised is tested in test_initialise.py, which needs no interpreter.
 TESTED = [ability for ability in ABILITIES if ability != "meta init"]
 CELLS = [
@@ -45,6 +46,16 @@ def test_a_family_has_an_ability_or_lacks_it_for_a_reason(name, ability):
     """Of one that it lacks, what is done in its place is tested."""
     went_wrong = outcomes(name)[ability]
     assert not went_wrong, went_wrong
+
+
+@pytest.mark.parametrize(("experiments", "count"), [("fineweb-edu-*", 13), ("tinyshakespeare-*", 4)])
+def test_experiments_of_the_architectures_differ_in_the_model_only(experiments, count):
+    folder = Path(__file__).parents[2] / "config" / "experiments"
+    files = [yaml.safe_load(path.read_text()) for path in sorted(folder.glob(f"{experiments}.yaml"))]
+    models = [file.pop("model") for file in files]
+    assert len(models) == count and all(list(model) == ["base"] for model in models)
+    assert len({model["base"] for model in models}) == count
+    assert all(file == files[0] for file in files)
 
 
 def test_only_boundaries_of_texts_may_be_lacking():

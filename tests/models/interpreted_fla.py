@@ -1,4 +1,4 @@
-"""The backward pass for Hopper GPUs, within FLA's gated delta rule by Triton's interpreter; run by test_hopper.py."""
+"""The backward pass for Hopper GPUs and HGRN's checkpoints, beside FLA by Triton's interpreter; run by test_fla.py."""
 
 from tests.models import interpret  # isort: skip
 
@@ -6,9 +6,11 @@ from inspect import unwrap
 
 import pytest
 import torch
+from fla.models import HGRNConfig as FLAConfig
+from fla.models import HGRNForCausalLM as FLAModel
 from fla.ops.common.chunk_o import chunk_bwd_dqkwg
 
-from lt25.models import fla_hopper
+from lt25.models import HGRNConfig, HGRNForCausalLM, fla_hopper
 from tests.models import delta_rule
 
 __all__ = ["interpret"]
@@ -49,3 +51,27 @@ def test_it_computes_what_the_kernel_does(packed, state_v_first):
     found = fla_hopper.HopperBackend().chunk_bwd_dqkwg(**given)
     for mine, theirs in zip(found, unwrap(chunk_bwd_dqkwg)(**given), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+
+
+OPTIONS = [{}, {"use_short_conv": True, "tie_word_embeddings": True}, {"use_lower_bound": False, "expand_ratio": 2}]
+SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48, "vocab_size": 20, "initializer_range": 0.3}
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("direction", ["from FLA", "to FLA"])
+def test_hgrn_and_lt25_hgrn_read_each_others_checkpoints(direction, options, tmp_path):
+    torch.manual_seed(0)
+    if direction == "from FLA":
+        model, other = FLAModel(FLAConfig(**SIZES, **options)), HGRNForCausalLM
+    else:
+        model, other = HGRNForCausalLM(HGRNConfig(**SIZES, **options, dropout=0.1)), FLAModel
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.eval().save_pretrained(tmp_path)
+    again, faults = other.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(faults.values()), faults
+    tokens = torch.randint(20, (2, 17))
+    with torch.no_grad():
+        expected = model(tokens, use_cache=False).logits
+        torch.testing.assert_close(again.eval()(tokens, use_cache=False).logits, expected, atol=1e-5, rtol=1e-4)
