@@ -18,6 +18,17 @@ from lt25.config.key import OPTIONAL, Key, Section, suggestion
 from lt25.errors import UserError
 from lt25.tasks import TASKS
 
+ABILITIES = {
+    "meta init": "built without memory, it gets the weights of an ordinary construction",
+    "one step": "training changes the weights, and all stay numbers",
+    "resume": "from a checkpoint, training arrives where it would have arrived",
+    "export": "the exported folder holds the checkpoint's weights",
+    "reload": "the exported model's logits are those of the weights trained",
+    "generate": "token by token it says what it says of the whole text",
+    "varlen": "packed texts do not read each other",
+}
+"""What is tested of every family, in tests/models/test_architectures.py: the columns of the README's table."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -34,8 +45,8 @@ class Family:
         module: what to import so that transformers' Auto classes know the family; None for transformers' own.
         config: the module of its config class, from whose source `model_keys` reads; None if the family says nothing.
         keys: the keys of its ``model`` section, where they are not read from ``config``.
-        cu_seqlens: True if forward takes the boundaries of packed sequences, so that none of them reads another. Without it, a
-            model is trained on windows in which one document is read after the other.
+        lacks: which of `ABILITIES` it does not have -> why. Without "varlen" a model is trained on windows in which one document
+            is read after the other.
         graphs: True if a training step does nothing but what a CUDA graph can record; on a GPU it then is.
         linear_head: True if a language model's logits are its base model's last hidden state times the head's weight and nothing
             else, so that head and loss can be computed together.
@@ -57,7 +68,7 @@ class Family:
     module: str | None = None
     config: str | None = None
     keys: Section | None = None
-    cu_seqlens: bool = True
+    lacks: Mapping[str, str] = field(default_factory=dict)
     graphs: bool = True
     linear_head: bool = False
     state: bool = True
@@ -71,6 +82,11 @@ class Family:
     def tasks(self) -> tuple[str, ...]:
         """The tasks that it has a model for."""
         return tuple(name for name, task in TASKS.items() if task.auto_model in self.heads)
+
+    @property
+    def cu_seqlens(self) -> bool:
+        """Whether forward takes the boundaries of packed sequences, so that none of them reads another."""
+        return "varlen" not in self.lacks
 
     def load(self) -> None:
         """Make transformers' Auto classes know the family."""
@@ -150,17 +166,22 @@ def refusal(model: Mapping[str, Any], task: str, parallelism: Mapping[str, Any],
 
 
 def table() -> str:
-    """Return the README's table of what works, in Markdown: families of the same abilities share a row."""
+    """Return the README's table of what works, in Markdown: families of the same abilities share a row, reasons stand below."""
     rows: dict[tuple[str, ...], list[str]] = {}
+    reasons = list(dict.fromkeys(reason for family in FAMILIES.values() for reason in family.lacks.values()))
     for family in FAMILIES.values():
         titles = ", ".join(TASKS[task].title.lower() for task in family.tasks)
         devices = " and ".join({"cpu": "CPU", "cuda": "GPU"}[device] for device in family.devices)
         needs = f" with {family.requires.replace('_', '-')}" if family.requires else ""
-        documents = "apart" if family.cu_seqlens else "one reads on from another"
-        row = (titles, devices + needs, documents, ", ".join(family.parallelism))
+        cells = (
+            f"no ({reasons.index(family.lacks[name]) + 1})" if name in family.lacks else "yes" for name in ABILITIES
+        )
+        row = (titles, devices + needs, ", ".join(family.parallelism), *cells)
         rows.setdefault((family.source, *row), []).append(f"`{family.model_type}`")
-    lines = ["| model type | from | tasks | trains on | texts of a batch | parallelism |", f"|{' --- |' * 6}"]
+    columns = ("model type", "from", "tasks", "trains on", "parallelism", *ABILITIES)
+    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     lines += [f"| {', '.join(names)} | {' | '.join(row)} |" for row, names in rows.items()]
+    lines += ["", *(f"{number}. {reason}." for number, reason in enumerate(reasons, 1))] if reasons else []
     return "\n".join(lines)
 
 
@@ -408,8 +429,9 @@ _fla("gated_deltanet")
 _fla("gsa")
 _fla("rwkv7", crosses_layers=("v_first",))
 _fla("transformer")
+_MAMBA = "Mamba's layers take no boundaries of packed texts: a text reads on from the one before it in its window"
 # Their kernels go on from a state by a single token only.
-_fla("mamba", base="backbone", norm="norm_f", cu_seqlens=False, state=False)
-_fla("mamba2", base="backbone", norm="norm_f", cu_seqlens=False, state=False)
-_fla("samba", base="backbone", norm="norm_f", cu_seqlens=False, state=False)
-_causal_lm("llama", "transformers", "transformers", embeddings="embed_tokens", cu_seqlens=False)
+for _name in ("mamba", "mamba2", "samba"):
+    _fla(_name, base="backbone", norm="norm_f", lacks={"varlen": _MAMBA}, state=False)
+_LLAMA = "transformers' attention takes boundaries only with flash-attn: a text reads on from the one before it in its window"
+_causal_lm("llama", "transformers", "transformers", embeddings="embed_tokens", lacks={"varlen": _LLAMA})

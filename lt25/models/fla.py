@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
+import lt25.models.fla_hopper  # noqa: F401  (hands FLA what it lacks on Hopper GPUs)
+
 
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, window_size: tuple[int, int] = (-1, -1)) -> Tensor:
     """Causal attention, flash-attn's `flash_attn_func`: the last query is at the place of the last key.

@@ -10,11 +10,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from transformers import AutoConfig
 
-from lt25.models.auto import auto_class
-from lt25.models.families import find
+from lt25.models.auto import auto_class, make_config
+from lt25.models.families import FAMILIES
 from lt25.models.initialise import initialise
+from tests.models.tiny import family_fields
 
 OURS = {"model_type": "lt25_hgrn", "use_short_conv": True, "dropout": 0.1}
 KINDS = {
@@ -22,30 +22,13 @@ KINDS = {
     "lt25_hgrn-tied": ("language_modeling", {**OURS, "tie_word_embeddings": True}),
     "lt25_hgrn-ctc": ("speech_recognition", {**OURS, "input_size": 8, "subsampling": 4, "bidirectional": True}),
     "lt25_hgrn-classifier": ("classification", {**OURS, "input_size": 3, "num_labels": 5}),
-    **{
-        fields["model_type"]: ("language_modeling", fields)
-        for fields in (
-            {"model_type": "hgrn"},
-            {"model_type": "hgrn2", "expand_ratio": 16},
-            {"model_type": "gla", "num_heads": 2},
-            {"model_type": "retnet", "num_heads": 2},
-            {"model_type": "mamba"},
-            {"model_type": "mamba2", "head_dim": 16},
-            {"model_type": "delta_net", "num_heads": 2},
-            {"model_type": "gated_deltanet", "num_heads": 2, "head_dim": 16},
-            {"model_type": "gsa", "num_heads": 2, "num_slots": 8},
-            {"model_type": "rwkv7", "head_dim": 16},
-            {"model_type": "samba", "attn": None},  # its attention layers cannot be built without flash-attn
-            {"model_type": "llama", "num_attention_heads": 4, "intermediate_size": 96},
-        )
-    },
+    **{name: ("language_modeling", family_fields(name)) for name in FAMILIES if name != "lt25_hgrn"},
 }
 
 
 def build(kind: str):
     task, fields = KINDS[kind]
-    find(fields["model_type"]).load()
-    config = AutoConfig.for_model(**fields, hidden_size=64, num_hidden_layers=3, vocab_size=50)
+    config = make_config({**fields, "hidden_size": 64, "num_hidden_layers": 3, "vocab_size": 50})
     return auto_class(task).from_config(config)
 
 

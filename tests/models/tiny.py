@@ -1,5 +1,8 @@
 """Small models with weights large enough that every part of them shows in the output."""
 
+import json
+from pathlib import Path
+
 import torch
 
 from lt25.models import HGRNConfig, HGRNForCausalLM, HGRNForCTC, HGRNForSequenceClassification
@@ -30,3 +33,12 @@ def ctc(**options) -> HGRNForCTC:
 def classifier(**options) -> HGRNForSequenceClassification:
     torch.manual_seed(0)
     return randomised(HGRNForSequenceClassification(HGRNConfig(**SIZES, num_labels=5, input_size=2, **options)))
+
+
+def family_fields(name: str) -> dict:
+    """The ``config.json`` of a tiny language model of a family."""
+    if name == "llama":
+        return {"model_type": name, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    file = {"lt25_hgrn": "hgrn_lm_tiny"}.get(name, f"{name}_tiny")
+    fields = json.loads((Path(__file__).parents[2] / "config" / "models" / f"{file}.json").read_text())
+    return {**fields, "hidden_size": 64}

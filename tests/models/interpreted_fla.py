@@ -1,0 +1,77 @@
+"""The backward pass for Hopper GPUs and HGRN's checkpoints, beside FLA by Triton's interpreter; run by test_fla.py."""
+
+from tests.models import interpret  # isort: skip
+
+from inspect import unwrap
+
+import pytest
+import torch
+from fla.models import HGRNConfig as FLAConfig
+from fla.models import HGRNForCausalLM as FLAModel
+from fla.ops.common.chunk_o import chunk_bwd_dqkwg
+
+from lt25.models import HGRNConfig, HGRNForCausalLM, fla_hopper
+from tests.models import delta_rule
+
+__all__ = ["interpret"]
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
+def test_gradients_are_those_of_the_recurrence(monkeypatch):
+    calls = []
+    own = fla_hopper.gradients
+    monkeypatch.setattr(fla_hopper.HopperBackend, "is_available", classmethod(lambda cls: True))
+    monkeypatch.setattr(fla_hopper, "gradients", lambda **given: calls.append(1) or own(**given))
+    errors = delta_rule.errors("cpu", torch.float32, steps=75, heads=1, keys=16, values=16)
+    assert calls and max(errors.values()) < 1e-5, errors
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("state_v_first", [False, True])
+def test_it_computes_what_the_kernel_does(packed, state_v_first):
+    """Two heads share a query, sequences end within a chunk."""
+    torch.manual_seed(0)
+    batch, steps, keys, values, chunk = (1, 150, 16, 32, 64) if packed else (2, 75, 16, 32, 64)
+    bounds = torch.tensor([0, 5, 75, 150]) if packed else None
+    chunks = (batch, 5 if packed else 2, 2)
+    states = (*chunks, values, keys) if state_v_first else (*chunks, keys, values)
+    decays = -torch.rand(batch, steps, 2)
+    given = {
+        **{name: torch.randn(batch, steps, 1, keys) for name in ("q", "k")},
+        **{name: torch.randn(batch, steps, 2, values) for name in ("v", "do", "dv")},
+        **{name: torch.randn(states) for name in ("h", "dh")},
+        "w": torch.randn(batch, steps, 2, keys),
+        "g": decays,
+        "scale": 0.3,
+        "state_v_first": state_v_first,
+        "cu_seqlens": bounds,
+        "chunk_size": chunk,
+    }
+    found = fla_hopper.HopperBackend().chunk_bwd_dqkwg(**given)
+    for mine, theirs in zip(found, unwrap(chunk_bwd_dqkwg)(**given), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+
+
+OPTIONS = [{}, {"use_short_conv": True, "tie_word_embeddings": True}, {"use_lower_bound": False, "expand_ratio": 2}]
+SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48, "vocab_size": 20, "initializer_range": 0.3}
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("direction", ["from FLA", "to FLA"])
+def test_hgrn_and_lt25_hgrn_read_each_others_checkpoints(direction, options, tmp_path):
+    torch.manual_seed(0)
+    if direction == "from FLA":
+        model, other = FLAModel(FLAConfig(**SIZES, **options)), HGRNForCausalLM
+    else:
+        model, other = HGRNForCausalLM(HGRNConfig(**SIZES, **options, dropout=0.1)), FLAModel
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.eval().save_pretrained(tmp_path)
+    again, faults = other.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(faults.values()), faults
+    tokens = torch.randint(20, (2, 17))
+    with torch.no_grad():
+        expected = model(tokens, use_cache=False).logits
+        torch.testing.assert_close(again.eval()(tokens, use_cache=False).logits, expected, atol=1e-5, rtol=1e-4)
