@@ -85,9 +85,15 @@ def check_columns(experiment: Experiment) -> str:
         names = source["from"] if isinstance(source, dict) else source
         names = dataset.splits[names] if isinstance(source, dict) else names
         for name in [names] if isinstance(names, str) else names:
-            first = next((row for row in read.rows(dataset, folder, name) if isinstance(row, read.Row)), None)
+            first, fault = None, None
+            for row in read.rows(dataset, folder, name):
+                if isinstance(row, read.Row):
+                    first = row
+                    break
+                fault = fault or row
             if first is None:
-                raise UserError(f"{config}: splits.{split}: the source's split {name} has no rows: name another")
+                why = f"no row that can be used, the first is {fault}" if fault else "no rows: name another"
+                raise UserError(f"{config}: splits.{split}: the source's split {name} has {why}")
             if complaint := TASKS[experiment.task].row_complaint(experiment.prepare, first.roles):
                 is_experiments = complaint.startswith("prepare.")
                 raise UserError(f"{experiment.path if is_experiments else config}: {complaint} ({first.where})")

@@ -89,6 +89,14 @@ def test_the_dataset_is_compared_with_the_data_that_is_there(project, capsys, ch
     assert said.count("\n") == 1
 
 
+def test_a_column_that_no_line_of_json_has_is_named(project, capsys):
+    (project / "reviews" / "all.csv").unlink()
+    make.write(project / "reviews" / "all.jsonl", '{"review": "good"}\n{"review": "bad"}\n')
+    status, said = checked(capsys)
+    assert status == 2
+    assert "all.jsonl, line 1: no column text: it has review; mend columns" in said
+
+
 def test_data_that_is_not_there_yet_is_said(project, capsys):
     write_dataset(project, origin={"hub": "somebody/reviews"})
     status, said = checked(capsys)

@@ -22,6 +22,7 @@ from lt25.data.read import KINDS
 from lt25.data.series import (
     ImageError,
     TooLarge,
+    as_series,
     decode_array,
     decode_image,
     image_facts,
@@ -192,7 +193,6 @@ def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tu
         kinds[kind] += 1
     if not kinds:
         examples.faults.report(0)
-        raise UserError(f"config/datasets/{dataset.name}.yaml: splits.train: the training split has no examples")
     (kind, _), *_ = kinds.most_common(1)
     (kind_of_label, _), *_ = kinds_of_label.most_common(1)
     labels = {label for label in labels if type(label) is kind_of_label}
@@ -245,7 +245,6 @@ def _measure(
         count += n
     if not count:
         examples.faults.report(0)
-        raise UserError(f"config/datasets/{dataset.name}.yaml: splits.train: the training split has no usable example")
     scale = 255 if form.kind == "image" else 1
     std = np.sqrt(squares / count)
     std[std == 0] = scale
@@ -422,14 +421,9 @@ def _series(example: Example, options: dict[str, Any]) -> np.ndarray:
     value = example.roles["input"]
     value = _decoded(decode_array, example) if isinstance(value, dict) else value
     try:
-        series = np.asarray(value, np.float64)
-    except (TypeError, ValueError, OverflowError):
-        series = np.asarray(0.0)
-    series = series[:, None] if series.ndim == 1 else series
-    # The squares of larger numbers are infinite.
-    if series.ndim != 2 or not series.size or not (np.abs(series) < 1e100).all():
-        message = "the series is not a list of finite numbers, or of equally long lists of them"
-        raise Fault("values that are no numbers", example.where, message)
+        series = as_series(value)
+    except ValueError as error:
+        raise Fault("values that are no numbers", example.where, str(error)) from None
     if len(series) > options["max_steps"]:
         message = f"{len(series):,} steps, prepare.max_steps is {options['max_steps']:,}"
         raise Fault("input that is too long", example.where, message)

@@ -17,6 +17,9 @@ TABLES = {".parquet", ".jsonl", ".csv", ".tsv"}
 _FIELD = 1 << 24
 """The most characters of a field of CSV; one that is longer is a quote that nobody closed."""
 
+_LACKING = 1000
+"""So many lines of JSON are looked at for a column: where none has it, the dataset's file is wrong, not the lines."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -126,6 +129,8 @@ def _csv(path: Path, name: str, select: Select, encoding: str) -> Records:
 
 
 def _json_lines(path: Path, name: str, select: Select, encoding: str) -> Records:
+    lacking: list[UserError] = []
+    complete = False
     with path.open(encoding=text_codec(encoding), errors="surrogateescape") as file:
         for number, line in enumerate(file, start=1):
             where = f"{name}, line {number}"
@@ -149,9 +154,15 @@ def _json_lines(path: Path, name: str, select: Select, encoding: str) -> Records
             except ValueError as error:
                 yield Fault("a row that cannot be read", where, f"no valid JSON ({str(error).splitlines()[0]})")
             except UserError as error:
+                lacking.append(error)
+                if not complete and len(lacking) >= _LACKING:
+                    break
                 yield Fault("a missing value", where, str(error).removeprefix(f"{where}: "))
             else:
+                complete = True
                 yield _checked(Record(where, number, {column: values[column] for column in columns}), encoding)
+    if lacking and not complete:
+        raise lacking[0]
 
 
 def _parquet(path: Path, name: str, select: Select) -> Records:
