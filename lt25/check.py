@@ -61,6 +61,7 @@ def check_experiment(experiment: Experiment) -> str:
         UserError: for the first thing that is wrong.
     """
     check_devices(experiment)
+    check_model(experiment)
     check_load_step(experiment)
     remark = check_columns(experiment)
     missing = experiment.missing()
@@ -119,6 +120,23 @@ def check_labels(experiment: Experiment, folder: Folder, split: str) -> None:
         # Numbers, which CSV has as texts, stand for the names in their order.
         if isinstance(label, str) and label.strip() not in ("", *listed) and not re.fullmatch(r"[-+.\d\s]+", label):
             raise UserError(f"{where}: {row.where} has {label}, which is not among {', '.join(listed)}: add it")
+
+
+def check_model(experiment: Experiment) -> None:
+    """Make the model, without memory for its weights, if its family is another package's, which alone knows what fits.
+
+    Raises:
+        UserError: if that cannot be done.
+    """
+    if families.find(experiment.model["model_type"]).source != "lt25":
+        # Imported here, because this takes seconds and concerns few experiments.
+        from lt25.models.auto import try_model
+
+        model = experiment.resolved()[0]["model"]
+        try:
+            try_model(model, experiment.task)
+        except UserError as error:
+            raise UserError(f"{experiment.path}: {error}") from None
 
 
 def check_load_step(experiment: Experiment) -> None:

@@ -97,6 +97,41 @@ def test_a_column_that_no_line_of_json_has_is_named(project, capsys):
     assert "all.jsonl, line 1: no column text: it has review; mend columns" in said
 
 
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"hidden_size": 66},
+            "no llama can be made with these values: ValueError: The hidden size (66) is not a multiple",
+        ),
+        ({"num_key_value_heads": 3}, "no llama can be made with these values: The size of tensor a (4) must match"),
+        ({"hidden_act": "foo"}, "model.hidden_act: found foo, which llama does not know"),
+        ({"attention_dropout": 3}, "model.attention_dropout: found 3, expected less than 1"),
+        ({"initializer_range": 3.0}, "model.initializer_range: found 3.0, expected at most 1.0"),
+    ],
+)
+def test_a_model_of_another_package_is_made_to_see_that_its_sizes_fit(project, capsys, change, message):
+    path = project / "config" / "experiments" / "tiny.yaml"
+    written = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**written, "model": LLAMA}))
+    assert checked(capsys)[0] == 0
+    path.write_text(yaml.safe_dump({**written, "model": {**LLAMA, **change}}))
+    status, said = checked(capsys)
+    assert status == 2
+    assert f"tiny: config/experiments/tiny.yaml: {message}" in said.replace("yaml: model: no", "yaml: no")
+    assert said.count("\n") == 1
+
+
 def test_data_that_is_not_there_yet_is_said(project, capsys):
     write_dataset(project, origin={"hub": "somebody/reviews"})
     status, said = checked(capsys)

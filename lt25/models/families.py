@@ -175,6 +175,8 @@ _ANYTHING = ("boolean", "number", "string", "array", "object", "null")
 _TOKEN = {"minimum": 0}
 _SIZE = {"minimum": 1}
 _POSITIVE = {"exclusiveMinimum": 0}
+_PROBABILITY = {"minimum": 0, "exclusiveMaximum": 1}
+_LIMITS = {"min": "minimum", "max": "maximum"}
 
 
 @cache
@@ -213,7 +215,11 @@ def _key(
     name: str, annotation: ast.expr | None, value: ast.expr | None
 ) -> tuple[tuple[str, ...], Any, Mapping[str, Any]]:
     """Return types, default and bounds of one field."""
+    bounds: dict[str, Any] = {}
     if isinstance(value, ast.Call):  # interval(min=0.0, max=1.0)(default=0.02), or float("inf")
+        if isinstance(value.func, ast.Call):
+            limits = {keyword.arg: ast.literal_eval(keyword.value) for keyword in value.func.keywords}
+            bounds = {word: limits[short] for short, word in _LIMITS.items() if limits.get(short) is not None}
         value = next((keyword.value for keyword in value.keywords if keyword.arg == "default"), value)
     try:
         default = OPTIONAL if value is None else ast.literal_eval(value)
@@ -226,8 +232,10 @@ def _key(
         kinds = dict.fromkeys((*kinds, *(() if own == ("integer",) and "number" in kinds else own)))
     if name.endswith("_token_id"):
         bounds = _TOKEN
-    else:
-        bounds = _SIZE if "integer" in kinds and type(default) is int and default > 0 else {}
+    elif "dropout" in name:
+        bounds = _PROBABILITY
+    elif "integer" in kinds and type(default) is int and default > 0:
+        bounds = bounds or _SIZE
     return tuple(kinds), default, bounds
 
 
@@ -312,7 +320,7 @@ register(
                 0.0,
                 "probability, on each branch before it joins the residual stream",
                 True,
-                {"minimum": 0, "exclusiveMaximum": 1},
+                _PROBABILITY,
             ),
             "norm_eps": Key(
                 "number", 1e-6, "added to the mean square under the root of the RMS norms", True, _POSITIVE
