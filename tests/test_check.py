@@ -66,6 +66,20 @@ def test_all_experiments_are_checked_and_a_wrong_one_does_not_hide_the_others(pr
     assert said.startswith("broken: config/experiments/broken.yaml:1: not valid YAML")
     assert checked(capsys, "tiny")[0] == 0
     assert checked(capsys, "nosuch")[0] == 2
+    # Where config.yaml says which experiments matter, another one is not asked for.
+    make.write(project / "config" / "config.yaml", "experiments: [tiny]\n")
+    status, said = checked(capsys)
+    assert status == 0
+    assert said.startswith("warning: broken: config/experiments/broken.yaml:1: not valid YAML")
+    assert checked(capsys, "broken")[0] == 2
+
+
+def test_everything_that_is_wrong_is_listed(project, capsys, monkeypatch):
+    monkeypatch.setenv("NGPU", "1")
+    write_dataset(project, columns={"text": "review"})
+    status, said = checked(capsys, "tiny", "--checkpoint.load_step=4", "--parallelism.data_parallel_shard_degree=2")
+    assert status == 2
+    assert [line.split(": ")[0] for line in said.splitlines()] == ["tiny"] * 3, said
 
 
 @pytest.mark.parametrize(

@@ -395,8 +395,8 @@ EXPERIMENT: Section = {
     ),
     "evaluation": Key("object", {}, "how the model is evaluated; see docs/evaluation.md", False),
     "training": Key("object", REQUIRED, "the steps and what each computes", True, keys=TRAINING),
-    "optimizer": Key("object", REQUIRED, "how weights follow gradients", True, keys=OPTIMIZER),
-    "lr_scheduler": Key("object", REQUIRED, "the learning rate from step to step", True, keys=LR_SCHEDULER),
+    "optimizer": Key("object", {}, "how weights follow gradients", True, keys=OPTIMIZER),
+    "lr_scheduler": Key("object", {}, "the learning rate from step to step", True, keys=LR_SCHEDULER),
     **{
         name: Key("object", {}, meaning, True, keys=JOB[name])
         for name, meaning in {

@@ -101,8 +101,7 @@ def find(model_type: str) -> Family:
     """
     if model_type not in FAMILIES:
         raise UserError(
-            f"found {model_type}, no such model type: {suggestion(model_type, FAMILIES)}"
-            f"There are: {', '.join(FAMILIES)}"
+            f"found {model_type}, no such model type: {suggestion(model_type, FAMILIES, 'the table in the README')}"
         )
     return FAMILIES[model_type]
 
