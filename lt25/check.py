@@ -104,8 +104,8 @@ def check_columns(experiment: Experiment) -> str:
             if first is None:
                 why = f"no row that can be used, the first is {fault}" if fault else "no rows: name another"
                 raise UserError(f"{config}: splits.{split}: the source's split {name} has {why}")
-            if complaint := TASKS[experiment.task].row_complaint(experiment.prepare, first.roles):
-                is_experiments = complaint.startswith("prepare.")
+            if complaint := TASKS[experiment.task].row_complaint(experiment.prepare, experiment.augment, first):
+                is_experiments = complaint.startswith(("prepare.", "augment."))
                 raise UserError(f"{experiment.path if is_experiments else config}: {complaint} ({first.where})")
             check_labels(experiment, folder, name)
     return ""

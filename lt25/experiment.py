@@ -541,13 +541,13 @@ def _check_model(experiment: Experiment, base: Mapping[str, Any], where: str) ->
             place = f"{origin}: {key}" if origin.endswith(".json") else f"{where}: model.{key}"
             raise UserError(f"{place}: the data decides it: remove the key")
     for architecture in experiment.model.get("architectures", ()):
-        for other in TASKS.values():
-            if _made_for(architecture, other) and not _made_for(architecture, task):
-                key = "base" if architecture in base.get("architectures", ()) else "architectures"
-                raise UserError(
-                    f"{where}: model.{key}: made for {architecture}, which does {other.name}, and the task is "
-                    f"{task.name}: name a model of this task"
-                )
+        if not _made_for(architecture, task) and not architecture.endswith("Model"):
+            other = next((other.name for other in TASKS.values() if _made_for(architecture, other)), "no task of these")
+            key = "base" if architecture in base.get("architectures", ()) else "architectures"
+            raise UserError(
+                f"{where}: model.{key}: made for {architecture}, which does {other}, and the task is {task.name}: name a "
+                "model of this task"
+            )
 
 
 def _made_for(architecture: str, task: Task) -> bool:
@@ -579,6 +579,24 @@ def _check_job(experiment: Experiment, where: str) -> None:
                 f"{where}: validation.freq: {validation['freq']} is more than training.steps, {steps}, so there is no "
                 f"validation, which {key} needs: lower it"
             )
+    compiled = experiment.job["compile"]
+    if experiment.job["activation_checkpoint"]["mode"] == "memory_budget" and not (
+        compiled["enable"] and "model" in compiled["components"]
+    ):
+        raise UserError(
+            f"{where}: activation_checkpoint.mode: memory_budget is a compiler's: set compile.enable to true, or another mode"
+        )
+    loader = training["dataloader"]
+    for key in ("persistent_workers", "prefetch_factor"):
+        if loader[key] and not loader["num_workers"]:
+            raise UserError(
+                f"{where}: training.dataloader.{key}: needs processes that read: set num_workers, or remove the key"
+            )
+    if TASKS[experiment.task].main_input != "input_ids" and experiment.origins["training.seq_len"] != DEFAULT:
+        raise UserError(
+            f"{where}: training.seq_len: is the window of a language model, and {experiment.task} reads whole examples: "
+            "remove the key"
+        )
     if not experiment.job["checkpoint"]["enable"] and keep == "best":
         raise UserError(f"{where}: checkpoint.keep: best needs checkpoint.enable: set it to true")
 

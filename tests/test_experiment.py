@@ -226,6 +226,22 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
             "parallelism.tensor_parallel_degree: found 2, but lt25_hgrn has data parallelism only",
         ),
         ({"training": "much"}, 'training: found "much", expected keys and values'),
+        ({"training.seq_len": 64}, "training.seq_len: is the window of a language model, and classification reads"),
+        ({"model.expand_ratio": 0.01}, "model.expand_ratio: found 0.01, which leaves none of 8 recurrent channels"),
+        ({"model.architectures": ["Foo"]}, "model.architectures: made for Foo, which does no task of these"),
+        (
+            {"model.tie_word_embeddings": True},
+            "model.tie_word_embeddings: found True, which has no effect on classification, only on language_modeling",
+        ),
+        (
+            {"activation_checkpoint.selective_ac_option": "x"},
+            'selective_ac_option: found "x", expected: a whole number in quotes, or `op`',
+        ),
+        ({"activation_checkpoint.determinism_check": "x"}, 'determinism_check: found "x", allowed: default, none'),
+        ({"activation_checkpoint.mode": "memory_budget"}, "mode: memory_budget is a compiler's: set compile.enable"),
+        ({"parallelism.pipeline_parallel_schedule": "x"}, 'pipeline_parallel_schedule: found "x", allowed: 1F1B, '),
+        ({"checkpoint.exclude_from_loading": ["x"]}, 'exclude_from_loading[0]: found "x", allowed: optimizer, '),
+        ({"training.dataloader.prefetch_factor": 2}, "training.dataloader.prefetch_factor: needs processes that read"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_file_key_found_and_allowed(project, change, message):

@@ -14,14 +14,14 @@ from typing import Any
 from lt25.tasks import FAULTY, Task, evaluation_keys, register
 
 
-def _row_complaint(prepare: Mapping[str, Any], roles: Mapping[str, Any]) -> str | None:
+def _row_complaint(prepare: Mapping[str, Any], augment: Mapping[str, Any], row: Any) -> str | None:
     """Say what is wrong with the first example of a split: `lt25 check` asks, before anything runs."""
-    if isinstance(roles["input"], str | int | float):
-        return f"columns.input: found {roles['input']!r:.40}, expected a list of numbers: name another column"
+    if row.kind("input") != "series":
+        return f"columns.input: found {row.kind('input')}, expected a list of numbers: name another column"
     try:
-        float(roles["label"])
+        float(row.roles["label"])
     except (TypeError, ValueError):
-        return f"columns.label: found {roles['label']!r:.40}, expected a number: name another column"
+        return f"columns.label: found {row.roles['label']!r:.40}, expected a number: name another column"
     return None
 
 

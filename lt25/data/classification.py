@@ -18,7 +18,7 @@ from lt25.data.examples import Example, Examples
 from lt25.data.faults import Fault
 from lt25.data.image_augmentation import image_transform
 from lt25.data.prepared import PreparedSplit
-from lt25.data.read import KINDS
+from lt25.data.read import kind_of
 from lt25.data.series import (
     ImageError,
     TooLarge,
@@ -37,6 +37,7 @@ from lt25.errors import UserError
 from lt25.experiment import Dataset
 from lt25.files import write_json
 from lt25.progress import say, track
+from lt25.tasks import kind_complaint
 
 MEASURED = 10_000
 """Mean and standard deviation are those of so many examples of train, its first."""
@@ -82,11 +83,7 @@ def write(
     names, numbers = _classes(dataset, labels)
     mean, std = _measure(dataset, examples, options, form)
     order = None
-    if options["permutation"] is not None:
-        if form.size is None:
-            raise UserError(
-                f"prepare.permutation: is for the pixels of images, and {dataset.name} has {form.kind}: remove the key"
-            )
+    if options["permutation"] is not None and form.size is not None:
         order = pixel_order(form.size, options["permutation"])
     counts = {split: Counter() for split in writers}
     for example in track(examples.of(*writers), f"{dataset.name}: examples prepared"):
@@ -194,14 +191,12 @@ def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tu
     if not kinds:
         examples.faults.report(0)
     (kind, _), *_ = kinds.most_common(1)
+    if complaint := kind_complaint(options, kind):
+        raise UserError(f"dataset {dataset.name}: {complaint}")
     (kind_of_label, _), *_ = kinds_of_label.most_common(1)
     labels = {label for label in labels if type(label) is kind_of_label}
     if kind == "series":
         return Form(kind, widths.most_common(1)[0][0]), labels
-    if options["layout"] == "series":
-        raise UserError(
-            f"dataset {dataset.name}: the input is {_NAMES[kind]} and prepare.layout is series: use pixels or rows"
-        )
     if kind == "audio":
         return Form(kind, options["n_mels"]), labels
     if transparent:
@@ -357,29 +352,15 @@ def _as_numbers(labels: set) -> dict[Any, float]:
 
 
 def _kind(example: Example) -> str:
-    """Return what an input is: "image", "audio" or "series"; of a file its name decides, or else its first bytes.
+    """Return what an input is: "image", "audio" or "series".
 
     Raises:
         Fault: if it is none of them.
     """
-    value = example.roles["input"]
-    if isinstance(value, list | tuple | np.ndarray):
-        return "series"
-    if not isinstance(value, dict) or not isinstance(value.get("bytes"), bytes):
-        raise Fault(
-            "input of another kind",
-            example.where,
-            f"the input is {type(value).__name__}, no file and no list of numbers",
-        )
-    suffix, data = Path(value.get("path") or "").suffix.lower(), value["bytes"]
-    for kind in ("image", "audio", "series"):
-        if suffix in KINDS[kind]:
-            return kind
-    if data.startswith((b"\x93NUMPY", b"PK")):
-        return "series"
-    if data.startswith((b"fLaC", b"OggS", b"ID3")) or (data[:4] == b"RIFF" and data[8:12] == b"WAVE"):
-        return "audio"
-    return "audio" if data[:1] == b"\xff" and len(data) > 1 and data[1] >= 0xE0 else "image"
+    if (kind := kind_of(example.roles["input"])) not in _NAMES:
+        message = f"the input is {kind}, no file and no list of numbers"
+        raise Fault("input of another kind", example.where, message)
+    return kind
 
 
 def _values(example: Example, form: Form, options: dict[str, Any]) -> np.ndarray:

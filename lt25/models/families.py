@@ -18,6 +18,8 @@ from lt25.config.key import OPTIONAL, Key, Section, suggestion
 from lt25.errors import UserError
 from lt25.tasks import TASKS
 
+_CLASSIFIER, _CTC, _LM = "AutoModelForSequenceClassification", "AutoModelForCTC", "AutoModelForCausalLM"
+
 
 @dataclass(frozen=True)
 class Family:
@@ -43,6 +45,7 @@ class Family:
             model computes something else, and says nothing.
         devices: types of device that it trains on, "cpu" or "cuda"; Triton's interpreter makes a CPU one for any.
         requires: package without which it cannot be built, as imported; None for none beside lt25's own.
+        serves: key of the ``model`` section -> the Auto classes whose models it means something to, if not to all.
         complaint: of resolved ``model`` keys and a task, what makes them impossible together, or None.
     """
 
@@ -62,6 +65,7 @@ class Family:
     crosses_layers: tuple[str, ...] = ()
     devices: tuple[str, ...] = ("cpu", "cuda")
     requires: str | None = None
+    serves: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"num_labels": (_CLASSIFIER,)})
     complaint: Callable[[Mapping[str, Any], str], str | None] = field(default=lambda model, task: None)
 
     @property
@@ -142,7 +146,20 @@ def refusal(model: Mapping[str, Any], task: str, parallelism: Mapping[str, Any],
             )
     if device not in family.devices and os.environ.get("TRITON_INTERPRET") != "1":
         return f"{found} on a CPU, but its kernels need a GPU: train it where there is one, or use lt25_hgrn"
+    if idle := _idle_key(family, model, task):
+        return idle
     return family.complaint(model, task)
+
+
+def _idle_key(family: Family, model: Mapping[str, Any], task: str) -> str | None:
+    """Complain of the first key that was given a value and means nothing to the task's models."""
+    keys = family.model_keys() or {}
+    for name, classes in family.serves.items():
+        given = name in model and name in keys and model[name] != keys[name].default
+        if given and TASKS[task].auto_model not in classes and name not in TASKS[task].decided:
+            meant = ", ".join(other.name for other in TASKS.values() if other.auto_model in classes)
+            return f"model.{name}: found {model[name]}, which has no effect on {task}, only on {meant}: remove the key"
+    return None
 
 
 def table() -> str:
@@ -264,6 +281,11 @@ def _hgrn_complaint(model: Mapping[str, Any], task: str) -> str | None:
         if model.get("input_size") is not None:
             return f"model.input_size: found {model['input_size']}, but a language model reads tokens: leave it out"
     channels = int(model.get("hidden_size", 2048) * model.get("expand_ratio", 1))
+    if not channels:
+        return (
+            f"model.expand_ratio: found {model['expand_ratio']}, which leaves none of {model['hidden_size']} recurrent "
+            "channels: raise it"
+        )
     if model.get("bidirectional") and channels % 2:
         return f"model.hidden_size: found {model['hidden_size']}, but bidirectional needs an even number of channels"
     return None
@@ -273,15 +295,16 @@ register(
     Family(
         "lt25_hgrn",
         "lt25",
-        heads={
-            "AutoModelForSequenceClassification": "classifier",
-            "AutoModelForCTC": "ctc_head",
-            "AutoModelForCausalLM": "lm_head",
-        },
-        inputs={
-            "AutoModelForSequenceClassification": "model.features",
-            "AutoModelForCTC": "model.features",
-            "AutoModelForCausalLM": "model.embeddings",
+        heads={_CLASSIFIER: "classifier", _CTC: "ctc_head", _LM: "lm_head"},
+        inputs={_CLASSIFIER: "model.features", _CTC: "model.features", _LM: "model.embeddings"},
+        serves={
+            "subsampling": (_CLASSIFIER, _CTC),
+            "position_embeddings": (_CLASSIFIER, _CTC),
+            "pooling": (_CLASSIFIER,),
+            "num_labels": (_CLASSIFIER,),
+            "hop_length": (_CTC,),
+            "vocab_size": (_CTC, _LM),
+            "tie_word_embeddings": (_LM,),
         },
         module="lt25.models.auto",
         crosses_layers=("lower_bounds",),
