@@ -5,7 +5,6 @@ model to start from and the devices.
 """
 
 import re
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
@@ -14,8 +13,8 @@ from pathlib import Path
 from lt25.checkpoints.whole import kept_steps
 from lt25.data import acquire, read
 from lt25.data.folders import Folder
-from lt25.errors import UserError
-from lt25.experiment import Experiment, load_experiment, project_root
+from lt25.errors import Mistakes, UserError
+from lt25.experiment import Experiment, load_config, load_experiment, project_root
 from lt25.launch import Launch, plan
 from lt25.models import families
 from lt25.tasks import TASKS
@@ -24,45 +23,56 @@ LABELS = 10_000
 
 
 def check(names: Iterable[str], overrides: Iterable[str] = ()) -> int:
-    """Print a line for each experiment: ok, or what is wrong.
+    """Print for each experiment: ok, or a line for everything that is wrong.
+
+    What is wrong with a file that nobody asked for, by its name or in config/config.yaml, is a warning.
 
     Args:
         names: of experiments, or paths; none: all of ``config/experiments/``.
         overrides: as for `load_experiment`.
 
     Returns:
-        The exit status: 0, or 2 if anything is wrong.
+        The exit status: 0, or 2 if anything is wrong that was asked for.
 
     Raises:
         UserError: if NGPU, NNODE and the like make no sense.
     """
     # What is wrong with the environment is no experiment's fault.
     plan({})
-    names = list(names) or sorted(path.stem for path in (project_root() / "config" / "experiments").glob("*.yaml"))
+    names = list(names)
+    every = names or sorted(path.stem for path in (project_root() / "config" / "experiments").glob("*.yaml"))
+    asked = names or (load_config()["experiments"] if (project_root() / "config" / "config.yaml").is_file() else every)
     status = 0
-    for name in names:
+    for name in every:
         try:
             experiment = load_experiment(name, overrides)
             remark = check_experiment(experiment)
             print(f"{experiment.name}: ok{remark}")
         except UserError as error:
-            status = 2
-            print(f"{Path(name).stem}: {error}", file=sys.stdout)
+            status = 2 if name in asked else status
+            for line in error.lines:
+                print(f"{'' if name in asked else 'warning: '}{Path(name).stem}: {line}")
     return status
 
 
 def check_experiment(experiment: Experiment) -> str:
-    """Check an experiment's devices, data, and the checkpoint that it goes on from.
+    """Check an experiment's devices, model and data, and the checkpoint that it goes on from.
 
     Returns:
         What could not be checked, and the stages that have not been run, for people; nothing if there is neither.
 
     Raises:
-        UserError: for the first thing that is wrong.
+        UserError: if anything is wrong, a line each.
     """
-    check_devices(experiment)
-    check_load_step(experiment)
-    remark = check_columns(experiment)
+    mistakes, remark = Mistakes(), ""
+    with mistakes:
+        check_devices(experiment)
+        check_model(experiment)
+    with mistakes:
+        check_load_step(experiment)
+    with mistakes:
+        remark = check_columns(experiment)
+    mistakes.complain()
     missing = experiment.missing()
     return f"{remark}; to be run: {', '.join(missing)}" if missing else remark
 
@@ -85,11 +95,17 @@ def check_columns(experiment: Experiment) -> str:
         names = source["from"] if isinstance(source, dict) else source
         names = dataset.splits[names] if isinstance(source, dict) else names
         for name in [names] if isinstance(names, str) else names:
-            first = next((row for row in read.rows(dataset, folder, name) if isinstance(row, read.Row)), None)
+            first, fault = None, None
+            for row in read.rows(dataset, folder, name):
+                if isinstance(row, read.Row):
+                    first = row
+                    break
+                fault = fault or row
             if first is None:
-                raise UserError(f"{config}: splits.{split}: the source's split {name} has no rows: name another")
-            if complaint := TASKS[experiment.task].row_complaint(experiment.prepare, first.roles):
-                is_experiments = complaint.startswith("prepare.")
+                why = f"no row that can be used, the first is {fault}" if fault else "no rows: name another"
+                raise UserError(f"{config}: splits.{split}: the source's split {name} has {why}")
+            if complaint := TASKS[experiment.task].row_complaint(experiment.prepare, experiment.augment, first):
+                is_experiments = complaint.startswith(("prepare.", "augment."))
                 raise UserError(f"{experiment.path if is_experiments else config}: {complaint} ({first.where})")
             check_labels(experiment, folder, name)
     return ""
@@ -113,6 +129,23 @@ def check_labels(experiment: Experiment, folder: Folder, split: str) -> None:
         # Numbers, which CSV has as texts, stand for the names in their order.
         if isinstance(label, str) and label.strip() not in ("", *listed) and not re.fullmatch(r"[-+.\d\s]+", label):
             raise UserError(f"{where}: {row.where} has {label}, which is not among {', '.join(listed)}: add it")
+
+
+def check_model(experiment: Experiment) -> None:
+    """Make the model, without memory for its weights, if its family is another package's, which alone knows what fits.
+
+    Raises:
+        UserError: if that cannot be done.
+    """
+    if families.find(experiment.model["model_type"]).source != "lt25":
+        # Imported here, because this takes seconds and concerns few experiments.
+        from lt25.models.auto import try_model
+
+        model = experiment.resolved()[0]["model"]
+        try:
+            try_model(model, experiment.task)
+        except UserError as error:
+            raise UserError(f"{experiment.path}: {error}") from None
 
 
 def check_load_step(experiment: Experiment) -> None:

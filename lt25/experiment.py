@@ -19,7 +19,7 @@ from lt25.config import overrides as on_command_line
 from lt25.config.files import read_model, read_yaml
 from lt25.config.key import OPTIONAL, Section, check, flat, identity, resolve, suggestion
 from lt25.config.sections import CONFIG, DATASET, EXPERIMENT, HIDDEN, JOB, MODEL, SET, training_identity
-from lt25.errors import UserError
+from lt25.errors import Mistakes, UserError
 from lt25.files import read_record
 from lt25.models import families
 from lt25.tasks import TASKS, Task
@@ -326,7 +326,13 @@ def _load(
     where, decisive = str(path), {}
     _check_name(path.stem, "a file", where)
     written = read_yaml(root / path, "experiment", named)
-    values, base = _resolve(written, where, root)
+    mistakes = Mistakes()
+    with mistakes:
+        values, base = _resolve(written, where, root)
+    with mistakes:
+        if isinstance(written.get("dataset"), str):
+            load_dataset_config(written["dataset"], root, f"{where}: dataset")
+    mistakes.complain()
     if overrides:
         plain = values
         before = {**flat(values), **flat(written)}
@@ -354,10 +360,15 @@ def _load(
         decisive=decisive,
         augment=values["augment"],
     )
-    _check_data(experiment, where)
-    _check_model(experiment, base, where)
-    _check_job(experiment, where)
-    _check_start(experiment, (*descendants, path.stem))
+    for check_part in (
+        lambda: _check_data(experiment, where),
+        lambda: _check_model(experiment, base, where),
+        lambda: _check_job(experiment, where),
+        lambda: _check_start(experiment, (*descendants, path.stem)),
+    ):
+        with mistakes:
+            check_part()
+    mistakes.complain()
     return experiment
 
 
@@ -384,20 +395,47 @@ def _resolve(written: Mapping[str, Any], where: str, root: Path) -> tuple[dict[s
     Returns:
         The values of all keys and sections, and the content of the file that ``model.base`` names.
     """
-    for name, hidden in HIDDEN.items():
-        section = written.get(name)
-        for key in section if isinstance(section, Mapping) else ():
-            if key in hidden:
-                raise UserError(f"{where}: {name}.{key}: not for an experiment: {hidden[key]}: remove the key")
-    top = {**EXPERIMENT, "task": replace(EXPERIMENT["task"], bounds={"enum": list(TASKS)})}
-    check(written, top, where)
-    check(
-        {"model": {name: value for name, value in written["model"].items() if name in _EVERY_MODEL}},
-        {"model": replace(EXPERIMENT["model"], keys=_EVERY_MODEL)},
-        where,
-    )
+    mistakes, top = Mistakes(), {**EXPERIMENT, "task": replace(EXPERIMENT["task"], bounds={"enum": list(TASKS)})}
+    shown = {name: _without_hidden(name, section, where, mistakes) for name, section in written.items()}
+    task = TASKS.get(written["task"]) if isinstance(written.get("task"), str) else None
+    if task is not None:
+        top |= {name: replace(top[name], keys=getattr(task, name)) for name in ("prepare", "augment", "evaluation")}
+    model, base = {}, {}
+    with mistakes:
+        if isinstance(written.get("model"), Mapping):
+            model, base, known = _resolve_model(written["model"], where, root)
+            top["model"] = replace(top["model"], keys=known)
+    with mistakes:
+        check(shown, top, where)
+    mistakes.complain()
+    values = {**resolve(written, top), "model": model}
+    for name, fixed in SET.items():
+        values[name] = {**values[name], **fixed}
+    return values, base
 
-    task, own = TASKS[written["task"]], dict(written["model"])
+
+def _without_hidden(name: str, section: Any, where: str, mistakes: Mistakes) -> Any:
+    """Return a section without the keys that are not for an experiment, and complain of each."""
+    hidden = HIDDEN.get(name, {})
+    if not isinstance(section, Mapping):
+        return section
+    for key in hidden.keys() & section.keys():
+        with mistakes:
+            raise UserError(f"{where}: {name}.{key}: not for an experiment: {hidden[key]}: remove the key")
+    return {key: value for key, value in section.items() if key not in hidden}
+
+
+def _resolve_model(
+    written: Mapping[str, Any], where: str, root: Path
+) -> tuple[dict[str, Any], dict[str, Any], Section | None]:
+    """Fill in what a ``model`` section leaves to its base and to the defaults.
+
+    Returns:
+        The values of all keys; the content of the file that ``base`` names; the keys of the family, None if they are not known.
+    """
+    own = dict(written)
+    common = {name: value for name, value in own.items() if name in _EVERY_MODEL}
+    check({"model": common}, {"model": replace(EXPERIMENT["model"], keys=_EVERY_MODEL)}, where)
     path = own.pop("base", None)
     base = read_model(root / path, f"{where}: model.base") if path else {}
     if len({str(one["model_type"]) for one in (own, base) if "model_type" in one}) > 1:
@@ -416,18 +454,7 @@ def _resolve(written: Mapping[str, Any], where: str, root: Path) -> tuple[dict[s
     if known is not None:
         check(base, known, path)
         model = {**model, **resolve(model, known)}
-    sections = {
-        **top,
-        "prepare": replace(top["prepare"], keys=task.prepare),
-        "augment": replace(top["augment"], keys=task.augment),
-        "model": replace(top["model"], keys=known),
-        "evaluation": replace(top["evaluation"], keys=task.evaluation),
-    }
-    check(written, sections, where)
-    values = {**resolve(written, sections), "model": model}
-    for name, fixed in SET.items():
-        values[name] = {**values[name], **fixed}
-    return values, base
+    return model, base, known
 
 
 def _origins(
@@ -487,10 +514,8 @@ def _check_overrides(overrides: Mapping[str, Any]) -> None:
     sections = [name for name, key in EXPERIMENT.items() if key.type == "object"]
     for key in overrides:
         if (section := key.split(".")[0]) not in sections:
-            hint = suggestion(section, sections)
-            raise UserError(
-                f"{on_command_line.WHERE}: {key}: no section {section}: {hint}There are: {', '.join(sections)}"
-            )
+            hint = suggestion(section, sections, "docs/training.md")
+            raise UserError(f"{on_command_line.WHERE}: {key}: no section {section}: {hint}")
 
 
 def _check_data(experiment: Experiment, where: str) -> None:
@@ -527,13 +552,13 @@ def _check_model(experiment: Experiment, base: Mapping[str, Any], where: str) ->
             place = f"{origin}: {key}" if origin.endswith(".json") else f"{where}: model.{key}"
             raise UserError(f"{place}: the data decides it: remove the key")
     for architecture in experiment.model.get("architectures", ()):
-        for other in TASKS.values():
-            if _made_for(architecture, other) and not _made_for(architecture, task):
-                key = "base" if architecture in base.get("architectures", ()) else "architectures"
-                raise UserError(
-                    f"{where}: model.{key}: made for {architecture}, which does {other.name}, and the task is "
-                    f"{task.name}: name a model of this task"
-                )
+        if not _made_for(architecture, task) and not architecture.endswith("Model"):
+            other = next((other.name for other in TASKS.values() if _made_for(architecture, other)), "no task of these")
+            key = "base" if architecture in base.get("architectures", ()) else "architectures"
+            raise UserError(
+                f"{where}: model.{key}: made for {architecture}, which does {other}, and the task is {task.name}: name a "
+                "model of this task"
+            )
 
 
 def _made_for(architecture: str, task: Task) -> bool:
@@ -579,6 +604,24 @@ def _check_job(experiment: Experiment, where: str) -> None:
                 f"{where}: validation.freq: {validation['freq']} is more than training.steps, {steps}, so there is no "
                 f"validation, which {key} needs: lower it"
             )
+    compiled = experiment.job["compile"]
+    if experiment.job["activation_checkpoint"]["mode"] == "memory_budget" and not (
+        compiled["enable"] and "model" in compiled["components"]
+    ):
+        raise UserError(
+            f"{where}: activation_checkpoint.mode: memory_budget is a compiler's: set compile.enable to true, or another mode"
+        )
+    loader = training["dataloader"]
+    for key in ("persistent_workers", "prefetch_factor"):
+        if loader[key] and not loader["num_workers"]:
+            raise UserError(
+                f"{where}: training.dataloader.{key}: needs processes that read: set num_workers, or remove the key"
+            )
+    if TASKS[experiment.task].main_input != "input_ids" and experiment.origins["training.seq_len"] != DEFAULT:
+        raise UserError(
+            f"{where}: training.seq_len: is the window of a language model, and {experiment.task} reads whole examples: "
+            "remove the key"
+        )
     if not experiment.job["checkpoint"]["enable"] and keep == "best":
         raise UserError(f"{where}: checkpoint.keep: best needs checkpoint.enable: set it to true")
 

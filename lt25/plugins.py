@@ -7,7 +7,8 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -40,6 +41,29 @@ def load(root: Path, names: Iterable[str]) -> None:
             raise
         except Exception as error:
             raise UserError(f"{where}: {_place(error)}{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def blamed(package: str | None) -> Iterator[None]:
+    """Run code of a plugin: what it raises becomes one line that says where in it.
+
+    Args:
+        package: the plugin's; None for code of lt25's own, whose exceptions pass as they are.
+
+    Raises:
+        UserError: if the plugin raises anything else than one.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if package is None:
+            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        own = Path(str(sys.modules[package].__file__)).parent
+        place = next((frame for frame in reversed(frames) if own in Path(frame.filename).parents), frames[-1])
+        raise UserError(f"{place.filename}:{place.lineno}: {type(error).__name__}: {error}") from error
 
 
 def _import_path(path: Path, where: str) -> ModuleType:

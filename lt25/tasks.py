@@ -76,8 +76,8 @@ class Task:
         evaluation: the keys of an experiment's ``evaluation`` section.
         augment: the keys of an experiment's ``augment`` section: what is done to training examples at random.
         decided: the keys of the model's config that the data decides, and an experiment may not set.
-        row_complaint: of the resolved ``prepare`` section and the values of an example by role, what is wrong with them,
-            beginning with the key, or None: `lt25 check` asks of the first example of each split.
+        row_complaint: of the resolved ``prepare`` and ``augment`` sections and an example (`lt25.data.read.Row`), what does not
+            fit, beginning with the key, or None: `lt25 check` asks of the first example of each split.
         complaint: of the resolved ``prepare`` and ``augment`` sections, what makes them impossible together, or None.
         prepare_from_model: keys of the model's config that decide the prepared data too.
         preparation_version: of the code that prepares; where it gives other data for the same options, it is raised by one.
@@ -102,8 +102,8 @@ class Task:
     )
     prepare_from_model: tuple[str, ...] = ()
     decided: tuple[str, ...] = ()
-    row_complaint: Callable[[Mapping[str, Any], Mapping[str, Any]], str | None] = field(
-        default=lambda prepare, roles: None
+    row_complaint: Callable[[Mapping[str, Any], Mapping[str, Any], Any], str | None] = field(
+        default=lambda prepare, augment, row: None
     )
     preparation_version: int = 1
     package: str | None = None
@@ -166,27 +166,53 @@ def _image_complaint(prepare: Mapping[str, Any], augment: Mapping[str, Any]) -> 
     return None
 
 
-def _is_media(value: Any) -> bool:
-    return isinstance(value, Mapping) and "bytes" in value
+_OF_KIND = {
+    "image": ("layout", "size", "permutation"),
+    "audio": ("n_mels", "sample_rate", "max_steps"),
+    "series": ("layout", "max_steps"),
+}
+"""What a classifier's inputs are -> the keys of ``prepare`` that mean something for them."""
+
+_INPUTS = {"image": "images", "audio": "recordings", "series": "series"}
 
 
-def _classification_row(prepare: Mapping[str, Any], roles: Mapping[str, Any]) -> str | None:
-    layout = prepare["layout"]
-    if _is_media(roles["input"]) and layout == "series":
-        return "prepare.layout: found series, and the input is an image or a recording: use pixels or rows"
+def kind_complaint(prepare: Mapping[str, Any], kind: str) -> str | None:
+    """Complain of the first key of ``prepare`` that was given a value and means nothing for inputs of a kind.
+
+    Args:
+        prepare: the resolved section of a classification.
+        kind: "image", "audio" or "series".
+    """
+    keys = TASKS["classification"].prepare
+    if kind != "series" and prepare["layout"] == "series":
+        instead = "use pixels or rows" if kind == "image" else "remove the key"
+        return f"prepare.layout: found series, and the inputs are {_INPUTS[kind]}: {instead}"
+    for name, key in keys.items():
+        if name not in (*_OF_KIND[kind], "faulty") and prepare[name] != key.default:
+            takes = ", ".join(_OF_KIND[kind])
+            return f"prepare.{name}: has no effect on {_INPUTS[kind]}, for which there are {takes}: remove the key"
     return None
 
 
-def _speech_row(prepare: Mapping[str, Any], roles: Mapping[str, Any]) -> str | None:
-    if not _is_media(roles["audio"]):
-        return f"columns.audio: found {type(roles['audio']).__name__}, expected an audio file: name another column"
-    return _text_row(prepare, roles)
+def _classification_row(prepare: Mapping[str, Any], augment: Mapping[str, Any], row: Any) -> str | None:
+    if (kind := row.kind("input")) not in _OF_KIND:
+        return None  # preparation counts it as a fault
+    changed = next((key for key, value in augment.items() if value), None)
+    if changed and kind != "image":
+        return f"augment.{changed}: is for images, and the inputs are {_INPUTS[kind]}: remove the key"
+    return kind_complaint(prepare, kind)
 
 
-def _text_row(prepare: Mapping[str, Any], roles: Mapping[str, Any]) -> str | None:
-    if isinstance(roles["text"], str):
+def _speech_row(prepare: Mapping[str, Any], augment: Mapping[str, Any], row: Any) -> str | None:
+    if (kind := row.kind("audio")) != "audio":
+        return f"columns.audio: found {kind}, expected an audio file: name another column"
+    return _text_row(prepare, augment, row)
+
+
+def _text_row(prepare: Mapping[str, Any], augment: Mapping[str, Any], row: Any) -> str | None:
+    if isinstance(row.roles["text"], str):
         return None
-    return f"columns.text: found {type(roles['text']).__name__}, expected a text: name another column"
+    return f"columns.text: found {row.kind('text')}, expected a text: name another column"
 
 
 register(

@@ -66,6 +66,20 @@ def test_all_experiments_are_checked_and_a_wrong_one_does_not_hide_the_others(pr
     assert said.startswith("broken: config/experiments/broken.yaml:1: not valid YAML")
     assert checked(capsys, "tiny")[0] == 0
     assert checked(capsys, "nosuch")[0] == 2
+    # Where config.yaml says which experiments matter, another one is not asked for.
+    make.write(project / "config" / "config.yaml", "experiments: [tiny]\n")
+    status, said = checked(capsys)
+    assert status == 0
+    assert said.startswith("warning: broken: config/experiments/broken.yaml:1: not valid YAML")
+    assert checked(capsys, "broken")[0] == 2
+
+
+def test_everything_that_is_wrong_is_listed(project, capsys, monkeypatch):
+    monkeypatch.setenv("NGPU", "1")
+    write_dataset(project, columns={"text": "review"})
+    status, said = checked(capsys, "tiny", "--checkpoint.load_step=4", "--parallelism.data_parallel_shard_degree=2")
+    assert status == 2
+    assert [line.split(": ")[0] for line in said.splitlines()] == ["tiny"] * 3, said
 
 
 @pytest.mark.parametrize(
@@ -86,6 +100,49 @@ def test_the_dataset_is_compared_with_the_data_that_is_there(project, capsys, ch
     status, said = checked(capsys)
     assert status == 2
     assert message in said
+    assert said.count("\n") == 1
+
+
+def test_a_column_that_no_line_of_json_has_is_named(project, capsys):
+    (project / "reviews" / "all.csv").unlink()
+    make.write(project / "reviews" / "all.jsonl", '{"review": "good"}\n{"review": "bad"}\n')
+    status, said = checked(capsys)
+    assert status == 2
+    assert "all.jsonl, line 1: no column text: it has review; mend columns" in said
+
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"hidden_size": 66},
+            "no llama can be made with these values: ValueError: The hidden size (66) is not a multiple",
+        ),
+        ({"num_key_value_heads": 3}, "no llama can be made with these values: The size of tensor a (4) must match"),
+        ({"hidden_act": "foo"}, "model.hidden_act: found foo, which llama does not know"),
+        ({"attention_dropout": 3}, "model.attention_dropout: found 3, expected less than 1"),
+        ({"initializer_range": 3.0}, "model.initializer_range: found 3.0, expected at most 1.0"),
+    ],
+)
+def test_a_model_of_another_package_is_made_to_see_that_its_sizes_fit(project, capsys, change, message):
+    path = project / "config" / "experiments" / "tiny.yaml"
+    written = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**written, "model": LLAMA}))
+    assert checked(capsys)[0] == 0
+    path.write_text(yaml.safe_dump({**written, "model": {**LLAMA, **change}}))
+    status, said = checked(capsys)
+    assert status == 2
+    assert f"tiny: config/experiments/tiny.yaml: {message}" in said.replace("yaml: model: no", "yaml: no")
     assert said.count("\n") == 1
 
 
@@ -135,7 +192,12 @@ def test_the_first_example_must_be_one_of_the_task(project, capsys):
     tiny.write_experiment(project, "classification", dataset="reviews", prepare={"layout": "series"})
     status, said = checked(capsys)
     assert status == 2
-    assert "tiny.yaml: prepare.layout: found series, and the input is an image or a recording: use pixels" in said
+    assert "tiny.yaml: prepare.layout: found series, and the inputs are images: use pixels" in said
+    # A key for recordings would only make a second preparation of the same content.
+    tiny.write_experiment(project, "classification", dataset="reviews", prepare={"n_mels": 80})
+    status, said = checked(capsys)
+    assert status == 2
+    assert "tiny.yaml: prepare.n_mels: has no effect on images, for which there are layout, size, permutation" in said
 
 
 def test_a_checkpoint_that_is_not_kept_is_said_before_training(project, capsys):

@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 import yaml
 
-from lt25 import plugins
+from lt25 import cli, plugins
 from lt25.errors import UserError
+from lt25.tasks import TASKS
 from tests import tiny
 from tests.data import make
 
@@ -69,6 +71,45 @@ def test_a_fourth_task_needs_no_change_of_lt25(project):
     card = (results / "hf" / "README.md").read_text()
     assert "a model that predicts a number from a series" in card
     assert "results/levels/hf" in card
+
+
+@pytest.fixture
+def here(project, monkeypatch):
+    """The project, for commands that run in this process; its plugin is forgotten afterwards."""
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    tasks = dict(TASKS)
+    yield project
+    TASKS.clear()
+    TASKS.update(tasks)
+    for name in [name for name in sys.modules if name.split(".")[0] == "regression"]:
+        del sys.modules[name]
+
+
+def answered(capsys, *command) -> str:
+    """Run a command that fails; return its last line."""
+    capsys.readouterr()
+    assert cli.main(list(command)) == 2
+    said = capsys.readouterr()
+    return (said.out + said.err).strip().splitlines()[-1]
+
+
+def test_rows_that_a_plugin_cannot_use_are_one_line(here, capsys):
+    make.parquet(here / "series/all.parquet", [{"series": "up", "mean": 0.5}] * 40)
+    assert cli.main(["download", "levels"]) == 0
+    assert "no row that can be used, the first is all.parquet, row 0: column series: no such file: 'up'" in answered(
+        capsys, "check", "levels"
+    )
+    make.parquet(here / "series/all.parquet", [{"series": [0.5, 1.0], "mean": "up"}] * 40)
+    assert cli.main(["download", "levels"]) == 0
+    assert "columns.label: found 'up', expected a number: name another column" in answered(capsys, "check", "levels")
+    said = answered(capsys, "prepare", "levels")
+    assert "40 of 40 examples cannot be used: 40 x values that are no numbers" in said
+    # What goes wrong in a plugin's own code is told with the place.
+    make.parquet(here / "series/all.parquet", [{"series": [[n / 40] * (1 + n % 2)], "mean": 0.5} for n in range(40)])
+    assert cli.main(["download", "levels"]) == 0
+    said = answered(capsys, "prepare", "levels")
+    assert re.search(r"lt25: error: .*examples/regression/data.py:\d+: ValueError: all the input array dim", said)
 
 
 def test_a_plugin_is_loaded_once(tmp_path, monkeypatch):

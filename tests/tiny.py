@@ -52,7 +52,8 @@ def write_experiment(root: Path, task: str, name: str = "tiny", **sections) -> E
         "task": task,
         "dataset": DATASETS[task],
         "model": MODEL,
-        "training": {"steps": 12, "local_batch_size": 4, "seq_len": 16, "mixed_precision_param": "float32"},
+        "training": {"steps": 12, "local_batch_size": 4, "mixed_precision_param": "float32"}
+        | ({"seq_len": 16} if task == "language_modeling" else {}),
         "optimizer": {"lr": 1e-2},
         "lr_scheduler": {"warmup_steps": 2},
         "checkpoint": {"interval": 4},

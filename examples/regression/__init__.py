@@ -8,7 +8,22 @@ The model is a classifier with one output, so every family that has one can be t
 them near 0 to 1 in the data, and write no -100, which stands for a label that is missing.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from lt25.tasks import FAULTY, Task, evaluation_keys, register
+
+
+def _row_complaint(prepare: Mapping[str, Any], augment: Mapping[str, Any], row: Any) -> str | None:
+    """Say what is wrong with the first example of a split: `lt25 check` asks, before anything runs."""
+    if row.kind("input") != "series":
+        return f"columns.input: found {row.kind('input')}, expected a list of numbers: name another column"
+    try:
+        float(row.roles["label"])
+    except (TypeError, ValueError):
+        return f"columns.label: found {row.roles['label']!r:.40}, expected a number: name another column"
+    return None
+
 
 register(
     Task(
@@ -31,6 +46,7 @@ print(float(model(**extractor(series, return_tensors="pt")).logits))""",
         prepare={"faulty": FAULTY},
         evaluation=evaluation_keys(),
         decided=("num_labels", "input_size"),
+        row_complaint=_row_complaint,
         package=__name__,
     )
 )

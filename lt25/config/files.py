@@ -35,7 +35,7 @@ def read_yaml(path: Path, kind: str, named: str = "") -> dict[str, Any]:
     shown = os.path.relpath(path)
     if not path.is_file():
         there = sorted(file.stem for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        hint = suggestion(path.stem, there).strip() or f"there are: {', '.join(there) or 'none'}"
+        hint = suggestion(path.stem, there, "`lt25 list`")
         raise UserError(f"{f'{named}: ' if named else ''}{shown}: no such {kind} file: {hint}")
     try:
         values = _load(path.read_text(encoding="utf-8"))

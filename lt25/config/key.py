@@ -8,7 +8,7 @@ import copy
 import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,9 @@ OPTIONAL = object()
 """The default of a key that has no value where a file does not give it one."""
 
 Section = Mapping[str, "Key"]
+
+FEW = 12
+"""So many names are listed in a message; more are not."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +75,19 @@ def check(values: Any, section: Section, where: str) -> None:
         where: the file, for messages.
 
     Raises:
-        UserError: for the first thing that is wrong: file, key, what was found, what is allowed.
+        UserError: if anything is wrong, a line each: file, key, what was found, what is allowed.
     """
     # Imported here, because a trainer reads no experiment file.
     from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import best_match
+    from jsonschema.exceptions import best_match, relevance
 
-    error = best_match(Draft202012Validator(schema(section)).iter_errors(values))
-    if error is not None:
-        raise UserError(f"{where}: {explain(error)}")
-    for name, value in flat(values).items():
-        # JSON Schema's bounds let them pass.
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{where}: {name}: found {value}, expected a finite number")
+    errors = sorted(Draft202012Validator(schema(section)).iter_errors(values), key=relevance, reverse=True)
+    lines = [line for error in errors for line in explain(best_match([error]))]
+    # JSON Schema's bounds let them pass.
+    odd = {name: value for name, value in flat(values).items() if isinstance(value, float) and not math.isfinite(value)}
+    lines += [f"{name}: found {value}, expected a finite number" for name, value in odd.items()]
+    if lines:
+        raise UserError(*(f"{where}: {line}" for line in lines))
 
 
 def resolve(values: Mapping[str, Any], section: Section) -> dict[str, Any]:
@@ -137,10 +140,18 @@ def identity(values: Mapping[str, Any], section: Section) -> dict[str, Any]:
     return decisive
 
 
-def suggestion(name: str, known: Any) -> str:
-    """Return "did you mean ...? " for a name that is close to a known one, otherwise nothing."""
-    close = difflib.get_close_matches(str(name), [str(one) for one in known], 1)
-    return f"did you mean {close[0]}? " if close else ""
+def suggestion(name: str, known: Iterable[Any], listed: str) -> str:
+    """Say what a name that is not known may have been meant for: "did you mean lr? There are beta1, ..., lr".
+
+    Args:
+        name: what was found.
+        known: the names that there are.
+        listed: what shows them, where they are too many for a line.
+    """
+    names = [str(one) for one in known]
+    close = difflib.get_close_matches(str(name), names, 1)
+    shown = f"{listed} shows all {len(names)}" if len(names) > FEW else f"there are {', '.join(names) or 'none'}"
+    return f"did you mean {close[0]}? {shown[0].upper()}{shown[1:]}" if close else shown
 
 
 def show(value: Any) -> str:
@@ -161,17 +172,28 @@ WORDS = {
 """What people call JSON's types."""
 
 
-def explain(error: Any) -> str:
-    """Say in one line what a schema violation (`jsonschema.ValidationError`) means: key, what was found, what is allowed."""
-    key = ".".join(str(part) for part in error.absolute_path)
+def path(parts: Iterable[str | int]) -> str:
+    """Return a dotted key as people write it, ``splits.test[0]``."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
+
+
+def explain(error: Any) -> list[str]:
+    """Say what a schema violation (`jsonschema.ValidationError`) means: key, found, allowed; a line a mistake."""
+    if error.validator != "additionalProperties":
+        return [_explain(error)]
+    allowed, at = sorted(error.schema.get("properties", {})), list(error.absolute_path)
+    return [
+        f"{path([*at, str(name)])}: unknown key: {suggestion(str(name), allowed, '`lt25 config`')}"
+        for name in error.instance
+        if name not in allowed
+    ]
+
+
+def _explain(error: Any) -> str:
+    key = path(error.absolute_path)
     at, rule = f"{key}: " if key else "", error.validator_value
     found = f"{at}found {show(error.instance)}"
     match error.validator:
-        case "additionalProperties":
-            allowed = sorted(error.schema.get("properties", {}))
-            extra = next(str(name) for name in error.instance if name not in allowed)
-            there = f"Allowed: {', '.join(allowed)}" if allowed else "there are none here"
-            return f"{at.replace(': ', '.')}{extra}: unknown key: {suggestion(extra, allowed)}{there}"
         case "required":
             missing = next(name for name in rule if name not in error.instance)
             meaning = error.schema.get("properties", {}).get(missing, {}).get("description", "")
@@ -195,7 +217,7 @@ def explain(error: Any) -> str:
             # What is wrong inside a value of the right kind says more than the list of kinds.
             inner = [one for one in error.context or () if one.validator != "type" or one.relative_path]
             kinds = [kind for option in rule if (kind := option.get("type"))]
-            return explain(inner[0]) if inner else f"{found}, expected {_kinds(kinds)}"
+            return _explain(inner[0]) if inner else f"{found}, expected {_kinds(kinds)}"
         case "oneOf":
             keys = [name for option in rule for name in option.get("required", ())]
             return f"{found}, expected one of the keys {', '.join(keys)}"

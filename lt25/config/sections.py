@@ -18,6 +18,19 @@ _TEXTS = {"items": {"type": "string", "minLength": 1}}
 _INSIDE = r"^(?![/~])(?!(.*/)?\.\.(/|$))"
 _FOLDER = {"pattern": f"{_INSIDE}.", "$comment": "a folder inside the run's, without `..`"}
 
+SCHEDULES = (
+    "1F1B",
+    "Interleaved1F1B",
+    "GPipe",
+    "LoopedBFS",
+    "InterleavedZeroBubble",
+    "PipelineScheduleSingle",
+    "PipelineScheduleMulti",
+    "ZBVZeroBubble",
+    "DualPipeV",
+)
+"""torch's schedules of a pipeline."""
+
 TRAINING: Section = {
     # torchtitan has a default for the steps. They are not part of the identity, because a run of more steps goes on from one of
     # fewer: the trainer records the path.
@@ -197,7 +210,13 @@ CHECKPOINT: Section = {
         {"enum": ["disabled", "async", "async_with_pinned_mem"]},
     ),
     # A resumed run that starts with an empty optimizer arrives elsewhere.
-    "exclude_from_loading": Key("array", [], "parts of a checkpoint that are not read", True, _TEXTS),
+    "exclude_from_loading": Key(
+        "array",
+        [],
+        "parts of a checkpoint that are not read",
+        True,
+        {"items": {"enum": ["optimizer", "lr_scheduler", "dataloader", "train_state"]}, "uniqueItems": True},
+    ),
     "enable_first_step_checkpoint": Key("boolean", False, "write a checkpoint after the first step", False),
 }
 
@@ -241,7 +260,9 @@ PARALLELISM: Section = {
     "pipeline_parallel_layers_per_stage": Key(
         ("integer", "null"), None, "layers of a part; none: from the degree and the schedule", False, _POSITIVE
     ),
-    "pipeline_parallel_schedule": Key("string", "1F1B", "in which order parts of a batch pass", False, _TEXT),
+    "pipeline_parallel_schedule": Key(
+        "string", "1F1B", "in which order parts of a batch pass", False, {"enum": list(SCHEDULES)}
+    ),
     "pipeline_parallel_schedule_csv": Key("string", "", "a file with an order of your own", False),
     "pipeline_parallel_microbatch_size": Key("integer", 1, "examples that pass together", False, _POSITIVE),
     "context_parallel_degree": Key("integer", 1, "processes that share each sequence", False, _POSITIVE),
@@ -262,7 +283,13 @@ ACTIVATION_CHECKPOINT: Section = {
         False,
         {"enum": ["selective", "full", "memory_budget", "none"]},
     ),
-    "selective_ac_option": Key("string", "2", "with `selective`: every n-th layer, or `op`", False, _TEXT),
+    "selective_ac_option": Key(
+        "string",
+        "2",
+        "with `selective`: every n-th layer, or `op`",
+        False,
+        {"pattern": "^([1-9][0-9]*|op)$", "$comment": "a whole number in quotes, or `op`"},
+    ),
     "per_op_sac_force_recompute_mm_shapes_by_fqns": Key(
         "array", ["moe.router.gate"], "with `op`: modules whose products are always computed again", False, _TEXTS
     ),
@@ -271,7 +298,9 @@ ACTIVATION_CHECKPOINT: Section = {
     "visualize_memory_budget_pareto": Key("boolean", False, "draw time against memory for all budgets", False),
     # Otherwise dropout draws other numbers in the second computation, and gradients differ.
     "preserve_rng_state": Key("boolean", True, "draw the same random numbers the second time", True),
-    "determinism_check": Key("string", "default", "how the two computations are compared", False, _TEXT),
+    "determinism_check": Key(
+        "string", "default", "how the two computations are compared", False, {"enum": ["default", "none"]}
+    ),
     "debug": Key("boolean", False, "log what is computed again", False),
 }
 
@@ -439,8 +468,8 @@ EXPERIMENT: Section = {
     ),
     "evaluation": Key("object", {}, "how the model is evaluated; see docs/evaluation.md", False),
     "training": Key("object", REQUIRED, "the steps and what each computes", True, keys=TRAINING),
-    "optimizer": Key("object", REQUIRED, "how weights follow gradients", True, keys=OPTIMIZER),
-    "lr_scheduler": Key("object", REQUIRED, "the learning rate from step to step", True, keys=LR_SCHEDULER),
+    "optimizer": Key("object", {}, "how weights follow gradients", True, keys=OPTIMIZER),
+    "lr_scheduler": Key("object", {}, "the learning rate from step to step", True, keys=LR_SCHEDULER),
     **{
         name: Key("object", {}, meaning, True, keys=JOB[name])
         for name, meaning in {

@@ -19,10 +19,11 @@ from lt25.data.faults import Fault
 from lt25.data.image_augmentation import image_transform
 from lt25.data.order import Reading
 from lt25.data.prepared import PreparedSplit
-from lt25.data.read import KINDS
+from lt25.data.read import kind_of
 from lt25.data.series import (
     ImageError,
     TooLarge,
+    as_series,
     decode_array,
     decode_image,
     image_facts,
@@ -37,6 +38,7 @@ from lt25.errors import UserError
 from lt25.experiment import Dataset
 from lt25.files import write_json
 from lt25.progress import say, track
+from lt25.tasks import kind_complaint
 
 MEASURED = 10_000
 """Mean and standard deviation are those of so many examples of train, its first."""
@@ -82,11 +84,7 @@ def write(
     names, numbers = _classes(dataset, labels)
     mean, std = _measure(dataset, examples, options, form)
     order = None
-    if options["permutation"] is not None:
-        if form.size is None:
-            raise UserError(
-                f"prepare.permutation: is for the pixels of images, and {dataset.name} has {form.kind}: remove the key"
-            )
+    if options["permutation"] is not None and form.size is not None:
         order = pixel_order(form.size, options["permutation"])
     counts = {split: Counter() for split in writers}
     for example in track(examples.of(*writers), f"{dataset.name}: examples prepared"):
@@ -193,16 +191,13 @@ def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tu
         kinds[kind] += 1
     if not kinds:
         examples.faults.report(0)
-        raise UserError(f"config/datasets/{dataset.name}.yaml: splits.train: the training split has no examples")
     (kind, _), *_ = kinds.most_common(1)
+    if complaint := kind_complaint(options, kind):
+        raise UserError(f"dataset {dataset.name}: {complaint}")
     (kind_of_label, _), *_ = kinds_of_label.most_common(1)
     labels = {label for label in labels if type(label) is kind_of_label}
     if kind == "series":
         return Form(kind, widths.most_common(1)[0][0]), labels
-    if options["layout"] == "series":
-        raise UserError(
-            f"dataset {dataset.name}: the input is {_NAMES[kind]} and prepare.layout is series: use pixels or rows"
-        )
     if kind == "audio":
         return Form(kind, options["n_mels"]), labels
     if transparent:
@@ -246,7 +241,6 @@ def _measure(
         count += n
     if not count:
         examples.faults.report(0)
-        raise UserError(f"config/datasets/{dataset.name}.yaml: splits.train: the training split has no usable example")
     scale = 255 if form.kind == "image" else 1
     std = np.sqrt(squares / count)
     std[std == 0] = scale
@@ -359,29 +353,15 @@ def _as_numbers(labels: set) -> dict[Any, float]:
 
 
 def _kind(example: Example) -> str:
-    """Return what an input is: "image", "audio" or "series"; of a file its name decides, or else its first bytes.
+    """Return what an input is: "image", "audio" or "series".
 
     Raises:
         Fault: if it is none of them.
     """
-    value = example.roles["input"]
-    if isinstance(value, list | tuple | np.ndarray):
-        return "series"
-    if not isinstance(value, dict) or not isinstance(value.get("bytes"), bytes):
-        raise Fault(
-            "input of another kind",
-            example.where,
-            f"the input is {type(value).__name__}, no file and no list of numbers",
-        )
-    suffix, data = Path(value.get("path") or "").suffix.lower(), value["bytes"]
-    for kind in ("image", "audio", "series"):
-        if suffix in KINDS[kind]:
-            return kind
-    if data.startswith((b"\x93NUMPY", b"PK")):
-        return "series"
-    if data.startswith((b"fLaC", b"OggS", b"ID3")) or (data[:4] == b"RIFF" and data[8:12] == b"WAVE"):
-        return "audio"
-    return "audio" if data[:1] == b"\xff" and len(data) > 1 and data[1] >= 0xE0 else "image"
+    if (kind := kind_of(example.roles["input"])) not in _NAMES:
+        message = f"the input is {kind}, no file and no list of numbers"
+        raise Fault("input of another kind", example.where, message)
+    return kind
 
 
 def _values(example: Example, form: Form, options: dict[str, Any]) -> np.ndarray:
@@ -423,14 +403,9 @@ def _series(example: Example, options: dict[str, Any]) -> np.ndarray:
     value = example.roles["input"]
     value = _decoded(decode_array, example) if isinstance(value, dict) else value
     try:
-        series = np.asarray(value, np.float64)
-    except (TypeError, ValueError, OverflowError):
-        series = np.asarray(0.0)
-    series = series[:, None] if series.ndim == 1 else series
-    # The squares of larger numbers are infinite.
-    if series.ndim != 2 or not series.size or not (np.abs(series) < 1e100).all():
-        message = "the series is not a list of finite numbers, or of equally long lists of them"
-        raise Fault("values that are no numbers", example.where, message)
+        series = as_series(value)
+    except ValueError as error:
+        raise Fault("values that are no numbers", example.where, str(error)) from None
     if len(series) > options["max_steps"]:
         message = f"{len(series):,} steps, prepare.max_steps is {options['max_steps']:,}"
         raise Fault("input that is too long", example.where, message)

@@ -100,7 +100,7 @@ class Faults:
             used: how many examples are not left out.
 
         Raises:
-            UserError: if more than one in `MOST` is left out.
+            UserError: if more than one in `MOST` is left out; so it always is where something is and nothing is used.
         """
         if not (lost := len(self._found)):
             return

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lt25 import files
+from lt25 import files, plugins
 from lt25.data import acquire
 from lt25.data.examples import SPLITS, Examples
 from lt25.data.faults import Faults
@@ -35,13 +35,18 @@ def prepare(experiment: Experiment) -> None:
     source = acquire.verify(dataset, experiment.raw_dir)
     folder_read = Folder(acquire.data_root(dataset, experiment.raw_dir), source["files"])
     faults = Faults(dataset.name, experiment.prepare.get("faulty", ""))
-    module = TASKS[experiment.task].module("data")
+    task = TASKS[experiment.task]
+    module = task.module("data")
     parts = _parts(folder, digest([source["files"], experiment.preparation_options]))
     examples = Examples(dataset, folder_read, faults, parts)
+    if next(examples.of("train"), None) is None:
+        faults.report(0)
+        raise UserError(f"{config}: splits.train: no examples: name another split, or hold out a smaller fraction")
 
     with whole_folder(folder) as partial:
         writers = {split: SplitWriter(partial, split) for split in SPLITS}
-        facts = module.write(dataset, examples, experiment.preparation_options, writers, partial)
+        with plugins.blamed(task.package):
+            facts = module.write(dataset, examples, experiment.preparation_options, writers, partial)
         faults.report(sum(facts["splits"][split].get("examples", len(writer)) for split, writer in writers.items()))
         writers = {split: writer for split, writer in writers.items() if not _is_text(facts, split)}
         _say_shared(dataset.name, examples)

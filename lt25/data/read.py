@@ -49,6 +49,30 @@ class Row:
     id: str
     roles: dict[str, Any]
 
+    def kind(self, role: str) -> str:
+        """Return what the value of a role is, as `kind_of` does."""
+        return kind_of(self.roles[role])
+
+
+def kind_of(value: Any) -> str:
+    """Return what a value is: "image", "audio" or "series", or the name of its type.
+
+    Of a file its name decides, or else its first bytes.
+    """
+    if isinstance(value, list | tuple) or type(value).__name__ == "ndarray":
+        return "series"
+    if not isinstance(value, dict) or not isinstance(value.get("bytes"), bytes):
+        return type(value).__name__
+    suffix, data = _suffix(value.get("path") or ""), value["bytes"]
+    for kind in ("image", "audio", "series"):
+        if suffix in KINDS[kind]:
+            return kind
+    if data.startswith((b"\x93NUMPY", b"PK")):
+        return "series"
+    if data.startswith((b"fLaC", b"OggS", b"ID3")) or (data[:4] == b"RIFF" and data[8:12] == b"WAVE"):
+        return "audio"
+    return "audio" if data[:1] == b"\xff" and len(data) > 1 and data[1] >= 0xE0 else "image"
+
 
 Rows = Iterator[Row | Fault]
 

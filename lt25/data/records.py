@@ -18,6 +18,9 @@ TABLES = {".parquet", ".jsonl", ".csv", ".tsv"}
 _FIELD = 1 << 24
 """The most characters of a field of CSV; one that is longer is a quote that nobody closed."""
 
+_LACKING = 1000
+"""So many lines of JSON are looked at for a column: where none has it, the dataset's file is wrong, not the lines."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -143,6 +146,9 @@ def _csv(path: Path, name: str, select: Select, encoding: str) -> Records:
 
 
 def _json_lines(path: Path, name: str, select: Select, encoding: str, part: Part | None) -> Records:
+    lacking: list[UserError] = []
+    # Only the file's first part can tell that no row has a column.
+    complete = part is not None and part.first > 1
     with path.open("rb") as whole:
         data: Any = whole
         if part is not None:
@@ -171,9 +177,15 @@ def _json_lines(path: Path, name: str, select: Select, encoding: str, part: Part
             except ValueError as error:
                 yield Fault("a row that cannot be read", where, f"no valid JSON ({str(error).splitlines()[0]})")
             except UserError as error:
+                lacking.append(error)
+                if not complete and len(lacking) >= _LACKING:
+                    break
                 yield Fault("a missing value", where, str(error).removeprefix(f"{where}: "))
             else:
+                complete = True
                 yield _checked(Record(where, number, {column: values[column] for column in columns}), encoding)
+    if lacking and not complete:
+        raise lacking[0]
 
 
 def _parquet(path: Path, name: str, select: Select, part: Part | None) -> Records:

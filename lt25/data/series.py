@@ -211,6 +211,22 @@ def decode_array(data: bytes) -> np.ndarray:
     return np.frombuffer(body, dtype).reshape(shape, order="F" if by_columns else "C")
 
 
+def as_series(value: Any) -> np.ndarray:
+    """Return a list of numbers, or of equally long lists of them, as float64 [T, C].
+
+    Raises:
+        ValueError: if it is anything else, or has a number whose square is infinite.
+    """
+    try:
+        series = np.asarray(value, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        series = np.asarray(0.0)
+    series = series[:, None] if series.ndim == 1 else series
+    if series.ndim != 2 or not series.size or not (np.abs(series) < 1e100).all():
+        raise ValueError("the series is not a list of finite numbers, or of equally long lists of them")
+    return series
+
+
 def normalise_series(series: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
     """Normalise a series [T] or [T, C] to float32 [T, C].
 

@@ -248,13 +248,13 @@ def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tu
 
     utterances = _parallel(frames_of, islice(examples.of("train"), MEASURED))
     for _, frames in track(utterances, f"{dataset.name}: utterances measured"):
-        if not isinstance(frames, Fault):
-            count, total = count + len(frames), total + frames.sum(0, dtype=np.float64)
-            squares = squares + np.square(frames, dtype=np.float64).sum(0)
+        if isinstance(frames, Fault):
+            examples.faults.add("train", frames)
+            continue
+        count, total = count + len(frames), total + frames.sum(0, dtype=np.float64)
+        squares = squares + np.square(frames, dtype=np.float64).sum(0)
     if not count:
-        raise UserError(
-            f"config/datasets/{dataset.name}.yaml: splits.train: the training split has no usable utterance"
-        )
+        examples.faults.report(0)
     mean = np.asarray(total / count)
     std = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
     return mean.astype(np.float32), std.astype(np.float32)

@@ -4,7 +4,9 @@ As with flash-linear-attention's models, importing the module makes the entries.
 """
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,63 @@ def make_config(fields: Mapping[str, Any]) -> transformers.PreTrainedConfig:
     model_type = others.pop("model_type")
     find(model_type).load()
     return transformers.AutoConfig.for_model(model_type, **others)
+
+
+def make_model(fields: Mapping[str, Any], task: str) -> transformers.PreTrainedModel:
+    """Return a task's model with the weights that its family begins with.
+
+    Args:
+        fields: of its ``config.json``.
+        task: the task's name.
+
+    Raises:
+        UserError: if the family cannot make a model of these values; each says so with exceptions of its own.
+    """
+    with _refused(fields):
+        return auto_class(task).from_config(make_config(fields))
+
+
+def try_model(fields: Mapping[str, Any], task: str) -> dict[str, torch.Size]:
+    """Make a model without memory for its weights, and have it read two tokens if it is one of transformers' own.
+
+    Args:
+        fields: of its ``config.json``.
+        task: the task's name.
+
+    Returns:
+        The shapes of its weights, by name.
+
+    Raises:
+        UserError: as `make_model`, or if the sizes that the model computes with do not fit.
+    """
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings(action="ignore"), torch.device("meta"), _refused(fields):
+            model = make_model(fields, task)
+            # Kernels of other packages do not run without a device.
+            if find(fields["model_type"]).module is None and TASKS[task].main_input == "input_ids":
+                model(torch.zeros(1, 2, dtype=torch.long))
+            return {name: weight.shape for name, weight in model.named_parameters()}
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def _refused(fields: Mapping[str, Any]) -> Iterator[None]:
+    """Say in one line what a family's own code raises of the values that it was given."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        family, missing = fields["model_type"], error.args[0] if isinstance(error, KeyError) and error.args else None
+        if key := next((key for key, value in fields.items() if missing is not None and value == missing), None):
+            raise UserError(f"model.{key}: found {missing}, which {family} does not know: choose another") from error
+        said = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+        raise UserError(
+            f"model: no {family} can be made with these values: {said}: change the keys that it is about"
+        ) from error
 
 
 def read_config(folder: Path, trust_remote_code: bool = False) -> transformers.PreTrainedConfig:

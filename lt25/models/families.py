@@ -18,6 +18,8 @@ from lt25.config.key import OPTIONAL, Key, Section, suggestion
 from lt25.errors import UserError
 from lt25.tasks import TASKS
 
+_CLASSIFIER, _CTC, _LM = "AutoModelForSequenceClassification", "AutoModelForCTC", "AutoModelForCausalLM"
+
 ABILITIES = {
     "meta init": "built without memory, it gets the weights of an ordinary construction",
     "one step": "training changes the weights, and all stay numbers",
@@ -56,6 +58,7 @@ class Family:
             model computes something else, and says nothing.
         devices: types of device that it trains on, "cpu" or "cuda"; Triton's interpreter makes a CPU one for any.
         requires: package without which it cannot be built, as imported; None for none beside lt25's own.
+        serves: key of the ``model`` section -> the Auto classes whose models it means something to, if not to all.
         complaint: of resolved ``model`` keys and a task, what makes them impossible together, or None.
     """
 
@@ -76,6 +79,7 @@ class Family:
     crosses_layers: tuple[str, ...] = ()
     devices: tuple[str, ...] = ("cpu", "cuda")
     requires: str | None = None
+    serves: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"num_labels": (_CLASSIFIER,)})
     complaint: Callable[[Mapping[str, Any], str], str | None] = field(default=lambda model, task: None)
 
     @property
@@ -120,8 +124,7 @@ def find(model_type: str) -> Family:
     """
     if model_type not in FAMILIES:
         raise UserError(
-            f"found {model_type}, no such model type: {suggestion(model_type, FAMILIES)}"
-            f"There are: {', '.join(FAMILIES)}"
+            f"found {model_type}, no such model type: {suggestion(model_type, FAMILIES, 'the table in the README')}"
         )
     return FAMILIES[model_type]
 
@@ -162,7 +165,20 @@ def refusal(model: Mapping[str, Any], task: str, parallelism: Mapping[str, Any],
             )
     if device not in family.devices and os.environ.get("TRITON_INTERPRET") != "1":
         return f"{found} on a CPU, but its kernels need a GPU: train it where there is one, or use lt25_hgrn"
+    if idle := _idle_key(family, model, task):
+        return idle
     return family.complaint(model, task)
+
+
+def _idle_key(family: Family, model: Mapping[str, Any], task: str) -> str | None:
+    """Complain of the first key that was given a value and means nothing to the task's models."""
+    keys = family.model_keys() or {}
+    for name, classes in family.serves.items():
+        given = name in model and name in keys and model[name] != keys[name].default
+        if given and TASKS[task].auto_model not in classes and name not in TASKS[task].decided:
+            meant = ", ".join(other.name for other in TASKS.values() if other.auto_model in classes)
+            return f"model.{name}: found {model[name]}, which has no effect on {task}, only on {meant}: remove the key"
+    return None
 
 
 def table() -> str:
@@ -199,6 +215,8 @@ _ANYTHING = ("boolean", "number", "string", "array", "object", "null")
 _TOKEN = {"minimum": 0}
 _SIZE = {"minimum": 1}
 _POSITIVE = {"exclusiveMinimum": 0}
+_PROBABILITY = {"minimum": 0, "exclusiveMaximum": 1}
+_LIMITS = {"min": "minimum", "max": "maximum"}
 
 
 @cache
@@ -237,7 +255,11 @@ def _key(
     name: str, annotation: ast.expr | None, value: ast.expr | None
 ) -> tuple[tuple[str, ...], Any, Mapping[str, Any]]:
     """Return types, default and bounds of one field."""
+    bounds: dict[str, Any] = {}
     if isinstance(value, ast.Call):  # interval(min=0.0, max=1.0)(default=0.02), or float("inf")
+        if isinstance(value.func, ast.Call):
+            limits = {keyword.arg: ast.literal_eval(keyword.value) for keyword in value.func.keywords}
+            bounds = {word: limits[short] for short, word in _LIMITS.items() if limits.get(short) is not None}
         value = next((keyword.value for keyword in value.keywords if keyword.arg == "default"), value)
     try:
         default = OPTIONAL if value is None else ast.literal_eval(value)
@@ -250,8 +272,10 @@ def _key(
         kinds = dict.fromkeys((*kinds, *(() if own == ("integer",) and "number" in kinds else own)))
     if name.endswith("_token_id"):
         bounds = _TOKEN
-    else:
-        bounds = _SIZE if "integer" in kinds and type(default) is int and default > 0 else {}
+    elif "dropout" in name:
+        bounds = _PROBABILITY
+    elif "integer" in kinds and type(default) is int and default > 0:
+        bounds = bounds or _SIZE
     return tuple(kinds), default, bounds
 
 
@@ -281,6 +305,11 @@ def _hgrn_complaint(model: Mapping[str, Any], task: str) -> str | None:
         if model.get("input_size") is not None:
             return f"model.input_size: found {model['input_size']}, but a language model reads tokens: leave it out"
     channels = int(model.get("hidden_size", 2048) * model.get("expand_ratio", 1))
+    if not channels:
+        return (
+            f"model.expand_ratio: found {model['expand_ratio']}, which leaves none of {model['hidden_size']} recurrent "
+            "channels: raise it"
+        )
     if model.get("bidirectional") and channels % 2:
         return f"model.hidden_size: found {model['hidden_size']}, but bidirectional needs an even number of channels"
     return None
@@ -290,15 +319,16 @@ register(
     Family(
         "lt25_hgrn",
         "lt25",
-        heads={
-            "AutoModelForSequenceClassification": "classifier",
-            "AutoModelForCTC": "ctc_head",
-            "AutoModelForCausalLM": "lm_head",
-        },
-        inputs={
-            "AutoModelForSequenceClassification": "model.features",
-            "AutoModelForCTC": "model.features",
-            "AutoModelForCausalLM": "model.embeddings",
+        heads={_CLASSIFIER: "classifier", _CTC: "ctc_head", _LM: "lm_head"},
+        inputs={_CLASSIFIER: "model.features", _CTC: "model.features", _LM: "model.embeddings"},
+        serves={
+            "subsampling": (_CLASSIFIER, _CTC),
+            "position_embeddings": (_CLASSIFIER, _CTC),
+            "pooling": (_CLASSIFIER,),
+            "num_labels": (_CLASSIFIER,),
+            "hop_length": (_CTC,),
+            "vocab_size": (_CTC, _LM),
+            "tie_word_embeddings": (_LM,),
         },
         module="lt25.models.auto",
         linear_head=True,
@@ -337,7 +367,7 @@ register(
                 0.0,
                 "probability, on each branch before it joins the residual stream",
                 True,
-                {"minimum": 0, "exclusiveMaximum": 1},
+                _PROBABILITY,
             ),
             "norm_eps": Key(
                 "number", 1e-6, "added to the mean square under the root of the RMS norms", True, _POSITIVE

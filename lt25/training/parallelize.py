@@ -14,6 +14,7 @@ from torchtitan.config import TORCH_DTYPE_MAP, JobConfig
 from torchtitan.distributed import ParallelDims
 from torchtitan.distributed.activation_checkpoint import apply_ac
 
+from lt25.errors import UserError
 from lt25.models import families
 from lt25.training.device import DEVICE_TYPE
 
@@ -86,7 +87,10 @@ def parallelize(model: Any, parallel_dims: ParallelDims, job_config: JobConfig) 
     base, family = model.hf.base_model, families.find(model.hf.config.model_type)
     compiled = job_config.compile.enable and "model" in job_config.compile.components
     if job_config.activation_checkpoint.mode != "none":
-        apply_ac(base, job_config.activation_checkpoint, model_compile_enabled=compiled)
+        try:
+            apply_ac(base, job_config.activation_checkpoint, model_compile_enabled=compiled)
+        except ValueError as error:
+            raise UserError(f"activation_checkpoint: {' '.join(str(error).split())}: change it") from None
     if compiled:
         for name, layer in base.layers.named_children():
             own = torch.compile(layer, backend=job_config.compile.backend, fullgraph=family.graphs)

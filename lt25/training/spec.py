@@ -16,12 +16,12 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torchtitan.protocols import BaseModelArgs
 from torchtitan.protocols.state_dict_adapter import BaseStateDictAdapter
 from torchtitan.protocols.train_spec import TrainSpec, register_train_spec
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from lt25.checkpoints.convert import PREFIX
 from lt25.data.loader import StepBatches
 from lt25.data.prepared import PreparedSplit
-from lt25.models.auto import auto_class
+from lt25.models.auto import make_model
 from lt25.models.families import find
 from lt25.models.initialise import initialise
 from lt25.models.plain import is_plain
@@ -70,14 +70,11 @@ class TaskModel(nn.Module):
     def __init__(self, args: ModelArgs):
         super().__init__()
         fields = json.loads(args.config)
-        family = find(fields["model_type"])
-        family.load()
         # Windows that stand one after the other, in place of packed sequences.
+        family, task = find(fields["model_type"]), TASKS[args.task]
         self.window = args.seq_len if not family.cu_seqlens else None
-        config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-        task = TASKS[args.task]
         self.task, self.losses, self.z_loss = args.task, task.module("loss"), args.z_loss
-        self.hf: PreTrainedModel = auto_class(args.task).from_config(config)
+        self.hf: PreTrainedModel = make_model(fields, args.task)
         fused = args.fused_loss and family.linear_head and hasattr(self.losses, "of_head")
         self.head = family.heads[task.auto_model] if fused else None
 

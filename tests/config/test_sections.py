@@ -7,7 +7,7 @@ import typing
 import pytest
 
 from lt25.config.key import REQUIRED, identity, resolve
-from lt25.config.sections import HIDDEN, JOB, SET, training_identity
+from lt25.config.sections import HIDDEN, JOB, SCHEDULES, SET, training_identity
 
 # Where lt25's default is another than torchtitan's, and where its keys are lt25's own.
 OTHER_DEFAULTS = {
@@ -43,6 +43,18 @@ def kinds(hint) -> set[str]:
         found = set().union(*map(kinds, arguments))
         return found - {"integer"} if "number" in found else found
     return {"array"} if origin is list else {KINDS[hint]}
+
+
+def test_names_that_torch_and_torchtitan_know():
+    from torch.distributed.pipelining.schedules import get_schedule_class
+    from torch.utils.checkpoint import _allowed_determinism_checks_to_fns as checks
+    from torchtitan.components import checkpoint
+
+    for name in SCHEDULES:
+        assert get_schedule_class(name)
+    assert set(JOB["activation_checkpoint"]["determinism_check"].bounds["enum"]) == set(checks)
+    parts = {checkpoint.OPTIMIZER, checkpoint.LR_SCHEDULER, checkpoint.DATALOADER, checkpoint.TRAIN_STATE}
+    assert set(JOB["checkpoint"]["exclude_from_loading"].bounds["items"]["enum"]) == parts
 
 
 def compare(keys, cls, prefix):

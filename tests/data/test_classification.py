@@ -339,5 +339,7 @@ def test_an_empty_split_is_named(tmp_path):
 
 def test_layout_and_input_must_agree(tmp_path):
     data = images(tmp_path / "raw")
-    with pytest.raises(UserError, match=r"the input is an image and prepare.layout is series: use pixels or rows"):
+    with pytest.raises(UserError, match=r"found series, and the inputs are images: use pixels or rows"):
         make.prepared(tmp_path, "classification", data, layout="series")
+    with pytest.raises(UserError, match=r"prepare.n_mels: has no effect on images"):
+        make.prepared(tmp_path, "classification", data, n_mels=80)

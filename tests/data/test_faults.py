@@ -1,6 +1,7 @@
 """One example that cannot be used, of every kind that docs/data.md lists, among others that can."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,24 @@ def prepared(root, columns, **options):
     task = "speech_recognition" if "audio" in columns else "classification"
     limits = {"max_seconds": 2} if "audio" in columns else {"max_steps": 30}
     return make.prepared(root, task, make.dataset(task, {"path": "mine"}, columns), **limits, **options)
+
+
+@pytest.mark.parametrize("policy", ["exclude", "stop"])
+def test_a_column_that_no_line_of_json_has_is_one_line_for_every_task(tmp_path, policy):
+    make.write(tmp_path / "mine/all.jsonl", '{"review": "good", "kind": "up"}\n' * 3)
+    for task, columns in make.ROLES.items():
+        data = make.dataset(task, {"path": "mine"}, columns)
+        with pytest.raises(UserError, match=r"all.jsonl, line 1: no column \w+: it has review, kind"):
+            make.prepared(tmp_path / task, task, replace(data, origin={"path": str(tmp_path / "mine")}), faulty=policy)
+
+
+@pytest.mark.parametrize("task", sorted(make.ROLES))
+def test_a_train_split_without_examples_is_one_line_for_every_task(tmp_path, task):
+    columns = make.ROLES[task]
+    header = ",".join(columns.values())
+    make.write(tmp_path / "mine/all.csv", f"{header}\n")
+    with pytest.raises(UserError, match=r"config/datasets/tiny.yaml: splits.train: no examples"):
+        make.prepared(tmp_path, task, make.dataset(task, {"path": "mine"}, columns))
 
 
 NOISE = np.random.default_rng(0)

@@ -59,7 +59,8 @@ def write_experiment(root: Path, name: str, task: str, **changes) -> None:
         "dataset": tiny.DATASETS[task],
         "prepare": {"language_modeling": {"vocab_size": 280}, "speech_recognition": {"n_mels": 40}}.get(task, {}),
         "model": tiny.MODEL,
-        "training": {"steps": 6, "local_batch_size": 4, "seq_len": 16, "mixed_precision_param": "float32"},
+        "training": {"steps": 6, "local_batch_size": 4, "mixed_precision_param": "float32"}
+        | ({"seq_len": 16} if task == "language_modeling" else {}),
         "optimizer": {"lr": 1e-2},
         "lr_scheduler": {"warmup_steps": 2},
         "checkpoint": {"interval": 2},
