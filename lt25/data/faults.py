@@ -10,6 +10,7 @@ REASONS = {
     "a missing file": "a table names a file that is not there",
     "a file name that leads outside": "a table names a file outside the dataset's folder",
     "a file that cannot be read": "an image, a recording or an array is damaged, cut short, empty or of more than a gigabyte",
+    "a file of a kind that is not read": "an image in a format that has to be converted first, as HEIC",
     "an image that is too large": "it has more than 100 million pixels",
     "a row that cannot be read": "a line of CSV has other fields than its header, a line of JSON is none or nested too deeply",
     "text in another encoding": "a text or a label has a byte that `encoding` does not have, or half a pair of surrogates",

@@ -8,7 +8,8 @@ recording or array is ``{"bytes": ..., "path": ...}``, as on the Hugging Face Hu
 
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -21,12 +22,21 @@ from lt25.errors import UserError
 from lt25.experiment import Dataset
 
 KINDS = {
-    "image": {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"},
-    "audio": {".wav", ".flac", ".ogg", ".opus", ".mp3"},
+    "image": {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".avif", ".tif", ".tiff"},
+    "audio": {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"}
+    | {".m4a", ".mp4", ".3gp", ".aac", ".amr", ".wma", ".mka", ".webm", ".caf"},
     "series": {".npy", ".npz"},
     "text": {".txt", ".md", ".rst", ".py"},
 }
 """The column that a file gives -> the suffixes of such files."""
+
+UNREAD = {
+    "image": ({".heic", ".heif", ".cr2", ".nef", ".arw", ".dng", ".svg"}, "convert to JPEG"),
+    "table": ({".xlsx", ".xls", ".ods", ".numbers"}, "save as CSV"),
+    "text": ({".docx", ".doc", ".odt", ".rtf", ".pdf", ".html"}, "save as plain text"),
+    "archive": ({".zip", ".tar", ".gz", ".bz2", ".xz", ".7z", ".rar"}, "unpack"),
+}
+"""What people have in such folders and lt25 does not read: kind -> the suffixes, and what to do with the files."""
 
 METADATA = {"metadata.csv", "metadata.jsonl"}
 """Tables that go before others."""
@@ -73,16 +83,40 @@ def rows(dataset: Dataset, folder: Folder, split: str) -> Rows:
     wanted = dataset.columns.values()
     only_names = set(map(str, wanted)) <= set(_OF_A_FILE)
     for column, suffixes in KINDS.items():
-        files = [name for name in found if _suffix(name) in suffixes]
-        if files and (column in wanted or only_names):
-            for name in files:
-                yield _file(dataset, folder, name, column)
+        unread, advice = UNREAD.get(column, ((), ""))
+        if any(_suffix(name) in suffixes for name in found) and (column in wanted or only_names):
+            for name in found:
+                if _suffix(name) in suffixes:
+                    yield _file(dataset, folder, name, column)
+                elif _suffix(name) in unread:
+                    yield Fault("a file of a kind that is not read", name, f"{_suffix(name)} is not read: {advice}")
             return
     kinds = sorted({_suffix(name) or "no suffix" for name in found})
     raise UserError(
         f"{config}: columns: of the files of {split} ({', '.join(kinds[:8])}) none gives what it asks for: name "
-        f"{', '.join(KINDS)}, as the files are, or write a table with a column for each role"
+        f"{', '.join(KINDS)}, as the files are, or write a table with a column for each role{_advice(found)}"
     )
+
+
+def unread(names: Iterable[str]) -> list[str]:
+    """Return what is not read of some files, by suffix, a line each: how many, and what to do."""
+    read = TABLES.union(*KINDS.values())
+    counts = Counter(suffix for name in names if (suffix := _suffix(name)) not in read)
+    todo = {suffix: advice for suffixes, advice in UNREAD.values() for suffix in suffixes}
+    return [
+        f"{count} {'file' if count == 1 else 'files'} {suffix or 'without suffix'}: not read"
+        + (f": {todo[suffix]}" if suffix in todo else "")
+        for suffix, count in sorted(counts.items())
+    ]
+
+
+def _advice(names: Iterable[str]) -> str:
+    """Return what to do with the files that are not read, for the end of a message; nothing if there are none of those."""
+    there = {_suffix(name) for name in names}
+    found = [
+        f"; {advice}: {', '.join(sorted(some))}" for suffixes, advice in UNREAD.values() if (some := suffixes & there)
+    ]
+    return "".join(found)
 
 
 def _listed(names: str | list[str]) -> list[str]:
@@ -102,6 +136,7 @@ def _file(dataset: Dataset, folder: Folder, name: str, column: str) -> Row | Fau
                 raise UserError(
                     f"config/datasets/{dataset.name}.yaml: columns.{role}: {name} gives {', '.join(sorted(given))}, not {one}: "
                     f"name one of them, or write a table with a column that names each file and one for {role}"
+                    f"{_advice(folder.names)}"
                 )
     try:
         values: dict[str, Any] = _of_a_file(name)

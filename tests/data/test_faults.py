@@ -21,6 +21,13 @@ def images(root, bad):
     return {"input": "image", "label": "label"}
 
 
+def photograph(root, bad):
+    """Write class folders of images, and ``bad`` beside them as a telephone names its photographs."""
+    make.image_folder(root, GOOD // 2)
+    make.write(root / "dog/IMG_1.HEIC", bad)
+    return {"input": "image", "label": "label"}
+
+
 def table(root, bad):
     """Write a table that names images, with ``bad`` for its last line."""
     rng = np.random.default_rng(0)
@@ -68,7 +75,9 @@ CASES = {
         (speech, (b"", "hello")),
         (speech, (AUDIO[:2000], "hello")),
         (speech, (make.empty_wav(), "hello")),
+        (speech, (b"\0\0\0\x20ftypM4A no audio", "hello")),
     ],
+    "a file of a kind that is not read": [(photograph, b"")],
     "an image that is too large": [(images, bomb(50_000, 50_000))],
     "a row that cannot be read": [(table, b"0.png,cat,and,more"), (table, b"0.png")],
     "text in another encoding": [(table, b"pictures/0.png,caf\xe9")],
