@@ -76,8 +76,8 @@ def check_columns(experiment: Experiment) -> str:
     """
     dataset, root = experiment.dataset, acquire.data_root(experiment.dataset, experiment.raw_dir)
     config = f"config/datasets/{dataset.name}.yaml"
-    if "path" in dataset.origin and not root.is_dir():
-        raise UserError(f"{config}: origin.path: no such folder: {root}")
+    if "path" in dataset.origin:
+        acquire.check_folder(dataset, root)
     if "path" not in dataset.origin and not (root / acquire.MANIFEST).is_file():
         return f", but for its data, which needs `lt25 download {dataset.name}`"
     folder = acquire.folder(dataset, experiment.raw_dir)
@@ -85,9 +85,16 @@ def check_columns(experiment: Experiment) -> str:
         names = source["from"] if isinstance(source, dict) else source
         names = dataset.splits[names] if isinstance(source, dict) else names
         for name in [names] if isinstance(names, str) else names:
-            first = next((row for row in read.rows(dataset, folder, name) if isinstance(row, read.Row)), None)
-            if first is None:
-                raise UserError(f"{config}: splits.{split}: the source's split {name} has no rows: name another")
+            fault = None
+            for first in read.rows(dataset, folder, name):
+                if isinstance(first, read.Row):
+                    break
+                fault = fault or first
+            else:
+                raise UserError(
+                    f"{config}: splits.{split}: the source's split {name} has no example that can be used: "
+                    + (f"the first: {fault}" if fault else "name another")
+                )
             if complaint := TASKS[experiment.task].row_complaint(experiment.prepare, first.roles):
                 is_experiments = complaint.startswith("prepare.")
                 raise UserError(f"{experiment.path if is_experiments else config}: {complaint} ({first.where})")

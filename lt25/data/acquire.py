@@ -72,6 +72,21 @@ def data_root(dataset: Dataset, raw_dir: Path) -> Path:
     return path if path.is_absolute() else raw_dir.parents[2] / path
 
 
+def check_folder(dataset: Dataset, root: Path) -> None:
+    """Look for the folder ``root`` of a dataset given by path.
+
+    Raises:
+        UserError: if it is not there, or a file.
+    """
+    where = f"config/datasets/{dataset.name}.yaml: origin.path"
+    if root.is_file():
+        raise UserError(
+            f"{where}: {root} is a file: name the folder that it lies in, and with origin.files the file itself"
+        )
+    if not root.is_dir():
+        raise UserError(f"{where}: no such folder: {root}")
+
+
 def folder(dataset: Dataset, raw_dir: Path) -> Folder:
     """Return a dataset's files, as far as they are there: by its manifest, or of a user's folder as it is now."""
     root = data_root(dataset, raw_dir)
@@ -161,8 +176,7 @@ def _fetch(
             origin = {**origin, "revision": revision}
         return hub.fetch(dataset.name, origin, raw_dir, mirror, only)
     root = data_root(dataset, raw_dir)
-    if not root.is_dir():
-        raise UserError(f"config/datasets/{dataset.name}.yaml: origin.path: no such folder: {root}")
+    check_folder(dataset, root)
     return None
 
 

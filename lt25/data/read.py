@@ -77,8 +77,15 @@ def rows(dataset: Dataset, folder: Folder, split: str) -> Rows:
     tables = [name for name in found if PurePosixPath(name).name in METADATA]
     tables = tables or [name for name in found if _suffix(name) in TABLES]
     if tables:
+        # Where every file is a series, one that cannot be read is a series among others.
+        file_is_series = "time" in dataset.columns and dataset.columns.get("id") == "path"
         for name in tables:
-            yield from _table(dataset, folder, name, config)
+            try:
+                yield from _table(dataset, folder, name, config)
+            except UserError as error:
+                if not file_is_series:
+                    raise
+                yield Fault("a file that cannot be read", name, str(error).removeprefix(name).removeprefix(": "))
         return
     wanted = dataset.columns.values()
     only_names = set(map(str, wanted)) <= set(_OF_A_FILE)
@@ -271,7 +278,11 @@ def _named(folder: Folder, table: str, written: str, where: str) -> str:
         outside = any((folder.root / candidate).is_file() for candidate in candidates)
     except (OSError, ValueError):  # too long for a name, or with a null byte
         outside = False
-    more = ": it is there, but origin.files leaves it out, or it is new: `lt25 download` notes it" if outside else ""
-    if re.fullmatch(r"[-+]?[\d.,]+", written.strip()):
+    more = ""
+    if outside:
+        more = ": it is there, but origin.files leaves it out, or it is new: `lt25 download` notes it"
+    elif re.fullmatch(r"[-+]?[\d.,]+", written.strip()):
         more = ": for numbers, name the columns that have them as a list, `input: [a, b]`"
+    elif near := folder.like(written):
+        more = f": there is {near}"
     raise Fault("a missing file", at, f"{column}: no such file: {shown}{more}")

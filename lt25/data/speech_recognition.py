@@ -239,7 +239,7 @@ def collate(items: list[Item], grid: Grid = NO_GRID) -> Batch:
 
 def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of each band, float32 [n_mels]."""
-    count, total, squares = 0, 0.0, 0.0
+    count, total, squares, fault = 0, 0.0, 0.0, None
 
     def frames_of(example: Example) -> np.ndarray:
         samples = _samples(example, options)
@@ -247,12 +247,15 @@ def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tu
 
     utterances = _parallel(frames_of, islice(examples.of("train"), MEASURED))
     for _, frames in track(utterances, f"{dataset.name}: utterances measured"):
-        if not isinstance(frames, Fault):
-            count, total = count + len(frames), total + frames.sum(0, dtype=np.float64)
-            squares = squares + np.square(frames, dtype=np.float64).sum(0)
+        if isinstance(frames, Fault):
+            fault = fault or frames
+            continue
+        count, total = count + len(frames), total + frames.sum(0, dtype=np.float64)
+        squares = squares + np.square(frames, dtype=np.float64).sum(0)
     if not count:
+        first = f"; the first that cannot be used: {fault}" if fault else ""
         raise UserError(
-            f"config/datasets/{dataset.name}.yaml: splits.train: the training split has no usable utterance"
+            f"config/datasets/{dataset.name}.yaml: splits.train: the training split has no usable utterance{first}"
         )
     mean = np.asarray(total / count)
     std = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))

@@ -46,6 +46,14 @@ def series(root, bad):
     return {"input": "values", "label": "kind"}
 
 
+def long_form(root, bad):
+    """Write series of a row a step, and a series of the row ``bad``."""
+    rng = np.random.default_rng(0)
+    rows = [f"s{n},{step},{rng.normal()},{('up', 'down')[n % 2]}" for n in range(GOOD) for step in range(5)]
+    make.write(root / "all.csv", "\n".join(["who,when,x,kind", *rows, bad]) + "\n")
+    return {"input": "x", "label": "kind", "id": "who", "time": "when"}
+
+
 def speech(root, bad):
     """Write recordings with a table of transcripts, whose last are ``bad``: a recording and its transcript."""
     make.audio_folder(root, ["hello there"] * GOOD)
@@ -102,6 +110,7 @@ CASES = {
         (series, {"values": []}),
         (series, {"values": [[[1, 2]]]}),
     ],
+    "a time of another form": [(long_form, "bad,1/31/2024,0.5,up"), (long_form, "bad,9:05,0.5,up")],
     "input that is too long": [(series, {"values": [[1, 2]] * 50})],
     "a recording that is too long": [(speech, (make.audio(NOISE, 2.1), "hello"))],
     "a silent recording": [

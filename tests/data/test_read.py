@@ -244,6 +244,30 @@ def test_what_is_not_read_is_a_line_for_each_suffix():
     ]
 
 
+def test_a_name_but_for_its_suffix_or_capitals_is_said_with_the_file_that_is_meant(tmp_path):
+    make.write(tmp_path / "memos/Memo 1.WAV", b"")
+    make.write(tmp_path / "a.csv", "clip,what\nmemo 1,x\nmemo 1.mp3,x\nother,x\n")
+    _, faults = found(tmp_path, "speech_recognition", {"audio": "clip", "text": "what"})
+    assert [line.partition("no such file: ")[2] for _, line in faults] == [
+        "'memo 1': there is memos/Memo 1.WAV",
+        "'memo 1.mp3': there is memos/Memo 1.WAV",
+        "'other'",
+    ]
+
+
+def test_where_a_file_is_a_series_one_that_cannot_be_read_is_left_out(tmp_path):
+    for number in range(4):
+        make.write(tmp_path / f"walk/{number}.csv", "t,x\n1,2\n2,3\n")
+    make.write(tmp_path / "walk/4.csv", "# a logger's remark\nt,x\n1,2\n")
+    make.write(tmp_path / "walk/5.csv", "")
+    examples, faults = found(tmp_path, "classification", {"input": "x", "label": "label", "id": "path", "time": "t"})
+    assert [example.id for example in examples] == [f"walk/{number}.csv" for number in range(4)]
+    assert [reason for reason, _ in faults] == 2 * ["a file that cannot be read"]
+    assert all(
+        line.startswith(f"walk/{number}.csv: no column") for number, (_, line) in zip((4, 5), faults, strict=True)
+    )
+
+
 LONG = {"input": ["x", "y"], "label": "what", "id": "who", "time": "t"}
 
 
