@@ -86,8 +86,8 @@ def check_columns(experiment: Experiment) -> str:
     """
     dataset, root = experiment.dataset, acquire.data_root(experiment.dataset, experiment.raw_dir)
     config = f"config/datasets/{dataset.name}.yaml"
-    if "path" in dataset.origin and not root.is_dir():
-        raise UserError(f"{config}: origin.path: no such folder: {root}")
+    if "path" in dataset.origin:
+        acquire.check_folder(dataset, root)
     if "path" not in dataset.origin and not (root / acquire.MANIFEST).is_file():
         return f", but for its data, which needs `lt25 download {dataset.name}`"
     folder = acquire.folder(dataset, experiment.raw_dir)
@@ -102,8 +102,10 @@ def check_columns(experiment: Experiment) -> str:
                     break
                 fault = fault or row
             if first is None:
-                why = f"no row that can be used, the first is {fault}" if fault else "no rows: name another"
-                raise UserError(f"{config}: splits.{split}: the source's split {name} has {why}")
+                raise UserError(
+                    f"{config}: splits.{split}: the source's split {name} has no example that can be used: "
+                    + (f"the first: {fault}" if fault else "name another")
+                )
             if complaint := TASKS[experiment.task].row_complaint(experiment.prepare, experiment.augment, first):
                 is_experiments = complaint.startswith(("prepare.", "augment."))
                 raise UserError(f"{experiment.path if is_experiments else config}: {complaint} ({first.where})")

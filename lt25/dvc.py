@@ -14,11 +14,13 @@ import yaml
 
 from lt25.experiment import Experiment, load_config, load_experiment, project_root
 from lt25.files import write_text
+from lt25.tasks import TASKS
 
 FILE = "dvc.yaml"
 
 _HEAD = """\
-# Written by `lt25 dvc` from config/config.yaml: run it again when an experiment is added there or takes another dataset.
+# Written by `lt25 dvc` from config/config.yaml: run it again when an experiment is added there or takes another dataset, and
+# after an upgrade of lt25: DVC prepares again if data is prepared otherwise now.
 """
 
 
@@ -38,10 +40,13 @@ def stages(experiments: Sequence[Experiment]) -> str:
     for name in dict.fromkeys(experiment.dataset.name for experiment in experiments):
         sharing = [experiment for experiment in experiments if experiment.dataset.name == name]
         origin = sharing[0].dataset.origin
+        # In the command, so that a version that prepares otherwise has DVC prepare again.
+        versions = sorted({f"{one.task} {TASKS[one.task].preparation_version}" for one in sharing})
         found[f"prepare-{_slug(name)}"] = _stage(
             f"download and prepare the data of {name}",
             ("download_dataset", "prepare_data", "configure_job"),
             [f"results/{experiment.name}/job.toml" for experiment in sharing],
+            remark=f"as in {', '.join(versions)}",
             deps=[
                 f"config/datasets/{name}.yaml",
                 *(str(experiment.path) for experiment in sharing),
@@ -82,8 +87,11 @@ def stages(experiments: Sequence[Experiment]) -> str:
     return _HEAD + yaml.safe_dump({"stages": found}, sort_keys=False, width=10**6, allow_unicode=True)
 
 
-def _stage(desc: str, rules: Sequence[str], targets: Sequence[str], deps: list[str], outs: list[Any]) -> dict[str, Any]:
+def _stage(
+    desc: str, rules: Sequence[str], targets: Sequence[str], deps: list[str], outs: list[Any], remark: str = ""
+) -> dict[str, Any]:
     command = f"snakemake --allowed-rules {' '.join(rules)} -- {shlex.join(targets)}"
+    command += f"  # {remark}" if remark else ""
     return {"desc": desc, "cmd": command, "deps": list(dict.fromkeys(deps)), "outs": outs}
 
 

@@ -149,9 +149,13 @@ def write_record(path: Path, facts: Mapping[str, Any], files: Iterable[Path] = (
         file.relative_to(path.parent).as_posix(): {"bytes": file.stat().st_size, "xxh128": checksum(file)}
         for file in files
     }
-    record = {**facts, "files": listed}
-    # As it will be read: keys are strings there.
-    record = json.loads(json.dumps(record))
+    return write_sealed(path, {**facts, "files": listed})
+
+
+def write_sealed(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write facts with a checksum of their own text, as `load_record` reads them; return both."""
+    # As they will be read: keys are strings there.
+    record = json.loads(json.dumps(facts)) | {"checksum": ""}
     record["checksum"] = _own_checksum(path, record)
     write_json(path, record)
     return record

@@ -13,7 +13,7 @@ import yaml
 from lt25.config.key import OPTIONAL, REQUIRED, Key, Section
 from lt25.config.sections import CONFIG, DATASET, JOB
 from lt25.data.faults import REASONS
-from lt25.data.read import KINDS
+from lt25.data.read import KINDS, UNREAD
 from lt25.data.records import TABLES
 from lt25.files import write_text
 from lt25.models import families
@@ -80,7 +80,17 @@ def _files() -> list[list[str]]:
         "text": "the whole text",
     }
     rows = [[f"{plural[column]} ({_named_suffixes(KINDS[column])})", given[column], f"`{column}`"] for column in KINDS]
-    return [[f"tables ({_named_suffixes(TABLES)})", "an example a row", "the names of its columns"], *rows]
+    of_unread = {
+        "image": "other photographs",
+        "table": "spreadsheets",
+        "text": "other documents",
+        "archive": "archives",
+    }
+    unread = [
+        [f"{of_unread[kind]} ({_named_suffixes(suffixes)})", f"nothing: {advice}", ""]
+        for kind, (suffixes, advice) in UNREAD.items()
+    ]
+    return [[f"tables ({_named_suffixes(TABLES)})", "an example a row", "the names of its columns"], *rows, *unread]
 
 
 def _named_suffixes(suffixes: set[str]) -> str:

@@ -232,6 +232,7 @@ from transformers import AutoFeatureExtractor, AutoModelForSequenceClassificatio
 
 model = AutoModelForSequenceClassification.from_pretrained("{folder}")
 extractor = AutoFeatureExtractor.from_pretrained("{folder}")
+# series: an image (Pillow's, or the bytes of its file), numbers [steps, values], or samples of a recording
 logits = model(**extractor(series, return_tensors="pt")).logits
 print(model.config.id2label[int(logits.argmax())])""",
         prepare={

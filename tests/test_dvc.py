@@ -1,11 +1,13 @@
 """`lt25 dvc`: the stages of DVC are those of the experiments in config/config.yaml."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
 from lt25 import dvc
 from lt25.experiment import load_config, load_experiment
+from lt25.tasks import TASKS
 from tests import tiny
 
 REPOSITORY = Path(__file__).parents[1]
@@ -29,9 +31,19 @@ def test_experiments_of_one_dataset_share_a_stage_and_no_output(tmp_path, monkey
     assert [name for name in stages if name.startswith("prepare-")] == ["prepare-digits"]
     assert stages["prepare-digits"]["cmd"].endswith(
         "-- results/one/job.toml results/v1.5/job.toml results/child/job.toml results/one@optimizer.lr=0.001/job.toml"
+        f"  # as in classification {TASKS['classification'].preparation_version}"
     )
     assert "model-v1-5" in stages and "model-one-optimizer-lr-0-001" in stages
     assert "results/one/hf" in stages["model-child"]["deps"]
     made = [next(iter(out)) for stage in stages.values() for out in stage["outs"] + stage.get("metrics", [])]
     assert len(made) == len(set(made))
     assert not any(one != other and one.startswith(f"{other}/") for one in made for other in made)
+
+
+def test_a_version_that_prepares_otherwise_changes_the_stage_that_prepares_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny.make_project(tmp_path))
+    task, experiments = TASKS["classification"], [tiny.write_experiment(tmp_path, "classification", "one")]
+    before = yaml.safe_load(dvc.stages(experiments))["stages"]
+    monkeypatch.setitem(TASKS, "classification", replace(task, preparation_version=task.preparation_version + 1))
+    after = yaml.safe_load(dvc.stages(experiments))["stages"]
+    assert [name for name in before if after[name] != before[name]] == ["prepare-digits"]

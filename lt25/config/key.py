@@ -201,7 +201,12 @@ def _explain(error: Any) -> str:
         case "enum":
             return f"{found}, allowed: {', '.join(str(value) for value in rule)}"
         case "type":
-            return f"{found}, expected {_kinds([rule] if isinstance(rule, str) else rule)}"
+            kinds = [rule] if isinstance(rule, str) else rule
+            # YAML takes yes, no, on and off for true and false, and 7 for a number.
+            quotes = (
+                ": write it in quotes" if "string" in kinds and isinstance(error.instance, bool | int | float) else ""
+            )
+            return f"{found}, expected {_kinds(kinds)}{quotes}"
         case "minimum" | "exclusiveMinimum" | "maximum" | "exclusiveMaximum":
             sign = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most"}
             return f"{found}, expected {sign.get(error.validator, 'less than')} {rule}"

@@ -2,14 +2,13 @@
 
     lt25 download digits
 
-``SOURCE.json`` is written last, so a folder without it is no whole dataset. Files of a builder or of the Hub lie in the
-dataset's folder of ``data/raw``; those of a dataset given by path stay where they are, and are hashed there. Only files that
-``SOURCE.json`` lists are ever removed, and none of a folder of the user's.
+``SOURCE.json`` is written last, with a checksum of itself, so a folder without it is no whole dataset. Files of a builder or of
+the Hub lie in the dataset's folder of ``data/raw``; those of a dataset given by path stay where they are, and are hashed there.
+Only files that ``SOURCE.json`` lists are ever removed, and none of a folder of the user's.
 """
 
 import contextlib
 import datetime
-import json
 import os
 import shutil
 from importlib import import_module
@@ -19,6 +18,7 @@ from typing import Any
 from lt25 import files
 from lt25.data import hub
 from lt25.data.folders import Folder, files_below, matching
+from lt25.data.read import unread
 from lt25.errors import UserError
 from lt25.experiment import Dataset
 from lt25.progress import say, track
@@ -72,6 +72,21 @@ def data_root(dataset: Dataset, raw_dir: Path) -> Path:
     return path if path.is_absolute() else raw_dir.parents[2] / path
 
 
+def check_folder(dataset: Dataset, root: Path) -> None:
+    """Look for the folder ``root`` of a dataset given by path.
+
+    Raises:
+        UserError: if it is not there, or a file.
+    """
+    where = f"config/datasets/{dataset.name}.yaml: origin.path"
+    if root.is_file():
+        raise UserError(
+            f"{where}: {root} is a file: name the folder that it lies in, and with origin.files the file itself"
+        )
+    if not root.is_dir():
+        raise UserError(f"{where}: no such folder: {root}")
+
+
 def folder(dataset: Dataset, raw_dir: Path) -> Folder:
     """Return a dataset's files, as far as they are there: by its manifest, or of a user's folder as it is now."""
     root = data_root(dataset, raw_dir)
@@ -86,9 +101,12 @@ def verify(dataset: Dataset, raw_dir: Path) -> dict[str, Any]:
     Raises:
         UserError: if the dataset was not acquired, or a file is missing, damaged or, in a user's folder, new.
     """
-    known = _manifest(raw_dir)
-    if known is None or known["origin"] != dataset.origin:
-        raise UserError(f"{raw_dir}: the dataset {dataset.name} is not there: run `lt25 download {dataset.name}`")
+    missing = UserError(f"{raw_dir}: the dataset {dataset.name} is not there: run `lt25 download {dataset.name}`")
+    if not (raw_dir / MANIFEST).is_file():
+        raise missing
+    known = files.read_record(raw_dir / MANIFEST, f"lt25 download {dataset.name}")
+    if known["origin"] != dataset.origin:
+        raise missing
     if "path" in dataset.origin:
         if changed := changes(dataset, raw_dir):
             root = data_root(dataset, raw_dir)
@@ -119,7 +137,7 @@ def changes(dataset: Dataset, raw_dir: Path) -> list[str]:
     """
     known = _manifest(raw_dir)
     if known is None:
-        return []
+        return [f"changed: {MANIFEST}"] if (raw_dir / MANIFEST).is_file() else []
     if known["origin"] != dataset.origin:
         return ["changed: origin"]
     if "path" not in dataset.origin:
@@ -140,7 +158,7 @@ def changes(dataset: Dataset, raw_dir: Path) -> list[str]:
     if dated and not found:
         manifest = raw_dir / MANIFEST
         before = manifest.stat()
-        files.write_json(manifest, known)
+        files.write_sealed(manifest, known)
         os.utime(manifest, ns=(before.st_atime_ns, before.st_mtime_ns))
     return found
 
@@ -158,8 +176,7 @@ def _fetch(
             origin = {**origin, "revision": revision}
         return hub.fetch(dataset.name, origin, raw_dir, mirror, only)
     root = data_root(dataset, raw_dir)
-    if not root.is_dir():
-        raise UserError(f"config/datasets/{dataset.name}.yaml: origin.path: no such folder: {root}")
+    check_folder(dataset, root)
     return None
 
 
@@ -194,7 +211,8 @@ def _remove_former(dataset: Dataset, raw_dir: Path, known: dict[str, Any]) -> No
 def _matching(dataset: Dataset, root: Path) -> tuple[dict[str, set[str]], list[str]]:
     """Return the files that belong to a dataset by pattern, relative to ``root``, and what was left out, a line each."""
     names, left_out = files_below(root)
-    return {pattern: matching(names, pattern) - {MANIFEST} for pattern in hub.patterns(dataset.origin)}, left_out
+    own = {MANIFEST, f"{MANIFEST}.damaged"}
+    return {pattern: matching(names, pattern) - own for pattern in hub.patterns(dataset.origin)}, left_out
 
 
 def _write_manifest(dataset: Dataset, raw_dir: Path, revision: str | None, known: dict[str, Any] | None = None) -> None:
@@ -210,6 +228,8 @@ def _write_manifest(dataset: Dataset, raw_dir: Path, revision: str | None, known
             )
     found = set().union(*by_pattern.values())
     is_users = "path" in dataset.origin
+    for line in unread(found) if is_users else []:
+        say(f"{dataset.name}: left out: {line}")
     before = known["files"] if known else {}
     raw_dir.mkdir(parents=True, exist_ok=True)
     facts = {}
@@ -219,7 +239,7 @@ def _write_manifest(dataset: Dataset, raw_dir: Path, revision: str | None, known
         fact = {"bytes": status.st_size, **({"modified": status.st_mtime_ns} if is_users else {})}
         same = {key: before.get(name, {}).get(key) for key in fact} == fact
         facts[name] = {"sha256": before[name]["sha256"] if same else files.sha256(path), **fact}
-    files.write_json(
+    files.write_sealed(
         raw_dir / MANIFEST,
         {
             "origin": dataset.origin,
@@ -232,11 +252,11 @@ def _write_manifest(dataset: Dataset, raw_dir: Path, revision: str | None, known
 
 
 def _manifest(raw_dir: Path) -> dict[str, Any] | None:
+    """Return what ``SOURCE.json`` holds, or None if it is not there or not as it was written."""
     try:
-        known = json.loads((raw_dir / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return files.load_record(raw_dir / MANIFEST)
+    except (FileNotFoundError, UserError):
         return None
-    return known if isinstance(known, dict) and {"origin", "revision", "files"} <= known.keys() else None
 
 
 def _some(names: list[str]) -> str:

@@ -2,8 +2,12 @@
 
 import io
 import math
+import shutil
+import subprocess
+import tempfile
 from fractions import Fraction
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -27,15 +31,29 @@ FORGETTING = 2.0
 MAX_RATE, MAX_TERM = 1_000_000, 50_000
 
 
+# What a file begins with, at which byte, that soundfile does not read and ffmpeg does, and what it is. Others are not given to
+# ffmpeg, which also knows lists of files and addresses to fetch.
+_FOR_FFMPEG = (
+    (4, b"ftyp", "MPEG-4 (.m4a, .mp4, .3gp)"),
+    (0, b"#!AMR", "AMR"),
+    (0, b"\xff\xf1", "AAC"),
+    (0, b"\xff\xf9", "AAC"),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "Windows Media (.wma)"),
+    (0, b"\x1a\x45\xdf\xa3", "Matroska (.mka, .webm)"),
+    (0, b"caff", "Core Audio (.caf)"),
+)
+
+
 class TooLong(ValueError):
     """Audio that is longer than it may be."""
 
 
 def decode_audio(data: bytes, sample_rate: int, max_seconds: float = math.inf) -> np.ndarray:
-    """Decode an audio file (WAV, FLAC, Ogg, MP3, any format of samples) to float32 samples [n] in -1..1.
+    """Decode an audio file (WAV, FLAC, Ogg, MP3, AIFF, any format of samples) to float32 samples [n] in -1..1.
 
-    Channels are averaged; if they cancel each other out, the strongest is taken. What exceeds full scale, as samples of floating
-    point can, is scaled down to it.
+    Where ffmpeg is installed, what phones write (MPEG-4, AMR, AAC, Windows Media, Matroska) is decoded by it. Channels are
+    averaged; if they cancel each other out, the strongest is taken. What exceeds full scale, as samples of floating point can, is
+    scaled down to it.
 
     Args:
         data: the file's bytes.
@@ -57,6 +75,8 @@ def decode_audio(data: bytes, sample_rate: int, max_seconds: float = math.inf) -
                 raise TooLong(f"the audio lasts {promised / rate:.1f} s")
             samples = file.read(dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
+        if kind := next((kind for at, magic, kind in _FOR_FFMPEG if data[at:].startswith(magic)), None):
+            return decode_audio(_to_wav(data, kind, max_seconds), sample_rate, max_seconds)
         raise ValueError(f"no readable audio ({str(error).strip()})") from None
     if len(samples) < promised or _is_cut_off(data):
         raise ValueError("the audio ends before its header says: the file is truncated")
@@ -65,6 +85,25 @@ def decode_audio(data: bytes, sample_rate: int, max_seconds: float = math.inf) -
     if not np.isfinite(samples).all():
         raise ValueError("the audio holds samples that are not finite")
     return resample(_mono(samples), rate, sample_rate)
+
+
+def _to_wav(data: bytes, kind: str, max_seconds: float) -> bytes:
+    """Return a recording as a WAV file, by ffmpeg; of one that is too long only so much that this is seen."""
+    if (ffmpeg := shutil.which("ffmpeg")) is None:
+        raise ValueError(
+            f"{kind} is read where ffmpeg is installed: install it, or convert the recordings to WAV or FLAC"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        # Files, because the table of an MPEG-4 file may stand at its end.
+        source, target = Path(folder) / "source", Path(folder) / "target.wav"
+        source.write_bytes(data)
+        command = [ffmpeg, "-nostdin", "-v", "error", "-protocol_whitelist", "file", "-i", source, "-map", "0:a:0"]
+        command += [] if math.isinf(max_seconds) else ["-t", str(max_seconds + 1)]
+        done = subprocess.run([*command, "-c:a", "pcm_f32le", target], capture_output=True, text=True, errors="replace")
+        if done.returncode or not target.is_file():
+            said = (done.stderr.strip().splitlines() or ["no audio in it"])[-1]
+            raise ValueError(f"no readable audio ({kind}: {said})")
+        return target.read_bytes()
 
 
 def resample(samples: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:

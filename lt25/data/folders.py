@@ -37,6 +37,19 @@ class Folder:
         """Return the file of a name that a person wrote, or None."""
         return self._composed.get(unicodedata.normalize("NFC", name))
 
+    def like(self, name: str) -> str | None:
+        """Return a file whose name is another but for capitals, its folder or its suffix, or None."""
+        return self._by_bare_name.get(_bare(name))
+
+    @cached_property
+    def _by_bare_name(self) -> dict[str, str]:
+        return {_bare(name): name for name in self.names}
+
+
+def _bare(name: str) -> str:
+    """Return what is left of a name without folder, suffix and capitals."""
+    return PurePosixPath(unicodedata.normalize("NFC", name.strip().replace("\\", "/"))).stem.casefold()
+
 
 def files_below(root: Path) -> tuple[list[str], list[str]]:
     """Return the files below a folder, relative to it and sorted, and what was left out, a line each.

@@ -15,6 +15,9 @@ import numpy as np
 from lt25.data.faults import Fault
 from lt25.data.records import Record, Records
 
+_SORTS = re.compile(r"\d{4}([-/.]?)\d{2}(\1\d{2})?(?!\d)|\d{2}:\d{2}(?!\d)")
+"""What dates and times begin with that sort as texts in the order in which they pass."""
+
 
 def in_a_row(record: Record, columns: list[str], comma: bool) -> np.ndarray:
     """Return the series float64 [T] whose steps are the values of some columns.
@@ -88,11 +91,21 @@ class _Series:
 
 
 def _time(value: Any, record: Record, column: str, comma: bool) -> float | str:
-    """Return a time as a number, or as the text that it is: dates sort as texts, where they are written year first."""
-    if value is None or not str(value).strip():
+    """Return a time as a number, or as the text that it is: dates sort as texts, where they are written year first.
+
+    Raises:
+        Fault: if there is none, or as a text it would sort otherwise than it passes.
+    """
+    if value is None or not (text := str(value).strip()):
         raise Fault("a missing value", record.where, f"column {column} has no value")
-    number = _parsed(value, comma)
-    return str(value) if number is None else number
+    if (number := _parsed(value, comma)) is not None:
+        return number
+    if not _SORTS.match(text):
+        message = (
+            f"column {column}: {text[:40]!r} is neither a number nor a date or time as 2024-01-31 09:05:00 or 09:05:00"
+        )
+        raise Fault("a time of another form", record.where, message)
+    return text
 
 
 def _number(record: Record, column: str, comma: bool) -> float:

@@ -8,7 +8,8 @@ recording or array is ``{"bytes": ..., "path": ...}``, as on the Hugging Face Hu
 
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -21,12 +22,21 @@ from lt25.errors import UserError
 from lt25.experiment import Dataset
 
 KINDS = {
-    "image": {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"},
-    "audio": {".wav", ".flac", ".ogg", ".opus", ".mp3"},
+    "image": {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".avif", ".tif", ".tiff"},
+    "audio": {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"}
+    | {".m4a", ".mp4", ".3gp", ".aac", ".amr", ".wma", ".mka", ".webm", ".caf"},
     "series": {".npy", ".npz"},
     "text": {".txt", ".md", ".rst", ".py"},
 }
 """The column that a file gives -> the suffixes of such files."""
+
+UNREAD = {
+    "image": ({".heic", ".heif", ".cr2", ".nef", ".arw", ".dng", ".svg"}, "convert to JPEG"),
+    "table": ({".xlsx", ".xls", ".ods", ".numbers"}, "save as CSV"),
+    "text": ({".docx", ".doc", ".odt", ".rtf", ".pdf", ".html"}, "save as plain text"),
+    "archive": ({".zip", ".tar", ".gz", ".bz2", ".xz", ".7z", ".rar"}, "unpack"),
+}
+"""What people have in such folders and lt25 does not read: kind -> the suffixes, and what to do with the files."""
 
 METADATA = {"metadata.csv", "metadata.jsonl"}
 """Tables that go before others."""
@@ -99,10 +109,20 @@ def rows(dataset: Dataset, folder: Folder, split: str) -> Rows:
 
 def rows_of(dataset: Dataset, folder: Folder, piece: Piece) -> Rows:
     """Yield the examples of a piece, as `rows`."""
+    name, suffix = piece.name, _suffix(piece.name)
+    if piece.column and suffix not in KINDS[piece.column]:
+        yield Fault("a file of a kind that is not read", name, f"{suffix} is not read: {UNREAD[piece.column][1]}")
+        return
     if piece.column:
-        yield _file(dataset, folder, piece.name, piece.column)
-    else:
-        yield from _table(dataset, folder, piece.name, _config(dataset), piece.part)
+        yield _file(dataset, folder, name, piece.column)
+        return
+    try:
+        yield from _table(dataset, folder, name, _config(dataset), piece.part)
+    except UserError as error:
+        # Where every file is a series, one that cannot be read is a series among others.
+        if not ("time" in dataset.columns and dataset.columns.get("id") == "path"):
+            raise
+        yield Fault("a file that cannot be read", name, str(error).removeprefix(name).removeprefix(": "))
 
 
 def pieces(dataset: Dataset, folder: Folder, split: str) -> list[Piece]:
@@ -121,18 +141,39 @@ def pieces(dataset: Dataset, folder: Folder, split: str) -> list[Piece]:
     wanted = dataset.columns.values()
     only_names = set(map(str, wanted)) <= set(_OF_A_FILE)
     for column, suffixes in KINDS.items():
-        files = [name for name in found if _suffix(name) in suffixes]
-        if files and (column in wanted or only_names):
-            return [Piece(name, column) for name in files]
+        if any(_suffix(name) in suffixes for name in found) and (column in wanted or only_names):
+            unread = UNREAD[column][0] if column in UNREAD else ()
+            return [Piece(name, column) for name in found if _suffix(name) in suffixes or _suffix(name) in unread]
     kinds = sorted({_suffix(name) or "no suffix" for name in found})
     raise UserError(
         f"{config}: columns: of the files of {split} ({', '.join(kinds[:8])}) none gives what it asks for: name "
-        f"{', '.join(KINDS)}, as the files are, or write a table with a column for each role"
+        f"{', '.join(KINDS)}, as the files are, or write a table with a column for each role{_advice(found)}"
     )
 
 
 def _config(dataset: Dataset) -> str:
     return f"config/datasets/{dataset.name}.yaml"
+
+
+def unread(names: Iterable[str]) -> list[str]:
+    """Return what is not read of some files, by suffix, a line each: how many, and what to do."""
+    read = TABLES.union(*KINDS.values())
+    counts = Counter(suffix for name in names if (suffix := _suffix(name)) not in read)
+    todo = {suffix: advice for suffixes, advice in UNREAD.values() for suffix in suffixes}
+    return [
+        f"{count} {'file' if count == 1 else 'files'} {suffix or 'without suffix'}: not read"
+        + (f": {todo[suffix]}" if suffix in todo else "")
+        for suffix, count in sorted(counts.items())
+    ]
+
+
+def _advice(names: Iterable[str]) -> str:
+    """Return what to do with the files that are not read, for the end of a message; nothing if there are none of those."""
+    there = {_suffix(name) for name in names}
+    found = [
+        f"; {advice}: {', '.join(sorted(some))}" for suffixes, advice in UNREAD.values() if (some := suffixes & there)
+    ]
+    return "".join(found)
 
 
 def _listed(names: str | list[str]) -> list[str]:
@@ -152,6 +193,7 @@ def _file(dataset: Dataset, folder: Folder, name: str, column: str) -> Row | Fau
                 raise UserError(
                     f"config/datasets/{dataset.name}.yaml: columns.{role}: {name} gives {', '.join(sorted(given))}, not {one}: "
                     f"name one of them, or write a table with a column that names each file and one for {role}"
+                    f"{_advice(folder.names)}"
                 )
     try:
         values: dict[str, Any] = _of_a_file(name)
@@ -286,7 +328,11 @@ def _named(folder: Folder, table: str, written: str, where: str) -> str:
         outside = any((folder.root / candidate).is_file() for candidate in candidates)
     except (OSError, ValueError):  # too long for a name, or with a null byte
         outside = False
-    more = ": it is there, but origin.files leaves it out, or it is new: `lt25 download` notes it" if outside else ""
-    if re.fullmatch(r"[-+]?[\d.,]+", written.strip()):
+    more = ""
+    if outside:
+        more = ": it is there, but origin.files leaves it out, or it is new: `lt25 download` notes it"
+    elif re.fullmatch(r"[-+]?[\d.,]+", written.strip()):
         more = ": for numbers, name the columns that have them as a list, `input: [a, b]`"
+    elif near := folder.like(written):
+        more = f": there is {near}"
     raise Fault("a missing file", at, f"{column}: no such file: {shown}{more}")

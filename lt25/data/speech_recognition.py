@@ -240,7 +240,7 @@ def collate(items: list[Item], grid: Grid = NO_GRID) -> Batch:
 
 def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of each band, float32 [n_mels]."""
-    count, total, squares = 0, 0.0, 0.0
+    count, total, squares, fault = 0, 0.0, 0.0, None
 
     def frames_of(example: Example) -> np.ndarray:
         samples = _samples(example, options)
@@ -249,12 +249,15 @@ def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tu
     utterances = _parallel(frames_of, islice(examples.of("train"), MEASURED))
     for _, frames in track(utterances, f"{dataset.name}: utterances measured"):
         if isinstance(frames, Fault):
-            examples.faults.add("train", frames)
+            fault = fault or frames
             continue
         count, total = count + len(frames), total + frames.sum(0, dtype=np.float64)
         squares = squares + np.square(frames, dtype=np.float64).sum(0)
     if not count:
-        examples.faults.report(0)
+        first = f"; the first that cannot be used: {fault}" if fault else ""
+        raise UserError(
+            f"config/datasets/{dataset.name}.yaml: splits.train: the training split has no usable utterance{first}"
+        )
     mean = np.asarray(total / count)
     std = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
     return mean.astype(np.float32), std.astype(np.float32)

@@ -7,7 +7,7 @@ import io
 from typing import TYPE_CHECKING
 
 from lt25.files import write_json, write_text
-from lt25.report.collect import read_history, read_if_there, read_metrics
+from lt25.report.collect import read_history, read_if_there, read_metrics, read_validations
 from lt25.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ _COLUMNS = ("step", "loss", "lr")
 
 
 def write_tracked(experiment: Experiment) -> None:
-    """Write ``headline.json``, the main number of each evaluated split, and ``curve.csv``, the training loss by step.
+    """Write ``headline.json``, the main number of each evaluated split, and ``curve.csv``, the losses by step.
+
+    The columns of ``curve.csv`` are ``step``, ``loss``, ``lr``, and ``validation_loss`` and its like, where there was validation.
 
     Raises:
         UserError: if the experiment has not been evaluated.
@@ -31,11 +33,16 @@ def write_tracked(experiment: Experiment) -> None:
         numbers[split] = {name: round(said.measured, 6)}
     write_json(folder / "headline.json", numbers)
     trained = read_if_there(experiment.results_dir / "train.json")
-    history = read_history(experiment.results_dir / trained["run_dir"] / "metrics.jsonl") if trained else []
+    history = experiment.results_dir / trained["run_dir"] / "metrics.jsonl" if trained else None
     # A step that was trained a second time, after a stop, counts as it was last.
-    steps = {record["step"]: record for record in history}
+    steps = {record["step"]: dict(record) for record in (read_history(history) if history else [])}
+    columns = list(_COLUMNS)
+    for record in read_validations(history) if history else []:
+        found = {f"validation_{name}": value for name, value in record["validation"].items()}
+        steps.setdefault(record["step"], {"step": record["step"]}).update(found)
+        columns += [name for name in found if name not in columns]
     text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(steps[step] for step in sorted(steps))
     write_text(folder / "curve.csv", text.getvalue())

@@ -12,6 +12,7 @@ from lt25.config.sections import DATASET
 from lt25.data import acquire as acquiring
 from lt25.data.acquire import acquire, changes, damaged, verify
 from lt25.errors import UserError
+from lt25.files import write_sealed
 from tests.data import make
 
 HUB = {"hub": "owner/set", "files": {"train": "data/train-*.txt", "test": "data/test.txt"}}
@@ -93,11 +94,19 @@ def test_an_interrupted_copy_is_no_dataset_and_is_completed(tmp_path, data, mirr
     assert not damaged(tmp_path / "raw", manifest(tmp_path / "raw"))
 
 
-def test_an_unreadable_manifest_counts_as_none(tmp_path, data, mirror):
-    acquire(data, tmp_path / "raw", mirror)
-    (tmp_path / "raw/SOURCE.json").write_text('{"origin": ')
-    acquire(data, tmp_path / "raw", mirror)
-    assert len(manifest(tmp_path / "raw")["files"]) == 3
+def test_a_damaged_manifest_counts_as_none(tmp_path, data, mirror):
+    raw = tmp_path / "raw"
+    source = raw / "SOURCE.json"
+    acquire(data, raw, mirror)
+    whole = source.read_text()
+    for damaged_text in (whole[:20], whole.replace('"licence": "none"', '"licence": "MIT"'), "[]", "[" * 100_000):
+        source.write_text(damaged_text)
+        assert changes(data, raw) == ["changed: SOURCE.json"], "the chain fetches it anew by itself"
+        with pytest.raises(UserError, match=r"SOURCE.json: (damaged|has changed).*: run `lt25 download tiny`$"):
+            verify(data, raw)
+        source.write_text(damaged_text)
+        acquire(data, raw, mirror)
+        assert source.read_text() == whole
 
 
 def test_another_origin_replaces_what_is_there(tmp_path, data, mirror):
@@ -247,7 +256,7 @@ def test_only_listed_files_are_removed(tmp_path, data, mirror, monkeypatch):
     make.write(tmp_path / "elsewhere.txt", "not to be touched")
     known = manifest(raw)
     known["files"]["../elsewhere.txt"] = {"sha256": "", "bytes": 0}
-    (raw / "SOURCE.json").write_text(json.dumps(known))
+    write_sealed(raw / "SOURCE.json", known)
     fewer = make.dataset("language_modeling", {**HUB, "files": {"train": "data/train-0.txt"}})
     acquire(fewer, raw, mirror)
     assert sorted(path.name for path in (raw / "data").iterdir()) == ["notes.md", "train-0.txt"]

@@ -22,6 +22,13 @@ def images(root, bad):
     return {"input": "image", "label": "label"}
 
 
+def photograph(root, bad):
+    """Write class folders of images, and ``bad`` beside them as a telephone names its photographs."""
+    make.image_folder(root, GOOD // 2)
+    make.write(root / "dog/IMG_1.HEIC", bad)
+    return {"input": "image", "label": "label"}
+
+
 def table(root, bad):
     """Write a table that names images, with ``bad`` for its last line."""
     rng = np.random.default_rng(0)
@@ -38,6 +45,14 @@ def series(root, bad):
     rows = [{"values": rng.normal(size=(5, 2)).tolist(), "kind": ("up", "down")[n % 2]} for n in range(GOOD)]
     make.write(root / "all.jsonl", "\n".join(json.dumps(row) for row in [*rows, {"kind": "up", **bad}]) + "\n")
     return {"input": "values", "label": "kind"}
+
+
+def long_form(root, bad):
+    """Write series of a row a step, and a series of the row ``bad``."""
+    rng = np.random.default_rng(0)
+    rows = [f"s{n},{step},{rng.normal()},{('up', 'down')[n % 2]}" for n in range(GOOD) for step in range(5)]
+    make.write(root / "all.csv", "\n".join(["who,when,x,kind", *rows, bad]) + "\n")
+    return {"input": "x", "label": "kind", "id": "who", "time": "when"}
 
 
 def speech(root, bad):
@@ -87,7 +102,9 @@ CASES = {
         (speech, (b"", "hello")),
         (speech, (AUDIO[:2000], "hello")),
         (speech, (make.empty_wav(), "hello")),
+        (speech, (b"\0\0\0\x20ftypM4A no audio", "hello")),
     ],
+    "a file of a kind that is not read": [(photograph, b"")],
     "an image that is too large": [(images, bomb(50_000, 50_000))],
     "a row that cannot be read": [(table, b"0.png,cat,and,more"), (table, b"0.png")],
     "text in another encoding": [(table, b"pictures/0.png,caf\xe9")],
@@ -112,6 +129,7 @@ CASES = {
         (series, {"values": []}),
         (series, {"values": [[[1, 2]]]}),
     ],
+    "a time of another form": [(long_form, "bad,1/31/2024,0.5,up"), (long_form, "bad,9:05,0.5,up")],
     "input that is too long": [(series, {"values": [[1, 2]] * 50})],
     "a recording that is too long": [(speech, (make.audio(NOISE, 2.1), "hello"))],
     "a silent recording": [

@@ -10,6 +10,7 @@ import pytest
 from lt25.data.examples import Examples
 from lt25.data.faults import Faults
 from lt25.data.folders import Folder, files_below
+from lt25.data.read import unread
 from lt25.errors import UserError
 from tests.data import make
 
@@ -204,12 +205,67 @@ def test_every_kind_of_file_gives_its_folder_as_label(tmp_path):
     assert [(example.id, example.roles["label"]) for example in examples] == [("cat/1.npy", "cat")]
 
 
-def test_a_folder_of_files_of_unknown_kinds_is_one_line(tmp_path):
+def test_a_folder_of_files_of_unknown_kinds_is_one_line_that_says_what_to_do(tmp_path):
     make.write(tmp_path / "cat/1.HEIC", "")
+    make.write(tmp_path / "what they are.xlsx", "")
+    make.write(tmp_path / "Thumbs.db", "")
     with pytest.raises(
-        UserError, match=r"tiny.yaml: columns: of the files of all \(.heic\) none gives what it asks for"
-    ):
+        UserError, match=r"tiny.yaml: columns: of the files of all \(.db, .heic, .xlsx\) none "
+    ) as caught:
         found(tmp_path, "classification")
+    assert str(caught.value).endswith("; convert to JPEG: .heic; save as CSV: .xlsx")
+
+
+def test_recordings_with_a_spreadsheet_are_one_line_that_says_what_to_do(tmp_path):
+    make.write(tmp_path / "memo.m4a", "")
+    make.write(tmp_path / "said.xlsx", "")
+    for columns in ({"audio": "Memo", "text": "Said"}, {"audio": "audio", "text": "Said"}):
+        with pytest.raises(UserError, match=r"; save as CSV: .xlsx$"):
+            found(tmp_path, "speech_recognition", columns)
+
+
+def test_a_photograph_among_others_that_has_to_be_converted_is_counted(tmp_path):
+    make.image_folder(tmp_path, 2)
+    make.write(tmp_path / "cat/IMG_1.HEIC", "")
+    make.write(tmp_path / "cat/notes.pdf", "")
+    examples, faults = found(tmp_path, "classification")
+    assert len(examples) == 4
+    assert faults == [("a file of a kind that is not read", "cat/IMG_1.HEIC: .heic is not read: convert to JPEG")]
+
+
+def test_what_is_not_read_is_a_line_for_each_suffix():
+    names = ["1.HEIC", "a/2.heic", "b.xlsx", "x.zip", "README", "c.csv", "d.wav", "e.m4a", "f.dat"]
+    assert unread(names) == [
+        "1 file without suffix: not read",
+        "1 file .dat: not read",
+        "2 files .heic: not read: convert to JPEG",
+        "1 file .xlsx: not read: save as CSV",
+        "1 file .zip: not read: unpack",
+    ]
+
+
+def test_a_name_but_for_its_suffix_or_capitals_is_said_with_the_file_that_is_meant(tmp_path):
+    make.write(tmp_path / "memos/Memo 1.WAV", b"")
+    make.write(tmp_path / "a.csv", "clip,what\nmemo 1,x\nmemo 1.mp3,x\nother,x\n")
+    _, faults = found(tmp_path, "speech_recognition", {"audio": "clip", "text": "what"})
+    assert [line.partition("no such file: ")[2] for _, line in faults] == [
+        "'memo 1': there is memos/Memo 1.WAV",
+        "'memo 1.mp3': there is memos/Memo 1.WAV",
+        "'other'",
+    ]
+
+
+def test_where_a_file_is_a_series_one_that_cannot_be_read_is_left_out(tmp_path):
+    for number in range(4):
+        make.write(tmp_path / f"walk/{number}.csv", "t,x\n1,2\n2,3\n")
+    make.write(tmp_path / "walk/4.csv", "# a logger's remark\nt,x\n1,2\n")
+    make.write(tmp_path / "walk/5.csv", "")
+    examples, faults = found(tmp_path, "classification", {"input": "x", "label": "label", "id": "path", "time": "t"})
+    assert [example.id for example in examples] == [f"walk/{number}.csv" for number in range(4)]
+    assert [reason for reason, _ in faults] == 2 * ["a file that cannot be read"]
+    assert all(
+        line.startswith(f"walk/{number}.csv: no column") for number, (_, line) in zip((4, 5), faults, strict=True)
+    )
 
 
 LONG = {"input": ["x", "y"], "label": "what", "id": "who", "time": "t"}

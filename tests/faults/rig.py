@@ -109,6 +109,7 @@ def files(root: Path, experiment: str) -> Iterator[tuple[str, str]]:
     """Yield every file that a stage hands on, as the stage and its path in the project."""
     results = Path("results") / experiment
     patterns = {
+        "download": ["data/raw/*/SOURCE.json"],
         "prepare": ["data/processed/*/*/*"],
         "configure": [f"{results}/job.toml", f"{results}/model/config.json"],
         "train": [f"{results}/train.json", f"{results}/runs/*/*.json*", f"{results}/runs/*/checkpoints/*/*"],
@@ -129,7 +130,7 @@ def faults(root: Path, experiment: str, count: int, seed: int) -> list[Fault]:
     for stage, file in files(root, experiment):
         by_stage.setdefault(stage, []).append(file)
     # Most files are checkpoints'; they come twice as often as others.
-    order = ["prepare", "train", "export", "evaluate", "train", "configure"]
+    order = ["prepare", "train", "export", "evaluate", "train", "configure", "download"]
     decks: dict[str, list[tuple[str, str]]] = {}
     while len(drawn) < count:
         stage = order[len(drawn) % len(order)]
@@ -192,6 +193,7 @@ def _followers(fault: Fault) -> list[tuple[str, ...]]:
     # After half of the faults the command that reads comes first, after the others that which writes.
     first = [train] if fault.seed % 2 else []
     return {
+        "download": [("prepare", name), train, export, ("evaluate", name), report],
         "prepare": [*first, export, ("evaluate", name), report],
         "train": [*first, (*export, *at), export, report],
         "export": [("evaluate", name, *at), report],

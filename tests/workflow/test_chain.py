@@ -22,8 +22,12 @@ NOTHING = "Nothing to be done"
 def built(tmp_path_factory):
     """A project that `dvc repro` has built, in a git repository, as DVC wants it."""
     root = chain.project(tmp_path_factory.mktemp("built"))
-    chain.write_experiment(root, "digits-again", "classification", debug={"seed": 2**63 - 1})
-    (root / "config" / "config.yaml").write_text(yaml.safe_dump({"experiments": [*chain.EXPERIMENTS, "digits-again"]}))
+    chain.write_experiment(
+        root, "Digits_v1.5-again", "classification", debug={"seed": 2**63 - 1}, validation={"freq": 3}
+    )
+    (root / "config" / "config.yaml").write_text(
+        yaml.safe_dump({"experiments": [*chain.EXPERIMENTS, "Digits_v1.5-again"]})
+    )
     assert chain.run(root, "lt25", "dvc").stdout == "dvc.yaml: is written\n"
     (root / ".gitignore").write_text("/data\n/results\n/images\n/audio\n/text\n.snakemake\n")
     chain.run(root, "git", "init", "--quiet")
@@ -66,13 +70,14 @@ def test_after_dvc_repro_neither_dvc_nor_snakemake_has_anything_to_do(built):
     dry = chain.snakemake(built, "--dry-run")
     assert NOTHING in dry.stdout, dry.stdout
     shown = chain.run(built, "dvc", "metrics", "show", "--json").stdout
-    numbers = json.loads(shown)[""]["data"]["results/digits-again/evaluation/headline.json"]["data"]
-    metrics = json.loads((built / "results/digits-again/evaluation/metrics.json").read_text())
+    numbers = json.loads(shown)[""]["data"]["results/Digits_v1.5-again/evaluation/headline.json"]["data"]
+    metrics = json.loads((built / "results/Digits_v1.5-again/evaluation/metrics.json").read_text())
     assert numbers["test"] == {"accuracy_percent": pytest.approx(100 * metrics["splits"]["test"]["accuracy"])}
     drawn = chain.run(built, "dvc", "plots", "show", "--json").stdout
-    assert "results/digits-again/evaluation/curve.csv" in drawn
-    steps = (built / "results/digits-again/evaluation/curve.csv").read_text().splitlines()
-    assert steps[0] == "step,loss,lr" and steps[-1].startswith("6,")
+    assert "results/Digits_v1.5-again/evaluation/curve.csv" in drawn
+    steps = (built / "results/Digits_v1.5-again/evaluation/curve.csv").read_text().splitlines()
+    assert steps[0] == "step,loss,lr,validation_loss,validation_accuracy"
+    assert steps[-1].startswith("6,") and steps[-1][-1].isdigit()
     tracked = (built / "dvc.lock").read_text()
     for path in ("data/processed/digits", "results/digits/hf", "data/processed/stdlib"):
         assert f"path: {path}\n" in tracked
@@ -113,18 +118,23 @@ def test_snakemakes_own_report_can_be_made(built):
 
 
 def test_the_exports_work_in_transformers_after_import_lt25(built):
+    # The models' cards say how they are loaded; that runs as it is printed.
     script = """
-import lt25, numpy, torch
-from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification, pipeline
-heard = pipeline("automatic-speech-recognition", "results/spoken-digits/hf")(numpy.zeros(16000, dtype=numpy.float32))
-said = pipeline("text-generation", "results/stdlib-lm/hf")("def ", max_new_tokens=4)
-model = AutoModelForSequenceClassification.from_pretrained("results/digits/hf")
-extractor = AutoFeatureExtractor.from_pretrained("results/digits/hf")
-seen = model(**extractor(numpy.zeros((4, 5), dtype=numpy.uint8), return_tensors="pt")).logits
-print("heard", type(heard["text"]).__name__, "said", said[0]["generated_text"].startswith("def "), "seen", *seen.shape)
+import re, shutil, numpy
+from pathlib import Path
+shutil.copy("audio/0.wav", "speech.wav")
+series = numpy.zeros((4, 5), dtype=numpy.uint8)
+for name in ("digits", "spoken-digits", "stdlib-lm"):
+    (code,) = re.findall("```python\\n(.*?)```", Path(f"results/{name}/hf/README.md").read_text(), re.DOTALL)
+    print("card", name)
+    exec(code)
+print("seen", *logits.shape)
 """
     done = chain.run(built, "python", "-c", script)
-    assert "heard str said True seen 1" in done.stdout, done.stdout
+    said = done.stdout.partition("card digits\n")[2]
+    assert re.search(
+        r"^(cat|dog)\ncard spoken-digits\n(.|\n)*card stdlib-lm\n(.|\n)*def main\((.|\n)*seen 1 2", said
+    ), done.stdout
 
 
 def test_torchrun_works_by_hand_with_two_processes(built):
@@ -300,6 +310,44 @@ def test_an_invalid_experiment_is_in_the_way_of_nothing_else(tmp_path):
     assert shown.returncode != 0
     assert f"lt25: error: {said}" in shown.stdout
     assert "Traceback" not in other.stdout + named.stdout + shown.stdout
+
+
+def test_a_name_that_a_shell_or_a_folder_would_take_amiss_is_one_line(tmp_path):
+    root = chain.project(tmp_path)
+    (root / "config" / "config.yaml").write_text("experiments: [digits]\n")
+    odd = ("my leaves", "$(touch F)", "a;touch F", "-n", "blätter")
+    for name in odd:
+        (root / "config" / "experiments" / f"{name}.yaml").write_bytes(
+            (root / "config" / "experiments" / "digits.yaml").read_bytes()
+        )
+    others = chain.snakemake(root, "--dry-run", "results/digits/train.json")
+    assert others.returncode == 0, others.stdout
+    for name in odd:
+        assert re.search(rf"lt25: warning: left out: .*found {re.escape(repr(name))} as the name of ", others.stdout), (
+            name
+        )
+    asked = chain.snakemake(root, "results/my leaves/train.json")
+    assert asked.returncode != 0
+    assert len(re.findall(r"lt25: error: .*my leaves.*", asked.stdout)) == 1
+    assert "Traceback" not in others.stdout + asked.stdout
+    assert not list(root.rglob("F"))
+
+
+def test_what_writes_no_checkpoints_is_trained_and_refused_where_it_would_be_exported(tmp_path):
+    root = chain.project(tmp_path)
+    chain.write_experiment(root, "digits", "classification", checkpoint={"enable": False})
+    (root / "config" / "config.yaml").write_text("experiments: [digits]\n")
+    said = "lt25: error: config/experiments/digits.yaml: checkpoint.enable: false, so there is nothing to export"
+    shown = chain.snakemake(root)
+    (root / "config" / "config.yaml").write_text("experiments: [stdlib-lm]\n")
+    asked = chain.snakemake(root, "results/digits/evaluation/metrics.json")
+    for refused in (shown, asked):
+        assert refused.returncode != 0
+        assert refused.stdout.count("lt25: error: ") == 1 and said in refused.stdout
+        assert "Traceback" not in refused.stdout
+    assert not (root / "results").exists(), "before anything runs"
+    trained = chain.snakemake(root, "--dry-run", "results/digits/train.json")
+    assert trained.returncode == 0, trained.stdout
 
 
 def test_a_broken_audio_file_stops_the_chain_and_is_named(tmp_path):
