@@ -122,7 +122,7 @@ def test_tinyshakespeare_is_one_document_a_split(tmp_path):
         ({"splits": {"train": "train"}}, "splits.test: missing"),
         ({"splits": {"train": "a", "test": "b", "validation": {"from": "test", "fraction": 0.1}}}, "splits.validation"),
         ({"columns": {"picture": "image"}}, "columns.picture: unknown key"),
-        ({"tasks": ["translation"]}, 'tasks.0: found "translation", allowed'),
+        ({"tasks": ["translation"]}, 'tasks[0]: found "translation", allowed'),
         ({"license": "MIT"}, "license: unknown key: did you mean licence"),
     ],
 )
