@@ -18,6 +18,7 @@ from lt25.experiment import Experiment, load_config, load_experiment, project_ro
 from lt25.launch import Launch, plan
 from lt25.models import families
 from lt25.tasks import TASKS
+from lt25.training.ahead import changed
 
 LABELS = 10_000
 
@@ -72,9 +73,13 @@ def check_experiment(experiment: Experiment) -> str:
         check_load_step(experiment)
     with mistakes:
         remark = check_columns(experiment)
+    with mistakes:
+        check_start(experiment)
     mistakes.complain()
-    missing = experiment.missing()
-    return f"{remark}; to be run: {', '.join(missing)}" if missing else remark
+    missing = ", ".join(experiment.missing())
+    if difference := changed(experiment):
+        return f"{remark}; to be run again: {difference}"
+    return f"{remark}; to be run: {missing}" if missing else remark
 
 
 def check_columns(experiment: Experiment) -> str:
@@ -148,6 +153,36 @@ def check_model(experiment: Experiment) -> None:
             try_model(model, experiment.task)
         except UserError as error:
             raise UserError(f"{experiment.path}: {error}") from None
+
+
+def check_start(experiment: Experiment) -> None:
+    """Compare the sizes of the model with those of the one that it starts from.
+
+    The head and what takes the inputs are left out where the data of one of the two has not decided on them yet.
+
+    Raises:
+        UserError: if a weight has another size there, or is not there.
+    """
+    if experiment.init_from is None:
+        return
+    from lt25.models.auto import try_model
+
+    parent, task = load_experiment(experiment.init_from), TASKS[experiment.task]
+    family = families.find(experiment.model["model_type"])
+    decided = all((one.processed_dir / "stats.json").is_file() for one in (experiment, parent))
+    here, there = (
+        try_model(one.resolved()[0]["model"] if decided else one.model, task.name) for one in (experiment, parent)
+    )
+    apart = [family.heads[task.auto_model]]
+    if not decided or task.main_input == "input_ids":
+        apart.append(family.inputs[task.auto_model])
+    for name, shape in here.items():
+        if there.get(name) != shape and not any(name.startswith(f"{module}.") for module in apart):
+            found = f"is {list(there[name])} there" if name in there else "is not there"
+            raise UserError(
+                f"{experiment.path}: init_from: {parent.name}: {name} {found} and {list(shape)} here: start from a model of "
+                "the same sizes"
+            )
 
 
 def check_load_step(experiment: Experiment) -> None:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status: 0, 2 after a user's error, 130 when stopped."""
-    os.environ.update(waiting())
     try:
+        os.environ.update(waiting())
         others, overrides = split_arguments(sys.argv[1:] if arguments is None else arguments)
         options, unknown = _parser().parse_known_args(others)
         if unknown:
@@ -244,6 +244,8 @@ def _train(options: argparse.Namespace) -> None:
     # With several nodes, the trainer's first process looks for itself.
     if launch.nodes == 1 and settle(Path(os.path.relpath(job)), launch.processes, options.fresh, options.wait):
         return
+    if meeting := launch.meeting():
+        _say(f"{experiment.name}: {meeting}")
     sys.stdout.flush()
     os.execve(command[0], command, {**os.environ, **launch.environment()})
 

@@ -6,6 +6,7 @@ The command line, the rules and their GPUs all ask here. Nothing here imports to
 import math
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -29,6 +30,12 @@ DEGREES = {
 PORT = 29500
 # Threads of a process that trains on a GPU, at most.
 GPU_THREADS = 8
+
+# Seconds that a node waits for the others.
+MEETING = 600
+
+# How many threads a process has, for the libraries that read it when they are imported.
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 # How often a thread of OpenMP looks for new work before it sleeps. Without a limit for this it looks for milliseconds, in which
 # the processor is of no use to anybody else: benchmarks/threads.py measures both.
@@ -65,6 +72,24 @@ class Launch:
         # Beside a GPU the threads only make batches: 16 in each process were no faster than 8 on two GPUs.
         return {"OMP_NUM_THREADS": str(min(threads, GPU_THREADS) if self.device == "cuda" else threads)}
 
+    def meeting(self) -> str | None:
+        """Return a line that says what the processes of several nodes wait for before they start; None for one node.
+
+        Raises:
+            UserError: if no such host is known here.
+        """
+        if self.nodes == 1 or self.address is None:
+            return None
+        host, port = self.address
+        try:
+            socket.getaddrinfo(host, port)
+        except OSError as error:
+            raise UserError(
+                f"MASTER_ADDR: found {host}, which is no host that is known here ({error.strerror})"
+            ) from None
+        others = "the other node" if self.nodes == 2 else f"{self.nodes - 1} other nodes"
+        return f"waiting at {host}:{port} for {others} to start the same command, at most {MEETING // 60} minutes"
+
     def command(self, *arguments: str) -> list[str]:
         """Return the command that runs Python with ``arguments`` in every process of this node."""
         if self.world_size == 1:
@@ -77,6 +102,7 @@ class Launch:
             options = ["--nnodes", str(self.nodes), *options]
             if self.node_rank is None:
                 options += ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"{host}:{port}", "--rdzv_id", "lt25"]
+                options += ["--rdzv_conf", f"join_timeout={MEETING}"]
             else:
                 options += ["--node_rank", str(self.node_rank), "--master_addr", host, "--master_port", str(port)]
         return [sys.executable, "-m", "torch.distributed.run", *options, *arguments]
@@ -125,7 +151,13 @@ def waiting(environment: Environment = os.environ) -> dict[str, str]:
     """Return the variables to add to a process's environment so that its threads leave the processor to others as they wait.
 
     They are none if the environment has a policy of its own.
+
+    Raises:
+        UserError: if the environment has numbers of threads that are none, of which each library would make something else.
     """
+    for name in THREADS:
+        for level in environment.get(name, "").split(","):
+            _number({name: level}, name, 1)
     own = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & environment.keys()
     return {} if own else WAITING
 

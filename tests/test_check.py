@@ -4,6 +4,10 @@ import pytest
 import yaml
 
 from lt25 import cli
+from lt25.experiment import load_experiment
+from lt25.files import write_record
+from lt25.training.job import job_of
+from lt25.training.run import identity_of
 from tests import tiny
 from tests.data import make
 
@@ -54,6 +58,7 @@ def test_the_stages_that_have_not_been_run_are_said_together(project, capsys):
     results = project / "results" / "tiny"
     for file in ("train.json", "hf/config.json", "evaluation/metrics.json"):
         make.write(results / file, "{}")
+    make.write(load_experiment("tiny").processed_dir / "stats.json", "{}")
     assert checked(capsys) == (0, "tiny: ok\n")
 
 
@@ -206,6 +211,41 @@ def test_a_checkpoint_that_is_not_kept_is_said_before_training(project, capsys):
     assert "checkpoint.load_step: no checkpoint of step 4 is kept: there are none" in said
     make.write(project / "results" / "tiny" / "checkpoints" / "step-4" / "manifest.json", "{}")
     assert checked(capsys, "tiny", "--checkpoint.load_step", "4")[0] == 0
+
+
+def test_a_result_of_another_state_of_the_experiment_is_said(project, capsys):
+    make.write(project / "config" / "config.yaml", "experiments: [tiny]\n")
+    experiment = tiny.tiny(project, "language_modeling", dataset="reviews")
+    job = {**job_of(experiment), **experiment.job}
+    write_record(
+        experiment.results_dir / "train.json",
+        {"identity": identity_of(job, 1), "path": [{"from": 0, "steps": 12}]},
+    )
+    assert checked(capsys, "tiny")[1].endswith("ok; to be run: export, evaluate\n")
+    path = project / "config" / "experiments" / "tiny.yaml"
+    written = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**written, "optimizer": {"lr": 0.5}}))
+    again = "ok; to be run again"
+    assert checked(capsys, "tiny")[1].endswith(f"{again}: optimizer.lr changed from 0.01 to 0.5\n")
+    path.write_text(yaml.safe_dump({**written, "model": {**written["model"], "dropout": 0.5}}))
+    assert checked(capsys, "tiny")[1].endswith(f"{again}: model.dropout changed from 0.1 to 0.5\n")
+    path.write_text(yaml.safe_dump({**written, "prepare": {"documents": "lines"}}))
+    assert checked(capsys, "tiny")[1].endswith(f"{again}: no data is prepared as the experiment says now\n")
+
+
+def test_a_start_of_another_size_is_refused(project, capsys):
+    wide = {**tiny.MODEL, "hidden_size": 24}
+    tiny.write_experiment(project, "language_modeling", "wide", dataset="reviews", model=wide)
+    tiny.write_experiment(project, "language_modeling", dataset="reviews", init_from="wide")
+    status, said = checked(capsys, "tiny")
+    assert status == 2
+    assert "tiny.yaml: init_from: wide: model." in said and "there and [" in said
+    # Other tokens are another matter: what knows them is made new.
+    more = {"dropout": 0.0}
+    tiny.write_experiment(
+        project, "language_modeling", "wide", dataset="reviews", model=more, prepare={"vocab_size": 300}
+    )
+    assert checked(capsys, "tiny")[0] == 0
 
 
 def test_what_is_wrong_with_the_environment_is_blamed_on_no_experiment(project, capsys, monkeypatch):

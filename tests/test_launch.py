@@ -94,7 +94,8 @@ def test_what_makes_no_sense_is_refused_in_one_line(parallelism, environment, me
         (Launch(4), "--standalone --nproc_per_node 4"),
         (
             Launch(1, 2, address=("there", 123)),
-            "--nnodes 2 --nproc_per_node 1 --rdzv_backend c10d --rdzv_endpoint there:123 --rdzv_id lt25",
+            "--nnodes 2 --nproc_per_node 1 --rdzv_backend c10d --rdzv_endpoint there:123 --rdzv_id lt25 "
+            "--rdzv_conf join_timeout=600",
         ),
         (
             Launch(8, 2, "cuda", 1, ("there", 123)),
@@ -119,6 +120,23 @@ def test_processes_share_the_cores():
     assert Launch(1).environment({}) == {}
     assert Launch(2).environment({"OMP_NUM_THREADS": "3"}) == {}
     assert Launch(10_000).environment({}) == {"OMP_NUM_THREADS": "1"}
+
+
+def test_nodes_say_what_they_wait_for():
+    assert Launch(2).meeting() is None
+    two = Launch(1, 2, address=("localhost", 123)).meeting()
+    assert two == "waiting at localhost:123 for the other node to start the same command, at most 10 minutes"
+    with pytest.raises(
+        UserError, match=r"MASTER_ADDR: found no.such.host.invalid, which is no host that is known here"
+    ):
+        Launch(1, 3, address=("no.such.host.invalid", 123)).meeting()
+
+
+def test_a_number_of_threads_must_be_one():
+    assert waiting({"OMP_NUM_THREADS": "4,2", "GOMP_SPINCOUNT": "7"}) == {}
+    for name in launch.THREADS:
+        with pytest.raises(UserError, match=f"^{name}: found 'abc', expected a whole number of at least 1$"):
+            waiting({name: "abc"})
 
 
 def test_a_policy_of_waiting_is_set_unless_there_is_one():

@@ -1,7 +1,9 @@
 """What can be said of a training before torch is imported, which takes seconds."""
 
+import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 from lt25.errors import UserError
 from lt25.experiment import Experiment
@@ -38,15 +40,39 @@ def settle(file: Path, processes: int, fresh: bool, wait: bool) -> bool:
 
 def is_trained(experiment: Experiment) -> bool:
     """Whether what ``train.json`` tells of is the run that the experiment decides on."""
+    return (found := _identities(experiment)) is not None and found[0] == found[1]
+
+
+def changed(experiment: Experiment) -> str | None:
+    """Say what decides on the training and is another now than ``train.json`` says.
+
+    Returns:
+        A few words, or None if nothing is, there is no such record, or it cannot be known.
+    """
+    if not (experiment.results_dir / "train.json").is_file():
+        return None
+    if not (experiment.processed_dir / "stats.json").is_file():
+        return "no data is prepared as the experiment says now"
+    found = _identities(experiment)
+    return runs.difference(*found) if found else None
+
+
+def _identities(experiment: Experiment) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Return the identity of the run that ``train.json`` tells of, and of the one that the experiment decides on.
+
+    Both have the number of steps too; None where one is not known.
+    """
     try:
-        trained = load_record(experiment.results_dir / "train.json")
-        decided = load_record(experiment.processed_dir / "stats.json")["model"]
-        identity = runs.identity_of({**job_of(experiment), **experiment.job}, 1)
-        known, steps = trained["identity"], trained["path"][-1]["steps"]
+        with contextlib.chdir(experiment.root):
+            trained = load_record(experiment.results_dir / "train.json")
+            decided = load_record(experiment.processed_dir / "stats.json")["model"]
+            identity = runs.identity_of({**job_of(experiment), **experiment.job}, 1)
+            known, steps = trained["identity"], trained["path"][-1]["steps"]
     except (UserError, OSError, LookupError, TypeError):
-        return False
-    # The model's configuration may not have been written yet, and the batch may depend on how many processes train.
+        return None
+    # The model's configuration may not have been written anew, and the batch may depend on how many processes train.
     identity["model"] = {**experiment.model, **decided}
     if experiment.job["training"]["global_batch_size"] <= 0:
         identity["global_batch_size"] = known.get("global_batch_size")
-    return json.loads(json.dumps(identity)) == known and experiment.job["training"]["steps"] == steps
+    now = {**identity, "training.steps": experiment.job["training"]["steps"]}
+    return {**known, "training.steps": steps}, json.loads(json.dumps(now))

@@ -362,11 +362,21 @@ def _difference(former: Path, run: Run) -> str:
     found = _facts_of(former)
     if not found:
         return "the former run is unreadable"
-    before, after = _flat(found["identity"]), _flat(run.identity)
-    before["training.steps"], after["training.steps"] = found["path"][-1]["steps"], run.path[-1]["steps"]
-    changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+    before, after = (
+        {**identity, "training.steps": path[-1]["steps"]}
+        for identity, path in ((found["identity"], found["path"]), (run.identity, run.path))
+    )
+    return difference(before, after) or "nothing changed"
+
+
+def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
+    """Say what is another in two identities; None if nothing is."""
+    one, other = _flat(dict(before)), _flat(dict(after))
+    changed = [key for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
+    if not changed:
+        return None
     more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-    return f"{changed[0]} changed from {before.get(changed[0])} to {after.get(changed[0])}{more}"
+    return f"{changed[0]} changed from {one.get(changed[0])} to {other.get(changed[0])}{more}"
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
