@@ -6,6 +6,7 @@ Each command is one stage of the chain and can be run by hand. A command that ta
 
 import argparse
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -53,6 +54,11 @@ class _Version(argparse.Action):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        if match := re.match(r"argument COMMAND: invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            from lt25.config.key import suggestion
+
+            known = suggestion(match[1], re.findall(r"\w+", match[2]), f"{self.prog} --help")
+            raise UserError(f"{self.prog}: no such command: {match[1]}: {known}")
         raise UserError(f"{self.prog}: {message}: see {self.prog} --help")
 
 

@@ -202,6 +202,11 @@ class Experiment:
         return saved[-checkpoint["keep_latest_k"] :]
 
 
+def exported_step(trained: Mapping[str, Any]) -> int:
+    """Return the step that is exported of a training, by its ``train.json``: the best, if that is kept, or the last."""
+    return (trained.get("best") or {"step": trained["steps"]})["step"]
+
+
 def digest(value: Any) -> str:
     """Return the SHA-256 of a JSON-like value, the same for equal values whatever the order of their keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

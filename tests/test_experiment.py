@@ -184,6 +184,10 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
         ({"optimizer.lr": 0}, "optimizer.lr: found 0, expected more than 0"),
         ({"model": {"hidden_size": 8}}, "model.model_type: missing"),
         ({"model": {"base": "config/models/none.json"}}, "model.base: no such file: config/models/none.json"),
+        (
+            {"model": {"base": "config/models"}},
+            "model.base: config/models is a folder: name a JSON file in it (delta_net_1b.json, ",
+        ),
         ({"dataset": "digit"}, "config/datasets/digit.yaml: no such dataset file: did you mean digits?"),
         ({"extra": 1}, "extra: unknown key"),
         ({"model.droput": 0.5}, "model.droput: unknown key: did you mean dropout? `lt25 config` shows all "),

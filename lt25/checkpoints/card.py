@@ -65,7 +65,9 @@ def model_card(experiment: Experiment, trained: Mapping[str, Any], stats: Mappin
         "steps": step_of(trained, step),
         "how it came about": path_of(trained),
         "examples a step": total if total > 0 else f"{local} in each process",
-        **{name: optimizer[name] for name in ("name", "lr", "weight_decay")},
+        "optimizer": optimizer["name"],
+        "highest learning rate": optimizer["lr"],
+        "weight decay": optimizer["weight_decay"],
         "device": f"{trained['device']}, {trained['world_size']} process(es)",
         "fingerprint of the run": trained["fingerprint"],
     }

@@ -8,7 +8,7 @@ from typing import Any
 from lt25.checkpoints.card import model_card
 from lt25.checkpoints.whole import damage, discard
 from lt25.errors import UserError
-from lt25.experiment import Experiment
+from lt25.experiment import Experiment, exported_step
 from lt25.files import believe, publish, read_record, set_aside, temporary, write_record, write_text
 from lt25.importing import without_compiler, without_garbage
 from lt25.progress import say
@@ -43,7 +43,7 @@ def export(experiment: Experiment, steps: Sequence[int] = ()) -> None:
         of, now = trained["fingerprint"], current.resolve().parent.name
         raise set_aside(marker, f"{marker}: of the run {of}, and the current one is {now}", train)
     stats = believe(experiment.processed_dir / "stats.json", experiment.commands("prepare"), _ASSETS)
-    final = (trained.get("best") or {"step": trained["steps"]})["step"]
+    final = exported_step(trained)
     folder = experiment.results_dir / "hf"
     wanted = {folder / f"step-{step}": step for step in steps} or {folder: final}
     checkpoints = run_dir / "checkpoints"

@@ -13,6 +13,7 @@ from typing import Any
 
 from lt25 import files
 from lt25.errors import UserError
+from lt25.experiment import exported_step
 
 MANIFEST = "manifest.json"
 
@@ -99,5 +100,4 @@ def _is_checkpoint(path: Path) -> bool:
 
 def earlier_steps(trained: Mapping[str, Any]) -> list[int]:
     """Return the steps whose checkpoints a training has kept, but for the one that is exported, of what ``train.json`` says."""
-    final = (trained.get("best") or {"step": trained["steps"]})["step"]
-    return [step for step in trained["checkpoints"] if step != final]
+    return [step for step in trained["checkpoints"] if step != exported_step(trained)]

@@ -78,7 +78,10 @@ def read_model(path: Path, where: str) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
         _measure(values)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+    except IsADirectoryError:
+        there = ", ".join(sorted(file.name for file in path.glob("*.json"))[:3]) or "none here"
+        raise UserError(f"{where}: {shown} is a folder: name a JSON file in it ({there})") from None
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{where}: no such file: {shown}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{shown}: byte {error.start} is not UTF-8: convert the file") from None

@@ -26,14 +26,16 @@ def shard_path(folder: Path, split: str) -> Path:
     return folder / f"{split}-00000-of-00001.safetensors"
 
 
-def believe(folder: Path, splits: Collection[str], command: str, tables: bool = True) -> dict[str, Any]:
+def believe(
+    folder: Path, splits: Collection[str], command: str, tables: Collection[str] | None = None
+) -> dict[str, Any]:
     """Read a prepared dataset's ``stats.json``, and compare the files that a stage will read with it.
 
     Args:
         folder: the prepared dataset.
         splits: which splits are read.
         command: what prepares it anew: ``lt25 prepare digits``.
-        tables: whether the splits' tables are read too.
+        tables: of which of them the table is read too; None: of all.
 
     Raises:
         UserError: if a split is not there, or a file is not as it was written.
@@ -49,7 +51,8 @@ def believe(folder: Path, splits: Collection[str], command: str, tables: bool = 
     names = {
         name
         for name in record["files"]
-        if name not in of_splits or (of_splits[name] in splits and (tables or not name.endswith(".parquet")))
+        if name not in of_splits
+        or of_splits[name] in (splits if tables is None or not name.endswith(".parquet") else tables)
     }
     return files.believe(folder / "stats.json", command, names)
 

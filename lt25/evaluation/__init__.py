@@ -3,18 +3,14 @@
 The definitions of every number are in docs/evaluation.md.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lt25 import files
 from lt25.data.shards import believe
 from lt25.errors import UserError
+from lt25.experiment import Experiment, exported_step
 from lt25.importing import without_compiler, without_garbage
-
-if TYPE_CHECKING:
-    from lt25.experiment import Experiment
 
 __all__ = ["believe_model", "evaluate", "require"]
 
@@ -24,11 +20,9 @@ def evaluate(experiment: Experiment, model_dir: Path, out_dir: Path, intermediat
     require(experiment, model_dir)
     exported = believe_model(experiment, model_dir)
     names = splits_of(experiment, intermediate)
-    prepare = experiment.commands("prepare")
-    believe(experiment.processed_dir, names, prepare)
-    if not intermediate:
-        # Baselines learn from it.
-        believe(experiment.processed_dir, ["train"], prepare, tables=False)
+    # Baselines learn from the training split, and not from its table.
+    read = names if intermediate else {*names, "train"}
+    believe(experiment.processed_dir, read, experiment.commands("prepare"), tables=names)
     # torch and transformers take seconds to import, which a mistake of the user's should not wait for
     with without_garbage(), without_compiler():
         from lt25.evaluation.run import run
@@ -59,8 +53,7 @@ def believe_model(experiment: Experiment, model_dir: Path) -> dict[str, Any]:
     found = files.believe(record, export)
     if (results / "train.json").exists() and record.is_relative_to(results):
         trained = files.read_record(results / "train.json", f"lt25 train {experiment.arguments}")
-        final = (trained.get("best") or {"step": trained["steps"]})["step"]
-        wanted = f"{trained['fingerprint']}-{step or final}"
+        wanted = f"{trained['fingerprint']}-{step or exported_step(trained)}"
         if found["fingerprint"] != wanted:
             complaint = f"{model_dir}: exported from {found['fingerprint']}, and what was trained is {wanted}"
             raise files.set_aside(record, complaint, export)

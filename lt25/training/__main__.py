@@ -97,9 +97,7 @@ def _train(arguments: list[str], rank: int) -> int:
                 print(f"{name}: {line}", flush=True)
             _log_to(run.directory / "trainer.log")
             validated = ["validation"] if config.validation.enable else []
-            believe(
-                Path(config.lt25.data), ["train", *validated], f"lt25 prepare {config.lt25.arguments}", tables=False
-            )
+            believe(Path(config.lt25.data), ["train", *validated], f"lt25 prepare {config.lt25.arguments}", tables=())
         spec.register()
         chosen = choose_data_parallel(config, processes, lambda: spec.count_parameters(config))
         if chosen and rank == 0:
