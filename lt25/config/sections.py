@@ -286,7 +286,7 @@ ACTIVATION_CHECKPOINT: Section = {
     "selective_ac_option": Key(
         "string",
         "2",
-        "with `selective`: every n-th layer, or `op`",
+        "with `selective`: every n-th layer, or `op`: all but products and what mixes over time",
         False,
         {"pattern": "^([1-9][0-9]*|op)$", "$comment": "a whole number in quotes, or `op`"},
     ),
@@ -320,6 +320,12 @@ COMPILE: Section = {
 
 METRICS: Section = {
     "log_freq": Key("integer", 10, "steps between two records", False, _POSITIVE),
+    "log_layer_norms": Key(
+        "boolean",
+        False,
+        "record the norms of the gradients and of the weights of each layer in TensorBoard; torchtitan has no such key",
+        False,
+    ),
     "enable_tensorboard": Key("boolean", True, "write TensorBoard files; torchtitan's default is false", False),
     "disable_color_printing": Key("boolean", True, "log without colours; torchtitan's default is false", False),
     "save_tb_folder": Key("string", "tb", "folder of the TensorBoard files, in the run's", False, _FOLDER),

@@ -78,6 +78,14 @@ class Checkpoint:
 
 
 @dataclass
+class Metrics:
+    """Keys that torchtitan's section lacks."""
+
+    log_layer_norms: bool = False
+    """Record the norms of gradients and weights of each layer"""
+
+
+@dataclass
 class Validation:
     """Keys that torchtitan's section lacks, and a default that differs."""
 
@@ -96,6 +104,7 @@ class JobConfig:
     training: Training = field(default_factory=Training)
     optimizer: Optimizer = field(default_factory=Optimizer)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    metrics: Metrics = field(default_factory=Metrics)
     validation: Validation = field(default_factory=Validation)
     lt25: Lt25 = field(default_factory=Lt25)
 

@@ -27,6 +27,7 @@ OWN = {
     "training.context_len",
     "optimizer.ema_decay",
     "checkpoint.keep",
+    "metrics.log_layer_norms",
     "validation.patience",
 }
 KINDS = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
