@@ -593,12 +593,11 @@ def _check_job(experiment: Experiment, where: str) -> None:
             f"{where}: optimizer.ema_decay: found {experiment.job['optimizer']['ema_decay']}, but a mean in bfloat16 stands "
             f"still: set training.dtype to float32"
         )
-    if experiment.job["activation_checkpoint"]["mode"] == "memory_budget" and not experiment.job["compile"]["enable"]:
-        raise UserError(
-            f"{where}: activation_checkpoint.mode: memory_budget is kept by a compiler: set compile.enable to true"
-        )
     profiling = experiment.job["profiling"]
-    if profiling["profile_freq"] < profiling["profiler_warmup"] + profiling["profiler_active"]:
+    if (
+        profiling["enable_profiling"]
+        and profiling["profile_freq"] < profiling["profiler_warmup"] + profiling["profiler_active"]
+    ):
         raise UserError(
             f"{where}: profiling.profile_freq: found {profiling['profile_freq']}, less than profiler_warmup and "
             f"profiler_active together: raise it"

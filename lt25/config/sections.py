@@ -86,6 +86,14 @@ TRAINING: Section = {
         "the same numbers, up to rounding; torchtitan has no such key",
         False,
     ),
+    "float8": Key(
+        ("string", "null"),
+        None,
+        "products of the layers in float8, by one of torchao's recipes; none: in `mixed_precision_param`; needs a GPU of compute "
+        "capability 8.9 or later and the package torchao, and gains speed with `compile.enable`; torchtitan has it elsewhere",
+        True,
+        {"enum": ["tensorwise", "rowwise", "rowwise_with_gw_hp"]},
+    ),
     "z_loss": Key(
         "number",
         0.0,

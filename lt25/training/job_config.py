@@ -51,6 +51,9 @@ class Training:
     fused_loss: bool = True
     """Compute a language model's head and loss together, for some tokens at a time"""
 
+    float8: Literal["tensorwise", "rowwise", "rowwise_with_gw_hp"] | None = None
+    """torchao's recipe for products in float8; none: they are in `mixed_precision_param`"""
+
     z_loss: float = 0.0
     """Factor of the squared logarithm of the softmax's denominator that is added to a language model's loss"""
 

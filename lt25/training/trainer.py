@@ -12,9 +12,11 @@ from torchtitan.components.loss import IGNORE_INDEX
 from torchtitan.config import TORCH_DTYPE_MAP, JobConfig
 
 from lt25.cuda_graphs import CUDAGraphWrapper
+from lt25.errors import UserError
 from lt25.training.checkpoint import WholeCheckpoints
 from lt25.training.cuda_graphs import REFUSAL, can_replay
 from lt25.training.device import DEVICE_TYPE
+from lt25.training.float8 import use_float8
 from lt25.training.job_config import Job
 from lt25.training.metrics import RunMetrics
 from lt25.training.norms import by_layer, norms
@@ -158,6 +160,9 @@ class Trainer(torchtitan.train.Trainer):
 
     def __init__(self, job_config: JobConfig, run: Run):
         self.validator = None
+        use_float8(job_config)
+        if job_config.profiling.enable_memory_snapshot and DEVICE_TYPE != "cuda":
+            raise UserError("profiling.enable_memory_snapshot: found true, but only a GPU's memory has one: use false")
         with trainer_parts(checkpoint_manager=WholeCheckpoints):
             super().__init__(job_config)
         self.checkpointer.run = run

@@ -22,6 +22,7 @@ OTHER_DEFAULTS = {
 OWN = {
     "training.cuda_graphs",
     "training.fused_loss",
+    "training.float8",
     "training.z_loss",
     "training.varlen",
     "training.context_len",

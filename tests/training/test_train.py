@@ -174,6 +174,15 @@ def test_norms_of_layers_and_traces_of_the_profiler_are_recorded(root):
     assert squares**0.5 == pytest.approx(tiny.history(experiment)[0]["grad_norm"], rel=1e-4)
 
 
+def test_a_snapshot_of_a_cpus_memory_is_refused(root):
+    experiment = tiny.tiny(root, "language_modeling", profiling={"enable_memory_snapshot": True})
+    done = tiny.train(experiment)
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        "lt25: error: profiling.enable_memory_snapshot: found true, but only a GPU's memory has one: use false"
+    )
+
+
 def test_compiled_layers_give_the_same_losses(root):
     plain = tiny.tiny(root, "language_modeling", "plain", **PLAIN)
     assert tiny.train(plain).returncode == 0
