@@ -598,6 +598,15 @@ def _check_job(experiment: Experiment, where: str) -> None:
             f"{where}: optimizer.ema_decay: found {experiment.job['optimizer']['ema_decay']}, but a mean in bfloat16 stands "
             f"still: set training.dtype to float32"
         )
+    profiling = experiment.job["profiling"]
+    if (
+        profiling["enable_profiling"]
+        and profiling["profile_freq"] < profiling["profiler_warmup"] + profiling["profiler_active"]
+    ):
+        raise UserError(
+            f"{where}: profiling.profile_freq: found {profiling['profile_freq']}, less than profiler_warmup and "
+            f"profiler_active together: raise it"
+        )
     validation, keep = experiment.job["validation"], experiment.job["checkpoint"]["keep"]
     for key, wants in (("validation.patience", validation["patience"] > 0), ("checkpoint.keep", keep == "best")):
         if wants and not validation["freq"]:

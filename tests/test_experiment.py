@@ -243,6 +243,20 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
         ),
         ({"activation_checkpoint.determinism_check": "x"}, 'determinism_check: found "x", allowed: default, none'),
         ({"activation_checkpoint.mode": "memory_budget"}, "mode: memory_budget is a compiler's: set compile.enable"),
+        (
+            {"training.z_loss": 1e-4},
+            "training.z_loss: found 0.0001, but the loss of lt25_hgrn in classification has none",
+        ),
+        ({"training.float8": "fast"}, 'training.float8: found "fast", allowed: tensorwise, rowwise'),
+        ({"optimizer.name": "SGD"}, 'optimizer.name: found "SGD", allowed: Adam, AdamW, Muon'),
+        (
+            {"optimizer.ema_decay": 0.9, "training.dtype": "bfloat16"},
+            "optimizer.ema_decay: found 0.9, but a mean in bfloat16 stands still: set training.dtype to float32",
+        ),
+        (
+            {"profiling": {"enable_profiling": True, "profile_freq": 3}},
+            "profiling.profile_freq: found 3, less than profiler_warmup and profiler_active together: raise it",
+        ),
         ({"parallelism.pipeline_parallel_schedule": "x"}, 'pipeline_parallel_schedule: found "x", allowed: 1F1B, '),
         ({"checkpoint.exclude_from_loading": ["x"]}, 'exclude_from_loading[0]: found "x", allowed: optimizer, '),
         ({"training.dataloader.prefetch_factor": 2}, "training.dataloader.prefetch_factor: needs processes that read"),

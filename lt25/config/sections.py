@@ -86,6 +86,14 @@ TRAINING: Section = {
         "the same numbers, up to rounding; torchtitan has no such key",
         False,
     ),
+    "float8": Key(
+        ("string", "null"),
+        None,
+        "products of the layers in float8, by one of torchao's recipes; none: in `mixed_precision_param`; needs a GPU of compute "
+        "capability 8.9 or later and the package torchao, and gains speed with `compile.enable`; torchtitan has it elsewhere",
+        True,
+        {"enum": ["tensorwise", "rowwise", "rowwise_with_gw_hp"]},
+    ),
     "z_loss": Key(
         "number",
         0.0,
@@ -286,7 +294,7 @@ ACTIVATION_CHECKPOINT: Section = {
     "selective_ac_option": Key(
         "string",
         "2",
-        "with `selective`: every n-th layer, or `op`",
+        "with `selective`: every n-th layer, or `op`: all but products and what mixes over time",
         False,
         {"pattern": "^([1-9][0-9]*|op)$", "$comment": "a whole number in quotes, or `op`"},
     ),
@@ -320,6 +328,12 @@ COMPILE: Section = {
 
 METRICS: Section = {
     "log_freq": Key("integer", 10, "steps between two records", False, _POSITIVE),
+    "log_layer_norms": Key(
+        "boolean",
+        False,
+        "record the norms of the gradients and of the weights of each layer in TensorBoard; torchtitan has no such key",
+        False,
+    ),
     "enable_tensorboard": Key("boolean", True, "write TensorBoard files; torchtitan's default is false", False),
     "disable_color_printing": Key("boolean", True, "log without colours; torchtitan's default is false", False),
     "save_tb_folder": Key("string", "tb", "folder of the TensorBoard files, in the run's", False, _FOLDER),

@@ -51,6 +51,9 @@ class Training:
     fused_loss: bool = True
     """Compute a language model's head and loss together, for some tokens at a time"""
 
+    float8: Literal["tensorwise", "rowwise", "rowwise_with_gw_hp"] | None = None
+    """torchao's recipe for products in float8; none: they are in `mixed_precision_param`"""
+
     z_loss: float = 0.0
     """Factor of the squared logarithm of the softmax's denominator that is added to a language model's loss"""
 
@@ -78,6 +81,14 @@ class Checkpoint:
 
 
 @dataclass
+class Metrics:
+    """Keys that torchtitan's section lacks."""
+
+    log_layer_norms: bool = False
+    """Record the norms of gradients and weights of each layer"""
+
+
+@dataclass
 class Validation:
     """Keys that torchtitan's section lacks, and a default that differs."""
 
@@ -96,6 +107,7 @@ class JobConfig:
     training: Training = field(default_factory=Training)
     optimizer: Optimizer = field(default_factory=Optimizer)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    metrics: Metrics = field(default_factory=Metrics)
     validation: Validation = field(default_factory=Validation)
     lt25: Lt25 = field(default_factory=Lt25)
 

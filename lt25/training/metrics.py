@@ -145,6 +145,8 @@ class RunMetrics(MetricsProcessor):
         if DEVICE_TYPE == "cuda":
             per_second = record["positions_per_second"] / ranks
             scalars["mfu_percent"] = 100 * self.num_flops_per_token * per_second / self.gpu_peak_flops
+        for kind, layers in extra["layers"].items():
+            scalars |= {f"{kind}/{layer}": value for layer, value in layers.items()}
         self.logger.log({name: value for name, value in scalars.items() if name != "step"}, step)
         if not self.leads:
             return

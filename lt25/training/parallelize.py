@@ -87,8 +87,9 @@ def parallelize(model: Any, parallel_dims: ParallelDims, job_config: JobConfig) 
     base, family = model.hf.base_model, families.find(model.hf.config.model_type)
     compiled = job_config.compile.enable and "model" in job_config.compile.components
     if job_config.activation_checkpoint.mode != "none":
+        kept = _expensive_operators()
         try:
-            apply_ac(base, job_config.activation_checkpoint, model_compile_enabled=compiled)
+            apply_ac(base, job_config.activation_checkpoint, model_compile_enabled=compiled, op_sac_save_list=kept)
         except ValueError as error:
             raise UserError(f"activation_checkpoint: {' '.join(str(error).split())}: change it") from None
     if compiled:
@@ -98,6 +99,19 @@ def parallelize(model: Any, parallel_dims: ParallelDims, job_config: JobConfig) 
     if parallel_dims.fsdp_enabled:
         _shard(model, base.layers, parallel_dims, job_config)
     return model
+
+
+def _expensive_operators() -> set[torch._ops.OpOverload]:
+    """Return the operators whose results selective checkpointing by operators keeps: products and what mixes over time."""
+    import lt25.ops  # noqa: F401 it registers ours
+
+    aten, own = torch.ops.aten, torch.ops.lt25
+    attention = (
+        aten._scaled_dot_product_efficient_attention,
+        aten._scaled_dot_product_flash_attention,
+        aten._scaled_dot_product_cudnn_attention,
+    )
+    return {one.default for one in (aten.mm, *attention, own.hgrn_mix, own.hgrn_scan, own.joint_linear)}
 
 
 def _shard(model: nn.Module, layers: nn.ModuleList, parallel_dims: ParallelDims, job_config: JobConfig) -> None:

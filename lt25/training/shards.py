@@ -35,10 +35,25 @@ def clip_grad_norm_(
     gradients = [gradient for parameter in parameters if (gradient := parameter.grad) is not None]
     if ep_enabled or not all(map(_is_plain_or_spread, gradients)):
         return dist_utils.clip_grad_norm_(parameters, max_norm, foreach=True, pp_mesh=pp_mesh, ep_enabled=ep_enabled)
-    # Gradients of the same layout share a sum; the mesh dimensions that they are sharded over are those to sum over.
+    total = square_of(gradients)
+    if pp_mesh is not None:
+        dist.all_reduce(total, group=pp_mesh.get_group())
+    norm = total.sqrt()
+    torch._foreach_mul_(local(gradients), (max_norm / (norm + 1e-6)).clamp_max(1.0))
+    return norm
+
+
+def square_of(tensors: Iterable[Tensor], device: torch.device | None = None) -> Tensor:
+    """Return the sum of the squares of all elements over all ranks that tensors are sharded over, a float32 scalar.
+
+    Args:
+        tensors: plain, sharded or the same on several ranks.
+        device: where the sum is to be, if there are no tensors.
+    """
+    # Those of the same layout share a sum; the mesh dimensions that they are sharded over are those to sum over.
     layouts: dict[tuple, list[Tensor]] = defaultdict(list)
-    for gradient in gradients:
-        layouts[(gradient.device_mesh, gradient.placements) if isinstance(gradient, DTensor) else ()].append(gradient)
+    for tensor in tensors:
+        layouts[(tensor.device_mesh, tensor.placements) if isinstance(tensor, DTensor) else ()].append(tensor)
     squares = []
     for layout, alike in layouts.items():
         square = torch.stack(torch._foreach_norm(local(alike))).float().square().sum()
@@ -48,12 +63,7 @@ def clip_grad_norm_(
                 if isinstance(placement, Shard):
                     dist.all_reduce(square, group=mesh.get_group(dimension))
         squares.append(square)
-    total = torch.stack(squares).sum()
-    if pp_mesh is not None:
-        dist.all_reduce(total, group=pp_mesh.get_group())
-    norm = total.sqrt()
-    torch._foreach_mul_(local(gradients), (max_norm / (norm + 1e-6)).clamp_max(1.0))
-    return norm
+    return torch.stack(squares).sum() if squares else torch.zeros((), device=device)
 
 
 def local(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -12,11 +12,14 @@ from torchtitan.components.loss import IGNORE_INDEX
 from torchtitan.config import TORCH_DTYPE_MAP, JobConfig
 
 from lt25.cuda_graphs import CUDAGraphWrapper
+from lt25.errors import UserError
 from lt25.training.checkpoint import WholeCheckpoints
 from lt25.training.cuda_graphs import REFUSAL, can_replay
 from lt25.training.device import DEVICE_TYPE
+from lt25.training.float8 import use_float8
 from lt25.training.job_config import Job
 from lt25.training.metrics import RunMetrics
+from lt25.training.norms import by_layer, norms
 from lt25.training.parallelize import GradientSum, is_replicated
 from lt25.training.precision import LowPrecision
 from lt25.training.run import Run
@@ -55,13 +58,13 @@ class Trainer(torchtitan.train.Trainer):
         # Dropout depends on seed, step and rank alone, so a resumed run draws what an undisturbed one draws.
         torch.manual_seed(((self.job_config.debug.seed * 1_000_003 + self.step) * 65_537 + dist.get_rank()) % 2**63)
         self.checkpointer.maybe_wait_for_staging()
-        loss, own_labels, all_labels, norm = self.update(microbatches)
+        loss, own_labels, all_labels, norm, layer_norms = self.update(microbatches)
 
         # The step before is reported while the device is at work on this one.
         self.report()
         validates = self.validator is not None and self.validator.should_validate(self.step)
         if self.metrics_processor.should_log(self.step):
-            self.report = self.make_report(loss, own_labels, all_labels, norm)
+            self.report = self.make_report(loss, own_labels, all_labels, norm, layer_norms)
             ends = self.step in (self.first_step, self.job_config.training.steps)
             if ends or self.checkpointer.saves(self.step) or validates:
                 self.report()
@@ -70,7 +73,7 @@ class Trainer(torchtitan.train.Trainer):
             with self.optimizers.averaged():
                 self.validator.validate(self.model_parts, self.step)
 
-    def update_weights(self, microbatches: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def update_weights(self, microbatches: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Compute gradients, clip them and let the optimizer step; all of it can be recorded as a CUDA graph.
 
         Args:
@@ -78,9 +81,13 @@ class Trainer(torchtitan.train.Trainer):
 
         Returns:
             Scalars: this rank's share of the mean loss, the number of labels on this rank and on all, and the norm of the
-            gradients before clipping.
+            gradients before clipping. Then [2, layers]: the norms of each layer's gradients, and of its weights before the step;
+            no layers without ``metrics.log_layer_norms``.
         """
         loss, own_labels, all_labels = self.forward_backward(microbatches)
+        layer_norms = loss.new_empty(2, 0)
+        if self.layers:
+            layer_norms = torch.stack([norms(self.layers, gradients=True), norms(self.layers, gradients=False)])
         norm = clip_grad_norm_(
             (parameter for part in self.model_parts for parameter in part.parameters()),
             self.job_config.training.max_norm,
@@ -88,7 +95,7 @@ class Trainer(torchtitan.train.Trainer):
             ep_enabled=self.parallel_dims.ep_enabled,
         )
         self.optimizers.step(norm)
-        return loss, own_labels, all_labels, norm
+        return loss, own_labels, all_labels, norm, layer_norms
 
     def forward_backward(self, microbatches: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
         """Count the valid labels, and accumulate gradients from none; the first three results of `update_weights`."""
@@ -110,7 +117,9 @@ class Trainer(torchtitan.train.Trainer):
             losses.append(loss.detach())
         return torch.stack(losses).sum(), own_labels, all_labels
 
-    def make_report(self, loss: Tensor, own_labels: Tensor, all_labels: Tensor, norm: Tensor) -> Callable[[], None]:
+    def make_report(
+        self, loss: Tensor, own_labels: Tensor, all_labels: Tensor, norm: Tensor, layer_norms: Tensor
+    ) -> Callable[[], None]:
         """Return what logs this step, once: its numbers are on their way to the host meanwhile.
 
         Arguments as `update_weights` returns them.
@@ -132,6 +141,7 @@ class Trainer(torchtitan.train.Trainer):
         numbers = [mean, largest, norm, self.optimizers.rate, self.optimizers.skipped, tokens, infinite]
         there = [number.reshape(()).to(loss.device, torch.float64) for number in numbers if isinstance(number, Tensor)]
         values, step = torch.stack(there).to("cpu", non_blocking=True), self.step
+        per_layer = layer_norms.to("cpu", non_blocking=True)
         arrived = torch.cuda.current_stream().record_event() if DEVICE_TYPE == "cuda" else None
 
         def report() -> None:
@@ -142,15 +152,21 @@ class Trainer(torchtitan.train.Trainer):
             extra = {"lr": rate, "skipped_steps": int(skipped), "samples": samples}
             extra["tokens"] = int(counted[0]) if counted else tokens
             extra["infinite"] = int(counted[1]) if infinite is not None else 0
+            of_gradients, of_weights = (dict(zip(self.layers, row, strict=True)) for row in per_layer.tolist())
+            extra["layers"] = {"grad_norm": of_gradients, "weight_norm": of_weights}
             self.metrics_processor.log(step, mean, largest, norm, extra)
 
         return report
 
     def __init__(self, job_config: JobConfig, run: Run):
         self.validator = None
+        use_float8(job_config)
+        if job_config.profiling.enable_memory_snapshot and DEVICE_TYPE != "cuda":
+            raise UserError("profiling.enable_memory_snapshot: found true, but only a GPU's memory has one: use false")
         with trainer_parts(checkpoint_manager=WholeCheckpoints):
             super().__init__(job_config)
         self.checkpointer.run = run
+        self.layers = by_layer(self.model_parts) if job_config.metrics.log_layer_norms else {}
         self.update, self.low_precision, self.report = self.update_weights, nullcontext(), _nothing
         if can_replay(job_config):
             self.update = CUDAGraphWrapper(self.update_weights, REFUSAL)

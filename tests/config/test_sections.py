@@ -22,11 +22,13 @@ OTHER_DEFAULTS = {
 OWN = {
     "training.cuda_graphs",
     "training.fused_loss",
+    "training.float8",
     "training.z_loss",
     "training.varlen",
     "training.context_len",
     "optimizer.ema_decay",
     "checkpoint.keep",
+    "metrics.log_layer_norms",
     "validation.patience",
 }
 KINDS = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}

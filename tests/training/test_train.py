@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lt25.checkpoints import plain
 from lt25.data.prepared import PreparedSplit
@@ -152,6 +153,34 @@ def test_weights_and_optimizer_can_be_kept_in_bfloat16(root):
     moments = [entry.properties.dtype for name, entry in stored.items() if name.endswith(".exp_avg")]
     assert moments and set(moments) == {torch.bfloat16}
     assert losses(experiment)[-1] < losses(experiment)[0]
+
+
+def test_norms_of_layers_and_traces_of_the_profiler_are_recorded(root):
+    settings = {
+        "metrics": {"log_freq": 1, "log_layer_norms": True},
+        "profiling": {"enable_profiling": True, "profile_freq": 2, "profiler_warmup": 1},
+    }
+    experiment = tiny.tiny(root, "language_modeling", training={"steps": 2}, **settings)
+    done = tiny.train(experiment)
+    assert done.returncode == 0, done.stderr
+    run = (experiment.results_dir / "checkpoints").resolve().parent
+    assert json.loads(next((run / "profile_traces").rglob("rank0_trace.json")).read_text())["traceEvents"]
+    events = EventAccumulator(str(next((run / "tb").rglob("events.*")).parent)).Reload()
+    parts = {"layers.0", "layers.1", "model", "model.embeddings", "model.norm", "lm_head"}
+    for kind in ("grad_norm", "weight_norm"):
+        recorded = {tag for tag in events.Tags()["scalars"] if tag.startswith(f"{kind}/")}
+        assert recorded == {f"{kind}/{part}" for part in parts}
+    squares = sum(events.Scalars(f"grad_norm/{part}")[0].value ** 2 for part in parts)
+    assert squares**0.5 == pytest.approx(tiny.history(experiment)[0]["grad_norm"], rel=1e-4)
+
+
+def test_a_snapshot_of_a_cpus_memory_is_refused(root):
+    experiment = tiny.tiny(root, "language_modeling", profiling={"enable_memory_snapshot": True})
+    done = tiny.train(experiment)
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        "lt25: error: profiling.enable_memory_snapshot: found true, but only a GPU's memory has one: use false"
+    )
 
 
 def test_compiled_layers_give_the_same_losses(root):
