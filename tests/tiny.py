@@ -95,7 +95,7 @@ def prepare(experiment: Experiment, examples: int = 24, seed: int = 0) -> None:
             tensors["label_offsets"] = torch.from_numpy(np.concatenate([[0], counts.cumsum()]))
             tensors["labels"] = torch.from_numpy(rng.integers(1, 5, counts.sum()).astype(np.int32))
         elif task == "recall":
-            tensors["label_offsets"] = tensors["input_offsets"]
+            tensors["label_offsets"] = tensors["input_offsets"].clone()
             tensors["labels"] = tensors["inputs"].roll(-1).where(torch.arange(total) % 3 > 0, -100)
         save_file(tensors, folder / f"{split}-00000-of-00001.safetensors")
     stats = {

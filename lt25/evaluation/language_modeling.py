@@ -14,10 +14,12 @@ from transformers import AutoTokenizer
 
 from lt25.data.prepared import PreparedSplit
 from lt25.errors import UserError
+from lt25.evaluation import harness
 from lt25.evaluation.baselines import unigram_bits_per_byte
 from lt25.evaluation.compression import compressors
 from lt25.evaluation.interval import bootstrap_interval
 from lt25.evaluation.style import ACCENT, SECOND, SMALL, THIRD, axes, figure_of, ticks
+from lt25.experiment import project_root
 from lt25.generation.sampling import Sampling
 from lt25.generation.writer import Generator
 from lt25.models.families import FAMILIES, Family
@@ -179,7 +181,12 @@ def evaluate_split(
     tokenizer = AutoTokenizer.from_pretrained(
         model_dir, local_files_only=True, trust_remote_code=options.trust_remote_code
     )
-    return predict(model, split, tokenizer, options, name, PreparedSplit(split.path, "train") if shown else None)
+    metrics, table = predict(
+        model, split, tokenizer, options, name, PreparedSplit(split.path, "train") if shown else None
+    )
+    if shown and options.lm_eval:
+        metrics["lm_eval"] = harness.scores(model, tokenizer, options.lm_eval, options.batch_size, project_root())
+    return metrics, table
 
 
 def predict(
