@@ -513,6 +513,9 @@ def _check_dataset(values: Mapping[str, Any], where: str) -> None:
         if key in origin and (kind not in origin or (key == "utterances" and origin["builder"] != "espeak")):
             owner = "the builder espeak" if key == "utterances" else "origin.hub"
             raise UserError(f"{where}: origin.{key}: only for {owner}: remove the key")
+    if (origin.get("builder") == "recall") != ("kind" in origin):
+        wanted = "remove the key" if "kind" in origin else "add mqar, copying or induction"
+        raise UserError(f"{where}: origin.kind: for the builder recall, which needs it, and no other: {wanted}")
 
 
 def _check_overrides(overrides: Mapping[str, Any]) -> None:

@@ -514,8 +514,39 @@ print(generate("def main(", max_new_tokens=50)[0]["generated_text"])""",
                 {"items": {"type": "string", "minLength": 1}},
             ),
             new_tokens=Key("integer", 96, "the most tokens of a continuation; 0: no samples", True, {"minimum": 0}),
+            lm_eval=Key(
+                "array",
+                [],
+                "tasks of lm-eval to run with a final model, by name, or YAML files of one's own; needs the package lm-eval",
+                True,
+                {"items": {"type": "string", "minLength": 1}},
+            ),
         ),
         preparation_version=2,
+        decided=("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"),
+        row_complaint=_text_row,
+    )
+)
+
+register(
+    Task(
+        name="recall",
+        title="Recall",
+        description="a language model that recalls symbols",
+        columns=("text", "asked", "difficulty"),
+        main_input="input_ids",
+        auto_model="AutoModelForCausalLM",
+        pipeline_tag="text-generation",
+        prefix="symbols",
+        unit="symbols",
+        usage="""\
+import lt25
+from transformers import pipeline
+
+generate = pipeline("text-generation", "{folder}")
+print(generate("k1 v2 k3 v4 k3", max_new_tokens=1)[0]["generated_text"])""",
+        prepare={"faulty": FAULTY},
+        evaluation=evaluation_keys(),
         decided=("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"),
         row_complaint=_text_row,
     )

@@ -32,8 +32,14 @@ DECIDED = {
     "classification": {"input_size": 2, "num_labels": 3},
     "speech_recognition": {"input_size": 4, "vocab_size": 5, "pad_token_id": 0},
     "language_modeling": {"vocab_size": 11, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0},
+    "recall": {"vocab_size": 11, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0},
 }
-DATASETS = {"classification": "digits", "speech_recognition": "spoken-digits", "language_modeling": "stdlib"}
+DATASETS = {
+    "classification": "digits",
+    "speech_recognition": "spoken-digits",
+    "language_modeling": "stdlib",
+    "recall": "mqar",
+}
 
 
 def make_project(root: Path) -> Path:
@@ -76,7 +82,7 @@ def prepare(experiment: Experiment, examples: int = 24, seed: int = 0) -> None:
         lengths = rng.integers(8, 20, examples)
         tensors = {"input_offsets": torch.from_numpy(np.concatenate([[0], lengths.cumsum()]))}
         total = int(lengths.sum())
-        if task == "language_modeling":
+        if task in ("language_modeling", "recall"):
             tensors["inputs"] = torch.from_numpy(rng.integers(1, 11, total).astype(np.int32))
         else:
             tensors["inputs"] = torch.from_numpy(
@@ -88,6 +94,9 @@ def prepare(experiment: Experiment, examples: int = 24, seed: int = 0) -> None:
             counts = rng.integers(1, 4, examples)
             tensors["label_offsets"] = torch.from_numpy(np.concatenate([[0], counts.cumsum()]))
             tensors["labels"] = torch.from_numpy(rng.integers(1, 5, counts.sum()).astype(np.int32))
+        elif task == "recall":
+            tensors["label_offsets"] = tensors["input_offsets"].clone()
+            tensors["labels"] = tensors["inputs"].roll(-1).where(torch.arange(total) % 3 > 0, -100)
         save_file(tensors, folder / f"{split}-00000-of-00001.safetensors")
     stats = {
         "task": task,

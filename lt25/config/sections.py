@@ -570,7 +570,14 @@ DATASET: Section = {
                 OPTIONAL,
                 "a dataset made on this machine",
                 False,
-                {"enum": ["sklearn_digits", "espeak", "stdlib", "connected_digits"]},
+                {"enum": ["sklearn_digits", "espeak", "stdlib", "connected_digits", "recall"]},
+            ),
+            "kind": Key(
+                "string",
+                OPTIONAL,
+                "recall, which needs it: `mqar` (values of keys), `copying` or `induction` (what followed a mark)",
+                False,
+                {"enum": ["mqar", "copying", "induction"]},
             ),
             "utterances": Key(
                 "object",

@@ -9,6 +9,7 @@ from typing import Any
 from lt25 import files
 from lt25.data.shards import believe
 from lt25.errors import UserError
+from lt25.evaluation import harness
 from lt25.experiment import Experiment, exported_step
 from lt25.importing import without_compiler, without_garbage
 
@@ -64,7 +65,8 @@ def require(experiment: Experiment, model_dir: Path) -> None:
     """Refuse to evaluate where there is nothing to evaluate, or nothing to evaluate it on.
 
     Raises:
-        UserError: if the folder holds no exported model, or the experiment's data is not prepared.
+        UserError: if the folder holds no exported model, the experiment's data is not prepared, or tasks of lm-eval are asked
+            for that cannot be run.
     """
     if not (Path(model_dir) / "config.json").exists():
         step = Path(model_dir).name.removeprefix("step-")
@@ -72,3 +74,4 @@ def require(experiment: Experiment, model_dir: Path) -> None:
         raise UserError(f"{model_dir}: no config.json, so no exported model here: run `{export}` first")
     if not experiment.processed_dir.is_dir():
         raise UserError(f"{experiment.processed_dir}: not there: run `{experiment.commands('prepare')}` first")
+    harness.require(experiment.evaluation.get("lm_eval", ()), experiment.root)

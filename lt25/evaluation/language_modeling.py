@@ -14,11 +14,15 @@ from transformers import AutoTokenizer
 
 from lt25.data.prepared import PreparedSplit
 from lt25.errors import UserError
+from lt25.evaluation import harness
 from lt25.evaluation.baselines import unigram_bits_per_byte
 from lt25.evaluation.compression import compressors
 from lt25.evaluation.interval import bootstrap_interval
 from lt25.evaluation.style import ACCENT, SECOND, SMALL, THIRD, axes, figure_of, ticks
-from lt25.models.families import FAMILIES
+from lt25.experiment import project_root
+from lt25.generation.sampling import Sampling
+from lt25.generation.writer import Generator
+from lt25.models.families import FAMILIES, Family
 from lt25.progress import track
 
 if TYPE_CHECKING:
@@ -52,35 +56,47 @@ def token_nats(model, documents: list[torch.Tensor], start: int, batch_size: int
 
     The model reads a document in pieces and hands its state (`past_key_values`) from piece to piece, so that memory
     does not grow with the document; the first token is predicted from `start`. Documents share a batch, padded on the
-    right, where padding cannot reach back into a causal model.
+    right, where padding cannot reach back into a causal model. A model of a family without such a state reads each document
+    at once, and only its logits are computed in pieces.
 
-    documents: int tensors [T_i], T_i > 0. Returns float32 arrays [T_i], in nats, in the same order. A model of a family
-    without such a state reads each document at once. Raises UserError if a model of another family hands on none.
+    documents: int tensors [T_i], T_i > 0. Returns float32 arrays [T_i], in nats, in the same order. Raises UserError if a
+    model of a family with a state, or of an unknown one, hands on none.
     """
     nats = [np.zeros(len(document), dtype=np.float32) for document in documents]
     family = FAMILIES.get(model.config.model_type)
-    pieces = family is None or family.state
     batches = batches_of_like_length([len(document) for document in documents], batch_size)
     for batch in track(batches, what, len(batches)):
         texts = [documents[i].long() for i in batch]
         tokens = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=start)
         tokens = torch.nn.functional.pad(tokens, (1, 0), value=start).to(model.device)
         rows, length = tokens.shape[0], tokens.shape[1] - 1
-        piece = max(TOKENS_PER_STEP[model.device.type] // rows, 32) if pieces else length
-        state = None
+        piece = max(TOKENS_PER_STEP[model.device.type] // rows, 32)
+        state, hidden = None, None
+        if family is not None and not family.state:
+            hidden = _stack(model, family)(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
         for begin in range(0, length, piece):
             end = min(begin + piece, length)
-            output = model(input_ids=tokens[:, begin:end], past_key_values=state, use_cache=pieces)
-            state = output.past_key_values
-            if state is None and end < length:
-                raise UserError(f"{type(model).__name__}: no state in past_key_values: cannot evaluate long documents")
+            if hidden is not None:
+                logits = model.get_output_embeddings()(hidden[:, begin:end])
+            else:
+                output = model(input_ids=tokens[:, begin:end], past_key_values=state, use_cache=True)
+                state, logits = output.past_key_values, output.logits
+                if state is None and end < length:
+                    raise UserError(
+                        f"{type(model).__name__}: no state in past_key_values: cannot evaluate long documents"
+                    )
             losses = cross_entropy(
-                output.logits.float().flatten(0, 1), tokens[:, begin + 1 : end + 1].flatten(), reduction="none"
+                logits.float().flatten(0, 1), tokens[:, begin + 1 : end + 1].flatten(), reduction="none"
             )
             losses = losses.view(rows, end - begin).cpu().numpy()
             for row, i in enumerate(batch):
                 nats[i][begin:end] = losses[row, : max(len(nats[i]) - begin, 0)]
     return nats
+
+
+def _stack(model: Any, family: Family) -> Any:
+    """The part of a model below its head: what holds the layers."""
+    return model.get_submodule(family.layers.rpartition(".")[0])
 
 
 def score(nats: list[np.ndarray], sizes: list[int]) -> dict:
@@ -117,6 +133,24 @@ def by_position(nats: list[np.ndarray]) -> list[dict]:
     return rows
 
 
+def by_length(bits: list[float], sizes: list[int]) -> list[dict]:
+    """Bits per byte of documents of like length, in intervals of bytes that double.
+
+    bits, sizes: of each document. Returns [{"from", "to" (exclusive), "documents", "bytes", "bits_per_byte"}], without the
+    intervals that hold no document.
+    """
+    rows, begin, end = [], 0, 1024
+    while begin <= max(sizes, default=-1):
+        part = [i for i, size in enumerate(sizes) if begin <= size < end]
+        if size := sum(sizes[i] for i in part):
+            total = sum(bits[i] for i in part)
+            rows.append(
+                {"from": begin, "to": end, "documents": len(part), "bytes": size, "bits_per_byte": total / size}
+            )
+        begin, end = end, 2 * end
+    return rows
+
+
 def choose_documents(split, tokenizer, max_bytes: int | None) -> tuple[list[int], list[str]]:
     """Draw whole documents, in a fixed random order, until they hold `max_bytes` bytes; all of them for None.
 
@@ -147,7 +181,12 @@ def evaluate_split(
     tokenizer = AutoTokenizer.from_pretrained(
         model_dir, local_files_only=True, trust_remote_code=options.trust_remote_code
     )
-    return predict(model, split, tokenizer, options, name, PreparedSplit(split.path, "train") if shown else None)
+    metrics, table = predict(
+        model, split, tokenizer, options, name, PreparedSplit(split.path, "train") if shown else None
+    )
+    if shown and options.lm_eval:
+        metrics["lm_eval"] = harness.scores(model, tokenizer, options.lm_eval, options.batch_size, project_root())
+    return metrics, table
 
 
 def predict(
@@ -167,11 +206,13 @@ def predict(
         raise UserError(f"{what}: the split holds no text to predict: prepare the data again")
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     nats = token_nats(model, [split[i]["input"] for i in indices], start, options.batch_size, what)
+    bits = [float(n.sum(dtype=np.float64)) / math.log(2) for n in nats]
     metrics = {
         **score(nats, sizes),
         "documents_in_split": len(split),
         "compressors": compressors("".join(texts).encode()),
         "by_position": by_position(nats),
+        "by_length": by_length(bits, sizes),
     }
     if train is not None and train.shards:
         documents = (split[i]["input"] for i in indices)
@@ -179,7 +220,6 @@ def predict(
     if train is not None and options.new_tokens:
         prompts = list(options.prompts) or first_lines_of_three(texts)
         metrics["samples"] = samples(model, tokenizer, prompts, options.new_tokens)
-    bits = [float(n.sum(dtype=np.float64)) / math.log(2) for n in nats]
     table = pd.DataFrame(
         {
             "id": split.table()["id"].to_numpy()[indices],
@@ -200,7 +240,6 @@ def first_lines_of_three(texts: list[str]) -> list[str]:
     return [line if line.strip() else head for line, head in zip(lines, heads, strict=True)]
 
 
-@torch.inference_mode()
 def samples(
     model, tokenizer, prompts: list[str], new_tokens: int, temperature: float = 0.8, seed: int = 0
 ) -> list[dict]:
@@ -213,25 +252,17 @@ def samples(
         [{"prompt", "greedy", "sampled", "temperature", "seed"}]; the continuations are without the prompt and at most
         ``new_tokens`` tokens long.
     """
+    likeliest = Generator(model, Sampling(new_tokens, temperature=0))
+    drawn = Generator(model, Sampling(new_tokens, temperature=temperature))
     written = []
     for own_seed, prompt in enumerate(prompts, start=seed):
         ids = torch.tensor([tokenizer.encode(prompt, add_special_tokens=False)], device=model.device)
-        settings = {
-            "max_new_tokens": new_tokens,
-            "attention_mask": torch.ones_like(ids),
-            "pad_token_id": tokenizer.eos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-        }
-        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-            torch.manual_seed(own_seed)
-            greedy = model.generate(ids, do_sample=False, **settings)
-            drawn = model.generate(ids, do_sample=True, temperature=temperature, top_k=0, **settings)
-        spell = [
-            tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            for out in (greedy, drawn)
-        ]
+        greedy, sampled = (
+            tokenizer.decode(generate(ids, own_seed), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            for generate in (likeliest, drawn)
+        )
         written.append(
-            {"prompt": prompt, "greedy": spell[0], "sampled": spell[1], "temperature": temperature, "seed": own_seed}
+            {"prompt": prompt, "greedy": greedy, "sampled": sampled, "temperature": temperature, "seed": own_seed}
         )
     return written
 

@@ -40,7 +40,7 @@ class Writer:
         decoding = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
         ids = encode(self.tokenizer, prompt).to(self.generate.model.device)
         if stream:
-            self.generate(ids, TextStreamer(self.tokenizer, skip_prompt=True, **decoding))
+            self.generate(ids, streamer=TextStreamer(self.tokenizer, skip_prompt=True, **decoding))
         else:
             print(self.tokenizer.decode(self.generate(ids), **decoding), flush=True)
 
@@ -70,18 +70,19 @@ class Generator:
         self.ahead = AHEAD if is_recorded else 1
 
     @torch.inference_mode()
-    def __call__(self, ids: Tensor, streamer: BaseStreamer | None = None) -> list[int]:
+    def __call__(self, ids: Tensor, seed: int | None = None, streamer: BaseStreamer | None = None) -> list[int]:
         """Continue one sequence.
 
         Args:
             ids: int64 [1, T], T > 0.
+            seed: in place of the sampling's.
             streamer: is given the prompt, and tokens as they are chosen.
 
         Returns:
             The new tokens, the end token included if there is one. The global random generators are left as they were.
         """
         with torch.random.fork_rng(devices=[self.model.device] if self.model.device.type == "cuda" else []):
-            torch.manual_seed(self.sampling.seed)
+            torch.manual_seed(self.sampling.seed if seed is None else seed)
             if not isinstance(self.model, HGRNForCausalLM):
                 return self._by_transformers(ids, streamer)
             return self._by_steps(ids, streamer)

@@ -32,7 +32,7 @@ def trained(request, tmp_path_factory):
 
 def inputs(experiment):
     torch.manual_seed(0)
-    if experiment.task == "language_modeling":
+    if experiment.task in ("language_modeling", "recall"):
         return {"input_ids": torch.randint(1, 11, (2, 9))}
     size = tiny.DECIDED[experiment.task]["input_size"]
     return {"input_features": torch.randn(2, 9, size), "attention_mask": torch.tensor([[1] * 9, [1] * 5 + [0] * 4])}

@@ -21,6 +21,7 @@ ROLES = {
     "classification": {"input": "image", "label": "label"},
     "speech_recognition": {"audio": "audio", "text": "text"},
     "language_modeling": {"text": "text"},
+    "recall": {"text": "text", "asked": "asked", "difficulty": "difficulty"},
 }
 HELD_OUT = {
     "train": "all",

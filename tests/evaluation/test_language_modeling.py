@@ -1,6 +1,7 @@
 import gzip
 import lzma
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import torch
 from lt25.errors import UserError
 from lt25.evaluation import language_modeling as language
 from lt25.evaluation.compression import compressors
+from lt25.models import HGRNConfig, HGRNForCausalLM
+from lt25.models.families import FAMILIES
 
 from .fakes import ByteTokenizer, FakeSplit, SumModel, options
 
@@ -46,6 +49,33 @@ def test_a_model_without_a_state_is_refused_where_it_would_matter():
     language.token_nats(Forgetful(9), documents_of(100), 7, 1, "test")
     with pytest.raises(UserError, match="no state"):
         language.token_nats(Forgetful(9), documents_of(language.TOKENS_PER_STEP["cpu"] + 1), 7, 1, "test")
+
+
+def test_without_a_state_a_document_is_read_at_once_and_its_logits_come_in_pieces(monkeypatch):
+    """A family that claims no state gives the numbers of one that has it."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 9, "initializer_range": 0.3}
+    model = HGRNForCausalLM(HGRNConfig(**sizes)).eval()
+    monkeypatch.setitem(language.TOKENS_PER_STEP, "cpu", 64)
+    documents = documents_of(5, 150, 90)
+    expected = language.token_nats(model, documents, 7, 3, "test")
+    monkeypatch.setitem(FAMILIES, "lt25_hgrn", replace(FAMILIES["lt25_hgrn"], state=False))
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "forward", None)
+        found = language.token_nats(model, documents, 7, 3, "test")
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4)
+
+
+def test_documents_of_like_length_are_measured_together():
+    bits, sizes = [10.0, 40.0, 3000.0, 0.0], [10, 1023, 1024, 0]
+    rows = language.by_length(bits, sizes)
+    assert [(row["from"], row["to"], row["documents"], row["bytes"]) for row in rows] == [
+        (0, 1024, 3, 1033),
+        (1024, 2048, 1, 1024),
+    ]
+    assert rows[0]["bits_per_byte"] == pytest.approx(50 / 1033)
+    assert language.by_length([], []) == []
 
 
 def test_batches_hold_each_document_once_and_waste_little():

@@ -1,0 +1,172 @@
+"""Texts continued by small untrained models, and what `lt25 generate` says when it cannot."""
+
+import builtins
+import io
+import json
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from lt25 import cli
+from lt25.cuda_graphs import CUDAGraphWrapper
+from lt25.errors import UserError
+from lt25.generation import find_model
+from lt25.generation.sampling import Sampling
+from lt25.generation.writer import Generator, choose, encode
+from lt25.models import HGRNConfig, HGRNForCausalLM
+from tests.training.test_cuda_graphs import Recorder
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 257, "use_short_conv": True, "initializer_range": 0.3}
+IDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An exported model whose tokens are bytes."""
+    folder = tmp_path_factory.mktemp("model")
+    vocabulary = {"<|endoftext|>": 0, **{c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), 1)}}
+    bare = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    bare.pre_tokenizer, bare.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    PreTrainedTokenizerFast(
+        tokenizer_object=bare, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    HGRNForCausalLM(HGRNConfig(**SIZES, **IDS)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return HGRNForCausalLM.from_pretrained(folder).eval()
+
+
+PROMPT = torch.tensor([[5, 7, 9]])
+
+
+def test_the_likeliest_tokens_are_those_of_transformers(model):
+    expected = model.generate(PROMPT, max_new_tokens=12, do_sample=False)[0, 3:].tolist()
+    assert Generator(model, Sampling(12, temperature=0))(PROMPT) == expected
+
+
+def test_recorded_steps_choose_what_single_ones_do(model):
+    """Whatever number of tokens a recording has, and where the end token stands among them."""
+    for sampling in (Sampling(13, temperature=0), Sampling(13, temperature=0.9, top_k=20, top_p=0.9)):
+        expected = Generator(model, sampling)(PROMPT)
+        generate = Generator(model, sampling)
+        generate.ahead = 5
+        generate.steps = CUDAGraphWrapper(
+            generate._steps, warm=lambda function, given: function(given), record=Recorder()
+        )
+        assert generate(PROMPT)[:6] == expected[:6]
+        if sampling.temperature == 0:
+            assert generate(PROMPT) == expected
+            assert generate.steps.record.count == 1
+        generate.ends = {expected[8]}
+        ended = expected[: expected.index(expected[8]) + 1]
+        if sampling.temperature == 0:
+            assert generate(PROMPT) == ended
+
+
+def test_equal_seeds_give_equal_texts_and_leave_the_generator_alone(model):
+    generate, state = Generator(model, Sampling(6, seed=3)), torch.get_rng_state()
+    assert generate(PROMPT) == generate(PROMPT) != generate(PROMPT, seed=4)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_only_what_top_k_and_top_p_leave_is_drawn_and_as_often_as_it_is_probable():
+    logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log().expand(20_000, 4)
+    torch.manual_seed(0)
+
+    def shares(**options):
+        return (choose(logits, Sampling(**options))[:, 0].bincount(minlength=4) / len(logits)).tolist()
+
+    assert shares(temperature=1) == pytest.approx([0.4, 0.3, 0.2, 0.1], abs=0.015)
+    assert shares(temperature=0.5) == pytest.approx([16 / 30, 9 / 30, 4 / 30, 1 / 30], abs=0.015)
+    assert shares(temperature=1, top_k=2) == pytest.approx([4 / 7, 3 / 7, 0, 0], abs=0.015)
+    assert shares(temperature=1, top_p=0.75) == pytest.approx([4 / 9, 3 / 9, 2 / 9, 0], abs=0.015)
+    assert shares(temperature=1, top_p=0.01) == [1, 0, 0, 0]
+    assert shares(temperature=0) == [1, 0, 0, 0]
+
+
+def test_another_family_is_left_to_transformers():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    llama = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=20, eos_token_id=None)).eval()
+    generate = Generator(llama, Sampling(6, top_k=5))
+    assert len(generate(PROMPT)) == 6
+    assert generate(PROMPT) == generate(PROMPT)
+
+
+def test_an_empty_prompt_begins_with_the_token_before_a_text(folder):
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    assert encode(tokenizer, "").tolist() == [[0]]
+    assert encode(tokenizer, "ab").shape == (1, 2)
+
+
+def run(capfd, *arguments: str) -> tuple[int, str, str]:
+    status = cli.main(["generate", *arguments])
+    said = capfd.readouterr()
+    return status, said.out, said.err
+
+
+def test_prompts_are_printed_with_their_continuations_streamed_or_not(folder, capfd, monkeypatch):
+    options = ("--max_new_tokens", "12", "--seed", "5")
+    status, whole, _ = run(capfd, str(folder), "--prompt", "def f(", "x =", *options)
+    assert status == 0
+    assert whole.startswith("def f(") and "\nx =" in whole
+    assert run(capfd, str(folder), "--prompt", "def f(", "x =", "--stream", *options)[1] == whole
+    monkeypatch.setattr("sys.stdin", io.StringIO("x ="))
+    assert run(capfd, str(folder), *options)[1] == whole[whole.index("\nx =") + 1 :]
+
+
+def test_on_a_terminal_prompts_are_asked_for_and_ctrl_c_ends_a_text(folder, capfd, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    asked = iter(["one", "two"])
+
+    def ask(prompt):
+        try:
+            return next(asked)
+        except StopIteration:
+            raise EOFError from None
+
+    calls, plain = [], Generator.__call__
+
+    def interrupted(self, ids, **options):
+        calls.append(ids)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return plain(self, ids, **options)
+
+    monkeypatch.setattr("sys.stdin", Terminal())
+    monkeypatch.setattr(builtins, "input", ask)
+    monkeypatch.setattr(Generator, "__call__", interrupted)
+    status, _, said = run(capfd, str(folder), "--max_new_tokens", "3")
+    assert (status, len(calls)) == (0, 2)
+    assert "Ctrl-D" in said
+
+
+def test_what_cannot_be_continued_is_one_line(folder, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    with pytest.raises(UserError, match="so no exported model"):
+        find_model(str(tmp_path / "nowhere"))
+    other = tmp_path / "other"
+    other.mkdir()
+    config = json.loads((folder / "config.json").read_text())
+    for change, message in (
+        ({"architectures": ["HGRNForCTC"]}, "found HGRNForCTC, expected a language model"),
+        ({"model_type": "gpt9"}, "model_type: found gpt9"),
+        ({"model_type": "gla", "architectures": ["GLAForCausalLM"]}, "found gla, whose kernels need a GPU"),
+        ({}, "found no tokenizer"),
+    ):
+        (other / "config.json").write_text(json.dumps({**config, **change}))
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        with pytest.raises(UserError, match=message):
+            find_model(str(other))
+    assert run(capfd, str(folder))[0] == 2
+    assert run(capfd, str(folder), "--prompt", "a", "--temperature", "-1")[2].count("\n") == 1
