@@ -84,6 +84,9 @@ def check_columns(experiment: Experiment) -> str:
         UserError: if the folder of a dataset given by path, a split's files or a column is not there, or the first example is
             none of the task.
     """
+    if experiment.further:
+        alone = (replace(experiment, dataset=dataset, further=()) for dataset in experiment.datasets)
+        return "".join(dict.fromkeys(map(check_columns, alone)))
     dataset, root = experiment.dataset, acquire.data_root(experiment.dataset, experiment.raw_dir)
     config = f"config/datasets/{dataset.name}.yaml"
     if "path" in dataset.origin:

@@ -454,7 +454,26 @@ EXPERIMENT: Section = {
     "task": Key(
         "string", REQUIRED, "what the model learns: `classification`, `speech_recognition`, `language_modeling`", True
     ),
-    "dataset": Key("string", REQUIRED, "the name of a file in config/datasets/, or a path", True, _TEXT),
+    "dataset": Key("string", OPTIONAL, "the name of a file in config/datasets/, or a path", True, _TEXT),
+    "datasets": Key(
+        "array",
+        OPTIONAL,
+        "instead of `dataset` several, for a language model: `[{name: stdlib, probability: 0.7}, ...]`, and how often a window "
+        "is of each; they are prepared together, in the folder of the first",
+        True,
+        {
+            "minItems": 2,
+            "items": {
+                "type": "object",
+                "required": ["name", "probability"],
+                "additionalProperties": False,
+                "properties": {
+                    "name": {"type": "string", "minLength": 1},
+                    "probability": {"type": "number", "exclusiveMinimum": 0},
+                },
+            },
+        },
+    ),
     "prepare": Key("object", {}, "how the data is prepared; see docs/data.md", True),
     "augment": Key("object", {}, "what is done to training examples at random; see docs/data.md", True),
     "model": Key(

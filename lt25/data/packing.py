@@ -102,6 +102,8 @@ class PackedDocuments:
         self.name = ", ".join(corpus.name for corpus in corpora)
         self.reading, self.size, self.probabilities = reading, reading.share.step_size, list(probabilities)
         self._corpora = corpora
+        if empty := next((corpus for corpus in corpora if not corpus.count), None):
+            raise UserError(f"{empty.name}: there is no text to train on: mend the dataset")
         self.ways = [_divisor(self.size, corpus.count) for corpus in corpora]
         self.lanes = {
             (number, row % ways): Lane(corpus, reading, number, row % ways, ways)
