@@ -575,7 +575,7 @@ DATASET: Section = {
                 OPTIONAL,
                 "a dataset made on this machine",
                 False,
-                {"enum": ["sklearn_digits", "espeak", "stdlib", "connected_digits"]},
+                {"enum": ["sklearn_digits", "espeak", "stdlib", "repeated_stdlib", "connected_digits"]},
             ),
             "utterances": Key(
                 "object",
@@ -584,6 +584,7 @@ DATASET: Section = {
                 False,
                 keys=_UTTERANCES,
             ),
+            "megabytes": Key("integer", OPTIONAL, "repeated_stdlib only: millions of bytes", False, _POSITIVE),
             "left_out": Key(
                 "string",
                 OPTIONAL,

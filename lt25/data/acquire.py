@@ -23,7 +23,13 @@ from lt25.errors import UserError
 from lt25.experiment import Dataset
 from lt25.progress import say, track
 
-BUILDERS = {"sklearn_digits": "digits", "espeak": "espeak", "stdlib": "stdlib", "connected_digits": "connected_digits"}
+BUILDERS = {
+    "sklearn_digits": "digits",
+    "espeak": "espeak",
+    "stdlib": "stdlib",
+    "repeated_stdlib": "repeated_stdlib",
+    "connected_digits": "connected_digits",
+}
 MANIFEST = "SOURCE.json"
 
 
