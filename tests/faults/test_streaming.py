@@ -14,4 +14,5 @@ def test_training_on_text_that_is_killed_sees_what_an_undisturbed_one_sees(tmp_p
         texts = (" ".join(str(number * word) for word in range(number % 60)) for number in range(count))
         lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
         make.write(tmp_path / "corpus" / f"{split}.jsonl", lines)
-    assert streaming.trial(tmp_path, {"path": "corpus"}, "bytes", kills=1, steps=10, seed=1) == 10 * streaming.BATCH
+    # The seed lets two processes train before the kill, and one goes on.
+    assert streaming.trial(tmp_path, {"path": "corpus"}, "bytes", kills=1, steps=10, seed=0) == 10 * streaming.BATCH
