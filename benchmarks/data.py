@@ -3,9 +3,9 @@
     python benchmarks/data.py [--megabytes 200] [--seconds 20] [--seq_len 4096] [--batch 8] [--vocab_size 32000] [--markdown]
 
 The corpus is `lt25.data.builders.repeated_stdlib`, with a byte-level BPE trained on its first 20 MB. "prepare" is the time from
-files to tokens, tokenizer left out. The other rows count the tokens of the batches that one process gets from `StepBatches`
-in the given time, the first ones left out, while nothing else is at work; their seconds are those before the first batch. Targets on 16
-cores: 700,000 tokens a second from text, 10,000,000 from tokens.
+files to tokens, tokenizer left out. The other rows count the tokens of the batches that one process gets from `StepBatches` in
+the given time, the first ones left out, while nothing else is at work; their seconds are those before the first batch. Targets on
+16 cores: 700,000 tokens a second from text, 10,000,000 from tokens.
 """
 
 import argparse
