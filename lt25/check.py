@@ -91,7 +91,7 @@ def check_columns(experiment: Experiment) -> str:
     config = f"config/datasets/{dataset.name}.yaml"
     if "path" in dataset.origin:
         acquire.check_folder(dataset, root)
-    if "path" not in dataset.origin and not (root / acquire.MANIFEST).is_file():
+    if "path" not in dataset.origin and not (experiment.raw_dir / acquire.MANIFEST).is_file():
         return f", but for its data, which needs `lt25 download {dataset.name}`"
     folder = acquire.folder(dataset, experiment.raw_dir)
     for split, source in dataset.splits.items():

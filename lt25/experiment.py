@@ -551,7 +551,7 @@ def _check_dataset(values: Mapping[str, Any], where: str) -> None:
         said = " and ".join(f"{name} takes {part}" for name, part in parts.items())
         raise UserError(f"{where}: splits: {said} of train, which leaves nothing to train on: lower the fractions")
     origin = values["origin"]
-    for key, kind in (("utterances", "builder"), ("revision", "hub")):
+    for key, kind in (("utterances", "builder"), ("revision", "hub"), ("streamed", "hub")):
         if key in origin and (kind not in origin or (key == "utterances" and origin["builder"] != "espeak")):
             owner = "the builder espeak" if key == "utterances" else "origin.hub"
             raise UserError(f"{where}: origin.{key}: only for {owner}: remove the key")

@@ -602,6 +602,12 @@ DATASET: Section = {
                     "$comment": "owner/name, or a name alone",
                 },
             ),
+            "streamed": Key(
+                "boolean",
+                OPTIONAL,
+                "hub only: files are read where they are and not copied; with `prepare.store: text`, as training goes",
+                False,
+            ),
             "revision": Key("string", OPTIONAL, "a commit of the Hub's repository; none: the newest", False, _TEXT),
             "path": Key("string", OPTIONAL, "a folder, absolute or relative to the project", False, _TEXT),
             "files": Key(

@@ -65,7 +65,7 @@ def prepare(experiment: Experiment) -> None:
             "options": experiment.preparation_options,
             "title": dataset.title,
             "licence": dataset.licence,
-            "fingerprint": _fingerprint(partial),
+            "fingerprint": _fingerprint(partial, sources if _is_text(facts, "train") else {}),
             "splits": {
                 split: {
                     "examples": len(writer),
@@ -128,9 +128,23 @@ def _histogram(lengths: list[int]) -> dict[str, Any]:
     return {"edges": edges.tolist(), "counts": counts.tolist()}
 
 
-def _fingerprint(folder: Path) -> str:
-    """Return 16 hex digits that stand for the content of every file."""
+def _fingerprint(folder: Path, sources: dict[str, Any]) -> str:
+    """Return 16 hex digits that stand for the content of every file.
+
+    Args:
+        folder: the prepared data.
+        sources: the files that text which is not in it is read from, with their hashes or sizes, by dataset; where they lie, as
+            ``train.json`` says it, is of no account.
+    """
     content = hashlib.sha256()
+    if sources:
+        content.update(
+            digest(
+                [[name, fact.get("sha256", fact["bytes"])] for some in sources.values() for name, fact in some.items()]
+            ).encode()
+        )
     for path in sorted(folder.iterdir()):
+        if sources and path.name == "train.json":
+            continue
         content.update(f"{path.name} {files.sha256(path)}\n".encode())
     return content.hexdigest()[:16]

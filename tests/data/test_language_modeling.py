@@ -8,7 +8,7 @@ import yaml
 from transformers import AutoTokenizer
 
 from lt25.check import check_experiment
-from lt25.data import chunks, language_modeling, tokenizer
+from lt25.data import chunks, hub, language_modeling, tokenizer
 from lt25.data.acquire import acquire
 from lt25.data.order import Reading, Share
 from lt25.data.prepare import prepare
@@ -301,3 +301,52 @@ def test_several_datasets_are_prepared_together_and_read_as_often_as_is_said(tmp
     ):
         with pytest.raises(UserError, match=message):
             tiny.write_experiment(tmp_path, **{**settings, **wrong})
+
+
+def of_hub(streamed):
+    origin = {"hub": "owner/texts", **({"streamed": True} if streamed else {})}
+    return make.dataset("language_modeling", origin)
+
+
+def hub_files(root):
+    rows = [{"text": "".join(CODE.format(number + line) for line in range(number % 9))} for number in range(40)]
+    root.mkdir(parents=True)
+    for number in range(2):
+        pq.write_table(
+            pa.Table.from_pylist(rows[20 * number : 20 * number + 20]), root / f"{number}.parquet", row_group_size=4
+        )
+
+
+def test_what_is_streamed_from_a_mirror_is_not_copied_and_gives_the_same(tmp_path, monkeypatch):
+    hub_files(tmp_path / "hub/owner/texts")
+    monkeypatch.setattr(chunks, "SIZE", 300)
+    folders = {}
+    for streamed in (False, True):
+        root = tmp_path / str(streamed)
+        folders[streamed] = make.prepared(
+            root, "language_modeling", of_hub(streamed), tmp_path / "hub", vocab_size=280, store="text"
+        )
+        assert len(list((root / "data/raw/tiny").iterdir())) == (1 if streamed else 3)
+    copied, streamed = (first_windows(folders[which])[0] for which in (False, True))
+    assert all(torch.equal(one["input"], two["input"]) for one, two in zip(copied, streamed, strict=True))
+
+
+def test_what_is_streamed_from_the_hub_is_read_where_it_is(tmp_path, monkeypatch):
+    import fsspec
+    import huggingface_hub
+
+    hub_files(tmp_path / "hub/owner/texts")
+    there = fsspec.filesystem("memory")
+    there.put(str(tmp_path / "hub/owner/texts"), "/datasets/owner/texts@c0ffee", recursive=True)
+    monkeypatch.setattr(huggingface_hub, "HfFileSystem", lambda: there)
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "hub/owner/texts").iterdir()}
+    monkeypatch.setattr(hub, "_on_hub", lambda origin, wanted: ("c0ffee", sizes))
+    monkeypatch.setattr(chunks, "SIZE", 300)
+    remote = make.prepared(tmp_path / "remote", "language_modeling", of_hub(True), vocab_size=280, store="text")
+    known = json.loads((tmp_path / "remote/data/raw/tiny/SOURCE.json").read_text())
+    assert (known["root"], known["revision"]) == ("hf://datasets/owner/texts@c0ffee", "c0ffee")
+    here = make.prepared(
+        tmp_path / "here", "language_modeling", of_hub(False), tmp_path / "hub", vocab_size=280, store="tokens"
+    )
+    ahead, going = first_windows(here)[0], first_windows(remote)[0]
+    assert all(torch.equal(one["input"], two["input"]) for one, two in zip(ahead, going, strict=True))
