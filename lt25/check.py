@@ -89,11 +89,14 @@ def check_columns(experiment: Experiment) -> str:
         UserError: if the folder of a dataset given by path, a split's files or a column is not there, or the first example is
             none of the task.
     """
+    if experiment.further:
+        alone = (replace(experiment, dataset=dataset, further=()) for dataset in experiment.datasets)
+        return "".join(dict.fromkeys(map(check_columns, alone)))
     dataset, root = experiment.dataset, acquire.data_root(experiment.dataset, experiment.raw_dir)
     config = f"config/datasets/{dataset.name}.yaml"
     if "path" in dataset.origin:
         acquire.check_folder(dataset, root)
-    if "path" not in dataset.origin and not (root / acquire.MANIFEST).is_file():
+    if "path" not in dataset.origin and not (experiment.raw_dir / acquire.MANIFEST).is_file():
         return f", but for its data, which needs `lt25 download {dataset.name}`"
     folder = acquire.folder(dataset, experiment.raw_dir)
     for split, source in dataset.splits.items():

@@ -49,6 +49,7 @@ def stages(experiments: Sequence[Experiment]) -> str:
             remark=f"as in {', '.join(versions)}",
             deps=[
                 f"config/datasets/{name}.yaml",
+                *dict.fromkeys(f"config/datasets/{one.name}.yaml" for each in sharing for one in each.further),
                 *(str(experiment.path) for experiment in sharing),
                 *([str(Path(origin["path"]).expanduser())] if "path" in origin else []),
             ],

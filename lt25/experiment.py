@@ -81,6 +81,8 @@ class Experiment:
         overrides: what the command line changed, by dotted key.
         decisive: those of them that decide where training arrives, and so make a variant with results of its own.
         augment: what is done to training examples at random, resolved.
+        further: datasets that are read besides; what is held out of them is held out together.
+        probabilities: of the dataset and of each further one, that a training example is of it; they add up to one.
     """
 
     name: str
@@ -97,6 +99,13 @@ class Experiment:
     overrides: dict[str, Any] = field(default_factory=dict)
     decisive: dict[str, Any] = field(default_factory=dict)
     augment: dict[str, Any] = field(default_factory=dict)
+    further: tuple[Dataset, ...] = ()
+    probabilities: tuple[float, ...] = (1.0,)
+
+    @property
+    def datasets(self) -> tuple[Dataset, ...]:
+        """All datasets that are read."""
+        return (self.dataset, *self.further)
 
     def resolved(self) -> tuple[dict[str, Any], dict[str, str]]:
         """Return all values, in the sections of an experiment file, and where each comes from, by dotted key.
@@ -105,7 +114,16 @@ class Experiment:
         """
         values = {
             "task": self.task,
-            "dataset": self.dataset.name,
+            **(
+                {
+                    "datasets": [
+                        {"name": dataset.name, "probability": probability}
+                        for dataset, probability in zip(self.datasets, self.probabilities, strict=True)
+                    ]
+                }
+                if self.further
+                else {"dataset": self.dataset.name}
+            ),
             "prepare": self.prepare,
             "augment": self.augment,
             "model": dict(self.model),
@@ -126,6 +144,7 @@ class Experiment:
         """Name of the prepared data: the same for two experiments exactly when they prepare the same thing."""
         task = TASKS[self.task]
         shape = [task.name, task.preparation_version, identity(self.prepare, task.prepare), self.dataset.shape]
+        shape += [[dataset.name, dataset.shape] for dataset in self.further]
         if decided := self._decided_by_model:
             shape.append(decided)
         return f"{task.prefix}-{digest(shape)[:8]}"
@@ -147,7 +166,11 @@ class Experiment:
 
     @property
     def raw_dir(self) -> Path:
-        return self.root / "data" / "raw" / self.dataset.name
+        return self.raw_dir_of(self.dataset)
+
+    def raw_dir_of(self, dataset: Dataset) -> Path:
+        """Return the folder of a dataset's files as published."""
+        return self.root / "data" / "raw" / dataset.name
 
     @property
     def processed_dir(self) -> Path:
@@ -176,8 +199,10 @@ class Experiment:
 
         What a stage has left stands for the stages before it.
         """
+        manifests = {dataset.name: self.raw_dir_of(dataset) / "SOURCE.json" for dataset in self.datasets}
+        wanted = [name for name, manifest in manifests.items() if not manifest.is_file()] or list(manifests)
         stages = {
-            "download": (self.raw_dir / "SOURCE.json", f"lt25 download {self.dataset.name}"),
+            "download": (manifests[wanted[0]], " && ".join(f"lt25 download {name}" for name in wanted)),
             "prepare": (self.processed_dir / "stats.json", f"lt25 prepare {self.arguments}"),
             "train": (self.results_dir / "train.json", f"lt25 train {self.arguments}"),
             "export": (self.results_dir / "hf" / "config.json", f"lt25 export {self.arguments}"),
@@ -349,12 +374,13 @@ def _load(
         decisive = {key: value for key, value in overrides.items() if _decides(key, plain, values)}
         where = f"{path}, with what the command line sets"
 
+    datasets, probabilities = _datasets(values, root, where)
     experiment = Experiment(
         name=f"{path.stem}{on_command_line.variant(decisive)}",
         path=path,
         root=root,
         task=values["task"],
-        dataset=load_dataset_config(values["dataset"], root, f"{where}: dataset"),
+        dataset=datasets[0],
         prepare=values["prepare"],
         model=values["model"],
         init_from=values["init_from"],
@@ -364,6 +390,8 @@ def _load(
         overrides=dict(overrides),
         decisive=decisive,
         augment=values["augment"],
+        further=datasets[1:],
+        probabilities=probabilities,
     )
     for check_part in (
         lambda: _check_data(experiment, where),
@@ -375,6 +403,25 @@ def _load(
             check_part()
     mistakes.complain()
     return experiment
+
+
+def _datasets(values: Mapping[str, Any], root: Path, where: str) -> tuple[tuple[Dataset, ...], tuple[float, ...]]:
+    """Load the datasets that an experiment names, one or several; return them and how often each is read."""
+    if ("dataset" in values) == ("datasets" in values):
+        found = "missing" if "dataset" not in values else "is there, and datasets too"
+        raise UserError(f"{where}: dataset: {found}: name one dataset, or several under datasets")
+    if "dataset" in values:
+        return (load_dataset_config(values["dataset"], root, f"{where}: dataset"),), (1.0,)
+    if values["task"] != "language_modeling":
+        raise UserError(
+            f"{where}: datasets: several are for language_modeling, and the task is {values['task']}: use dataset"
+        )
+    names = [one["name"] for one in values["datasets"]]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"{where}: datasets: {twice} is there twice: name it once, with the sum of the probabilities")
+    total = sum(one["probability"] for one in values["datasets"])
+    loaded = tuple(load_dataset_config(name, root, f"{where}: datasets") for name in names)
+    return loaded, tuple(one["probability"] / total for one in values["datasets"])
 
 
 def _decides(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
@@ -509,7 +556,7 @@ def _check_dataset(values: Mapping[str, Any], where: str) -> None:
         said = " and ".join(f"{name} takes {part}" for name, part in parts.items())
         raise UserError(f"{where}: splits: {said} of train, which leaves nothing to train on: lower the fractions")
     origin = values["origin"]
-    for key, kind in (("utterances", "builder"), ("revision", "hub")):
+    for key, kind in (("utterances", "builder"), ("revision", "hub"), ("streamed", "hub")):
         if key in origin and (kind not in origin or (key == "utterances" and origin["builder"] != "espeak")):
             owner = "the builder espeak" if key == "utterances" else "origin.hub"
             raise UserError(f"{where}: origin.{key}: only for {owner}: remove the key")
@@ -527,15 +574,17 @@ def _check_overrides(overrides: Mapping[str, Any]) -> None:
 
 
 def _check_data(experiment: Experiment, where: str) -> None:
-    dataset = experiment.dataset
-    if experiment.task not in dataset.options["tasks"]:
-        raise UserError(
-            f"{experiment.path}: task: found {experiment.task}, but the dataset {dataset.name} is for "
-            f"{', '.join(dataset.options['tasks'])}: change one"
-        )
-    for role in TASKS[experiment.task].columns:
-        if role not in dataset.columns:
-            raise UserError(f"config/datasets/{dataset.name}.yaml: columns.{role}: missing: {experiment.task} needs it")
+    for dataset in experiment.datasets:
+        if experiment.task not in dataset.options["tasks"]:
+            raise UserError(
+                f"{experiment.path}: task: found {experiment.task}, but the dataset {dataset.name} is for "
+                f"{', '.join(dataset.options['tasks'])}: change one"
+            )
+        for role in TASKS[experiment.task].columns:
+            if role not in dataset.columns:
+                raise UserError(
+                    f"config/datasets/{dataset.name}.yaml: columns.{role}: missing: {experiment.task} needs it"
+                )
     if complaint := TASKS[experiment.task].complaint(experiment.prepare, experiment.augment):
         raise UserError(f"{where}: {complaint}")
 

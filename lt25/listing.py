@@ -39,7 +39,7 @@ def _dataset(path: Path) -> str:
 
 def _experiment(path: Path) -> str:
     experiment = load_experiment(path)
-    return f"{experiment.task} on {experiment.dataset.name}: {_size(experiment.model)}"
+    return f"{experiment.task} on {' and '.join(dataset.name for dataset in experiment.datasets)}: {_size(experiment.model)}"
 
 
 def _model(path: Path) -> str:

@@ -59,7 +59,9 @@ def _text(source: Experiment, dataset: Dataset) -> str:
     text = (source.root / source.path).read_text(encoding="utf-8")
     scalars = [token for token in yaml.scan(text) if isinstance(token, yaml.ScalarToken)]
     values = dict(yaml.compose(text, Loader=yaml.SafeLoader).value)
-    named = next(value for key, value in values.items() if key.value == "dataset")
+    named = next((value for key, value in values.items() if key.value == "dataset"), None)
+    if named is None:
+        raise UserError(f"--like {source.path.stem}: reads several datasets: name an experiment that reads one")
     changes = [(named.start_mark.index, named.end_mark.index, _scalar(dataset.name))]
     for comment in re.finditer(r"(?:(?<=\s)|^)[ \t]*#.*", text, re.MULTILINE):
         if not any(scalar.start_mark.index <= comment.start() < scalar.end_mark.index for scalar in scalars):

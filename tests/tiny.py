@@ -53,7 +53,7 @@ def make_project(root: Path) -> Path:
 
 
 def write_experiment(root: Path, task: str, name: str = "tiny", **sections) -> Experiment:
-    """Write and load an experiment of 12 steps of 4 examples; keyword arguments update its sections."""
+    """Write and load an experiment of 12 steps of 4 examples; keyword arguments update its sections; None removes one."""
     experiment = {
         "task": task,
         "dataset": DATASETS[task],
@@ -69,6 +69,7 @@ def write_experiment(root: Path, task: str, name: str = "tiny", **sections) -> E
     for section, values in sections.items():
         experiment[section] = {**experiment.get(section, {}), **values} if isinstance(values, dict) else values
     path = root / "config" / "experiments" / f"{name}.yaml"
+    experiment = {section: values for section, values in experiment.items() if values is not None}
     path.write_text(yaml.safe_dump(experiment))
     return load_experiment(path)
 

@@ -54,7 +54,11 @@ def model_card(experiment: Experiment, trained: Mapping[str, Any], stats: Mappin
         "library_name": "transformers",
         "pipeline_tag": task.pipeline_tag,
         "tags": ["lt25", experiment.model["model_type"]],
-        **({"datasets": [dataset.origin["hub"]]} if "hub" in dataset.origin else {}),
+        **(
+            {"datasets": hub}
+            if (hub := [one.origin["hub"] for one in experiment.datasets if "hub" in one.origin])
+            else {}
+        ),
     }
     sizes = "; ".join(
         f"{split}: {', '.join(f'{value:,.0f} {name}' for name, value in numbers.items() if isinstance(value, int | float))}"

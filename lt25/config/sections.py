@@ -468,7 +468,26 @@ EXPERIMENT: Section = {
     "task": Key(
         "string", REQUIRED, "what the model learns: `classification`, `speech_recognition`, `language_modeling`", True
     ),
-    "dataset": Key("string", REQUIRED, "the name of a file in config/datasets/, or a path", True, _TEXT),
+    "dataset": Key("string", OPTIONAL, "the name of a file in config/datasets/, or a path", True, _TEXT),
+    "datasets": Key(
+        "array",
+        OPTIONAL,
+        "instead of `dataset` several, for a language model: `[{name: stdlib, probability: 0.7}, ...]`, and how often a window "
+        "is of each; they are prepared together, in the folder of the first",
+        True,
+        {
+            "minItems": 2,
+            "items": {
+                "type": "object",
+                "required": ["name", "probability"],
+                "additionalProperties": False,
+                "properties": {
+                    "name": {"type": "string", "minLength": 1},
+                    "probability": {"type": "number", "exclusiveMinimum": 0},
+                },
+            },
+        },
+    ),
     "prepare": Key("object", {}, "how the data is prepared; see docs/data.md", True),
     "augment": Key("object", {}, "what is done to training examples at random; see docs/data.md", True),
     "model": Key(
@@ -570,7 +589,7 @@ DATASET: Section = {
                 OPTIONAL,
                 "a dataset made on this machine",
                 False,
-                {"enum": ["sklearn_digits", "espeak", "stdlib", "connected_digits", "recall"]},
+                {"enum": ["sklearn_digits", "espeak", "stdlib", "repeated_stdlib", "connected_digits", "recall"]},
             ),
             "kind": Key(
                 "string",
@@ -586,6 +605,7 @@ DATASET: Section = {
                 False,
                 keys=_UTTERANCES,
             ),
+            "megabytes": Key("integer", OPTIONAL, "repeated_stdlib only: millions of bytes", False, _POSITIVE),
             "left_out": Key(
                 "string",
                 OPTIONAL,
@@ -602,6 +622,12 @@ DATASET: Section = {
                     "pattern": "^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?$",
                     "$comment": "owner/name, or a name alone",
                 },
+            ),
+            "streamed": Key(
+                "boolean",
+                OPTIONAL,
+                "hub only: files are read where they are and not copied; with `prepare.store: text`, as training goes",
+                False,
             ),
             "revision": Key("string", OPTIONAL, "a commit of the Hub's repository; none: the newest", False, _TEXT),
             "path": Key("string", OPTIONAL, "a folder, absolute or relative to the project", False, _TEXT),

@@ -13,12 +13,13 @@ import os
 import shutil
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lt25 import files
 from lt25.data import hub
 from lt25.data.folders import Folder, files_below, matching
 from lt25.data.read import unread
+from lt25.data.remote import root_of
 from lt25.errors import UserError
 from lt25.experiment import Dataset
 from lt25.progress import say, track
@@ -27,6 +28,7 @@ BUILDERS = {
     "sklearn_digits": "digits",
     "espeak": "espeak",
     "stdlib": "stdlib",
+    "repeated_stdlib": "repeated_stdlib",
     "connected_digits": "connected_digits",
     "recall": "recall",
 }
@@ -46,6 +48,9 @@ def acquire(dataset: Dataset, raw_dir: Path, mirror: Path | None = None) -> None
     if (raw_dir.is_symlink() or raw_dir.exists()) and not raw_dir.is_dir():
         raise UserError(f"{raw_dir}: no folder, nor a link to one: remove it, or make the folder that it links to")
     known = _manifest(raw_dir)
+    if dataset.origin.get("streamed"):
+        _note_where(dataset, raw_dir, mirror, known)
+        return
     if known is None or known["origin"] != dataset.origin:
         if known is not None:
             _remove_former(dataset, raw_dir, known)
@@ -71,7 +76,9 @@ def acquire(dataset: Dataset, raw_dir: Path, mirror: Path | None = None) -> None
 
 
 def data_root(dataset: Dataset, raw_dir: Path) -> Path:
-    """Return the folder that holds the files: ``raw_dir``, or the user's own for a dataset given by path."""
+    """Return the folder that holds the files: ``raw_dir``, the user's own for a dataset given by path, or that of a stream."""
+    if dataset.origin.get("streamed") and (known := _manifest(raw_dir)) is not None and "root" in known:
+        return cast(Path, root_of(known["root"]))
     if "path" not in dataset.origin:
         return raw_dir
     path = Path(dataset.origin["path"]).expanduser()
@@ -117,6 +124,8 @@ def verify(dataset: Dataset, raw_dir: Path) -> dict[str, Any]:
         if changed := changes(dataset, raw_dir):
             root = data_root(dataset, raw_dir)
             raise UserError(f"{root}: {_some(changed)} since last time: run `lt25 download {dataset.name}`")
+    elif dataset.origin.get("streamed"):
+        pass  # files that stay where they are are known by the Hub's commit, those of a mirror by their size when they are read
     elif wrong := damaged(raw_dir, known):
         raise UserError(f"{raw_dir}: {_some(wrong)} missing, damaged or changed: run `lt25 download {dataset.name}`")
     return known
@@ -214,6 +223,26 @@ def _remove_former(dataset: Dataset, raw_dir: Path, known: dict[str, Any]) -> No
                 (inside / folder).rmdir()
 
 
+def _note_where(dataset: Dataset, raw_dir: Path, mirror: Path | None, known: dict[str, Any] | None) -> None:
+    """Write ``SOURCE.json`` of a dataset whose files stay where they are published."""
+    if known is not None and known["origin"] == dataset.origin and known["revision"] != hub.MIRROR:
+        say(f"{dataset.name}: {len(known['files'])} files at {known['root']}, as before")
+        return
+    root, revision, sizes = hub.listing(dataset.name, dataset.origin, mirror)
+    if not sizes:
+        raise UserError(
+            f"config/datasets/{dataset.name}.yaml: origin.files: no file of {root} matches: mend the patterns"
+        )
+    facts = {name: {"bytes": size} for name, size in sorted(sizes.items())}
+    say(f"{dataset.name}: {len(facts)} files stay at {root}")
+    if known is not None and (known["origin"], known["files"]) == (dataset.origin, facts) and known["root"] == root:
+        return
+    if known is not None and known["origin"] != dataset.origin:
+        _remove_former(dataset, raw_dir, known)
+    raw_dir.mkdir(parents=True, exist_ok=True)
+    _seal(dataset, raw_dir, revision, facts, root=root)
+
+
 def _matching(dataset: Dataset, root: Path) -> tuple[dict[str, set[str]], list[str]]:
     """Return the files that belong to a dataset by pattern, relative to ``root``, and what was left out, a line each."""
     names, left_out = files_below(root)
@@ -245,6 +274,10 @@ def _write_manifest(dataset: Dataset, raw_dir: Path, revision: str | None, known
         fact = {"bytes": status.st_size, **({"modified": status.st_mtime_ns} if is_users else {})}
         same = {key: before.get(name, {}).get(key) for key in fact} == fact
         facts[name] = {"sha256": before[name]["sha256"] if same else files.sha256(path), **fact}
+    _seal(dataset, raw_dir, revision, facts)
+
+
+def _seal(dataset: Dataset, raw_dir: Path, revision: str | None, facts: dict[str, Any], **more: str) -> None:
     files.write_sealed(
         raw_dir / MANIFEST,
         {
@@ -252,6 +285,7 @@ def _write_manifest(dataset: Dataset, raw_dir: Path, revision: str | None, known
             "revision": revision,
             "licence": dataset.licence,
             "acquired": datetime.date.today().isoformat(),
+            **more,
             "files": facts,
         },
     )

@@ -5,6 +5,7 @@ Chunks follow from the files alone, in their order, so that text and the tokens 
 
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 from lt25.data import read
 from lt25.data.folders import Folder
@@ -45,7 +46,10 @@ def _parts(path, dataset: Dataset) -> list[Part] | None:
     match path.suffix.lower():
         case ".parquet":
             return _rows(path)
-        case ".jsonl" if "\n".encode(text_codec(dataset.options["encoding"]).removesuffix("-sig")) == b"\n":
+        case ".jsonl" if (
+            isinstance(path, Path)
+            and "\n".encode(text_codec(dataset.options["encoding"]).removesuffix("-sig")) == b"\n"
+        ):
             return list(_lines(path))
     return None
 
@@ -64,7 +68,7 @@ def _rows(path) -> list[Part] | None:
     import pyarrow.parquet as pq
 
     try:
-        metadata = pq.read_metadata(path)
+        metadata = pq.read_metadata(path if isinstance(path, Path) else path.open("rb"))
     except (pa.ArrowException, OSError):
         return None  # who reads the table says what is wrong
     parts, begin = [], 0

@@ -19,6 +19,7 @@ from lt25.data.faults import NAMED, Fault, Faults
 from lt25.data.folders import Folder
 from lt25.data.prepared import PreparedSplit
 from lt25.data.records import Part
+from lt25.data.remote import HUB, root_of
 from lt25.data.tokenizer import Tokenizer, load
 from lt25.errors import UserError
 from lt25.experiment import Dataset
@@ -154,13 +155,14 @@ def describe(folder: Path, every: Sequence[Examples], options: dict[str, Any]) -
     described = []
     for one in every:
         root = one.folder.root.absolute()
+        is_here = isinstance(root, Path)
         # A project that is moved takes along what is in it: data/processed/<dataset>/<preparation>.
-        is_inside = root.is_relative_to(folder.parents[3])
+        is_inside = is_here and root.is_relative_to(folder.parents[3])
         described.append(
             {
                 "dataset": asdict(one.dataset),
-                "root": os.path.relpath(root, folder) if is_inside else str(root),
-                "files": {name: (root / name).stat().st_size for name in one.folder.names},
+                "root": os.path.relpath(root, folder) if is_inside else str(root) if is_here else f"{HUB}{root}",
+                "files": {name: (root / name).stat().st_size if is_here else None for name in one.folder.names},
                 "few": one.few,
                 "chunks": [chunk for split, chunk in one.chunks("train") if split == "train"],
             }
@@ -183,9 +185,11 @@ class TextCorpus:
         folder = split.path
         described = json.loads((folder / "train.json").read_text(encoding="utf-8"))
         self._cut, text = described["documents"], described["datasets"][number]
-        root, dataset = (folder / text["root"]).resolve(), Dataset(**text["dataset"])
+        dataset = Dataset(**text["dataset"])
+        root: Any = root_of(text["root"])
+        root = (folder / root).resolve() if isinstance(root, Path) else root
         for name, size in text["files"].items():
-            if not (root / name).is_file() or (root / name).stat().st_size != size:
+            if size is not None and not ((root / name).is_file() and (root / name).stat().st_size == size):
                 raise UserError(
                     f"{root / name}: not as it was when it was prepared: run `lt25 download {dataset.name}`"
                 )

@@ -1,10 +1,13 @@
 """Files of a dataset on the Hugging Face Hub, or in a local mirror laid out like it."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, cast
 
+from lt25.data.remote import HUB
 from lt25.errors import UserError
 from lt25.files import whole_file
 from lt25.progress import say, track
@@ -34,6 +37,34 @@ def fetch(name: str, origin: dict[str, Any], folder: Path, mirror: Path | None, 
     return _from_hub(name, origin, folder, mirror, only)
 
 
+def listing(name: str, origin: dict[str, Any], mirror: Path | None) -> tuple[str, str, dict[str, int]]:
+    """Find the files of ``origin["hub"]`` where they are, and bring none.
+
+    Returns:
+        The folder in the mirror, or ``hf://datasets/<owner>/<name>@<commit>``; the revision; the files, with their bytes.
+
+    Raises:
+        UserError: as `fetch`.
+    """
+    copied = mirror / origin["hub"] if mirror else None
+    if copied and copied.is_dir():
+        found = sorted({path for pattern in patterns(origin) for path in copied.glob(pattern) if path.is_file()})
+        sizes = {path.relative_to(copied).as_posix(): path.stat().st_size for path in found}
+        return str(copied.absolute()), MIRROR, sizes
+    with _answers(name, origin, mirror):
+        revision, sizes = _on_hub(origin, patterns(origin) if "files" in origin else ["*"])
+    return f"{HUB}datasets/{origin['hub']}@{revision}", revision, sizes
+
+
+def _on_hub(origin: dict[str, Any], wanted: list[str]) -> tuple[str, dict[str, int]]:
+    """Return the commit that a dataset is at on the Hub, and the bytes of the files wanted."""
+    from huggingface_hub import HfApi
+
+    info = cast(Any, HfApi().dataset_info(origin["hub"], revision=origin.get("revision"), files_metadata=True))
+    there = [file for file in info.siblings if any(fnmatch(file.rfilename, pattern) for pattern in wanted)]
+    return info.sha, {file.rfilename: file.size or 0 for file in there}
+
+
 def _from_mirror(name: str, origin: dict[str, Any], folder: Path, copied: Path, only: list[str] | None) -> str:
     found = {path for pattern in patterns(origin) for path in copied.glob(pattern) if path.is_file()}
     if only is not None:
@@ -51,20 +82,35 @@ def _from_mirror(name: str, origin: dict[str, Any], folder: Path, copied: Path, 
 
 
 def _from_hub(name: str, origin: dict[str, Any], folder: Path, mirror: Path | None, only: list[str] | None) -> str:
+    wanted = only or (patterns(origin) if "files" in origin else ["*"])
+    with _answers(name, origin, mirror):
+        from huggingface_hub import snapshot_download
+
+        revision, sizes = _on_hub(origin, wanted)
+        _need_space(name, folder, sum(sizes.values()))
+        say(f"{name}: downloading {len(sizes)} files of {origin['hub']} at {revision[:12]} from the Hub")
+        snapshot_download(
+            origin["hub"], repo_type="dataset", revision=revision, allow_patterns=wanted, local_dir=folder
+        )
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes; SOURCE.json says more
+    return revision
+
+
+@contextmanager
+def _answers(name: str, origin: dict[str, Any], mirror: Path | None) -> Iterator[None]:
+    """Say in one line what the Hub refuses.
+
+    Raises:
+        UserError: in place of the client's errors.
+    """
     import httpx
-    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     hub = origin["hub"]
     place = f"dataset {name}: {hub} is not in the mirror {mirror} and" if mirror else f"dataset {name}: {hub}:"
     instead = "name a folder that has it in LT25_HUB_MIRROR or as hub_mirror in config/config.yaml"
-    wanted = only or (patterns(origin) if "files" in origin else ["*"])
     try:
-        info = cast(Any, HfApi().dataset_info(hub, revision=origin.get("revision"), files_metadata=True))
-        there = [file for file in info.siblings if any(fnmatch(file.rfilename, pattern) for pattern in wanted)]
-        _need_space(name, folder, sum(file.size or 0 for file in there))
-        say(f"{name}: downloading {len(there)} files of {hub} at {info.sha[:12]} from the Hub")
-        snapshot_download(hub, repo_type="dataset", revision=info.sha, allow_patterns=wanted, local_dir=folder)
+        yield
     except GatedRepoError:
         raise UserError(
             f"{place} the Hub gives it to those with permission only: log in with `hf auth login`"
@@ -75,8 +121,6 @@ def _from_hub(name: str, origin: dict[str, Any], folder: Path, mirror: Path | No
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{place} the Hub cannot be reached ({reason}): connect to the network, or {instead}") from None
-    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes; SOURCE.json says more
-    return info.sha
 
 
 def _need_space(name: str, folder: Path, wanted: int) -> None:

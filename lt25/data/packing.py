@@ -12,6 +12,7 @@ on with another number of processes, each of which takes up the lanes of its sha
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -102,6 +103,8 @@ class PackedDocuments:
         self.name = ", ".join(corpus.name for corpus in corpora)
         self.reading, self.size, self.probabilities = reading, reading.share.step_size, list(probabilities)
         self._corpora = corpora
+        if empty := next((corpus for corpus in corpora if not corpus.count), None):
+            raise UserError(f"{empty.name}: there is no text to train on: mend the dataset")
         self.ways = [_divisor(self.size, corpus.count) for corpus in corpora]
         self.lanes = {
             (number, row % ways): Lane(corpus, reading, number, row % ways, ways)
@@ -244,9 +247,7 @@ class Lane:
     def _place(self, chunk: int) -> tuple[int, int]:
         """Return epoch and number in the corpus of a chunk of the lane."""
         epoch, at = divmod(chunk * self.ways + self.number, self.corpus.count)
-        return epoch, int(
-            np.random.default_rng([self.reading.seed, self.dataset, epoch]).permutation(self.corpus.count)[at]
-        )
+        return epoch, int(_order(self.reading.seed, self.dataset, epoch, self.corpus.count)[at])
 
 
 class TokenWindows(Stateless):
@@ -271,6 +272,12 @@ class TokenWindows(Stateless):
         first, last = np.searchsorted(self.begins, [index + 1, index + self.stride])
         starts = self.reading.starts(self.begins[first:last] - index, self.stride)
         return {"input": window[:-1], "label": window[1:], "starts": torch.from_numpy(starts)}
+
+
+@lru_cache(16)
+def _order(seed: int, dataset: int, epoch: int, count: int) -> np.ndarray:
+    """Return the order of a dataset's chunks in an epoch, int64 [count]."""
+    return np.random.default_rng([seed, dataset, epoch]).permutation(count)
 
 
 def _divisor(size: int, most: int) -> int:

@@ -6,6 +6,7 @@ The folder is written beside its place and moved there when it is whole. The sam
 """
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lt25.data.faults import Faults
 from lt25.data.folders import Folder
 from lt25.data.shards import SplitWriter
 from lt25.errors import UserError
-from lt25.experiment import Experiment, digest
+from lt25.experiment import Dataset, Experiment, digest
 from lt25.files import whole_folder
 from lt25.progress import say
 from lt25.tasks import TASKS
@@ -32,13 +33,13 @@ def prepare(experiment: Experiment) -> None:
     """
     dataset, folder = experiment.dataset, experiment.processed_dir
     config = f"config/datasets/{dataset.name}.yaml"
-    source = acquire.verify(dataset, experiment.raw_dir)
-    folder_read = Folder(acquire.data_root(dataset, experiment.raw_dir), source["files"])
+    sources = {one.name: acquire.verify(one, experiment.raw_dir_of(one))["files"] for one in experiment.datasets}
     faults = Faults(dataset.name, experiment.prepare.get("faulty", ""))
     task = TASKS[experiment.task]
     module = task.module("data")
-    parts = _parts(folder, digest([source["files"], experiment.preparation_options]))
-    examples = Examples(dataset, folder_read, faults, parts)
+    parts = _parts(folder, digest([list(sources.values()), experiment.preparation_options]))
+    others = [_examples(experiment, one, sources[one.name], faults) for one in experiment.further]
+    examples = _examples(experiment, dataset, sources[dataset.name], faults, parts=parts, others=others)
     if next(examples.of("train"), None) is None:
         faults.report(0)
         raise UserError(f"{config}: splits.train: no examples: name another split, or hold out a smaller fraction")
@@ -64,7 +65,7 @@ def prepare(experiment: Experiment) -> None:
             "options": experiment.preparation_options,
             "title": dataset.title,
             "licence": dataset.licence,
-            "fingerprint": _fingerprint(partial),
+            "fingerprint": _fingerprint(partial, sources if _is_text(facts, "train") else {}),
             "splits": {
                 split: {
                     "examples": len(writer),
@@ -84,6 +85,11 @@ def prepare(experiment: Experiment) -> None:
     files.remove(parts)
     counts = ", ".join(f"{split} {len(writer)}" for split, writer in writers.items())
     say(f"{dataset.name}: {folder.name} holds {counts} examples")
+
+
+def _examples(experiment: Experiment, dataset: Dataset, names: Iterable[str], faults: Faults, **more: Any) -> Examples:
+    folder = Folder(acquire.data_root(dataset, experiment.raw_dir_of(dataset)), names)
+    return Examples(dataset, folder, faults, **more)
 
 
 def _parts(folder: Path, of: str) -> Path:
@@ -122,9 +128,23 @@ def _histogram(lengths: list[int]) -> dict[str, Any]:
     return {"edges": edges.tolist(), "counts": counts.tolist()}
 
 
-def _fingerprint(folder: Path) -> str:
-    """Return 16 hex digits that stand for the content of every file."""
+def _fingerprint(folder: Path, sources: dict[str, Any]) -> str:
+    """Return 16 hex digits that stand for the content of every file.
+
+    Args:
+        folder: the prepared data.
+        sources: the files that text which is not in it is read from, with their hashes or sizes, by dataset; where they lie, as
+            ``train.json`` says it, is of no account.
+    """
     content = hashlib.sha256()
+    if sources:
+        content.update(
+            digest(
+                [[name, fact.get("sha256", fact["bytes"])] for some in sources.values() for name, fact in some.items()]
+            ).encode()
+        )
     for path in sorted(folder.iterdir()):
+        if sources and path.name == "train.json":
+            continue
         content.update(f"{path.name} {files.sha256(path)}\n".encode())
     return content.hexdigest()[:16]

@@ -193,7 +193,7 @@ def _parquet(path: Path, name: str, select: Select, part: Part | None) -> Record
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path if isinstance(path, Path) else path.open("rb")) as file:
             columns, number = select(file.schema_arrow.names, name), 0 if part is None else part.begin
             for batch in _batches(file, columns, part):
                 try:

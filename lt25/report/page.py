@@ -245,7 +245,8 @@ def highlight(text: str) -> Markup:
 def commands(experiment: Experiment) -> str:
     """What to type to get these results again."""
     stages = "\n".join(f"lt25 {stage} {experiment.arguments}" for stage in ("prepare", "train", "export", "evaluate"))
-    by_hand = f"lt25 download {experiment.dataset.name}\n{stages}"
+    downloads = "".join(f"lt25 download {dataset.name}\n" for dataset in experiment.datasets)
+    by_hand = f"{downloads}{stages}"
     if experiment.overrides:
         return by_hand
     whole = f"snakemake --cores all results/{experiment.name}/evaluation/metrics.json"

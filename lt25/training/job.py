@@ -134,6 +134,7 @@ def job_of(experiment: Experiment) -> dict[str, Any]:
             "data": _shown(experiment.processed_dir, experiment),
             "init_from": f"results/{experiment.init_from}/hf" if experiment.init_from else "",
             "augment": json.dumps({key: value for key, value in experiment.augment.items() if value is not None}),
+            "probabilities": list(experiment.probabilities),
             "plugins": plugin_names(experiment.root),
         },
         **experiment.job,

@@ -28,6 +28,9 @@ class Lt25:
     augment: str = "{}"
     """What is done to training examples at random, as JSON: the experiment's section of that name"""
 
+    probabilities: list[float] = field(default_factory=lambda: [1.0])
+    """Of each dataset of the prepared data, that a training example is of it"""
+
     plugins: list[str] = field(default_factory=list)
     """Python of the project's own, loaded first: config/config.yaml's ``plugins``"""
 
@@ -127,4 +130,5 @@ def reading_of(job: Job, rank: int, ranks: int, training: bool) -> Reading:
         section.seq_len,
         section.varlen is not False,
         section.context_len or 0,
+        tuple(job.lt25.probabilities),
     )

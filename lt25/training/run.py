@@ -101,6 +101,7 @@ def identity_of(job: Mapping[str, Any], processes: int) -> dict[str, Any]:
         "data": data["fingerprint"],
         "init_from": start,
         # Left out where there is none, so that such a run's fingerprint does not depend on what could be augmented.
+        **({"probabilities": several} if len(several := lt25["probabilities"]) > 1 else {}),
         **({"augment": augment} if (augment := json.loads(lt25["augment"])) else {}),
     }
 

@@ -87,3 +87,11 @@ def plain_run(checkpoints):
     from lt25.checkpoints.whole import manifest
 
     return manifest(checkpoints / "step-2")["run"]
+
+
+def test_a_checkpoint_without_the_place_in_the_data_is_refused_in_one_line(tmp_path):
+    with plain.one_process():
+        dcp.save({"model": torch.zeros(2), "dataloader": {"steps": 3}}, checkpoint_id=tmp_path / "step-3", no_dist=True)
+    states = {"model": torch.ones(2), "dataloader": {"steps": 0, "source": {"step": 0}}}
+    with pytest.raises(UserError, match=r"step-3: holds no dataloader.source.step: go on from another checkpoint"):
+        plain.load(states, tmp_path / "step-3", no_dist=True)

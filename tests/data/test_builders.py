@@ -1,4 +1,5 @@
 import csv
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from lt25.data.builders import connected_digits, digits, espeak, stdlib
+from lt25.data.builders import connected_digits, digits, espeak, repeated_stdlib, stdlib
 from lt25.data.espeak import Espeak
 from lt25.data.series import decode_image
 from tests.data import make
@@ -150,3 +151,14 @@ def test_the_standard_library_without_tests_and_packages(tmp_path):
     assert all(name.endswith(".py") for name in names)
     assert not any({"test", "tests", "site-packages", "idle_test"} & set(name.split("/")) for name in names)
     assert (tmp_path / "json/decoder.py").read_text() == Path(json.decoder.__file__).read_text()
+
+
+def test_the_repeated_library_is_documents_of_the_size_asked_for_and_the_same_at_every_build(tmp_path):
+    for number in range(2):
+        (folder := tmp_path / str(number)).mkdir()
+        repeated_stdlib.build(folder, {"megabytes": 1})
+    texts = [json.loads(line)["text"] for line in (tmp_path / "0/train-000.jsonl").read_text().splitlines()]
+    assert 1e6 < (tmp_path / "0/train-000.jsonl").stat().st_size < 2e6 and len(set(texts)) == len(texts) > 20
+    assert sum("\n" not in text for text in texts if text) > len(texts) / 12
+    for path in (tmp_path / "0").iterdir():
+        assert path.read_bytes() == (tmp_path / "1" / path.name).read_bytes()

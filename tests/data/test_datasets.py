@@ -71,7 +71,7 @@ OPTIONS = {"fineweb-edu": {"vocab_size": 300}}
 
 def test_the_datasets_are_those_promised():
     published = {*PUBLISHED, "tinyshakespeare"}
-    assert set(NAMES) == {"digits", "spoken-digits", "stdlib", *CONNECTED} | published
+    assert set(NAMES) == {"digits", "spoken-digits", "stdlib", "repeated-stdlib", *CONNECTED} | published
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -117,7 +117,7 @@ def test_tinyshakespeare_is_one_document_a_split(tmp_path):
         ({"origin": {"hub": "a/b", "path": "c"}}, "origin"),
         (
             {"origin": {"builder": "nothing"}},
-            'origin.builder: found "nothing", allowed: sklearn_digits, espeak, stdlib, connected_digits',
+            'origin.builder: found "nothing", allowed: sklearn_digits, espeak, stdlib, repeated_stdlib, connected_digits',
         ),
         ({"splits": {"train": "train"}}, "splits.test: missing"),
         ({"splits": {"train": "a", "test": "b", "validation": {"from": "test", "fraction": 0.1}}}, "splits.validation"),

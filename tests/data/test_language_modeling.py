@@ -4,12 +4,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
+from transformers import AutoTokenizer
 
-from lt25.data import chunks, language_modeling, tokenizer
+from lt25.check import check_experiment
+from lt25.data import chunks, hub, language_modeling, tokenizer
+from lt25.data.acquire import acquire
 from lt25.data.order import Reading, Share
+from lt25.data.prepare import prepare
 from lt25.data.prepared import PreparedSplit
 from lt25.data.tokenizer import END
 from lt25.errors import UserError
+from lt25.training.job import read_job, write_job
+from lt25.training.run import identity_of
+from tests import tiny
 from tests.data import make
 
 CODE = "def f{0}(x):\n    return x + {0}  # añade ☃\n\n\n"
@@ -32,8 +40,6 @@ def folder(tmp_path_factory):
 
 
 def test_every_document_is_its_bytes_and_the_end(folder, tmp_path):
-    from transformers import AutoTokenizer
-
     tokenizer, facts = AutoTokenizer.from_pretrained(folder), stats(folder)
     assert len(tokenizer) == facts["model"]["vocab_size"] == 300
     end = tokenizer.convert_tokens_to_ids(END)
@@ -109,8 +115,6 @@ def test_a_text_column_of_numbers_is_named(tmp_path):
 
 
 def test_a_batch_of_prompts_is_padded_in_front(folder):
-    from transformers import AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained(folder)
     texts = ["def f1(x):", "def"]
     batch = tokenizer(texts, padding=True, return_tensors="pt")
@@ -212,8 +216,6 @@ def test_a_preparation_that_is_stopped_goes_on_and_arrives_at_the_same(stores, t
 
 @pytest.mark.parametrize("kind", ["unigram", "bytes"])
 def test_other_tokenizers_write_and_read_every_byte(tmp_path, kind):
-    from transformers import AutoTokenizer
-
     folder = make.prepared(tmp_path, "language_modeling", code(tmp_path / "mine", 4), vocab_size=270, tokenizer=kind)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert stats(folder)["model"]["vocab_size"] == len(tokenizer) <= (270 if kind == "unigram" else 257)
@@ -223,7 +225,6 @@ def test_other_tokenizers_write_and_read_every_byte(tmp_path, kind):
 
 def test_the_tokenizer_of_another_model_is_taken_without_what_it_puts_around_a_text(folder, tmp_path, monkeypatch):
     from tokenizers import processors
-    from transformers import AutoTokenizer
 
     other = AutoTokenizer.from_pretrained(folder)
     other.backend_tokenizer.post_processor = processors.TemplateProcessing(
@@ -252,3 +253,100 @@ def test_a_long_text_is_tokenized_in_pieces_that_add_up(monkeypatch):
     pieces = tokenizer._pieces(text)
     assert "".join(pieces) == text and len(pieces) > 10 and max(map(len, pieces)) <= 200
     assert all(piece.startswith("def") for piece in pieces)
+
+
+def test_several_datasets_are_prepared_together_and_read_as_often_as_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny.make_project(tmp_path))
+    (tmp_path / "config/datasets").unlink()
+    for number, word in enumerate(("first", "second")):
+        make.write(tmp_path / f"{word}.txt", f"{word} {number} " * 900 + "\n")
+        settings = {
+            "title": word,
+            "licence": "none",
+            "tasks": ["language_modeling"],
+            "origin": {"path": ".", "files": {"all": f"{word}.txt"}},
+            "columns": {"text": "text"},
+            "splits": {"train": "all", "test": {"from": "train", "fraction": 0.1}},
+        }
+        make.write(tmp_path / f"config/datasets/{word}.yaml", yaml.safe_dump(settings))
+    mixture = [{"name": "first", "probability": 3}, {"name": "second", "probability": 1}]
+    experiment = tiny.write_experiment(
+        tmp_path, "language_modeling", dataset=None, datasets=mixture, prepare={"tokenizer": "bytes"}
+    )
+    assert experiment.probabilities == (0.75, 0.25)
+    assert list(experiment.missing()) == ["download", "prepare", "train", "export", "evaluate"]
+    assert experiment.missing()["download"] == "lt25 download first && lt25 download second"
+    for dataset in experiment.datasets:
+        acquire(dataset, experiment.raw_dir_of(dataset))
+    assert check_experiment(experiment) == "; to be run: prepare, train, export, evaluate"
+    prepare(experiment)
+    write_job(experiment)
+    job = read_job(experiment.job_file)
+    assert job["lt25"]["probabilities"] == [0.75, 0.25]
+    assert identity_of(job, 1)["probabilities"] == [0.75, 0.25]
+    assert list(PreparedSplit(experiment.processed_dir, "test").table().path) == ["first.txt", "second.txt"]
+    split, reading = (
+        PreparedSplit(experiment.processed_dir, "train"),
+        Reading(Share(8), 3, seq_len=32, probabilities=(0.75, 0.25)),
+    )
+    source = language_modeling.source(split, reading)
+    ord_i = AutoTokenizer.from_pretrained(experiment.processed_dir)("i").input_ids[0]
+    of_first = [(source[index]["label"] == ord_i).any().item() for index in range(400)]
+    assert 0.68 < sum(of_first) / 400 < 0.82
+    settings = {"task": "language_modeling", "dataset": None, "datasets": mixture}
+    for wrong, message in (
+        ({"dataset": "first"}, "dataset: is there, and datasets too"),
+        ({"datasets": [mixture[0], mixture[0]]}, "datasets: first is there twice"),
+        ({"task": "classification"}, "datasets: several are for language_modeling"),
+    ):
+        with pytest.raises(UserError, match=message):
+            tiny.write_experiment(tmp_path, **{**settings, **wrong})
+
+
+def of_hub(streamed):
+    origin = {"hub": "owner/texts", **({"streamed": True} if streamed else {})}
+    return make.dataset("language_modeling", origin)
+
+
+def hub_files(root):
+    rows = [{"text": "".join(CODE.format(number + line) for line in range(number % 9))} for number in range(40)]
+    root.mkdir(parents=True)
+    for number in range(2):
+        pq.write_table(
+            pa.Table.from_pylist(rows[20 * number : 20 * number + 20]), root / f"{number}.parquet", row_group_size=4
+        )
+
+
+def test_what_is_streamed_from_a_mirror_is_not_copied_and_gives_the_same(tmp_path, monkeypatch):
+    hub_files(tmp_path / "hub/owner/texts")
+    monkeypatch.setattr(chunks, "SIZE", 300)
+    folders = {}
+    for streamed in (False, True):
+        root = tmp_path / str(streamed)
+        folders[streamed] = make.prepared(
+            root, "language_modeling", of_hub(streamed), tmp_path / "hub", vocab_size=280, store="text"
+        )
+        assert len(list((root / "data/raw/tiny").iterdir())) == (1 if streamed else 3)
+    copied, streamed = (first_windows(folders[which])[0] for which in (False, True))
+    assert all(torch.equal(one["input"], two["input"]) for one, two in zip(copied, streamed, strict=True))
+
+
+def test_what_is_streamed_from_the_hub_is_read_where_it_is(tmp_path, monkeypatch):
+    import fsspec
+    import huggingface_hub
+
+    hub_files(tmp_path / "hub/owner/texts")
+    there = fsspec.filesystem("memory")
+    there.put(str(tmp_path / "hub/owner/texts"), "/datasets/owner/texts@c0ffee", recursive=True)
+    monkeypatch.setattr(huggingface_hub, "HfFileSystem", lambda: there)
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "hub/owner/texts").iterdir()}
+    monkeypatch.setattr(hub, "_on_hub", lambda origin, wanted: ("c0ffee", sizes))
+    monkeypatch.setattr(chunks, "SIZE", 300)
+    remote = make.prepared(tmp_path / "remote", "language_modeling", of_hub(True), vocab_size=280, store="text")
+    known = json.loads((tmp_path / "remote/data/raw/tiny/SOURCE.json").read_text())
+    assert (known["root"], known["revision"]) == ("hf://datasets/owner/texts@c0ffee", "c0ffee")
+    here = make.prepared(
+        tmp_path / "here", "language_modeling", of_hub(False), tmp_path / "hub", vocab_size=280, store="tokens"
+    )
+    ahead, going = first_windows(here)[0], first_windows(remote)[0]
+    assert all(torch.equal(one["input"], two["input"]) for one, two in zip(ahead, going, strict=True))

@@ -120,7 +120,8 @@ def changed_source(wildcards):
 
     The files of a user's folder themselves are too many to be inputs, and files that are new are none yet.
     """
-    dataset = next((one.dataset for one in EXPERIMENTS.values() if one.dataset.name == wildcards.dataset), None)
+    datasets = (dataset for one in EXPERIMENTS.values() for dataset in one.datasets)
+    dataset = next((dataset for dataset in datasets if dataset.name == wildcards.dataset), None)
     if dataset is None:
         return []
     note = Path(".snakemake/changed") / dataset.name

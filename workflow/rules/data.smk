@@ -20,14 +20,14 @@ rule download_dataset:
 
 rule prepare_data:
     input:
-        "data/raw/{dataset}/SOURCE.json",
+        lambda wildcards: [f"data/raw/{dataset.name}/SOURCE.json" for dataset in preparing(wildcards).datasets],
     output:
         "data/processed/{dataset}/{preparation}/stats.json",
     log:
         "results/logs/prepare/{dataset}-{preparation}.log",
     benchmark:
         "results/benchmarks/prepare/{dataset}-{preparation}.tsv"
-    threads: 1
+    threads: lambda wildcards: 16 if preparing(wildcards).task == "language_modeling" else 1
     resources:
         mem_mb=4000,
         runtime="6h",
