@@ -58,7 +58,7 @@ def stages(experiments: Sequence[Experiment]) -> str:
     for experiment in experiments:
         name, data = experiment.name, f"data/processed/{experiment.dataset.name}"
         base = {file for file in experiment.origins.values() if file.endswith(".json")}
-        start = [f"results/{experiment.init_from}/hf"] if experiment.init_from else []
+        start = [f"results/{experiment.parent}/hf"] if experiment.parent else []
         results = f"results/{name}/evaluation"
         found[f"model-{_slug(name)}"] = _stage(
             f"train and export {name}",

@@ -30,6 +30,8 @@ DEFAULT = "default"
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 """What the files of experiments and datasets may be called, without their suffix: folders and commands have these names."""
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
 _EVERY_MODEL = {name: replace(key, default=OPTIONAL) for name, key in MODEL.items()}
 
 
@@ -74,7 +76,7 @@ class Experiment:
         dataset: the dataset.
         prepare: the resolved options of preparation.
         model: a Hugging Face config without the fields that the data decides.
-        init_from: another experiment, whose exported model training starts from.
+        init_from: another experiment, whose exported model training starts from; or, with a "/", a model of the Hub or a folder.
         evaluation: the resolved options of evaluation.
         job: the resolved sections of a training job.
         origins: dotted key -> the file that its value comes from, ``default`` or ``command line``.
@@ -179,6 +181,25 @@ class Experiment:
     @property
     def results_dir(self) -> Path:
         return self.root / "results" / self.name
+
+    @property
+    def parent(self) -> str | None:
+        """The experiment whose exported model training starts from; None if there is none, or another model."""
+        return None if self.init_from is None or "/" in self.init_from else self.init_from
+
+    @property
+    def starts_in_a_folder(self) -> bool:
+        """Whether ``init_from`` can only be a folder, not a model of the Hub."""
+        return not _HUB_NAME.fullmatch(self.init_from or "")
+
+    @property
+    def start(self) -> str | None:
+        """The folder of the model that training starts from, relative to the project."""
+        if self.init_from is None or self.parent is not None:
+            return None if self.init_from is None else f"results/{self.init_from}/hf"
+        if self.starts_in_a_folder or (self.root / self.init_from).is_dir():
+            return f"data/models/{Path(self.init_from).name}-{digest(self.init_from)[:8]}"
+        return f"data/models/{self.init_from}"
 
     @property
     def job_file(self) -> Path:
@@ -694,7 +715,7 @@ def _check_job(experiment: Experiment, where: str) -> None:
 
 def _check_start(experiment: Experiment, chain: tuple[str, ...]) -> None:
     """Check the experiment whose model training starts from; ``chain`` ends with this one."""
-    start = experiment.init_from
+    start = experiment.parent
     if start is None:
         return
     where = f"{experiment.path}: init_from"

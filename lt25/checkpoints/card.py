@@ -78,7 +78,8 @@ def model_card(experiment: Experiment, trained: Mapping[str, Any], stats: Mappin
     rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
     versions = ", ".join(f"{name} {number}" for name, number in trained["versions"].items())
     use = task.usage.replace("{folder}", f"results/{experiment.name}/hf")
-    start = f" It started from the weights of the experiment `{experiment.init_from}`." if experiment.init_from else ""
+    of = f"the experiment `{experiment.parent}`" if experiment.parent else f"`{experiment.init_from}`"
+    start = f" It started from the weights of {of}." if experiment.init_from else ""
     again = f"`snakemake results/{experiment.name}/hf/config.json` makes"
     if experiment.overrides:
         again = f"`lt25 train {experiment.arguments}` and `lt25 export {experiment.arguments}` make"

@@ -497,7 +497,11 @@ EXPERIMENT: Section = {
         True,
     ),
     "init_from": Key(
-        ("string", "null"), None, "another experiment, whose exported model training starts from", True, _TEXT
+        ("string", "null"),
+        None,
+        "another experiment, whose exported model training starts from; or, with a `/`, a model of the Hub or a folder",
+        True,
+        _TEXT,
     ),
     "evaluation": Key("object", {}, "how the model is evaluated; see docs/evaluation.md", False),
     "training": Key("object", REQUIRED, "the steps and what each computes", True, keys=TRAINING),

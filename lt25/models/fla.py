@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-import lt25.models.fla_hopper  # noqa: F401  (hands FLA what it lacks on Hopper GPUs)
+# They put into FLA what it lacks.
+import lt25.models.fla_hopper
+import lt25.models.fla_mamba2  # noqa: F401
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, window_size: tuple[int, int] = (-1, -1)) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 import tomli_w
 
+from lt25.checkpoints.foreign import bring
 from lt25.config.overrides import note
 from lt25.config.sections import JOB
 from lt25.errors import UserError
@@ -26,8 +27,11 @@ def write_job(experiment: Experiment) -> Path:
         The path of the job file.
 
     Raises:
-        UserError: if the data is not prepared, or the experiment sets a field of the model that the data decides.
+        UserError: if the data is not prepared, the experiment sets a field of the model that the data decides, or the model to
+            start from cannot be had.
     """
+    if experiment.init_from and not experiment.parent:
+        bring(experiment)
     for path, text in _texts(experiment).items():
         # A file that says the same keeps its date, by which Snakemake tells whether anything must be done again.
         if not _says(path, text):
@@ -132,7 +136,7 @@ def job_of(experiment: Experiment) -> dict[str, Any]:
             "arguments": experiment.arguments,
             "model_config": _shown(_model_config(experiment), experiment),
             "data": _shown(experiment.processed_dir, experiment),
-            "init_from": f"results/{experiment.init_from}/hf" if experiment.init_from else "",
+            "init_from": experiment.start or "",
             "augment": json.dumps({key: value for key, value in experiment.augment.items() if value is not None}),
             "probabilities": list(experiment.probabilities),
             "plugins": plugin_names(experiment.root),

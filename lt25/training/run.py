@@ -93,7 +93,9 @@ def identity_of(job: Mapping[str, Any], processes: int) -> dict[str, Any]:
     start = None
     if lt25["init_from"]:
         folder = Path(lt25["init_from"])
-        start = read_record(folder / "export.json", f"lt25 export {folder.parent.name}")["fingerprint"]
+        exported = folder.parts[0] == "results"
+        again = f"lt25 export {folder.parent.name}" if exported else f"lt25 configure {lt25['arguments']}"
+        start = read_record(folder / "export.json", again)["fingerprint"]
     return {
         **training_identity(job),
         "global_batch_size": total if total > 0 else local * (processes // split),

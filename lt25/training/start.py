@@ -1,4 +1,4 @@
-"""What a run that starts from another experiment's model takes of it: all of it, or all but what the new data decides."""
+"""What a run that starts from another model takes of it: all of it, or all but what the new data decides."""
 
 import json
 from pathlib import Path
@@ -60,11 +60,22 @@ def _different(folder: Path, data: Path, config: dict[str, Any]) -> str | None:
     before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     for name in _FILES:
         old, new = folder / name, data / name
-        if old.is_file() and new.is_file() and json.loads(old.read_text()) != json.loads(new.read_text()):
+        if old.is_file() and new.is_file() and _numbers(old) != _numbers(new):
             return "characters" if name == "vocab.json" else "tokens"
     if "vocab_size" in before and before["vocab_size"] != config.get("vocab_size", before["vocab_size"]):
         return "tokens"
     return "classes" if _classes(before) != _classes(config) else None
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """Return token -> number, whatever else a tokenizer's file says: who wrote it, or how texts are cut into tokens."""
+    written = json.loads(path.read_text(encoding="utf-8"))
+    if path.name == "vocab.json":
+        return written
+    tokens = written["model"]["vocab"]
+    if isinstance(tokens, list):  # Unigram's, with a score each
+        tokens = {token: number for number, (token, _) in enumerate(tokens)}
+    return {**tokens, **{added["content"]: added["id"] for added in written.get("added_tokens", ())}}
 
 
 def _classes(config: dict[str, Any]) -> dict[str, str]:

@@ -139,7 +139,7 @@ class Hub:
         monkeypatch.setattr(huggingface_hub, "HfApi", lambda: self)
         monkeypatch.setattr(huggingface_hub, "snapshot_download", self.download)
 
-    def dataset_info(self, hub, revision, files_metadata):
+    def repo_info(self, hub, repo_type, revision, files_metadata):
         self.asked.append(revision)
         names = ("data/train-0.txt", "data/test.txt", "README.md")
         return SimpleNamespace(sha="c0ffee" * 6, siblings=[SimpleNamespace(rfilename=name, size=9) for name in names])
@@ -170,7 +170,7 @@ def test_without_network_one_line_says_what_to_do(tmp_path, data, monkeypatch):
     def unreachable(self, *args, **options):
         raise httpx.ConnectError("Name or service not known")
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", unreachable)
     with pytest.raises(UserError) as caught:
         acquire(data, tmp_path / "raw", tmp_path / "elsewhere")
     message = str(caught.value)
@@ -185,7 +185,7 @@ def test_a_dataset_that_the_hub_does_not_have(tmp_path, data, monkeypatch):
         response = httpx.Response(404, request=httpx.Request("GET", "http://hub.invalid"))
         raise huggingface_hub.errors.RepositoryNotFoundError("404", response=response)
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", missing)
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", missing)
     with pytest.raises(UserError, match="owner/set: the Hub has no such dataset: mend origin"):
         acquire(data, tmp_path / "raw")
 

@@ -1,4 +1,4 @@
-"""The backward pass for Hopper GPUs and HGRN's checkpoints, beside FLA by Triton's interpreter; run by test_fla.py."""
+"""The backward pass for Hopper GPUs, Mamba-2 and HGRN's checkpoints, beside FLA by Triton's interpreter; run by test_fla.py."""
 
 from tests.models import interpret  # isort: skip
 
@@ -6,11 +6,12 @@ from inspect import unwrap
 
 import pytest
 import torch
+from fla.layers import mamba2
 from fla.models import HGRNConfig as FLAConfig
 from fla.models import HGRNForCausalLM as FLAModel
 from fla.ops.common.chunk_o import chunk_bwd_dqkwg
 
-from lt25.models import HGRNConfig, HGRNForCausalLM, fla_hopper
+from lt25.models import HGRNConfig, HGRNForCausalLM, fla_hopper, fla_mamba2
 from tests.models import delta_rule
 
 __all__ = ["interpret"]
@@ -18,7 +19,9 @@ __all__ = ["interpret"]
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_recurrence(monkeypatch):
+    """All of the gated delta rule's kernels, interpreted, take a minute; a GPU, in test_fla.py, needs none."""
     calls = []
     own = fla_hopper.gradients
     monkeypatch.setattr(fla_hopper.HopperBackend, "is_available", classmethod(lambda cls: True))
@@ -27,8 +30,7 @@ def test_gradients_are_those_of_the_recurrence(monkeypatch):
     assert calls and max(errors.values()) < 1e-5, errors
 
 
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("state_v_first", [False, True])
+@pytest.mark.parametrize(("packed", "state_v_first"), [(False, False), (True, True)])
 def test_it_computes_what_the_kernel_does(packed, state_v_first):
     """Two heads share a query, sequences end within a chunk."""
     torch.manual_seed(0)
@@ -53,8 +55,27 @@ def test_it_computes_what_the_kernel_does(packed, state_v_first):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
 
 
-OPTIONS = [{}, {"use_short_conv": True, "tie_word_embeddings": True}, {"use_lower_bound": False, "expand_ratio": 2}]
-SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48, "vocab_size": 20, "initializer_range": 0.3}
+def test_mamba2_by_linear_attention_is_what_its_layer_computes():
+    torch.manual_seed(0)
+    sizes = {"num_heads": 2, "head_dim": 16, "hidden_size": 16, "state_size": 16, "chunk_size": 16}
+    layer = mamba2.Mamba2(**sizes, layer_idx=0)
+    x, weight = torch.randn(2, 21, 16, requires_grad=True), torch.randn(2, 21, 16)
+    mask = torch.ones(2, 21)
+    mask[1, :4] = 0
+    ways = [
+        fla_mamba2.chunked(layer, x, use_cache=True, mask=mask),
+        fla_mamba2._plain(layer, x, use_cache=True, attention_mask=mask),
+    ]
+    wanted = (x, *(parameter for parameter in layer.parameters() if parameter.requires_grad))
+    for found, expected in zip(*ways, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    grads = [torch.autograd.grad((y * weight).sum(), wanted) for y, *_ in ways]
+    for found, expected in zip(*grads, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+OPTIONS = [{"expand_ratio": 2}, {"use_short_conv": True, "tie_word_embeddings": True, "use_lower_bound": False}]
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "vocab_size": 20, "initializer_range": 0.3}
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

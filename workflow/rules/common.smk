@@ -148,8 +148,8 @@ def job_files(wildcards):
 
 
 def starting_model(wildcards):
-    """The exported model that an experiment starts from, if it names one."""
-    start = EXPERIMENTS[wildcards.experiment].init_from
+    """The exported model that an experiment starts from, if it names one; a model from elsewhere comes with the job file."""
+    start = EXPERIMENTS[wildcards.experiment].parent
     return [f"results/{start}/hf/config.json"] if start else []
 
 

@@ -1,0 +1,106 @@
+"""Models to start from that no experiment has trained: from a folder, and from a mirror of the Hub."""
+
+import json
+
+import pytest
+import torch
+
+from lt25.errors import UserError
+from lt25.models import HGRNConfig, HGRNForCausalLM
+from lt25.training.job import write_job
+from tests import tiny
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny.make_project(tmp_path))
+    tiny.prepare(tiny.write_experiment(tmp_path, "language_modeling"))
+    return tmp_path
+
+
+@pytest.fixture
+def saved(project, monkeypatch):
+    """A function that writes a model into the mirror, under the name lab/small, with another ``config.json`` if wished."""
+    monkeypatch.setenv("LT25_HUB_MIRROR", str(project / "hub"))
+    folder = project / "hub" / "lab" / "small"
+    torch.manual_seed(3)
+    model = HGRNForCausalLM(HGRNConfig(**SIZES, **tiny.DECIDED["language_modeling"])).to(torch.bfloat16)
+
+    def save(**config):
+        model.save_pretrained(folder, max_shard_size="2KB")
+        fields = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**fields, **config}))
+        return model, folder
+
+    return save
+
+
+def configure(project, start, **sections):
+    experiment = tiny.write_experiment(project, "language_modeling", init_from=start, **sections)
+    write_job(experiment)
+    return experiment
+
+
+def test_training_goes_on_from_flas_model_of_the_hub(saved, project):
+    """As flash-linear-attention writes it: model type hgrn, in bfloat16 and several files."""
+    model, folder = saved(model_type="hgrn", attn_mode="fused_recurrent", fuse_norm=True)
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    experiment = configure(project, "lab/small", optimizer={"lr": 1e-12, "weight_decay": 0.0})
+    assert (project / "data" / "models" / "lab" / "small" / "export.json").is_file()
+    done = tiny.train(experiment)
+    assert done.returncode == 0, done.stderr
+    weights = dict(model.named_parameters())
+    found = tiny.weights(experiment, 4)
+    assert found.keys() == weights.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, weights[name].float(), atol=1e-6, rtol=0)
+
+
+def test_a_folder_is_one_too_and_is_brought_anew_when_it_changes(saved, project):
+    _, folder = saved()
+    here = project / "models" / "mine"
+    here.parent.mkdir()
+    folder.rename(here)
+    experiment = configure(project, "models/mine")
+    record = project / str(experiment.start) / "export.json"
+    before = json.loads(record.read_text())
+    configure(project, "models/mine")
+    assert json.loads(record.read_text()) == before
+    weights = next(here.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    configure(project, "models/mine")
+    assert json.loads(record.read_text())["fingerprint"] != before["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("start", "config", "said"),
+    [
+        ("./nowhere", {}, "init_from: ./nowhere: no such folder: correct the path"),
+        (
+            "lab/small",
+            {"model_type": "gla"},
+            "init_from: lab/small is of the model type gla, this experiment of lt25_hgrn",
+        ),
+        (
+            "lab/small",
+            {"use_lower_bound": False},
+            "init_from: model.use_lower_bound is True, but lab/small was trained with False: set it to that",
+        ),
+    ],
+)
+def test_what_cannot_be_started_from_is_one_line(saved, project, start, config, said):
+    saved(**config)
+    with pytest.raises(UserError) as caught:
+        configure(project, start)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_model_without_safetensors_is_one_line(saved, project):
+    _, folder = saved()
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"init_from: lab/small: no config\.json with weights in \*\.safetensors"):
+        configure(project, "lab/small")
+    assert not (project / "data" / "models" / "lab" / "small").exists()
