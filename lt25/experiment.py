@@ -612,8 +612,6 @@ def _check_data(experiment: Experiment, where: str) -> None:
 
 def _check_model(experiment: Experiment, base: Mapping[str, Any], where: str) -> None:
     task, family = TASKS[experiment.task], families.find(experiment.model["model_type"])
-    # On which device it will be trained is not known yet: `lt25 check` and the trainer look at that.
-    families.check(experiment.model, task.name, experiment.job["parallelism"], family.devices[0], where)
     training = experiment.job["training"]
     for key in ("varlen", "context_len"):
         if training[key] and not family.cu_seqlens:
@@ -625,10 +623,6 @@ def _check_model(experiment: Experiment, base: Mapping[str, Any], where: str) ->
         raise UserError(
             f"{where}: training.context_len: is for documents that are apart: remove it, or training.varlen"
         )
-    for key in task.decided:
-        if (origin := experiment.origins.get(f"model.{key}", DEFAULT)) != DEFAULT:
-            place = f"{origin}: {key}" if origin.endswith(".json") else f"{where}: model.{key}"
-            raise UserError(f"{place}: the data decides it: remove the key")
     for architecture in experiment.model.get("architectures", ()):
         if not _made_for(architecture, task) and not architecture.endswith("Model"):
             other = next((other.name for other in TASKS.values() if _made_for(architecture, other)), "no task of these")
@@ -637,6 +631,12 @@ def _check_model(experiment: Experiment, base: Mapping[str, Any], where: str) ->
                 f"{where}: model.{key}: made for {architecture}, which does {other}, and the task is {task.name}: name a "
                 "model of this task"
             )
+    # On which device it will be trained is not known yet: `lt25 check` and the trainer look at that.
+    families.check(experiment.model, task.name, experiment.job["parallelism"], family.devices[0], where)
+    for key in task.decided:
+        if (origin := experiment.origins.get(f"model.{key}", DEFAULT)) != DEFAULT:
+            place = f"{origin}: {key}" if origin.endswith(".json") else f"{where}: model.{key}"
+            raise UserError(f"{place}: the data decides it: remove the key")
 
 
 def _made_for(architecture: str, task: Task) -> bool:
@@ -704,11 +704,12 @@ def _check_job(experiment: Experiment, where: str) -> None:
             raise UserError(
                 f"{where}: training.dataloader.{key}: needs processes that read: set num_workers, or remove the key"
             )
-    if TASKS[experiment.task].main_input != "input_ids" and experiment.origins["training.seq_len"] != DEFAULT:
-        raise UserError(
-            f"{where}: training.seq_len: is the window of a language model, and {experiment.task} reads whole examples: "
-            "remove the key"
-        )
+    for key in ("seq_len", "varlen", "context_len"):
+        if TASKS[experiment.task].main_input != "input_ids" and experiment.origins[f"training.{key}"] != DEFAULT:
+            raise UserError(
+                f"{where}: training.{key}: is about the window of a language model, and {experiment.task} reads whole "
+                "examples: remove the key"
+            )
     if not experiment.job["checkpoint"]["enable"] and keep == "best":
         raise UserError(f"{where}: checkpoint.keep: best needs checkpoint.enable: set it to true")
 

@@ -191,6 +191,14 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
         ({"dataset": "digit"}, "config/datasets/digit.yaml: no such dataset file: did you mean digits?"),
         ({"extra": 1}, "extra: unknown key"),
         ({"model.droput": 0.5}, "model.droput: unknown key: did you mean dropout? `lt25 config` shows all "),
+        (
+            {
+                "task": "language_modeling",
+                "dataset": "stdlib",
+                "model": {"base": "config/models/hgrn_ctc_tiny.json"},
+            },
+            "model.base: made for HGRNForCTC, which does speech_recognition, and the task is language_modeling",
+        ),
         ({"model.dropout": "high"}, 'model.dropout: found "high", expected a number'),
         ({"model.dropout": 1.5}, "model.dropout: found 1.5, expected less than 1"),
         ({"model.hidden_size": -3}, "model.hidden_size: found -3, expected at least 1"),
@@ -230,7 +238,10 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
             "parallelism.tensor_parallel_degree: found 2, but lt25_hgrn has data parallelism only",
         ),
         ({"training": "much"}, 'training: found "much", expected keys and values'),
-        ({"training.seq_len": 64}, "training.seq_len: is the window of a language model, and classification reads"),
+        (
+            {"training.seq_len": 64},
+            "training.seq_len: is about the window of a language model, and classification reads",
+        ),
         ({"model.expand_ratio": 0.01}, "model.expand_ratio: found 0.01, which leaves none of 8 recurrent channels"),
         ({"model.architectures": ["Foo"]}, "model.architectures: made for Foo, which does no task of these"),
         (
@@ -287,6 +298,12 @@ def test_all_mistakes_of_a_file_and_of_its_dataset_are_said_together(project):
     ):
         assert f"{key}: " in said
     assert len(caught.value.lines) == 5
+    # A value of another type is one mistake, although it is none of the allowed ones either.
+    write(project, {"optimizer.name": ["AdamW"]})
+    with pytest.raises(UserError) as twice:
+        config.load_experiment("tiny")
+    said = [line for line in twice.value.lines if "optimizer" in line]
+    assert said == ['config/experiments/tiny.yaml: optimizer.name: found ["AdamW"], expected a text']
     assert str(caught.value) == f"{caught.value.lines[0]} (and 4 more, which `lt25 check` lists)"
     # What only shows when a file's keys are right is said together too.
     write_dataset(project, tasks=["language_modeling"], columns={"input": "image"})

@@ -82,6 +82,9 @@ def check(values: Any, section: Section, where: str) -> None:
     from jsonschema.exceptions import best_match, relevance
 
     errors = sorted(Draft202012Validator(schema(section)).iter_errors(values), key=relevance, reverse=True)
+    # A value of another type breaks its bounds too, which says nothing more.
+    mistyped = {tuple(error.absolute_path) for error in errors if error.validator == "type"}
+    errors = [one for one in errors if one.validator == "type" or tuple(one.absolute_path) not in mistyped]
     lines = [line for error in errors for line in explain(best_match([error]))]
     # JSON Schema's bounds let them pass.
     odd = {name: value for name, value in flat(values).items() if isinstance(value, float) and not math.isfinite(value)}
