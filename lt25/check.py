@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from lt25.checkpoints.whole import kept_steps
+from lt25.config.files import read_model
 from lt25.data import acquire, read
 from lt25.data.folders import Folder
 from lt25.errors import Mistakes, UserError
@@ -161,30 +162,41 @@ def check_model(experiment: Experiment) -> None:
 def check_start(experiment: Experiment) -> None:
     """Compare the sizes of the model with those of the one that it starts from.
 
-    The head and what takes the inputs are left out where the data of one of the two has not decided on them yet.
+    Classes and tokens may be others; what the data decides is left out where one of the two has not been prepared.
 
     Raises:
         UserError: if a weight has another size there, or is not there.
     """
-    if experiment.init_from is None:
+    written = experiment.root / (experiment.start or "") / "config.json"
+    if experiment.parent is not None:
+        parent = load_experiment(experiment.parent)
+        start, decided = parent.resolved()[0]["model"], (parent.processed_dir / "stats.json").is_file()
+    elif experiment.start is not None and written.is_file():
+        start, decided = read_model(written, f"{experiment.path}: init_from"), True
+    else:
         return
     from lt25.models.auto import try_model
 
-    parent, task = load_experiment(experiment.init_from), TASKS[experiment.task]
-    family = families.find(experiment.model["model_type"])
-    decided = all((one.processed_dir / "stats.json").is_file() for one in (experiment, parent))
+    task, family = TASKS[experiment.task], families.find(experiment.model["model_type"])
+    decided = decided and (experiment.processed_dir / "stats.json").is_file()
+    # Of what the data decides, the width of the input is the only key without which there is no model.
+    supposed = {} if decided else {key: 1 for key in task.decided if key == "input_size"}
     here, there = (
-        try_model(one.resolved()[0]["model"] if decided else one.model, task.name) for one in (experiment, parent)
+        try_model(
+            {key: value for key, value in model.items() if decided or key not in task.decided} | supposed, task.name
+        )
+        for model in (experiment.resolved()[0]["model"], start)
     )
-    apart = [family.heads[task.auto_model]]
-    if not decided or task.main_input == "input_ids":
-        apart.append(family.inputs[task.auto_model])
+    apart = [
+        family.heads[task.auto_model],
+        *([family.inputs[task.auto_model]] if task.main_input == "input_ids" else []),
+    ]
     for name, shape in here.items():
         if there.get(name) != shape and not any(name.startswith(f"{module}.") for module in apart):
             found = f"is {list(there[name])} there" if name in there else "is not there"
             raise UserError(
-                f"{experiment.path}: init_from: {parent.name}: {name} {found} and {list(shape)} here: start from a model of "
-                "the same sizes"
+                f"{experiment.path}: init_from: {experiment.init_from}: {name} {found} and {list(shape)} here: start from a "
+                "model of the same sizes"
             )
 
 

@@ -240,11 +240,22 @@ def test_a_start_of_another_size_is_refused(project, capsys):
     status, said = checked(capsys, "tiny")
     assert status == 2
     assert "tiny.yaml: init_from: wide: model." in said and "there and [" in said
-    # Other tokens are another matter: what knows them is made new.
-    more = {"dropout": 0.0}
-    tiny.write_experiment(
-        project, "language_modeling", "wide", dataset="reviews", model=more, prepare={"vocab_size": 300}
-    )
+    dataset = {"tasks": ["classification"], "columns": {"input": "image", "label": "label"}}
+    write_dataset(project, **dataset)
+    make.image_folder(project / "reviews", 2)
+    (project / "reviews" / "all.csv").unlink()
+    tiny.write_experiment(project, "classification", "seen", dataset="reviews", model=wide)
+    tiny.write_experiment(project, "classification", "next", dataset="reviews", init_from="seen", model=wide)
+    assert checked(capsys, "next")[0] == 0
+    tiny.write_experiment(project, "classification", "next", dataset="reviews", init_from="seen")
+    assert "next.yaml: init_from: seen: model." in checked(capsys, "next")[1]
+
+
+def test_a_start_of_other_tokens_is_none_of_another_size(project, capsys):
+    # What knows them is made new.
+    sections = {"model": {"dropout": 0.0}, "prepare": {"vocab_size": 300}}
+    tiny.write_experiment(project, "language_modeling", "other", dataset="reviews", **sections)
+    tiny.write_experiment(project, "language_modeling", dataset="reviews", init_from="other")
     assert checked(capsys, "tiny")[0] == 0
 
 
