@@ -34,7 +34,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).parents[1]
+from step import REPOSITORY, write_job
+
 sys.path.insert(0, str(REPOSITORY))
 
 # From the surest to those whose kernels for training come in a package that lt25 does not need.
@@ -131,49 +132,19 @@ def describe(config: dict[str, Any], length: int) -> tuple[int, float]:
 def write_project(folder: Path, config: dict[str, Any], options: argparse.Namespace, fused_loss: bool) -> None:
     """Write one document of random tokens and a job file."""
     import torch
-    from safetensors.torch import save_file
 
-    from lt25.files import write_record
-    from lt25.training.job import job_text
-
-    data, tokens = folder / "data", 64 * options.length
-    data.mkdir()
+    tokens = 64 * options.length
     torch.manual_seed(0)
     drawn = torch.randint(3, config["vocab_size"], (tokens,), dtype=torch.int32)
-    tensors = {"inputs": drawn, "input_offsets": torch.tensor([0, tokens])}
-    save_file(tensors, data / "train-00000-of-00001.safetensors")
-    stats = {"task": "language_modeling", "fingerprint": "synthetic", "model": {}, "splits": {"train": {}}}
-    write_record(data / "stats.json", stats, sorted(data.glob("*.safetensors")))
-    written = json.dumps(config)
-    (folder / "config.json").write_text(written)
-    job: dict[str, dict] = {
-        "job": {"dump_folder": "results", "custom_config_module": "lt25.training.job_config"},
-        "model": {"name": "language_modeling", "flavor": "experiment", "hf_assets_path": "data"},
-        "lt25": {
-            "experiment": "model",
-            "arguments": "model",
-            "model_config": "config.json",
-            "data": "data",
-            "init_from": "",
-            "augment": "{}",
-        },
-        "training": {
-            "steps": options.steps,
-            "local_batch_size": options.batch,
-            "global_batch_size": -1,
-            "seq_len": options.length,
-            "fused_loss": fused_loss,
-            "mixed_precision_param": "bfloat16" if options.device == "cuda" else "float32",
-        },
-        "optimizer": {"lr": 1e-4},
-        "lr_scheduler": {"warmup_steps": 1},
-        "parallelism": {f"{kind}_parallel_degree": 1 for kind in ("tensor", "context", "pipeline")},
-        "activation_checkpoint": {"mode": "none"},
-        "checkpoint": {"enable": False},
-        "metrics": {"log_freq": max(options.steps // 3, 1)},
-        "debug": {"seed": 0},
+    training = {
+        "steps": options.steps,
+        "local_batch_size": options.batch,
+        "seq_len": options.length,
+        "fused_loss": fused_loss,
+        "mixed_precision_param": "bfloat16" if options.device == "cuda" else "float32",
     }
-    (folder / "job.toml").write_text(job_text(job, written))
+    tensors = {"inputs": drawn, "input_offsets": torch.tensor([0, tokens])}
+    write_job(folder, "language_modeling", tensors, config, {"training": training, "optimizer": {"lr": 1e-4}})
 
 
 def run_lt25(

@@ -265,14 +265,9 @@ def one_process(case: Case, network: str, device: str, modes: list[str], profile
 def write_project(folder: Path, case: Case, steps: int, variant: "Variant") -> Path:
     """Write prepared data and a job file of a network; return the path of the job file."""
     import torch
-    from safetensors.torch import save_file
-
-    from lt25.files import write_record
-    from lt25.training.job import job_text
 
     torch.manual_seed(0)
-    examples, data = 4 * case.batch, folder / "data"
-    data.mkdir(parents=True)
+    examples = 4 * case.batch
     lengths = torch.full((examples,), case.steps)
     if variant.ragged:
         lengths = torch.randint(case.steps // 2, case.steps + 1, (examples,))
@@ -292,18 +287,42 @@ def write_project(folder: Path, case: Case, steps: int, variant: "Variant") -> P
         tensors["labels"] = torch.randint(1, case.classes, (examples * case.labels,), dtype=torch.int32)
         tensors["label_offsets"] = torch.arange(examples + 1) * case.labels
         size |= {"vocab_size": case.classes, "pad_token_id": 0}
+    training = {"steps": steps, "local_batch_size": case.batch, "seq_len": case.steps}
+    settings = {**variant.settings, "training": {**training, **variant.settings.get("training", {})}}
+    return write_job(folder, variant.task, tensors, {"model_type": "lt25_hgrn", **size, **variant.model}, settings)
+
+
+def write_job(
+    folder: Path, task: str, tensors: dict[str, Any], model: dict[str, Any], settings: dict[str, dict[str, Any]]
+) -> Path:
+    """Write prepared data, a model's configuration and a job file that trains it without checkpoints.
+
+    Args:
+        folder: where.
+        task: the task's name.
+        tensors: of the training split.
+        model: the content of config.json.
+        settings: sections of the job, ``training`` with steps, batch and window among them.
+
+    Returns:
+        The path of the job file.
+    """
+    from safetensors.torch import save_file
+
+    from lt25.files import write_record
+    from lt25.training.job import job_text
+
+    data = folder / "data"
+    data.mkdir(parents=True)
     shard = data / "train-00000-of-00001.safetensors"
     save_file(tensors, shard)
-    write_record(
-        data / "stats.json",
-        {"task": variant.task, "fingerprint": "synthetic", "splits": {"train": {}, "validation": {}}},
-        [shard],
-    )
-    model = json.dumps({"model_type": "lt25_hgrn", **size, **variant.model})
-    (folder / "config.json").write_text(model)
+    stats = {"task": task, "fingerprint": "synthetic", "model": {}, "splits": {"train": {}, "validation": {}}}
+    write_record(data / "stats.json", stats, [shard])
+    written = json.dumps(model)
+    (folder / "config.json").write_text(written)
     job: dict[str, dict] = {
         "job": {"dump_folder": "results", "custom_config_module": "lt25.training.job_config"},
-        "model": {"name": variant.task, "flavor": "experiment", "hf_assets_path": "data"},
+        "model": {"name": task, "flavor": "experiment", "hf_assets_path": "data"},
         "lt25": {
             "experiment": "step",
             "arguments": "step",
@@ -312,22 +331,17 @@ def write_project(folder: Path, case: Case, steps: int, variant: "Variant") -> P
             "init_from": "",
             "augment": "{}",
         },
-        "training": {
-            "steps": steps,
-            "local_batch_size": case.batch,
-            "global_batch_size": -1,
-            "seq_len": case.steps,
-        },
+        "training": {"global_batch_size": -1},
         "parallelism": {f"{kind}_parallel_degree": 1 for kind in ("tensor", "context", "pipeline")},
         "lr_scheduler": {"warmup_steps": 1},
         "activation_checkpoint": {"mode": "none"},
         "checkpoint": {"enable": False},
-        "metrics": {"log_freq": max(steps // 3, 1)},
+        "metrics": {"log_freq": max(settings["training"]["steps"] // 3, 1)},
         "debug": {"seed": 0},
     }
-    for section, values in variant.settings.items():
+    for section, values in settings.items():
         job.setdefault(section, {}).update(values)
-    (folder / "job.toml").write_text(job_text(job, model))
+    (folder / "job.toml").write_text(job_text(job, written))
     return folder / "job.toml"
 
 

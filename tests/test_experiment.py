@@ -428,7 +428,7 @@ def test_a_dataset_is_resolved(project):
         ({"origin": {"path": "x", "hub": "a/b"}}, "origin"),
         (
             {"origin": {"builder": "mnist"}},
-            'origin.builder: found "mnist", allowed: sklearn_digits, espeak, stdlib, connected_digits',
+            'origin.builder: found "mnist", allowed: sklearn_digits, espeak, ',
         ),
         ({"columns": {"inptu": "image"}}, "columns.inptu: unknown key: did you mean input?"),
         ({"splits": {"train": "all"}}, "splits.test: missing"),
