@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lt25.ops.backends import choose, kernels, reference
+from lt25.ops.operator import operator
 from lt25.ops.scan import check_sequences
 
 
@@ -50,7 +51,7 @@ def short_conv(
     return _forward(ifg, weight, mask, cu_seqlens, bidirectional, backend)
 
 
-@torch.library.custom_op("lt25::short_conv", mutates_args=())
+@operator("lt25::short_conv")
 def _forward(
     ifg: Tensor, weight: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, bidirectional: bool, backend: str
 ) -> Tensor:
@@ -62,7 +63,7 @@ def _(ifg, weight, mask, cu_seqlens, bidirectional, backend):
     return ifg.new_empty(ifg.shape)
 
 
-@torch.library.custom_op("lt25::short_conv_backward", mutates_args=())
+@operator("lt25::short_conv_backward")
 def _backward(
     grad_y: Tensor,
     ifg: Tensor,

@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lt25.ops.backends import as_multiplied, kernels
+from lt25.ops.operator import operator
 
 IGNORE = -100
 
-# Logits in memory at a time: so many that the products fill a GPU, and so few that they stay in a CPU's cache.
+# Logits in memory at a time: so many that the products fill a GPU, and so few that they stay in a CPU's cache. On an H100 a few
+# pieces take no longer than one, and 32 take a quarter longer.
 ON_CUDA, ON_CPU = 2**27, 2**20
 
 
@@ -43,7 +45,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, z_loss:
     return _forward(hidden.flatten(0, -2), weight, labels.flatten(), z_loss, differentiable)[0]
 
 
-@torch.library.custom_op("lt25::linear_cross_entropy", mutates_args=())
+@operator("lt25::linear_cross_entropy")
 def _forward(
     hidden: Tensor, weight: Tensor, labels: Tensor, z_loss: float, differentiable: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lt25.ops.backends import kernels
+from lt25.ops.operator import operator
 
 IGNORE = -100
 
@@ -72,7 +73,7 @@ def greedy_ids(logits: Tensor, lengths: Tensor, blank: int = 0) -> list[list[int
     return [symbols[symbols != blank].tolist() for symbols in collapsed]
 
 
-@torch.library.custom_op("lt25::ctc_loss", mutates_args=())
+@operator("lt25::ctc_loss")
 def _forward(
     logits: Tensor, logit_lengths: Tensor, labels: Tensor, blank: int, differentiable: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -88,7 +89,7 @@ def _(logits, logit_lengths, labels, blank, differentiable):
     return tuple(logits.new_empty(shape, dtype=torch.float32) for shape in ((), *saved))
 
 
-@torch.library.custom_op("lt25::ctc_loss_backward", mutates_args=())
+@operator("lt25::ctc_loss_backward")
 def _backward(
     grad_loss: Tensor,
     logits: Tensor,

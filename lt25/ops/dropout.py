@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lt25.ops.backends import choose, kernels, reference
+from lt25.ops.operator import operator
 
 
 def dropout(x: Tensor, p: float, seed: Tensor | None = None, backend: str | None = None) -> Tensor:
@@ -34,7 +35,7 @@ def dropout(x: Tensor, p: float, seed: Tensor | None = None, backend: str | None
     return reference.dropout(x, p, seed) if backend == "reference" else _dropout(x, p, seed, backend)
 
 
-@torch.library.custom_op("lt25::dropout", mutates_args=())
+@operator("lt25::dropout")
 def _dropout(x: Tensor, p: float, seed: Tensor, backend: str) -> Tensor:
     return kernels(backend, "dropout").dropout(x, p, seed)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lt25.ops.backends import as_multiplied, choose, joined, kernels, reference, sum_dtype
 from lt25.ops.backends.sizes import are_constant, fits_norm_linear, fits_row, is_few
+from lt25.ops.operator import operator
 from lt25.ops.rows import add_rms_norm
 
 
@@ -59,7 +60,7 @@ def add_norm_linear(
     return F.linear(normed, torch.cat(tuple(weights))), total
 
 
-@torch.library.custom_op("lt25::add_norm_linear_row", mutates_args=())
+@operator("lt25::add_norm_linear_row")
 def _row(
     x: Tensor, residual: Tensor | None, norm_weight: Tensor, eps: float, weights: Sequence[Tensor], early: bool
 ) -> tuple[Tensor, Tensor]:
@@ -72,7 +73,7 @@ def _(x, residual, norm_weight, eps, weights, early):
     return y, x.new_empty(x.shape, dtype=sum_dtype(x, residual))
 
 
-@torch.library.custom_op("lt25::add_norm_linear", mutates_args=())
+@operator("lt25::add_norm_linear")
 def _fused(
     x: Tensor, residual: Tensor | None, norm_weight: Tensor, eps: float, weights: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
@@ -87,7 +88,7 @@ def _(x, residual, norm_weight, eps, weights):
     return y, x.new_empty(x.shape, dtype=sum_dtype(x, residual))
 
 
-@torch.library.custom_op("lt25::add_norm_linear_backward", mutates_args=())
+@operator("lt25::add_norm_linear_backward")
 def _fused_backward(
     grad_y: Tensor,
     grad_total: Tensor | None,
@@ -136,7 +137,7 @@ def _differentiate(ctx, grad_y, grad_total):
 _fused.register_autograd(_differentiate, setup_context=_setup_context)
 
 
-@torch.library.custom_op("lt25::joint_linear", mutates_args=())
+@operator("lt25::joint_linear")
 def _joint(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     return F.linear(x, joined(weights))
 
@@ -146,7 +147,7 @@ def _(x, weights):
     return x.new_empty(*x.shape[:-1], len(weights) * weights[0].shape[0])
 
 
-@torch.library.custom_op("lt25::joint_linear_backward", mutates_args=())
+@operator("lt25::joint_linear_backward")
 def _joint_backward(grad_y: Tensor, x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     rows = grad_y.reshape(-1, grad_y.shape[-1])
     return grad_y @ joined(weights), rows.T @ x.reshape(-1, x.shape[-1])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lt25.ops.backends import as_multiplied, choose, kernels, reference, state_dtype
 from lt25.ops.backends.sizes import fits_norm_linear
+from lt25.ops.operator import operator
 from lt25.ops.scan import check_sequences, count_sequences
 
 
@@ -91,7 +92,7 @@ def hgrn_mix(
     return y, final_state if output_final_state else None
 
 
-@torch.library.custom_op("lt25::hgrn_mix", mutates_args=())
+@operator("lt25::hgrn_mix")
 def _forward(
     ifg: Tensor,
     weight: Tensor,
@@ -119,7 +120,7 @@ def _(ifg, weight, eps, lower_bound, mask, initial_state, cu_seqlens, bidirectio
     )
 
 
-@torch.library.custom_op("lt25::hgrn_mix_backward", mutates_args=())
+@operator("lt25::hgrn_mix_backward")
 def _backward(
     grad_y: Tensor,
     grad_final: Tensor | None,

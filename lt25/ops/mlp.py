@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lt25.ops.backends import as_multiplied, choose, kernels, reference
 from lt25.ops.backends.sizes import are_constant, fits_narrow_mlp, fits_row, fits_wide_mlp, is_few
+from lt25.ops.operator import operator
 from lt25.ops.rows import swiglu
 
 
@@ -81,7 +82,7 @@ def swiglu_linear(gate_up: Tensor, weight: Tensor, backend: str | None = None) -
     return F.linear(swiglu(gate_up, backend), weight)
 
 
-@torch.library.custom_op("lt25::swiglu_linear_row", mutates_args=())
+@operator("lt25::swiglu_linear_row")
 def _row(gate_up: Tensor, weight: Tensor, early: bool) -> Tensor:
     return kernels("triton", "row").swiglu_product(gate_up, weight, early)
 
@@ -91,7 +92,7 @@ def _(gate_up, weight, early):
     return gate_up.new_empty(*gate_up.shape[:-1], weight.shape[0])
 
 
-@torch.library.custom_op("lt25::gated_mlp", mutates_args=())
+@operator("lt25::gated_mlp")
 def _fused(x: Tensor, gate_weight: Tensor, up_weight: Tensor, down_weight: Tensor) -> Tensor:
     return kernels("triton", "mlp").forward(x, gate_weight, up_weight, down_weight)
 
@@ -101,7 +102,7 @@ def _(x, gate_weight, up_weight, down_weight):
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op("lt25::gated_mlp_backward", mutates_args=())
+@operator("lt25::gated_mlp_backward")
 def _fused_backward(
     grad_y: Tensor, x: Tensor, gate_weight: Tensor, up_weight: Tensor, down_weight: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -126,7 +127,7 @@ def _differentiate(ctx, grad_y):
 _fused.register_autograd(_differentiate, setup_context=_setup_context)
 
 
-@torch.library.custom_op("lt25::wide_mlp", mutates_args=())
+@operator("lt25::wide_mlp")
 def _wide(x: Tensor, gate_weight: Tensor, up_weight: Tensor, down_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     y, *saved = kernels("triton", "products").forward(x.reshape(-1, x.shape[-1]), gate_weight, up_weight, down_weight)
     return y.view(x.shape), *saved
@@ -138,7 +139,7 @@ def _(x, gate_weight, up_weight, down_weight):
     return x.new_empty(x.shape), x.new_empty(rows, 2 * width), x.new_empty(rows, width)
 
 
-@torch.library.custom_op("lt25::wide_mlp_backward", mutates_args=())
+@operator("lt25::wide_mlp_backward")
 def _wide_backward(
     grad_y: Tensor,
     x: Tensor,

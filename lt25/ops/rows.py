@@ -4,10 +4,10 @@ SwiGLU is from "GLU Variants Improve Transformer" (https://arxiv.org/abs/2002.05
 Normalization" (https://arxiv.org/abs/1910.07467). Each is one pass over the data, forward and backward.
 """
 
-import torch
 from torch import Tensor
 
 from lt25.ops.backends import choose, kernels, reference, sum_dtype
+from lt25.ops.operator import operator
 
 
 def swiglu(gate_up: Tensor, backend: str | None = None) -> Tensor:
@@ -29,7 +29,7 @@ def swiglu(gate_up: Tensor, backend: str | None = None) -> Tensor:
     return reference.swiglu(gate_up) if backend == "reference" else _swiglu(gate_up, backend)
 
 
-@torch.library.custom_op("lt25::swiglu", mutates_args=())
+@operator("lt25::swiglu")
 def _swiglu(gate_up: Tensor, backend: str) -> Tensor:
     return kernels(backend, "rows").swiglu_forward(gate_up)
 
@@ -39,7 +39,7 @@ def _(gate_up, backend):
     return gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
 
 
-@torch.library.custom_op("lt25::swiglu_backward", mutates_args=())
+@operator("lt25::swiglu_backward")
 def _swiglu_backward(grad_y: Tensor, gate_up: Tensor, backend: str) -> Tensor:
     return kernels(backend, "rows").swiglu_backward(grad_y, gate_up)
 
@@ -91,7 +91,7 @@ def add_rms_norm(
     return _add_norm(x, residual, weight, eps, backend)
 
 
-@torch.library.custom_op("lt25::add_rms_norm", mutates_args=())
+@operator("lt25::add_rms_norm")
 def _add_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, backend: str) -> tuple[Tensor, Tensor]:
     return kernels(backend, "rows").add_rms_norm_forward(x, residual, weight, eps)
 
@@ -101,7 +101,7 @@ def _(x, residual, weight, eps, backend):
     return x.new_empty(x.shape), x.new_empty(x.shape, dtype=sum_dtype(x, residual))
 
 
-@torch.library.custom_op("lt25::add_rms_norm_backward", mutates_args=())
+@operator("lt25::add_rms_norm_backward")
 def _norm_backward(
     grad_normed: Tensor, grad_sum: Tensor | None, total: Tensor, weight: Tensor, eps: float, backend: str
 ) -> tuple[Tensor, Tensor]:

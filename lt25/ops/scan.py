@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lt25.ops.backends import choose, kernels, reference, state_dtype
+from lt25.ops.operator import operator
 
 
 def hgrn_scan(
@@ -84,7 +85,7 @@ def count_sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
     return x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
 
 
-@torch.library.custom_op("lt25::hgrn_scan", mutates_args=())
+@operator("lt25::hgrn_scan")
 def _forward(
     x: Tensor, log_f: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None, reverse: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
@@ -96,7 +97,7 @@ def _(x, log_f, initial_state, cu_seqlens, reverse, backend):
     return x.new_empty(x.shape), x.new_empty(count_sequences(x, cu_seqlens), x.shape[2], dtype=state_dtype(x))
 
 
-@torch.library.custom_op("lt25::hgrn_scan_backward", mutates_args=())
+@operator("lt25::hgrn_scan_backward")
 def _backward(
     grad_h: Tensor,
     grad_final: Tensor | None,

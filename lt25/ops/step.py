@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lt25.ops.backends import as_multiplied, choose, kernels, reference, state_dtype
 from lt25.ops.backends.sizes import are_constant, fits_row
+from lt25.ops.operator import operator
 
 
 def hgrn_step(
@@ -58,7 +59,7 @@ def hgrn_step(
     return y if out_weight is None else F.linear(y, out_weight), state
 
 
-@torch.library.custom_op("lt25::hgrn_step_row", mutates_args=())
+@operator("lt25::hgrn_step_row")
 def _row(
     ifg: Tensor,
     weight: Tensor,
@@ -76,7 +77,7 @@ def _(ifg, weight, eps, state, lower_bound, out_weight, early):
     return ifg.new_empty(1, out_weight.shape[0]), torch.empty_like(state)
 
 
-@torch.library.custom_op("lt25::hgrn_step", mutates_args=())
+@operator("lt25::hgrn_step")
 def _step(
     ifg: Tensor, weight: Tensor, eps: float, state: Tensor, lower_bound: Tensor | None, backend: str
 ) -> tuple[Tensor, Tensor]:

@@ -48,7 +48,8 @@ def choose_data_parallel(job: JobConfig, processes: int, parameters: Callable[[]
     given = degrees.data_parallel_shard_degree != -1 or degrees.data_parallel_replicate_degree != 1
     if processes == 1 or given or any(getattr(degrees, degree) != 1 for degree in rest):
         return None
-    state, memory = STATE_BYTES * parameters(), _device_memory()
+    mean = 4 if job.optimizer.ema_decay else 0  # type: ignore[attr-defined]
+    state, memory = (STATE_BYTES + mean) * parameters(), _device_memory()
     fits = state < memory / 2
     degrees.data_parallel_replicate_degree, degrees.data_parallel_shard_degree = (
         (processes, 1) if fits else (1, processes)

@@ -160,7 +160,7 @@ def test_fused_mlp_under_autocast_is_as_linear():
 
 @pytest.mark.parametrize("rows", [0, 3])
 def test_fused_mlp_keeps_torchs_rules(rows):
-    torch.library.opcheck(mlp._fused, mlp_arguments(rows, 16, 32, torch.bfloat16))
+    torch.library.opcheck(mlp._fused.registered, mlp_arguments(rows, 16, 32, torch.bfloat16))
 
 
 def test_fused_mlp_compiles_into_one_graph():

@@ -172,22 +172,35 @@ def test_shapes_and_dtypes_on_the_meta_device(operator):
 def test_operators_keep_torchs_rules():
     ifg, weight, bound, state = torch.randn(2, 5, 12), torch.randn(4), torch.rand(4), torch.randn(2, 4)
     mask, packing = torch.rand(2, 5) < 0.7, torch.tensor([0, 2, 5])
-    check = torch.library.opcheck
+
+    def check(operator, arguments):
+        torch.library.opcheck(operator.registered, arguments)
+
     grad = [each.requires_grad_() for each in (ifg, weight, bound, state)]
     check(mix_operator._forward, (grad[0], grad[1], 1e-5, grad[2], mask, grad[3], None, True, None, "numba"))
-    check(mix_operator._forward, (grad[0][:1], grad[1], 1e-5, None, None, grad[3], packing, False, None, "numba"))
+    check(
+        mix_operator._forward,
+        (grad[0][:1], grad[1], 1e-5, None, None, grad[3], packing, False, None, "numba"),
+    )
     ifg, weight, bound, state = (each.detach() for each in grad)
     y = torch.randn(2, 5, 4)
-    check(mix_operator._backward, (y, state, ifg, y, weight, 1e-5, bound, mask, state, None, True, None, "numba"))
+    check(
+        mix_operator._backward,
+        (y, state, ifg, y, weight, 1e-5, bound, mask, state, None, True, None, "numba"),
+    )
     check(step_operator._step, (ifg[:, 0], weight, 1e-5, state, bound, "numba"))
     taps = torch.randn(8, 3)
     check(
-        conv_operator._forward, (ifg.clone().requires_grad_(), taps.clone().requires_grad_(), mask, None, True, "numba")
+        conv_operator._forward,
+        (ifg.clone().requires_grad_(), taps.clone().requires_grad_(), mask, None, True, "numba"),
     )
     check(conv_operator._backward, (ifg[:1], ifg[:1], taps, None, packing, False, "numba"))
     check(rows_operators._swiglu, (ifg.clone().requires_grad_(), "numba"))
     check(rows_operators._swiglu_backward, (y[..., :2], y, "numba"))
-    check(rows_operators._add_norm, (y.clone().requires_grad_(), y.clone().requires_grad_(), grad[1], 1e-5, "numba"))
+    check(
+        rows_operators._add_norm,
+        (y.clone().requires_grad_(), y.clone().requires_grad_(), grad[1], 1e-5, "numba"),
+    )
     check(rows_operators._add_norm, (y.clone().requires_grad_(), None, grad[1], 1e-5, "numba"))
     check(rows_operators._norm_backward, (y, y, y, weight, 1e-5, "numba"))
 

@@ -165,10 +165,10 @@ def test_any_memory_layout():
 @pytest.mark.parametrize("cu_seqlens", [None, PACKING], ids=["batch", "packed"])
 def test_is_a_well_behaved_operator(cu_seqlens):
     x, log_f, state = make_inputs(dtype=torch.float32, cu_seqlens=cu_seqlens)
-    torch.library.opcheck(_forward, (x, log_f, state, cu_seqlens, False, "numba"))
-    torch.library.opcheck(_forward, (x, log_f, None, cu_seqlens, True, "numba"))
+    torch.library.opcheck(_forward.registered, (x, log_f, state, cu_seqlens, False, "numba"))
+    torch.library.opcheck(_forward.registered, (x, log_f, None, cu_seqlens, True, "numba"))
     detached = [t.detach() for t in (x, state, log_f, x, state)]
-    torch.library.opcheck(_backward, (*detached, cu_seqlens, False, "numba"))
+    torch.library.opcheck(_backward.registered, (*detached, cu_seqlens, False, "numba"))
 
 
 def test_compiles_into_one_graph():

@@ -5,6 +5,7 @@ numba runs on CPUs and Triton on CUDA devices. The reference runs anywhere, slow
 
 import importlib
 from collections.abc import Sequence
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -38,6 +39,7 @@ def choose(operator: str, x: Tensor, backend: str | None) -> str:
     return backend
 
 
+@cache
 def kernels(backend: str, operator: str) -> ModuleType:
     """The module of one operator's kernels, imported when first used: numba and Triton each take a second to import."""
     return importlib.import_module(f"lt25.ops.backends.{backend}_{operator}")
