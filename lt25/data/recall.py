@@ -11,6 +11,7 @@ import torch
 from lt25.data.collation import IGNORE, NO_GRID, Batch, Grid, Item
 from lt25.data.examples import Examples
 from lt25.data.faults import Fault
+from lt25.data.order import Reading
 from lt25.data.prepared import PreparedSplit
 from lt25.data.shards import SplitWriter
 from lt25.data.sources import PreparedExamples
@@ -72,8 +73,8 @@ def _write_tokenizer(folder: Path, ids: Mapping[str, int]) -> None:
     write_json(folder / "tokenizer_config.json", {**config, "clean_up_tokenization_spaces": False})
 
 
-def source(split: PreparedSplit, seq_len: int) -> PreparedExamples:
-    """Return where a training run's examples come from."""
+def source(split: PreparedSplit, reading: Reading) -> PreparedExamples:
+    """Return where a training run's examples come from; ``reading`` is of no account."""
     return PreparedExamples(split)
 
 

@@ -69,6 +69,24 @@ def test_recorded_steps_choose_what_single_ones_do(model):
             assert generate(PROMPT) == ended
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("hidden", [64, 1024])
+def test_on_a_gpu_the_recorded_steps_choose_the_likeliest_tokens(hidden):
+    """Kernels that read their weights early wait for the rows that they multiply them with."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": hidden, "num_hidden_layers": 6, "vocab_size": 4000, "initializer_range": 0.1}
+    model = HGRNForCausalLM(HGRNConfig(**sizes)).to("cuda", torch.bfloat16).eval()
+    prompt = torch.randint(4000, (1, 9), device="cuda")
+    written = Generator(model, Sampling(300, temperature=0))(prompt)
+    assert len(written) == 300
+    ids = torch.cat((prompt, torch.tensor([written], device="cuda")), 1)
+    with torch.inference_mode():
+        logits = model(input_ids=ids).logits[0, 8:-1].float()
+    below = logits.amax(-1) - logits.gather(-1, ids[0, 9:, None])[:, 0]
+    assert below.max() < 0.1 * logits.std()
+
+
 def test_equal_seeds_give_equal_texts_and_leave_the_generator_alone(model):
     generate, state = Generator(model, Sampling(6, seed=3)), torch.get_rng_state()
     assert generate(PROMPT) == generate(PROMPT) != generate(PROMPT, seed=4)

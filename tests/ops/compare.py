@@ -196,7 +196,7 @@ def _row(
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     gate_up, total = add_norm_linear(x, before, norm_weight, eps, (gate_weight, up_weight), backend)
-    return gate_up, total, swiglu_linear(gate_up, down_weight, backend)
+    return swiglu_linear(gate_up, down_weight, backend), gate_up, total
 
 
 def step_case(draw: Draw, sizes: Sizes) -> Case:
@@ -224,9 +224,10 @@ CASES = {
     "add_rms_norm": add_rms_norm_case,
     "add_norm_linear": add_norm_linear_case,
     "swiglu_linear": swiglu_linear_case,
-    "row": row_case,
     "hgrn_step": step_case,
 }
+COMPOSED = {**CASES, "row": row_case}
+"""Those of the operators, and of several that follow each other."""
 _WITHOUT_GRADIENTS = (hgrn_step, _row)
 # What keeps its precision beside inputs of half precision.
 _KEPT_WIDE = {"initial_state", "state", "lower_bound", "weight", "norm_weight", "residual"}

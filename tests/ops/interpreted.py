@@ -14,7 +14,7 @@ from lt25.ops import add_norm_linear, gated_mlp, hgrn_mix, hgrn_step, mlp
 from lt25.ops.backends import triton_cross_entropy, triton_mlp, triton_products, triton_row, triton_scan
 from lt25.ops.backends.triton_products import Cut
 from tests.ops import compare, products
-from tests.ops.compare import CASES, Sizes
+from tests.ops.compare import CASES, COMPOSED, Sizes
 
 __all__ = ["interpret"]
 
@@ -30,11 +30,11 @@ def empty_tensors_are_full_of_nan():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("operator", CASES)
+@pytest.mark.parametrize("operator", COMPOSED)
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
 def test_equals_the_reference(operator, data, dtype):
-    case = CASES[operator](lambda low, high: data.draw(st.integers(low, high)), Sizes(3, 12, 20))
+    case = COMPOSED[operator](lambda low, high: data.draw(st.integers(low, high)), Sizes(3, 12, 20))
     compare.check(case, "triton", dtype)
 
 

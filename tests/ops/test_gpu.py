@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from lt25.ops import gated_mlp, hgrn_mix, hgrn_scan, hgrn_step, linear_cross_entropy
 from lt25.ops.backends.sizes import on_hopper
 from tests.ops import compare, products
-from tests.ops.compare import CASES, Sizes
+from tests.ops.compare import COMPOSED, Sizes
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -40,9 +40,9 @@ def test_freed_memory_is_poisoned():
 @pytest.mark.parametrize("repeat", range(6))
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("operator", CASES)
+@pytest.mark.parametrize("operator", COMPOSED)
 def test_equals_the_reference(operator, dtype, sizes, repeat, seed):
-    case = CASES[operator](random.Random(seed).randint, SIZES[sizes])
+    case = COMPOSED[operator](random.Random(seed).randint, SIZES[sizes])
     compare.check(case, "triton", dtype, "cuda")
 
 
