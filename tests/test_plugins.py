@@ -97,7 +97,7 @@ def answered(capsys, *command) -> str:
 def test_rows_that_a_plugin_cannot_use_are_one_line(here, capsys):
     make.parquet(here / "series/all.parquet", [{"series": "up", "mean": 0.5}] * 40)
     assert cli.main(["download", "levels"]) == 0
-    assert "no row that can be used, the first is all.parquet, row 0: column series: no such file: 'up'" in answered(
+    assert "no example that can be used: the first: all.parquet, row 0: column series: no such file: 'up'" in answered(
         capsys, "check", "levels"
     )
     make.parquet(here / "series/all.parquet", [{"series": [0.5, 1.0], "mean": "up"}] * 40)
