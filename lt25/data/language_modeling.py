@@ -44,7 +44,6 @@ def write(
     tokenizer.save(folder)
     wanted = tuple(writers) if options["store"] == "tokens" else ("validation", "test")
     jobs = [(number, *job) for number, one in enumerate(every) for job in one.chunks(*wanted)]
-    any(one.few for one in every)  # before threads ask for it
 
     def work(job: tuple[int, tuple[int, str, Chunk]]) -> Tokenized:
         at, (number, split, chunk) = job

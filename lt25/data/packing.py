@@ -67,11 +67,8 @@ class TokenShards:
         begins = shards["chunk_offsets"].numpy() if "chunk_offsets" in shards else np.array([0])
         of_dataset = shards["chunk_datasets"].numpy() == number if "chunk_datasets" in shards else begins >= 0
         self.bounds = np.stack([begins, np.append(begins[1:], last)], 1)[of_dataset]
-        self.name, self.count, self.end = (
-            f"{split.path}: the {split.split}ing split",
-            len(self.bounds),
-            int(self.tokens[-1]),
-        )
+        self.name = f"{split.path}: the training split"
+        self.count, self.end = len(self.bounds), int(self.tokens[-1])
 
     def __getitem__(self, chunk: int) -> list[np.ndarray]:
         first, last = self.bounds[chunk]
@@ -107,16 +104,21 @@ class PackedDocuments:
             raise UserError(f"{empty.name}: there is no text to train on: mend the dataset")
         self.ways = [_divisor(self.size, corpus.count) for corpus in corpora]
         self.lanes = {
-            (number, row % ways): Lane(corpus, reading, number, row % ways, ways)
+            (number, row): Lane(corpus, reading, number, row, ways)
             for number, (corpus, ways) in enumerate(zip(corpora, self.ways, strict=True))
-            for row in reading.share.rows
+            for row in {row % ways for row in reading.share.rows}
         }
+        self._begun = False
         self._step = 0
         # Windows of each lane that lie before the step.
         self._before = [np.zeros(ways, np.int64) for ways in self.ways]
         self._enter()
 
     def __getitem__(self, index: int) -> Item:
+        if not self._begun:
+            self._begun = True
+            for lane in self.lanes.values():
+                lane.expect()
         step, row = divmod(index, self.size)
         while self._step < step:
             self._before = self._after
@@ -166,12 +168,14 @@ class PackedDocuments:
         """
         before = [np.array(each, np.int64) for each in json.loads(state["before"])]
         if [len(each) for each in before] != self.ways:
-            raise UserError(f"{self.name}: the checkpoint's position is in other data: start afresh with lt25.fresh")
+            raise UserError(
+                f"{self.name}: the checkpoint's position is in other data: start again with `lt25 train --fresh`"
+            )
         for (corpus, number), lane in self.lanes.items():
             if (name := f"{corpus}-{number}") not in state["lanes"]:
                 raise UserError(f"{self.name}: the checkpoint has no position of lane {name}: go on from another one")
             lane.state = state["lanes"][name]
-        self._step, self._before = state["step"], before
+        self._step, self._before, self._begun = state["step"], before, False
         self._enter()
 
 
@@ -201,7 +205,11 @@ class Lane:
 
     def __post_init__(self) -> None:
         self._left = np.array([self.corpus.end], np.int32)
-        self.corpus.expect(self._place(0)[1])
+
+    def expect(self) -> None:
+        """Let the corpus take note of the chunk that the lane is in, unless it has been read."""
+        if self._stream is None:
+            self.corpus.expect(self._place(self._chunk)[1])
 
     def __getitem__(self, window: int) -> np.ndarray:
         """Return a window's tokens, int32 [T + 1]; none is asked for that lies in a chunk before the last one's."""
@@ -230,7 +238,6 @@ class Lane:
         if state != self.state:
             self._chunk, self._first, left = json.loads(state)
             self._left, self._stream, self._state = np.array(left, np.int32), None, state
-            self.corpus.expect(self._place(self._chunk)[1])
 
     def _enter(self) -> np.ndarray:
         """Return the tokens of the chunk that the lane is in, shuffled, behind what was left over."""
