@@ -159,7 +159,11 @@ def start(experiment: Experiment, *overrides: str, processes: int = 1, before: s
 
 
 def train(experiment: Experiment, *overrides: str, limit: float = 240, **options) -> SimpleNamespace:
-    """Run the trainer to its end, for ``limit`` seconds at most; return its ``returncode``, and the ``stdout`` and ``stderr`` of its ranks."""
+    """Run the trainer to its end, ``limit`` seconds at most.
+
+    Returns:
+        Its ``returncode``, and the ``stdout`` and ``stderr`` of its ranks.
+    """
     for old in experiment.root.glob(f"{experiment.name}-*.std*"):
         old.unlink()
     ranks = start(experiment, *overrides, **options)
