@@ -724,11 +724,12 @@ def _check_start(experiment: Experiment, chain: tuple[str, ...]) -> None:
         raise UserError(f"{where}: a circle: {' starts from '.join((*chain, start))}: end it somewhere")
     _check_name(start, "an experiment", where)
     parent = _load(Path("config/experiments") / f"{start}.yaml", {}, experiment.root, chain, where)
-    for what, here, there in (
-        ("task", experiment.task, parent.task),
-        ("model type", experiment.model["model_type"], parent.model["model_type"]),
+    kinds = experiment.model["model_type"], parent.model["model_type"]
+    for what, here, there, fits in (
+        ("task", experiment.task, parent.task, experiment.task == parent.task),
+        ("model type", *kinds, families.same_weights(*kinds)),
     ):
-        if here != there:
+        if not fits:
             raise UserError(
                 f"{where}: {start} has the {what} {there}, this experiment {here}: start from one of the same"
             )

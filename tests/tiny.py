@@ -158,13 +158,17 @@ def start(experiment: Experiment, *overrides: str, processes: int = 1, before: s
     return ranks
 
 
-def train(experiment: Experiment, *overrides: str, **options) -> SimpleNamespace:
-    """Run the trainer to its end; return its ``returncode``, and the ``stdout`` and ``stderr`` of its ranks."""
+def train(experiment: Experiment, *overrides: str, limit: float = 240, **options) -> SimpleNamespace:
+    """Run the trainer to its end, ``limit`` seconds at most.
+
+    Returns:
+        Its ``returncode``, and the ``stdout`` and ``stderr`` of its ranks.
+    """
     for old in experiment.root.glob(f"{experiment.name}-*.std*"):
         old.unlink()
     ranks = start(experiment, *overrides, **options)
     for process in ranks:
-        process.join(timeout=240)
+        process.join(timeout=limit)
     done = SimpleNamespace(returncode=max((process.exitcode for process in ranks), key=abs))
     for stream in ("stdout", "stderr"):
         files = sorted(experiment.root.glob(f"{experiment.name}-*.{stream}"))

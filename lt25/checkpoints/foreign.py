@@ -69,8 +69,7 @@ def _is_whole(folder: Path) -> bool:
 def _compare(there: Mapping[str, Any], here: Mapping[str, Any], where: str, name: str) -> None:
     """Refuse a model of another type, or one that computes something else with the same weights."""
     one, other = here["model_type"], there.get("model_type")
-    # These two have the same weights.
-    if one != other and {one, other} != {"hgrn", "lt25_hgrn"}:
+    if not families.same_weights(one, str(other)):
         raise UserError(
             f"{where}: {name} is of the model type {other}, this experiment of {one}: start from one of the same"
         )

@@ -129,6 +129,11 @@ def find(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
+def same_weights(model_type: str, other: str) -> bool:
+    """Tell whether a model of one type can start from one of the other: they have the same weights, and compute the same."""
+    return model_type == other or {model_type, other} == {"hgrn", "lt25_hgrn"}
+
+
 def check(model: Mapping[str, Any], task: str, parallelism: Mapping[str, Any], device: str, where: str = "") -> None:
     """Refuse what a family cannot do here.
 

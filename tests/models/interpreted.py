@@ -41,7 +41,7 @@ def tokens(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def train(experiment):
-    done = tiny.train(experiment, before="import tests.models.interpret", TRITON_INTERPRET="1")
+    done = tiny.train(experiment, limit=500, before="import tests.models.interpret", TRITON_INTERPRET="1")
     assert done.returncode == 0, done.stderr
 
 
