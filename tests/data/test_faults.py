@@ -67,7 +67,7 @@ def speech(root, bad):
 
 def prepared(root, columns, **options):
     task = "speech_recognition" if "audio" in columns else "classification"
-    limits = {"max_seconds": 2} if "audio" in columns else {"max_steps": 30}
+    limits = {"max_seconds": 2} if "audio" in columns else {"max_steps": 30} if columns["input"] == "values" else {}
     return make.prepared(root, task, make.dataset(task, {"path": "mine"}, columns), **limits, **options)
 
 
