@@ -25,6 +25,7 @@ dense bfloat16 products: 989 Tflop/s for H100 SXM and H200.
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -282,7 +283,9 @@ def _end(process: subprocess.Popen, errors: Any, limit: float) -> dict[str, str]
     if process.returncode:
         errors.seek(0)
         lines = [line for line in errors.read().splitlines() if line.strip()]
-        return {"error": (lines or [f"exit status {process.returncode}"])[-1][:300]}
+        # Some libraries warn after a traceback.
+        raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
+        return {"error": (raised or lines or [f"exit status {process.returncode}"])[-1][:300]}
     return {}
 
 
