@@ -558,6 +558,8 @@ def test_any_seed_from_0_is_one(project, seed):
         ),
         ({"origin": {"path": "a", "files": {"train": "b/../../x/*"}}}, "origin.files.train: found"),
         ({"origin": {"path": "a", "utterances": {"train": 3}}}, "origin.utterances: only for the builder espeak"),
+        ({"origin": {"builder": "recall"}}, "origin.kind: for the builder recall, which needs it"),
+        ({"origin": {"builder": "stdlib", "kind": "mqar"}}, "origin.kind: for the builder recall"),
         (
             {"origin": {"builder": "stdlib", "utterances": {"train": 3}}},
             "origin.utterances: only for the builder espeak",
