@@ -177,11 +177,13 @@ def _waveform(item: Item, generator: torch.Generator) -> Item:
 def _gain(item: Item, generator: torch.Generator, decibels: tuple[float, float]) -> Item:
     """Make audio louder or softer by a gain drawn evenly from ``decibels``, lowest and highest.
 
-    What exceeds full scale is cut off, as in a recording.
+    As in a recording of 16 bits, what exceeds full scale is cut off, and samples are rounded: of a soft one the rounding noise
+    can be heard, and a model has to have heard it.
     """
     low, high = decibels
     drawn = low + (high - low) * torch.rand((), generator=generator)
-    return {**item, "input": (item["input"] * 10 ** (drawn / 20)).clamp(-1, 1)}
+    played = to_int16((item["input"] * 10 ** (drawn / 20)).numpy())
+    return {**item, "input": from_int16(torch.from_numpy(played))}
 
 
 def _speed(item: Item, generator: torch.Generator, factors: list[float], sample_rate: int) -> Item:

@@ -216,7 +216,14 @@ def test_a_gain_cuts_off_what_exceeds_full_scale(stored):
     split = PreparedSplit(stored["recorded"], "train")
     waveform, gain, _ = transforms(split, {"gain_db": [40, 40]}, training=True).item
     louder = gain(waveform(split[0], None), torch.Generator())["input"]
-    assert louder.min() == -1 and louder.max() == 1
+    assert louder.min() == -1 and louder.max() == 32767 / 32768
+
+
+def test_a_gain_rounds_to_sixteen_bits(stored):
+    split = PreparedSplit(stored["recorded"], "train")
+    waveform, gain, _ = transforms(split, {"gain_db": [-30, -30]}, training=True).item
+    softer = gain(waveform(split[0], None), torch.Generator())["input"]
+    assert torch.equal(softer * 32768, (softer * 32768).round()) and softer.any()
 
 
 def test_speed_makes_audio_shorter_and_higher(stored):
