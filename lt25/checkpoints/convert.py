@@ -1,6 +1,7 @@
 """Between torch's distributed checkpoints (DCP) and Hugging Face folders, both ways, weights only."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -33,7 +34,7 @@ def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     Raises:
         UserError: if the checkpoint holds no model of lt25, or more than tensors and plain values.
     """
-    stored = plain.read_metadata(checkpoint).state_dict_metadata
+    stored: dict[str, Any] = plain.read_metadata(checkpoint).state_dict_metadata
     weights = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in stored.items()

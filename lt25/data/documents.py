@@ -31,7 +31,8 @@ _THREADS = min(4, os.cpu_count() or 1)
 
 _ENDS = {"paragraphs": re.compile(r".*?(?:\n\s*\n|\Z)", re.DOTALL), "lines": re.compile(r".*?(?:\n|\Z)")}
 
-Job, Done = TypeVar("Job"), TypeVar("Done")
+Job = TypeVar("Job")
+Done = TypeVar("Done")
 
 
 @dataclass

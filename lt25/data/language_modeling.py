@@ -55,7 +55,7 @@ def write(
             found.save(kept)
         return found
 
-    sizes = {split: {"tokens": 0, "bytes": 0, "characters": 0} for split in writers}
+    sizes: dict[str, dict[str, Any]] = {split: {"tokens": 0, "bytes": 0, "characters": 0} for split in writers}
     passed = 0
     done = in_order(work, enumerate(jobs))
     for (number, source_split, _), found in zip(

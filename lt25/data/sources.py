@@ -29,9 +29,13 @@ class Source(Protocol):
 
     name: str
     unit: str
-    count: int | None
     stride: int
-    lengths: np.ndarray | None
+
+    @property
+    def count(self) -> int | None: ...
+
+    @property
+    def lengths(self) -> np.ndarray | None: ...
 
     def __getitem__(self, index: int) -> Item:
         """Return an example."""

@@ -56,8 +56,8 @@ def scores(
         UserError: if lm-eval does not know a task, or cannot get its data.
     """
     import datasets
-    from lm_eval.evaluator import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
+    from lm_eval.evaluator import simple_evaluate  # pyright: ignore[reportMissingImports]  (may be absent)
+    from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
 
     tasks = [yaml.safe_load((root / name).read_text(encoding="utf-8")) if _is_file(name) else name for name in names]
     reader = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=MAX_LENGTH)

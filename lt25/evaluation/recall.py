@@ -52,6 +52,7 @@ def by_difficulty(table: pd.DataFrame) -> list[dict[str, Any]]:
 
     ``whole`` is the share of sequences of which all symbols are right.
     """
+    parts: Any = table.groupby("difficulty")
     return [
         {
             "difficulty": int(difficulty),
@@ -60,7 +61,7 @@ def by_difficulty(table: pd.DataFrame) -> list[dict[str, Any]]:
             "accuracy": float(rows["right"].sum() / rows["asked"].sum()),
             "whole": float((rows["right"] == rows["asked"]).mean()),
         }
-        for difficulty, rows in table.groupby("difficulty")
+        for difficulty, rows in parts
     ]
 
 

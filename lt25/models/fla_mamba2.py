@@ -9,20 +9,23 @@ from typing import Any
 
 import torch.nn.functional as F
 from fla.layers import mamba2
-from fla.modules.convolution import causal_conv1d
+from fla.modules.causal_conv1d import causal_conv1d
 from fla.ops.simple_gla import chunk_simple_gla
 from torch import Tensor
 
+# Decorated in ways that no type checker follows.
+_convolve: Any = causal_conv1d
+_scan: Any = chunk_simple_gla
 _plain: Any = mamba2.Mamba2.torch_forward
 
 
 def chunked(
-    layer: mamba2.Mamba2, x: Tensor, use_cache: bool = False, mask: Tensor | None = None
+    layer: Any, x: Tensor, use_cache: bool = False, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Run a layer over whole texts.
 
     Args:
-        layer: of FLA's.
+        layer: an ``fla.layers.mamba2.Mamba2``.
         x: [B, T, D].
         use_cache: return states too.
         mask: [B, T], 0 for padding; or None.
@@ -38,7 +41,7 @@ def chunked(
     mixed = mixed if here is None else mixed * here
     last = F.pad(mixed.transpose(1, 2), (layer.conv_kernel_size - x.shape[1], 0)) if use_cache else None
     weight = layer.conv1d.weight.squeeze(1)
-    mixed, _ = causal_conv1d(
+    mixed, _ = _convolve(
         x=mixed.contiguous(), weight=weight, bias=layer.conv1d.bias, activation=layer.activation, backend="triton"
     )
     mixed = mixed if here is None else mixed * here
@@ -49,7 +52,7 @@ def chunked(
     dt = F.softplus(dt.float() + layer.dt_bias.float()).clamp(*layer.dt_limit)
     decay = dt * -layer.A_log.float().exp()
     moved = (v * dt[..., None]).to(v.dtype)
-    y, state = chunk_simple_gla(q, k, moved, decay, scale=1.0, output_final_state=use_cache, state_v_first=True)
+    y, state = _scan(q, k, moved, decay, scale=1.0, output_final_state=use_cache, state_v_first=True)
     y = (y + v * layer._get_D(expand_to_head_dim=True)).to(v.dtype).flatten(2)
     y = layer.norm(y, gate) if layer.rmsnorm else y * layer.act(gate)
     return layer.out_proj(y.to(x.dtype)), last, state

@@ -23,7 +23,7 @@ ITERATIONS, COEFFICIENTS = 5, (3.4445, -4.7750, 2.0315)
 RMS = 0.2
 
 
-def hidden_matrices(model: nn.Module) -> set[nn.Parameter]:
+def hidden_matrices(model: nn.Module) -> set[Tensor]:
     """Return the weights that Muon is for: those of linear layers in a model's list of layers, so not embedding and head."""
     lists = (part for part in model.modules() if isinstance(part, nn.ModuleList))
     return {part.weight for layers in lists for part in layers.modules() if isinstance(part, nn.Linear)}
@@ -60,7 +60,7 @@ class Muon(Adam):
         options: `torch.optim.Adam`'s.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], matrices: set[nn.Parameter], **options: Any) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], matrices: set[Tensor], **options: Any) -> None:
         parameters = list(parameters)
         groups = [
             {"params": [one for one in parameters if (one in matrices) == muon], "muon": muon} for muon in (True, False)
@@ -96,7 +96,7 @@ class Muon(Adam):
             buffers = local([self.state[one]["momentum_buffer"] for one in parameters])
             momenta = torch.stack(buffers)
             if found_inf is not None:
-                gradients = torch.where(taken > 0, gradients, 0)
+                gradients = gradients.masked_fill(found_inf.reshape(()) > 0, 0)
             momenta += (1 - MOMENTUM) * taken * (gradients - momenta)
             torch._foreach_copy_(buffers, list(momenta.unbind()))
             steps = _of_whole_matrices(parameters[0], gradients.lerp(momenta, MOMENTUM))

@@ -54,7 +54,7 @@ class FiniteOptimizers(OptimizersContainer):
         self.ema_decay = ema_decay
         build: Any = OPTIMIZERS[name]
         if name == "Muon":
-            build = partial(build, matrices=set[nn.Parameter]().union(*map(hidden_matrices, model_parts)))
+            build = partial(build, matrices=set[Tensor]().union(*map(hidden_matrices, model_parts)))
         super().__init__(model_parts, build, {**options, "fused": True})
         device = next(part.device for model in model_parts for part in model.parameters())
         self.taken, self.skipped = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))

@@ -33,7 +33,7 @@ def build(folder: Path, options: dict[str, Any]) -> str:
         revision = stdlib.build(Path(library), {})
         files = [path.read_text(encoding="utf-8", errors="ignore") for path in sorted(Path(library).rglob("*.py"))]
     size = options.get("megabytes", MEGABYTES) * 1_000_000
-    lines = track(_lines(files), "documents written")
+    lines: Any = track(_lines(files), "documents written")
     _write(folder / "test.jsonl", lines, size // 200)
     for number, begin in enumerate(range(0, size, _FILE)):
         _write(folder / f"train-{number:03}.jsonl", lines, min(_FILE, size - begin))
