@@ -53,7 +53,7 @@ def check(names: Iterable[str], overrides: Iterable[str] = ()) -> int:
         except UserError as error:
             status = 2 if name in asked else status
             for line in error.lines:
-                print(f"{'' if name in asked else 'warning: '}{Path(name).stem}: {line}")
+                print(f"{'' if name in asked else 'warning: '}{Path(name).name.removesuffix('.yaml')}: {line}")
     return status
 
 

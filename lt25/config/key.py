@@ -153,8 +153,10 @@ def suggestion(name: str, known: Iterable[Any], listed: str) -> str:
     """
     names = [str(one) for one in known]
     close = difflib.get_close_matches(str(name), names, 1)
-    shown = f"{listed} shows all {len(names)}" if len(names) > FEW else f"there are {', '.join(names) or 'none'}"
-    return f"did you mean {close[0]}? {shown[0].upper()}{shown[1:]}" if close else shown
+    # What `listed` names, a command or a file, keeps its spelling at the beginning of a sentence.
+    there = "There are" if close else "there are"
+    shown = f"{listed} shows all {len(names)}" if len(names) > FEW else f"{there} {', '.join(names) or 'none'}"
+    return f"did you mean {close[0]}? {shown}" if close else shown
 
 
 def show(value: Any) -> str:
