@@ -124,7 +124,7 @@ def find(model_type: str) -> Family:
     """
     if model_type not in FAMILIES:
         raise UserError(
-            f"found {model_type}, no such model type: {suggestion(model_type, FAMILIES, 'the table in the README')}"
+            f"found {model_type}, no such model type: {suggestion(model_type, FAMILIES, 'README.md')}"
         )
     return FAMILIES[model_type]
 
