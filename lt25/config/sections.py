@@ -466,7 +466,10 @@ def decides_by_validation(job: Mapping[str, Mapping[str, Any]]) -> bool:
 
 EXPERIMENT: Section = {
     "task": Key(
-        "string", REQUIRED, "what the model learns: `classification`, `speech_recognition`, `language_modeling`", True
+        "string",
+        REQUIRED,
+        "what the model learns: `classification`, `speech_recognition`, `language_modeling`, `recall`",
+        True,
     ),
     "dataset": Key("string", OPTIONAL, "the name of a file in config/datasets/, or a path", True, _TEXT),
     "datasets": Key(
@@ -576,7 +579,7 @@ DATASET: Section = {
     "tasks": Key(
         "array",
         REQUIRED,
-        "what the dataset can be used for: `classification`, `speech_recognition`, `language_modeling`",
+        "what the dataset can be used for: `classification`, `speech_recognition`, `language_modeling`, `recall`",
         False,
         {"items": {"type": "string"}, "minItems": 1},
     ),

@@ -123,9 +123,7 @@ def find(model_type: str) -> Family:
         UserError: if there is none.
     """
     if model_type not in FAMILIES:
-        raise UserError(
-            f"found {model_type}, no such model type: {suggestion(model_type, FAMILIES, 'README.md')}"
-        )
+        raise UserError(f"found {model_type}, no such model type: {suggestion(model_type, FAMILIES, 'README.md')}")
     return FAMILIES[model_type]
 
 

@@ -120,9 +120,7 @@ def test_keys_of_another_package_are_read_from_its_source():
 
 
 def test_an_unknown_type_is_one_line():
-    with pytest.raises(
-        UserError, match=r"^found glaa, no such model type: did you mean gla\? README.md shows all"
-    ):
+    with pytest.raises(UserError, match=r"^found glaa, no such model type: did you mean gla\? README.md shows all"):
         find("glaa")
 
 
