@@ -4,11 +4,11 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -27,12 +27,9 @@ from lt25.files import write_json
 from lt25.progress import say
 
 # Threads read and hand on; tokenizing itself uses all cores, whoever asks for it.
-_THREADS = min(4, os.cpu_count() or 1)
+THREADS = min(4, os.cpu_count() or 1)
 
 _ENDS = {"paragraphs": re.compile(r".*?(?:\n\s*\n|\Z)", re.DOTALL), "lines": re.compile(r".*?(?:\n|\Z)")}
-
-Job = TypeVar("Job")
-Done = TypeVar("Done")
 
 
 @dataclass
@@ -128,22 +125,6 @@ def documents(example: Example, cut: str) -> Iterator[tuple[str, str]]:
     yield from ((f"{example.id}:{number}", part) for number, part in enumerate(parts))
 
 
-def in_order(work: Callable[[Job], Done], jobs: Iterable[Job]) -> Iterator[Done]:
-    """Yield what each job gives, in their order, while threads are at work on those that follow."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        under_way: deque[Future[Done]] = deque()
-        try:
-            for job in jobs:
-                under_way.append(pool.submit(work, job))
-                if len(under_way) > 2 * _THREADS:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
-        finally:
-            for left in under_way:
-                left.cancel()
-
-
 def describe(folder: Path, every: Sequence[Examples], options: dict[str, Any]) -> None:
     """Write ``train.json``, what `TextCorpus` reads: where the texts of train are, and in which chunks.
 
@@ -200,7 +181,7 @@ class TextCorpus:
         self._examples.few = text["few"]
         self._chunks = [tuple(_piece(*piece) for piece in chunk) for chunk in text["chunks"]]
         self.name, self.count, self.end = f"dataset {dataset.name}", len(self._chunks), self._tokenizer.end
-        self._pool = ThreadPoolExecutor(_THREADS, "text")
+        self._pool = ThreadPoolExecutor(THREADS, "text")
         self._expected: dict[int, deque[Future[Tokenized]]] = {}
 
     def expect(self, chunk: int) -> None:

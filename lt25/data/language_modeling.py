@@ -9,7 +9,7 @@ import torch
 
 from lt25.data.chunks import Chunk
 from lt25.data.collation import NO_GRID, Batch, Grid, Item
-from lt25.data.documents import TextCorpus, Tokenized, describe, documents, in_order, no_text, tokenize
+from lt25.data.documents import THREADS, TextCorpus, Tokenized, describe, documents, no_text, tokenize
 from lt25.data.examples import Examples
 from lt25.data.faults import Fault
 from lt25.data.order import Reading
@@ -17,6 +17,7 @@ from lt25.data.packing import PackedDocuments, TokenShards, TokenWindows
 from lt25.data.prepared import PreparedSplit
 from lt25.data.shards import SplitWriter
 from lt25.data.sources import Source
+from lt25.data.threads import in_order
 from lt25.data.tokenizer import TRAINED, Tokenizer, borrow, load, train
 from lt25.data.transforms import Transforms
 from lt25.errors import UserError
@@ -57,7 +58,7 @@ def write(
 
     sizes: dict[str, dict[str, Any]] = {split: {"tokens": 0, "bytes": 0, "characters": 0} for split in writers}
     passed = 0
-    done = in_order(work, enumerate(jobs))
+    done = in_order(work, enumerate(jobs), THREADS, 2 * THREADS)
     for (number, source_split, _), found in zip(
         jobs, track(done, f"{dataset.name}: chunks tokenized", len(jobs)), strict=True
     ):

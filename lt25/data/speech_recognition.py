@@ -2,9 +2,8 @@
 
 import os
 import unicodedata
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,6 +30,7 @@ from lt25.data.order import Reading
 from lt25.data.prepared import PreparedSplit
 from lt25.data.shards import SplitWriter
 from lt25.data.sources import PreparedExamples
+from lt25.data.threads import in_order
 from lt25.data.transcripts import normalise
 from lt25.data.transforms import ItemTransform, Transforms
 from lt25.errors import UserError
@@ -349,7 +349,7 @@ def _named(outside: Counter[str], options: dict[str, Any]) -> str:
 
 
 def _parallel(function: Callable[[Example], Any], examples: Iterator[Example]) -> Iterator[tuple[Example, Any]]:
-    """Yield examples, each with ``function`` of it or the fault that this raises, in order; all cores compute."""
+    """Return examples, each with ``function`` of it or the fault that this raises, in order; all cores compute."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def work(example: Example) -> tuple[Example, Any]:
@@ -358,17 +358,7 @@ def _parallel(function: Callable[[Example], Any], examples: Iterator[Example]) -
         except Fault as fault:
             return example, fault
 
-    with ThreadPoolExecutor(cores) as pool:
-        waiting: deque = deque()
-        try:
-            for example in examples:
-                waiting.append(pool.submit(work, example))
-                if len(waiting) > 8 * cores:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    return in_order(work, examples, cores, 8 * cores)
 
 
 def _write_extractor(folder: Path, options: dict[str, Any], mean: np.ndarray, std: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from lt25.report import media
 from lt25.report.collect import Results
-from lt25.report.headline import Headline, percent, plural, span
+from lt25.report.headline import Headline, accuracy, percent, plural
 from lt25.report.html import fill
 
 if TYPE_CHECKING:
@@ -26,19 +26,12 @@ MISTAKES = 18
 
 def headline(metrics: dict, split: str) -> Headline:
     """Say a split's accuracy."""
-    return Headline(
-        name="Accuracy",
-        value=percent(metrics["accuracy"], 1),
-        unit="%",
-        interval=span(metrics.get("interval_95"), 100, 1),
+    return accuracy(
+        metrics,
+        "Accuracy",
         on=f"{metrics['correct']:,} of {plural(metrics['examples'], f'{split} example')} right",
         also={"macro F1": f"{percent(metrics['macro_f1'], 1)} %"},
-        bounds=[100 * end for end in metrics.get("interval_95") or ()],
-        measured=100 * metrics["accuracy"],
-        yardsticks={name: 100 * share for name, share in metrics.get("baselines", {}).items()},
         note="% right of the same examples; more is better",
-        digits=1,
-        more_is_better=True,
     )
 
 

@@ -49,6 +49,24 @@ class Headline:
         return f"{number:.{self.digits}f} {self.unit}".strip()
 
 
+def accuracy(metrics: dict, name: str, on: str, also: dict[str, str], note: str) -> Headline:
+    """Say a share of right answers, ``metrics["accuracy"]``, in percent; the other arguments as `Headline`'s attributes."""
+    return Headline(
+        name=name,
+        value=percent(metrics["accuracy"], 1),
+        unit="%",
+        interval=span(metrics.get("interval_95"), 100, 1),
+        on=on,
+        also=also,
+        bounds=[100 * end for end in metrics.get("interval_95") or ()],
+        measured=100 * metrics["accuracy"],
+        yardsticks={name: 100 * share for name, share in metrics.get("baselines", {}).items()},
+        note=note,
+        digits=1,
+        more_is_better=True,
+    )
+
+
 def percent(share: float, digits: int) -> str:
     """A share from 0 to 1 in percent, "98.6"; with further digits where it would round to 0 or 100 and is neither."""
     for more in range(digits, digits + 4):

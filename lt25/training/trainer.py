@@ -159,14 +159,14 @@ class Trainer(torchtitan.train.Trainer):
         return report
 
     def __init__(self, job_config: JobConfig, run: Run):
-        self.validator, metrics = None, cast(Any, job_config.metrics)
+        self.validator = None
         use_float8(job_config)
         if job_config.profiling.enable_memory_snapshot and DEVICE_TYPE != "cuda":
             raise UserError("profiling.enable_memory_snapshot: found true, but only a GPU's memory has one: use false")
         with trainer_parts(checkpoint_manager=WholeCheckpoints):
             super().__init__(job_config)
         self.checkpointer.run = run
-        self.layers = by_layer(self.model_parts) if metrics.log_layer_norms else {}
+        self.layers = by_layer(self.model_parts) if cast(Any, job_config.metrics).log_layer_norms else {}
         self.update, self.low_precision, self.report = self.update_weights, nullcontext(), _nothing
         if can_replay(job_config):
             self.update = CUDAGraphWrapper(self.update_weights, REFUSAL)

@@ -1,6 +1,5 @@
 """examples/stick_breaking, a model of one's own: its attention against the definition, and a tiny model through the stages."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from lt25.errors import UserError
 from lt25.experiment import load_experiment
 from lt25.models.auto import auto_class, make_config
 from tests import tiny
+from tests.alone import run_alone
 from tests.examples.stick_breaking import check
 
 MODEL = {
@@ -59,11 +59,7 @@ def test_torchs_operators_equal_the_definition(steps, bounds):
 
 
 def test_the_kernels():
-    """In a process of its own: once Triton interprets kernels, it does not compile them in the same process."""
-    tests = Path(__file__).with_name("interpreted_stick_breaking.py")
-    command = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(tests))
-    result = subprocess.run(command, cwd=tests.parents[2], capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
+    run_alone(Path(__file__).with_name("interpreted_stick_breaking.py"))
 
 
 @pytest.mark.gpu

@@ -1,19 +1,15 @@
 """What lt25 adds to flash-linear-attention: on a CPU, and on a GPU that is there."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.alone import run_alone
+
 
 def test_on_a_cpu():
-    """In a process of its own: once Triton interprets kernels, it does not compile them in the same process."""
-    tests = Path(__file__).with_name("interpreted_fla.py")
-    command = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(tests))
-    result = subprocess.run(command, cwd=tests.parents[2], capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
+    run_alone(Path(__file__).with_name("interpreted_fla.py"))
 
 
 @pytest.mark.gpu
