@@ -21,7 +21,7 @@ check: .venv/ready
 
 # Two hundred times: something happens to a file that a stage hands on, and the commands that follow heal it or say what to do.
 faults: .venv/ready
-	@.venv/bin/python -m tests.faults.rig 200
+	@.venv/bin/python -m tests.faults.rig 200 --jobs 2
 
 setup: .venv/ready
 

@@ -1,6 +1,6 @@
 """Damage to every file that a stage hands on, and what the commands that follow make of it.
 
-    python -m tests.faults.rig 200 --seed 0
+    python -m tests.faults.rig 200 --seed 0 --jobs 2
 
 A fault changes one file of a chain that has arrived, or of one that was stopped on its way. The commands of the later stages
 follow, as a user would type them. One that refuses says so in one line and names a command; that is run, and the refused one
@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -225,6 +226,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Damage what stages hand on, and see what becomes of it.")
     parser.add_argument("count", type=int, nargs="?", default=200, help="how many faults")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="how many faults are tried at a time, each on one core")
     parser.add_argument("--only", help="the experiment")
     options = parser.parse_args()
     names = [options.only] if options.only else list(chains.EXPERIMENTS)
@@ -236,13 +238,17 @@ def main() -> int:
             pristine.mkdir()
             chains.build(pristine, experiment)
             share = options.count // len(names) + (number < options.count % len(names))
-            for fault in faults(pristine, experiment, share, options.seed):
-                work = Path(folder) / "work"
-                result, why = suffer(pristine, work, fault)
-                shutil.rmtree(work)
-                table[fault.stage, result] += 1
-                failed += result == "FAILED"
-                print(f"{result:12} {fault}{f': {why}' if why else ''}", flush=True)
+            drawn = faults(pristine, experiment, share, options.seed)
+
+            def attempt(fault: Fault, pristine: Path = pristine) -> tuple[str, str]:
+                with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                    return suffer(pristine, Path(scratch) / "work", fault)
+
+            with ThreadPoolExecutor(options.jobs) as pool:
+                for fault, (result, why) in zip(drawn, pool.map(attempt, drawn), strict=True):
+                    table[fault.stage, result] += 1
+                    failed += result == "FAILED"
+                    print(f"{result:12} {fault}{f': {why}' if why else ''}", flush=True)
     print(f"\n{'written by':12} undisturbed  advised  failed")
     for stage in sorted({stage for stage, _ in table}):
         row = [table[stage, result] for result in ("undisturbed", "advised", "FAILED")]
