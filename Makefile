@@ -9,8 +9,9 @@ SNAKEMAKE := .venv/bin/snakemake
 demo: .venv/ready
 	@$(SNAKEMAKE) --quiet rules host progress
 
+# A module's tests stay together, since they share what takes long to make; a process holds about 2 GB.
 test: .venv/ready
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: .venv/ready
 	@.venv/bin/ruff check .
