@@ -233,27 +233,31 @@ def _configure(options: argparse.Namespace) -> None:
     _say(f"{experiment.name}: {write_job(experiment).relative_to(experiment.root)} and model/config.json are written")
 
 
-def _train(options: argparse.Namespace) -> None:
+def _train(options: argparse.Namespace) -> int:
     from lt25.check import check_devices
     from lt25.training.ahead import settle
     from lt25.training.job import write_job
+    from lt25.training.processes import run
 
     experiment = _load(options)
     launch = check_devices(experiment)
     job = write_job(experiment)
     os.chdir(experiment.root)
-    command = launch.command("-m", "lt25.training", "--job.config_file", os.path.relpath(job))
+    command = [sys.executable, "-m", "lt25.training", "--job.config_file", os.path.relpath(job)]
     if options.time_limit:
         command += ["--lt25.time_limit", str(options.time_limit)]
     if options.fresh:
         command += ["--lt25.fresh"]
     # With several nodes, the trainer's first process looks for itself.
     if launch.nodes == 1 and settle(Path(os.path.relpath(job)), launch.processes, options.fresh, options.wait):
-        return
+        return 0
     if meeting := launch.meeting():
         _say(f"{experiment.name}: {meeting}")
     sys.stdout.flush()
-    os.execve(command[0], command, {**os.environ, **launch.environment()})
+    environment = {**os.environ, **launch.environment()}
+    if launch.world_size == 1:
+        os.execve(command[0], command, environment)
+    return run(launch, command, environment)
 
 
 def _say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""How a job is started: on how many processes, nodes and GPUs, with which command and environment.
+"""On what a job is started: how many processes, nodes and GPUs, and in which environment.
 
 The command line, the rules and their GPUs all ask here. Nothing here imports torch, so that mistakes are answered at once.
 """
@@ -8,7 +8,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -89,23 +88,6 @@ class Launch:
             ) from None
         others = "the other node" if self.nodes == 2 else f"{self.nodes - 1} other nodes"
         return f"waiting at {host}:{port} for {others} to start the same command, at most {MEETING // 60} minutes"
-
-    def command(self, *arguments: str) -> list[str]:
-        """Return the command that runs Python with ``arguments`` in every process of this node."""
-        if self.world_size == 1:
-            return [sys.executable, *arguments]
-        options = ["--nproc_per_node", str(self.processes)]
-        if self.address is None or self.nodes == 1:
-            options = ["--standalone", *options]
-        else:
-            host, port = self.address
-            options = ["--nnodes", str(self.nodes), *options]
-            if self.node_rank is None:
-                options += ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"{host}:{port}", "--rdzv_id", "lt25"]
-                options += ["--rdzv_conf", f"join_timeout={MEETING}"]
-            else:
-                options += ["--node_rank", str(self.node_rank), "--master_addr", host, "--master_port", str(port)]
-        return [sys.executable, "-m", "torch.distributed.run", *options, *arguments]
 
 
 def plan(parallelism: Parallelism, environment: Environment = os.environ, where: str = "") -> Launch:

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -19,7 +20,7 @@ def new(name: str, like: str, dataset: str) -> tuple[Path, str]:
 
     Args:
         name: of the new experiment.
-        like: the other experiment, a name in ``config/experiments/`` or a path.
+        like: the other experiment, a name in ``config/experiments/`` or of a variant, or a path.
         dataset: the dataset, a name in ``config/datasets/``.
 
     Returns:
@@ -57,6 +58,8 @@ def _text(source: Experiment, dataset: Dataset) -> str:
     The comments of ``source`` are left out, because they may tell of its dataset ("64 steps, ten classes").
     """
     text = (source.root / source.path).read_text(encoding="utf-8")
+    for key, value in source.overrides.items():
+        text = _set(text, key.split("."), value)
     scalars = [token for token in yaml.scan(text) if isinstance(token, yaml.ScalarToken)]
     values = dict(yaml.compose(text, Loader=yaml.SafeLoader).value)
     named = next((value for key, value in values.items() if key.value == "dataset"), None)
@@ -73,6 +76,29 @@ def _text(source: Experiment, dataset: Dataset) -> str:
     task = TASKS[source.task].title.lower()
     title = " ".join(dataset.title.split())
     return f"# {title}: {task}. Begun as a copy of {source.path.name}.\n{body}\n"
+
+
+def _set(text: str, keys: list[str], value: Any) -> str:
+    """Return a YAML text in which a nested key has another value, whether it was there or not."""
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    while keys and isinstance(node, yaml.MappingNode):
+        inner = next((inner for key, inner in node.value if key.value == keys[0]), None)
+        if inner is None:
+            break
+        node, keys = inner, keys[1:]
+    written, is_new_key = json.dumps(value), isinstance(node, yaml.MappingNode) and bool(keys)
+    for key in reversed(keys[1:] if is_new_key else keys):
+        written = f"{{{key}: {written}}}"
+    start, end = node.start_mark, node.end_mark
+    if is_new_key and node.flow_style:
+        at = start.index + 1
+        return f"{text[:at]}{keys[0]}: {written}{', ' if node.value else ''}{text[at:]}"
+    if is_new_key:
+        return f"{text[: start.index]}{keys[0]}: {written}\n{' ' * start.column}{text[start.index :]}"
+    if isinstance(node, yaml.CollectionNode) and not node.flow_style:
+        # A block ends where the next key begins; what stands for it is further in than its key.
+        return f"{text[: start.index]} {written}\n{' ' * end.column}{text[end.index :]}"
+    return f"{text[: start.index]}{written}{text[end.index :]}"
 
 
 def _scalar(name: str) -> str:

@@ -87,35 +87,6 @@ def test_what_makes_no_sense_is_refused_in_one_line(parallelism, environment, me
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("start", "options"),
-    [
-        (Launch(1), ""),
-        (Launch(4), "--standalone --nproc_per_node 4"),
-        (
-            Launch(1, 2, address=("there", 123)),
-            "--nnodes 2 --nproc_per_node 1 --rdzv_backend c10d --rdzv_endpoint there:123 --rdzv_id lt25 "
-            "--rdzv_conf join_timeout=600",
-        ),
-        (
-            Launch(8, 2, "cuda", 1, ("there", 123)),
-            "--nnodes 2 --nproc_per_node 8 --node_rank 1 --master_addr there --master_port 123",
-        ),
-    ],
-)
-def test_one_process_is_python_and_several_are_torchrun(start, options):
-    torchrun = ["-m", "torch.distributed.run"] if options else []
-    assert start.command("-m", "lt25.training") == [sys.executable, *torchrun, *options.split(), "-m", "lt25.training"]
-
-
-def test_torchrun_starts_each_process_of_a_node(tmp_path):
-    script = tmp_path / "rank.py"
-    script.write_text("import os; print(os.environ['RANK'], os.environ['WORLD_SIZE'], flush=True)")
-    for start in (Launch(2), Launch(2, 1, "cpu", 0)):
-        done = subprocess.run(start.command(str(script)), capture_output=True, text=True, env=tiny.environment())
-        assert sorted(done.stdout.splitlines()) == ["0 2", "1 2"], done.stderr
-
-
 def test_processes_share_the_cores():
     assert Launch(1).environment({}) == {}
     assert Launch(2).environment({"OMP_NUM_THREADS": "3"}) == {}

@@ -5,6 +5,7 @@ import yaml
 
 from lt25 import cli
 from lt25.experiment import load_experiment
+from lt25.new import _set
 from tests.data import make
 
 LIKE = """\
@@ -70,6 +71,20 @@ def test_the_new_file_has_the_old_settings_the_new_dataset_and_no_comment_of_the
     old, new = load_experiment("digits"), load_experiment("verse")
     assert (new.dataset.name, new.job, new.model) == ("poems", old.job, old.model)
     assert new.evaluation["prompts"] == ["# not a comment", "it's # neither"]
+
+
+def test_what_makes_a_variant_is_carried_into_the_file(config):
+    sets = ["optimizer.lr=0.5", "optimizer.beta1=0.5", "training.max_norm=2.0", "training.dataloader.pin_memory=true"]
+    like = load_experiment("digits", [*sets, "training.steps=9", "debug.seed=7"])
+    assert cli.main(["new", "verse", "--like", like.name, "--dataset", "poems"]) == 0
+    new = load_experiment("verse")
+    assert new.job == {
+        **like.job,
+        "training": {**like.job["training"], "dataloader": new.job["training"]["dataloader"]},
+    }
+    assert new.overrides == {}
+    text = _set("compile:\n  components:\n  - model\n  enable: false\n", ["compile", "components"], ["loss"])
+    assert yaml.safe_load(text) == {"compile": {"components": ["loss"], "enable": False}}
 
 
 def test_a_dataset_whose_name_is_a_number_is_written_with_quotes(config):

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from lt25.importing import without_garbage
+from lt25.training.processes import stop_at_once
 from lt25.training.startup import keep_kernels, open_gpu
 
 # isort: off
+if __name__ == "__main__":
+    stop_at_once()
 keep_kernels()
 with without_garbage():
     from lt25.training.device import DEVICE_TYPE, device_name, machine

@@ -13,8 +13,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 124}
-"""Signal -> the exit status of a training that it stops. Slurm sends SIGUSR1 ahead of its limit with ``--signal=USR1@120``."""
+from lt25.training.processes import STATUS
 
 TIME_IS_UP = 124
 """The exit status of a training that its time limit stops, as of the command ``timeout``."""
