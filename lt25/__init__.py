@@ -21,7 +21,9 @@ def _is_own_command() -> bool:
         after = zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
         program = next((name for flag, name in after if flag.startswith("-") and flag.endswith("m")), "")
     else:
-        program = Path(sys.argv[0]).name if sys.argv else ""
+        path = Path(sys.argv[0] if sys.argv else "")
+        # Snakemake starts its jobs with `python -m snakemake`, which is this by the time that it reads the rules.
+        program = path.parent.name if path.name == "__main__.py" else path.name
     return program.partition(".")[0] in ("lt25", "snakemake")
 
 

@@ -24,11 +24,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status: 0, 2 after a user's error, 130 when stopped."""
     try:
         os.environ.update(waiting())
-        others, overrides = split_arguments(sys.argv[1:] if arguments is None else arguments)
+        arguments = sys.argv[1:] if arguments is None else arguments
+        others, overrides = split_arguments(arguments)
         options, unknown = _parser().parse_known_args(others)
         if unknown:
             raise UserError(_unknown(others[0], unknown[0], options.takes_overrides))
-        options.overrides = overrides
+        options.overrides, options.arguments = overrides, arguments
         if overrides and not options.takes_overrides:
             raise UserError(
                 f"lt25 {others[0]}: takes no overrides of an experiment: leave out --{overrides[0].split('=')[0]}"
@@ -185,6 +186,10 @@ def _parser() -> argparse.ArgumentParser:
 
     command("dvc", _dvc, "write dvc.yaml: the stages of the experiments in config/config.yaml", overrides=False)
 
+    command("push", _push, "send what is built to DVC's remote: data, models, evaluations and report", overrides=False)
+
+    command("pull", _pull, "fetch what was pushed, and have nothing to build again", overrides=False)
+
     command("list", _list, "list the datasets, experiments and models of config/", overrides=False)
 
     sub = command("new", _new, "write an experiment file for another dataset of the same task", overrides=False)
@@ -234,14 +239,19 @@ def _configure(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from lt25 import slurm
     from lt25.check import check_devices
     from lt25.training.ahead import settle
     from lt25.training.job import write_job
     from lt25.training.processes import run
 
     experiment = _load(options)
+    if batch := slurm.batch_job():
+        os.environ.update(slurm.meeting(batch))
     launch = check_devices(experiment)
     job = write_job(experiment)
+    if batch:
+        return slurm.run(batch, launch.nodes, options.arguments)
     os.chdir(experiment.root)
     command = [sys.executable, "-m", "lt25.training", "--job.config_file", os.path.relpath(job)]
     if options.time_limit:
@@ -285,10 +295,11 @@ def _evaluate(options: argparse.Namespace) -> None:
     experiment = _load(options)
     steps = options.step
     if options.kept:
-        from lt25.checkpoints.whole import earlier_steps
+        from lt25.checkpoints.whole import reachable_steps
         from lt25.files import read_record
 
-        steps = earlier_steps(read_record(experiment.results_dir / "train.json", experiment.commands("train")))
+        trained = read_record(experiment.results_dir / "train.json", experiment.commands("train"))
+        steps = reachable_steps(experiment.results_dir, trained)
         if not steps:
             return
     if options.export:
@@ -351,6 +362,18 @@ def _dvc(options: argparse.Namespace) -> None:
     from lt25.dvc import write_stages
 
     _say(f"{write_stages()}: is written")
+
+
+def _push(options: argparse.Namespace) -> None:
+    from lt25.dvc import push
+
+    push()
+
+
+def _pull(options: argparse.Namespace) -> None:
+    from lt25.dvc import pull
+
+    pull()
 
 
 def _list(options: argparse.Namespace) -> None:

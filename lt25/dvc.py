@@ -1,19 +1,25 @@
-"""``lt25 dvc``: the stages of DVC, written from the experiments that config/config.yaml names.
+"""DVC: ``lt25 dvc`` writes its stages from the experiments of config/config.yaml, ``lt25 push`` and ``lt25 pull`` share results.
 
-Each stage lets Snakemake run rules of its own alone, and takes what the stage before left as given. Prepared data and exported
-models are versioned; the headline numbers are DVC's metrics, and training curves its plots.
+Each stage lets Snakemake run rules of its own alone, and takes what the stage before left as given. Prepared data, exported
+models and evaluations are versioned, and the records on which Snakemake decides what is to be done; step checkpoints are not.
+The headline numbers are DVC's metrics, and training curves its plots.
 """
 
+import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lt25.experiment import Experiment, load_config, load_experiment, project_root
+from lt25.errors import UserError
+from lt25.experiment import Experiment, has_curve, load_config, load_experiment, project_root
 from lt25.files import write_text
+from lt25.progress import say
 from lt25.tasks import TASKS
 
 FILE = "dvc.yaml"
@@ -23,6 +29,8 @@ _HEAD = """\
 # after an upgrade of lt25: DVC prepares again if data is prepared otherwise now.
 """
 
+NOTHING = "Nothing to be done"
+
 
 def write_stages() -> str:
     """Write the project's ``dvc.yaml``; return its name.
@@ -30,70 +38,150 @@ def write_stages() -> str:
     Raises:
         UserError: if config/config.yaml or an experiment that it names is not valid.
     """
-    write_text(project_root() / FILE, stages([load_experiment(name) for name in load_config()["experiments"]]))
+    text = stages([load_experiment(name) for name in load_config()["experiments"]], load_config()["learning_curves"])
+    file = project_root() / FILE
+    if not file.is_file() or file.read_text() != text:
+        write_text(file, text)
     return FILE
 
 
-def stages(experiments: Sequence[Experiment]) -> str:
-    """Return the text of a ``dvc.yaml``: a stage for each dataset, two for each experiment, and one for the report."""
+def push() -> None:
+    """Record what Snakemake or DVC has built in ``dvc.lock``, and send it to DVC's remote.
+
+    Raises:
+        UserError: if something is still to be built, or DVC fails: there is no remote, or it is out of reach.
+    """
+    write_stages()
+    if NOTHING not in (planned := _run("snakemake", "--dry-run")):
+        rules = sorted(set(re.findall(r"^rule (\w+):", planned, re.MULTILINE)))
+        raise UserError(f"lt25 push: results are not up to date ({', '.join(rules)} to run): run `snakemake` first")
+    _run("dvc", "commit", "--force", "--quiet")
+    _run("dvc", "push")
+    say(f"pushed; share it by `git add {FILE} dvc.lock`, a commit and `git push`")
+
+
+def pull() -> None:
+    """Fetch what ``dvc.lock`` names from DVC's remote, and have Snakemake take it as built.
+
+    Raises:
+        UserError: if DVC fails, or ``dvc.lock`` is of other experiment files than there are.
+    """
+    _run("dvc", "pull")
+    # Files that were fetched are newer than what they are made from, in no order that means anything. Touching them says that
+    # they are up to date, which only DVC knows.
+    if changed := json.loads(_run("dvc", "status", "--json")):
+        raise UserError(
+            f"lt25 pull: fetched, but dvc.lock is of other files than there are ({', '.join(changed)}): "
+            "undo the change and pull again, or run `snakemake`, which builds anew"
+        )
+    _run("snakemake", "--touch", "--forceall", "--cores", "1", "all")
+    say("pulled: everything that config/config.yaml names is there and up to date")
+
+
+def _run(*command: str) -> str:
+    """Run a program of this environment in the project; return what it printed on standard output."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=project_root(), capture_output=True, text=True, errors="replace"
+    )
+    if done.returncode:
+        lines = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
+        errors = (
+            [line for line in lines if re.match(r"(ERROR|lt25: error|\w*Error)", line)] or lines[-1:] or ["no word"]
+        )
+        raise UserError(f"{' '.join(command[:2])}: {errors[0].removeprefix('ERROR: ')}")
+    return done.stdout + done.stderr if command[0] == "snakemake" else done.stdout
+
+
+def stages(experiments: Sequence[Experiment], learning_curves: bool = True) -> str:
+    """Return the text of a ``dvc.yaml``: stages for each dataset and each experiment, and one for the report.
+
+    Args:
+        experiments: what the report shows.
+        learning_curves: whether the kept steps are evaluated too, as config/config.yaml says.
+    """
     found: dict[str, Any] = {}
-    for name in dict.fromkeys(experiment.dataset.name for experiment in experiments):
-        sharing = [experiment for experiment in experiments if experiment.dataset.name == name]
-        origin = sharing[0].dataset.origin
-        # In the command, so that a version that prepares otherwise has DVC prepare again.
-        versions = sorted({f"{one.task} {TASKS[one.task].preparation_version}" for one in sharing})
-        found[f"prepare-{_slug(name)}"] = _stage(
-            f"download and prepare the data of {name}",
-            ("download_dataset", "prepare_data", "configure_job"),
-            [f"results/{experiment.name}/job.toml" for experiment in sharing],
-            remark=f"as in {', '.join(versions)}",
+    for dataset in {one.name: one for experiment in experiments for one in experiment.datasets}.values():
+        origin, source = dataset.origin, f"data/raw/{dataset.name}/SOURCE.json"
+        found[f"acquire-{_slug(dataset.name)}"] = _stage(
+            f"fetch the dataset {dataset.name}",
+            ("download_dataset",),
+            [source],
             deps=[
-                f"config/datasets/{name}.yaml",
-                *dict.fromkeys(f"config/datasets/{one.name}.yaml" for each in sharing for one in each.further),
-                *(str(experiment.path) for experiment in sharing),
+                f"config/datasets/{dataset.name}.yaml",
                 *([str(Path(origin["path"]).expanduser())] if "path" in origin else []),
             ],
-            outs=[{f"data/processed/{name}": {"persist": True}}],
+            outs=[source],
+        )
+    for name in dict.fromkeys(experiment.dataset.name for experiment in experiments):
+        sharing = [experiment for experiment in experiments if experiment.dataset.name == name]
+        # In the command, so that a version that prepares otherwise has DVC prepare again.
+        versions = sorted({f"{one.task} {TASKS[one.task].preparation_version}" for one in sharing})
+        jobs = [f"results/{experiment.name}/job.toml" for experiment in sharing]
+        found[f"prepare-{_slug(name)}"] = _stage(
+            f"prepare the data of {name} and write the jobs that train on it",
+            ("prepare_data", "configure_job"),
+            jobs,
+            remark=f"as in {', '.join(versions)}",
+            deps=[
+                *(f"data/raw/{one.name}/SOURCE.json" for each in sharing for one in each.datasets),
+                *(str(experiment.path) for experiment in sharing),
+                *sorted(file for each in sharing for file in set(each.origins.values()) if file.endswith(".json")),
+            ],
+            outs=[f"data/processed/{name}", *jobs, *(f"results/{one.name}/model/config.json" for one in sharing)],
         )
     for experiment in experiments:
         name, data = experiment.name, f"data/processed/{experiment.dataset.name}"
-        base = {file for file in experiment.origins.values() if file.endswith(".json")}
+        results = f"results/{name}"
         start = [f"results/{experiment.parent}/hf"] if experiment.parent else []
-        results = f"results/{name}/evaluation"
-        found[f"model-{_slug(name)}"] = _stage(
-            f"train and export {name}",
-            ("configure_job", "train_model", "export_model"),
-            [f"results/{name}/hf/config.json"],
-            deps=[str(experiment.path), *sorted(base), data, *start],
-            outs=[{f"results/{name}/hf": {"persist": True}}],
+        found[f"train-{_slug(name)}"] = _stage(
+            f"train {name}",
+            ("train_model",),
+            [f"{results}/train.json"],
+            deps=[f"{results}/job.toml", f"{results}/model/config.json", data, *start],
+            outs=[f"{results}/train.json"],
         )
-        found[f"evaluate-{_slug(name)}"] = {
-            **_stage(
-                f"evaluate {name}",
-                ("evaluate_model",),
-                [f"{results}/metrics.json"],
-                deps=[str(experiment.path), data, f"results/{name}/hf"],
-                outs=[{f"{results}/metrics.json": {"persist": True, "cache": False}}],
-            ),
-            "metrics": [{f"{results}/headline.json": {"persist": True, "cache": False}}],
-            "plots": [{f"{results}/curve.csv": {"persist": True, "cache": False, "x": "step", "y": "loss"}}],
-        }
+        found[f"export-{_slug(name)}"] = _stage(
+            f"export {name}",
+            ("export_model",),
+            [f"{results}/hf/config.json"],
+            deps=[f"{results}/train.json"],
+            outs=[f"{results}/hf"],
+        )
+        curve = [f"{results}/evaluation/curve.done"] if has_curve(experiment, learning_curves) else []
+        found[f"evaluate-{_slug(name)}"] = _stage(
+            f"evaluate {name}",
+            ("evaluate_model", *(["evaluate_curve"] if curve else [])),
+            [f"{results}/evaluation/metrics.json", *curve],
+            deps=[str(experiment.path), data, f"{results}/hf"],
+            outs=[f"{results}/evaluation"],
+        )
     found["report"] = _stage(
         "write the report",
-        ("evaluate_curve", "write_report"),
+        ("write_report",),
         ["results/report.html"],
-        deps=[f"results/{experiment.name}/evaluation/metrics.json" for experiment in experiments],
-        outs=[{"results/report.html": {"persist": True, "cache": False}}],
+        deps=[f"results/{experiment.name}/evaluation" for experiment in experiments],
+        outs=["results/report.html"],
     )
-    return _HEAD + yaml.safe_dump({"stages": found}, sort_keys=False, width=10**6, allow_unicode=True)
+    folders = [f"results/{experiment.name}/evaluation" for experiment in experiments]
+    # Every experiment's own plot, and one of all losses together.
+    curves = {f"{folder}/curve.csv": {"x": "step", "y": "loss"} for folder in folders}
+    together = {"x": "step", "y": {f"{folder}/curve.csv": "loss" for folder in folders}}
+    described = {
+        "stages": found,
+        "metrics": [f"{folder}/headline.json" for folder in folders],
+        "plots": [{"training loss": together}, *({file: axes} for file, axes in curves.items())],
+    }
+    return _HEAD + yaml.safe_dump(described, sort_keys=False, width=10**6, allow_unicode=True)
 
 
 def _stage(
-    desc: str, rules: Sequence[str], targets: Sequence[str], deps: list[str], outs: list[Any], remark: str = ""
+    desc: str, rules: Sequence[str], targets: Sequence[str], deps: list[str], outs: list[str], remark: str = ""
 ) -> dict[str, Any]:
     command = f"snakemake --allowed-rules {' '.join(rules)} -- {shlex.join(targets)}"
     command += f"  # {remark}" if remark else ""
-    return {"desc": desc, "cmd": command, "deps": list(dict.fromkeys(deps)), "outs": outs}
+    # What is there is kept while a stage runs: Snakemake and lt25 see for themselves what of it is still good.
+    kept = [{out: {"persist": True}} for out in outs]
+    return {"desc": desc, "cmd": command, "deps": list(dict.fromkeys(deps)), "outs": kept}
 
 
 def _slug(name: str) -> str:

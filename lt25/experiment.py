@@ -18,7 +18,17 @@ from lt25 import plugins
 from lt25.config import overrides as on_command_line
 from lt25.config.files import read_model, read_yaml
 from lt25.config.key import OPTIONAL, Section, check, flat, identity, resolve, suggestion
-from lt25.config.sections import CONFIG, DATASET, EXPERIMENT, HIDDEN, JOB, MODEL, SET, training_identity
+from lt25.config.sections import (
+    CONFIG,
+    DATASET,
+    EXPERIMENT,
+    HIDDEN,
+    JOB,
+    MODEL,
+    SET,
+    decides_by_validation,
+    training_identity,
+)
 from lt25.errors import Mistakes, UserError
 from lt25.files import read_record
 from lt25.models import families
@@ -246,6 +256,12 @@ class Experiment:
         interval = checkpoint["interval"]
         saved = sorted({*range(interval, steps + 1, interval), steps})
         return saved[-checkpoint["keep_latest_k"] :]
+
+
+def has_curve(experiment: Experiment, learning_curves: bool) -> bool:
+    """Whether the kept steps before the last are evaluated for a learning curve; ``learning_curves``: the project's setting."""
+    # Where validation decides, nobody knows beforehand which steps there will be.
+    return learning_curves and not decides_by_validation(experiment.job) and bool(experiment.kept_steps[:-1])
 
 
 def exported_step(trained: Mapping[str, Any]) -> int:

@@ -16,7 +16,8 @@ REPOSITORY = Path(__file__).parents[1]
 def test_the_repositorys_stages_are_in_step_with_its_configuration(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     experiments = [load_experiment(name) for name in load_config()["experiments"]]
-    assert (REPOSITORY / "dvc.yaml").read_text() == dvc.stages(experiments), "run `lt25 dvc`"
+    written = dvc.stages(experiments, load_config()["learning_curves"])
+    assert (REPOSITORY / "dvc.yaml").read_text() == written, "run `lt25 dvc`"
 
 
 def test_experiments_of_one_dataset_share_a_stage_and_no_output(tmp_path, monkeypatch):
@@ -33,9 +34,9 @@ def test_experiments_of_one_dataset_share_a_stage_and_no_output(tmp_path, monkey
         "-- results/one/job.toml results/v1.5/job.toml results/child/job.toml results/one@optimizer.lr=0.001/job.toml"
         f"  # as in classification {TASKS['classification'].preparation_version}"
     )
-    assert "model-v1-5" in stages and "model-one-optimizer-lr-0-001" in stages
-    assert "results/one/hf" in stages["model-child"]["deps"]
-    made = [next(iter(out)) for stage in stages.values() for out in stage["outs"] + stage.get("metrics", [])]
+    assert "train-v1-5" in stages and "train-one-optimizer-lr-0-001" in stages
+    assert "results/one/hf" in stages["train-child"]["deps"]
+    made = [next(iter(out)) for stage in stages.values() for out in stage["outs"]]
     assert len(made) == len(set(made))
     assert not any(one != other and one.startswith(f"{other}/") for one in made for other in made)
 
@@ -47,3 +48,13 @@ def test_a_version_that_prepares_otherwise_changes_the_stage_that_prepares_and_n
     monkeypatch.setitem(TASKS, "classification", replace(task, preparation_version=task.preparation_version + 1))
     after = yaml.safe_load(dvc.stages(experiments))["stages"]
     assert [name for name in before if after[name] != before[name]] == ["prepare-digits"]
+
+
+def test_an_experiments_file_reaches_training_by_its_job_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny.make_project(tmp_path))
+    stages = yaml.safe_load(dvc.stages([tiny.write_experiment(tmp_path, "classification", "one")]))["stages"]
+    file = "config/experiments/one.yaml"
+    # A setting of the evaluation changes the file and not the job, so that DVC trains nothing.
+    assert [name for name in stages if file in stages[name]["deps"]] == ["prepare-digits", "evaluate-one"]
+    assert "results/one/job.toml" in stages["train-one"]["deps"]
+    assert {"results/one/job.toml": {"persist": True}} in stages["prepare-digits"]["outs"]

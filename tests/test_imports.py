@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "lt25"
 LAYERS = (
     ("errors", "memory", "replaced"),
     ("files", "importing", "progress", "launch", "cuda_graphs"),
-    ("config",),
+    ("config", "slurm"),
     ("tasks", "plugins", "ops"),
     ("models",),
     ("experiment",),

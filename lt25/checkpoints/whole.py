@@ -101,3 +101,9 @@ def _is_checkpoint(path: Path) -> bool:
 def earlier_steps(trained: Mapping[str, Any]) -> list[int]:
     """Return the steps whose checkpoints a training has kept, but for the one that is exported, of what ``train.json`` says."""
     return [step for step in trained["checkpoints"] if step != exported_step(trained)]
+
+
+def reachable_steps(results_dir: Path, trained: Mapping[str, Any]) -> list[int]:
+    """Return those of `earlier_steps` that can be evaluated here: a project that was pulled has no checkpoints."""
+    places = (results_dir / "checkpoints", results_dir / "hf")
+    return [step for step in earlier_steps(trained) if any((place / f"step-{step}").is_dir() for place in places)]

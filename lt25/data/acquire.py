@@ -9,7 +9,7 @@ Only files that ``SOURCE.json`` lists are ever removed, and none of a folder of 
 
 import contextlib
 import datetime
-import os
+import json
 import shutil
 from importlib import import_module
 from pathlib import Path
@@ -33,6 +33,9 @@ BUILDERS = {
     "recall": "recall",
 }
 MANIFEST = "SOURCE.json"
+
+DATES = "DATES.json"
+"""Dates of a user's files that differ from those in ``SOURCE.json``, with the content that it tells."""
 
 
 def acquire(dataset: Dataset, raw_dir: Path, mirror: Path | None = None) -> None:
@@ -144,8 +147,8 @@ def damaged(root: Path, known: dict[str, Any]) -> list[str]:
 def changes(dataset: Dataset, raw_dir: Path) -> list[str]:
     """Return what has changed since ``SOURCE.json`` was written: the origin, or files of a user's folder.
 
-    Sizes and dates are compared; only a file of the same size and another date is read. Where it has the same content,
-    ``SOURCE.json`` takes note of the date, and keeps its own.
+    Sizes and dates are compared; only a file of the same size and another date is read. Where it has the same content, the
+    date is noted beside ``SOURCE.json``, which stays as it is: DVC versions it.
 
     Returns:
         "new: a.png", "removed: b.png", "changed: c.png"; nothing if nothing has, or the dataset was not acquired yet.
@@ -157,24 +160,22 @@ def changes(dataset: Dataset, raw_dir: Path) -> list[str]:
         return ["changed: origin"]
     if "path" not in dataset.origin:
         return []
-    root, dated = data_root(dataset, raw_dir), False
+    root, dates = data_root(dataset, raw_dir), _dates(raw_dir)
+    noted = dict(dates)
     there, listed = set().union(*_matching(dataset, root)[0].values()), known["files"]
     found = [f"removed: {name}" for name in sorted(listed.keys() - there)]
     found += [f"new: {name}" for name in sorted(there - listed.keys())]
     for name in sorted(listed.keys() & there):
         fact, status = listed[name], (root / name).stat()
         if status.st_size == fact["bytes"]:
-            if status.st_mtime_ns == fact.get("modified"):
+            if status.st_mtime_ns in (fact.get("modified"), dates.get(name)):
                 continue
             if files.sha256(root / name) == fact["sha256"]:
-                fact["modified"], dated = status.st_mtime_ns, True
+                dates[name] = status.st_mtime_ns
                 continue
         found.append(f"changed: {name}")
-    if dated and not found:
-        manifest = raw_dir / MANIFEST
-        before = manifest.stat()
-        files.write_sealed(manifest, known)
-        os.utime(manifest, ns=(before.st_atime_ns, before.st_mtime_ns))
+    if dates != noted and not found:
+        files.write_json(raw_dir / DATES, dates)
     return found
 
 
@@ -246,7 +247,7 @@ def _note_where(dataset: Dataset, raw_dir: Path, mirror: Path | None, known: dic
 def _matching(dataset: Dataset, root: Path) -> tuple[dict[str, set[str]], list[str]]:
     """Return the files that belong to a dataset by pattern, relative to ``root``, and what was left out, a line each."""
     names, left_out = files_below(root)
-    own = {MANIFEST, f"{MANIFEST}.damaged"}
+    own = {MANIFEST, f"{MANIFEST}.damaged", DATES}
     return {pattern: matching(names, pattern) - own for pattern in hub.patterns(dataset.origin)}, left_out
 
 
@@ -265,19 +266,22 @@ def _write_manifest(dataset: Dataset, raw_dir: Path, revision: str | None, known
     is_users = "path" in dataset.origin
     for line in unread(found) if is_users else []:
         say(f"{dataset.name}: left out: {line}")
-    before = known["files"] if known else {}
+    before, dates = known["files"] if known else {}, _dates(raw_dir)
     raw_dir.mkdir(parents=True, exist_ok=True)
     facts = {}
     for name in track(sorted(found), f"{dataset.name}: files hashed", len(found)):
         path = root / name
         status = path.stat()
         fact = {"bytes": status.st_size, **({"modified": status.st_mtime_ns} if is_users else {})}
-        same = {key: before.get(name, {}).get(key) for key in fact} == fact
+        former = before.get(name, {})
+        as_before = [fact, {**fact, "modified": former.get("modified")}] if dates.get(name) == status.st_mtime_ns else [fact]
+        same = {key: former.get(key) for key in fact} in as_before
         facts[name] = {"sha256": before[name]["sha256"] if same else files.sha256(path), **fact}
     _seal(dataset, raw_dir, revision, facts)
 
 
 def _seal(dataset: Dataset, raw_dir: Path, revision: str | None, facts: dict[str, Any], **more: str) -> None:
+    (raw_dir / DATES).unlink(missing_ok=True)
     files.write_sealed(
         raw_dir / MANIFEST,
         {
@@ -289,6 +293,13 @@ def _seal(dataset: Dataset, raw_dir: Path, revision: str | None, facts: dict[str
             "files": facts,
         },
     )
+
+
+def _dates(raw_dir: Path) -> dict[str, int]:
+    try:
+        return json.loads((raw_dir / DATES).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 def _manifest(raw_dir: Path) -> dict[str, Any] | None:

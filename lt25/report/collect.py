@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from lt25.checkpoints.whole import earlier_steps
+from lt25.checkpoints.whole import reachable_steps
 from lt25.data import shards
 from lt25.errors import UserError
 from lt25.evaluation import believe_model
@@ -130,7 +130,8 @@ def read_steps(experiment: Experiment) -> list[dict]:
     evaluated = {int(path.parent.name.removeprefix("step-")) for path in folder.glob("step-*/metrics.json")}
     # Snakemake has it that all kept steps are evaluated.
     curve, trained = folder / "curve.done", read_train(experiment)
-    for step in sorted(evaluated.union(earlier_steps(trained) if trained and curve.exists() else ())):
+    wanted = reachable_steps(experiment.results_dir, trained) if trained and curve.exists() else ()
+    for step in sorted(evaluated.union(wanted)):
         command = f"lt25 evaluate {experiment.arguments} --export --step {step}"
         try:
             steps.append(believe(folder / f"step-{step}" / "metrics.json", command))

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from lt25.config.sections import decides_by_validation
 from lt25.data.acquire import changes
-from lt25.experiment import Experiment, load_config, load_experiment
+from lt25.experiment import Experiment, has_curve, load_config, load_experiment
 from lt25.errors import UserError
 from lt25.launch import gpus
 from lt25.training.ahead import is_trained
@@ -155,8 +154,5 @@ def starting_model(wildcards):
 
 def curve(experiment):
     """What tells that the kept steps before the last are evaluated, which with the final numbers make the learning curve."""
-    # Where validation decides, nobody knows beforehand which steps there will be.
-    unknown = decides_by_validation(experiment.job)
-    if not SETTINGS["learning_curves"] or unknown or not experiment.kept_steps[:-1]:
-        return []
-    return [f"results/{experiment.name}/evaluation/curve.done"]
+    done = f"results/{experiment.name}/evaluation/curve.done"
+    return [done] if has_curve(experiment, SETTINGS["learning_curves"]) else []

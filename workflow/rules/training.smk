@@ -41,11 +41,17 @@ rule train_model:
     threads: workflow.resource_settings.cores or 8
     resources:
         gpu=lambda wildcards: gpus(EXPERIMENTS[wildcards.experiment].job.get("parallelism", {})),
+        nodes=1,
         mem_mb=4000,
         runtime="2d",
+        # For Slurm: the command stands in the batch script and starts its own step on each node, with all GPUs that are there.
+        mpi="",
+        tasks_per_gpu=0,
     params:
         checkpoints="results/{experiment}/checkpoints",
     message:
         "training {wildcards.experiment}; checkpoints in {params.checkpoints}"
+    # On each node its part of the GPUs; none of them, and the experiment's degrees of parallelism say how many processes.
     shell:
-        "NGPU={resources.gpu} lt25 train {wildcards.experiment:q} --wait 2>&1 | tee {log:q}"
+        "gpus=$(({resources.gpu} / {resources.nodes})); "
+        "NGPU=${{gpus#0}} NNODE={resources.nodes} lt25 train {wildcards.experiment:q} --wait 2>&1 | tee {log:q}"

@@ -1,0 +1,302 @@
+"""What a Slurm of two nodes does to the workflow: ``make cluster``, or ``python -m tests.cluster.rig [--table FILE] [NAME ...]``.
+
+Each scenario sends a tiny chain through ``workflow/profiles/slurm`` and something happens meanwhile. The right result at the end
+is that of a run which nothing happened to. With ``--table`` the results replace what stands between two ``<!-- cluster -->``.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from lt25.files import write_text
+from tests import tiny
+from tests.cluster import slurm
+from tests.workflow import chain
+
+# Enough steps that something can happen between them, also where they are fast: half a minute.
+STEPS, INTERVAL = 3000, 100
+MARK = "<!-- cluster -->"
+
+
+def prepared(root: Path) -> Path:
+    """Make a project whose experiment ``digits`` is prepared and long enough for something to happen to it."""
+    root.mkdir(parents=True)
+    chain.project(root)
+    training = {"steps": STEPS, "local_batch_size": 32}
+    options = {
+        "debug": {"deterministic": True},
+        "checkpoint": {"interval": INTERVAL},
+        "metrics": {"log_freq": INTERVAL},
+    }
+    chain.write_experiment(root, "digits", "classification", training=training, **options)
+    done = chain.snakemake(root, "results/digits/job.toml")
+    assert done.returncode == 0, done.stdout
+    return root
+
+
+def profile(root: Path, nodes: int = 1, **train: object) -> str:
+    """Write the profile for this cluster, which has no accounts and little memory; ``train``: resources of the training."""
+    settings = yaml.safe_load((root / "workflow/profiles/slurm/config.yaml").read_text())
+    settings |= {
+        "slurm-no-account": True,
+        "slurm-status-command": "squeue",
+        "slurm-init-seconds-before-status-checks": 1,
+        "latency-wait": 10,
+    }
+    resources = settings["set-resources"]
+    for rule in resources.values():
+        rule["mem_mb"] = 2500
+    resources["train_model"] |= {"nodes": nodes, "gpu": nodes, **train}
+    folder = root / "workflow" / "profiles" / "test"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    return str(folder.relative_to(root))
+
+
+class Run:
+    """A snakemake that sends its jobs to the cluster, in the background."""
+
+    def __init__(self, root: Path, *targets: str, nodes: int = 1, **train: object) -> None:
+        command = [str(Path(sys.executable).parent / "snakemake"), "--profile", profile(root, nodes, **train), *targets]
+        self.root, self.log = root, root / "snakemake.log"
+        path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                command, cwd=root, env=tiny.environment(PATH=path), stdout=log, stderr=log, start_new_session=True
+            )
+
+    def finish(self, seconds: float = 1500) -> str:
+        """Wait for its end, which has to be a good one; return what it printed."""
+        status = self.process.wait(seconds)
+        assert status == 0, f"snakemake ended with {status}: {self.log.read_text()[-4000:]}"
+        return self.log.read_text()
+
+
+def until(what: str, true: Callable[[], object], seconds: float = 600) -> None:
+    """Wait until something is so."""
+    deadline = time.time() + seconds
+    while not true():
+        assert time.time() < deadline, f"{what}: not so after {seconds:.0f} s"
+        time.sleep(0.2)
+
+
+def checkpoints(root: Path) -> list[int]:
+    """Return the steps of whole checkpoints of ``digits``."""
+    found = (root / "results" / "digits").glob("runs/*/checkpoints/step-*/manifest.json")
+    return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
+
+
+def history(root: Path) -> list[tuple[int, float]]:
+    """Return the steps and losses that the run of ``digits`` has recorded."""
+    (file,) = (root / "results" / "digits").glob("runs/*/metrics.jsonl")
+    return [(line["step"], line["loss"]) for line in map(json.loads, file.read_text().splitlines()) if "loss" in line]
+
+
+def job(cluster: slurm.Cluster) -> tuple[str, str, str]:
+    """Return number, state and nodes of the one training job that is queued or runs."""
+    (line,) = cluster.call("squeue", "-h", "-p", "gpu", "-o", "%i %T %N").splitlines()
+    number, state, *nodes = line.split()
+    return number, state, nodes[0] if nodes else ""
+
+
+def restarts(cluster: slurm.Cluster, number: str) -> int:
+    shown = cluster.call("scontrol", "show", "job", number)
+    return int(shown.split("Restarts=")[1].split()[0])
+
+
+class Scenarios:
+    """Each public method is one; it returns what was seen, a phrase for the table.
+
+    Args:
+        cluster: runs, with both nodes idle.
+        folder: for projects.
+    """
+
+    def __init__(self, cluster: slurm.Cluster, folder: Path) -> None:
+        self.cluster, self.folder = cluster, folder
+        self.original = prepared(folder / "original")
+        self.undisturbed: list[tuple[int, float]] | None = None
+
+    def project(self, name: str) -> Path:
+        return Path(shutil.copytree(self.original, self.folder / name, symlinks=True))
+
+    def reference(self) -> list[tuple[int, float]]:
+        """Return the losses of a run on this machine, without Slurm."""
+        if self.undisturbed is None:
+            root = self.project("reference")
+            done = chain.run(root, "lt25", "train", "digits")
+            assert done.returncode == 0, done.stdout
+            self.undisturbed = history(root)
+        return self.undisturbed
+
+    def _arrived(self, root: Path) -> None:
+        assert json.loads((root / "results/digits/train.json").read_text())["steps"] == STEPS
+        assert history(root) == self.reference(), "other losses than the undisturbed run"
+
+    def the_whole_chain(self) -> str:
+        """Three experiments, from data to report, every job on the cluster."""
+        root = self.folder / "whole"
+        root.mkdir()
+        chain.project(root)
+        printed = Run(root).finish()
+        jobs = printed.count("has been submitted with SLURM jobid")
+        assert (root / "results" / "report.html").is_file()
+        assert "Nothing to be done" in chain.snakemake(root, "--dry-run").stdout
+        return f"{jobs} jobs, then nothing to be done"
+
+    def two_nodes(self) -> str:
+        """Two nodes train what one node trains with as many processes."""
+        losses = {}
+        for nodes in (1, 2):
+            root = self.project(f"nodes-{nodes}")
+            chain.write_experiment(
+                root,
+                "digits",
+                "classification",
+                debug={"deterministic": True},
+                training={"steps": 50},
+                metrics={"log_freq": 1},
+            )
+            Run(root, "results/digits/train.json", nodes=nodes, gpu=2).finish()
+            losses[nodes] = history(root)
+            assert json.loads((root / "results/digits/train.json").read_text())["world_size"] == 2
+        assert losses[1] == losses[2]
+        return f"{len(losses[1])} recorded losses are equal bit for bit"
+
+    def a_killed_node(self) -> str:
+        """The node on which training runs loses its power."""
+        root = self.project("node")
+        run = Run(root, "results/digits/train.json")
+        until("a checkpoint", lambda: checkpoints(root))
+        number, _, node = job(self.cluster)
+        self.cluster.stop(node)
+        seen = checkpoints(root)[-1]
+        until("requeued", lambda: restarts(self.cluster, number) == 1)
+        run.finish()
+        self._arrived(root)
+        self.cluster.start(node)
+        return f"stopped after step {seen}, requeued on the other node, same losses"
+
+    def the_time_limit(self) -> str:
+        """A job's time is up before its training has arrived."""
+        root = self.project("limit")
+        run = Run(root, "results/digits/train.json", runtime=60, slurm_extra="'--signal=USR1@600'")
+        until("a checkpoint", lambda: checkpoints(root))
+        number, _, _ = job(self.cluster)
+        # Now less is left than what the signal goes ahead by.
+        self.cluster.call("scontrol", "update", f"JobId={number}", "TimeLimit=5")
+        until("requeued", lambda: restarts(self.cluster, number) == 1)
+        seen = checkpoints(root)[-1]
+        self.cluster.call("scontrol", "update", f"JobId={number}", "TimeLimit=60")
+        run.finish()
+        self._arrived(root)
+        assert seen % INTERVAL, f"step {seen} is no step at which one is saved anyway"
+        return f"checkpoint of step {seen} on the signal, requeued, same losses"
+
+    def preemption(self) -> str:
+        """A job of a higher partition takes both nodes."""
+        root = self.project("preempted")
+        run = Run(root, "results/digits/train.json")
+        until("a checkpoint", lambda: checkpoints(root))
+        number, _, _ = job(self.cluster)
+        self.cluster.call("sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+        until("requeued", lambda: restarts(self.cluster, number) == 1)
+        seen = checkpoints(root)[-1]
+        run.finish()
+        self._arrived(root)
+        assert seen % INTERVAL, f"step {seen} is no step at which one is saved anyway"
+        return f"checkpoint of step {seen} on the signal, requeued, same losses"
+
+    def a_stopped_controller(self) -> str:
+        """slurmctld is killed while a job runs, and comes back half a minute later."""
+        root = self.project("controller")
+        run = Run(root, "results/digits/train.json")
+        until("a checkpoint", lambda: checkpoints(root))
+        self.cluster.stop("slurmctld")
+        time.sleep(30)
+        self.cluster.start("slurmctld")
+        run.finish()
+        self._arrived(root)
+        return "the run went on, same losses"
+
+    def a_killed_snakemake(self) -> str:
+        """The snakemake that sent the jobs is killed, and the same command is given again."""
+        root = self.project("snakemake")
+        run = Run(root, "results/digits/train.json")
+        until("a checkpoint", lambda: checkpoints(root))
+        run.process.kill()
+        run.process.wait()
+        Run(root, "results/digits/train.json").finish()
+        self._arrived(root)
+        return "the second waited for the first's trainer, same losses"
+
+    def a_cancelled_job(self) -> str:
+        """Somebody cancels the training, and the same command is given again."""
+        root = self.project("cancelled")
+        run = Run(root, "results/digits/train.json")
+        until("a checkpoint", lambda: checkpoints(root))
+        number, _, _ = job(self.cluster)
+        self.cluster.call("scancel", number)
+        status = run.process.wait(300)
+        assert status == 1 and "status is: 'CANCELLED'" in run.log.read_text()
+        Run(root, "results/digits/train.json").finish()
+        self._arrived(root)
+        return "snakemake says CANCELLED; the same command goes on, same losses"
+
+    def forty_experiments(self) -> str:
+        """Forty experiments that share their data are queued at once."""
+        root = self.project("forty")
+        names = [f"digits-{number}" for number in range(40)]
+        for number, name in enumerate(names):
+            chain.write_experiment(root, name, "classification", debug={"seed": number})
+        started = time.time()
+        printed = Run(root, *(f"results/{name}/train.json" for name in names)).finish(3600)
+        losses = {json.loads((root / "results" / name / "train.json").read_text())["loss"] for name in names}
+        assert len(losses) > 1
+        jobs = printed.count("has been submitted with SLURM jobid")
+        return f"{jobs} jobs in {time.time() - started:.0f} s"
+
+
+NAMES = [name for name in vars(Scenarios) if not name.startswith("_") and name not in ("project", "reference")]
+
+
+def main() -> int:
+    """Run scenarios, print a table; return 1 if one failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="where the results are written, between two marks")
+    options = parser.parse_args()
+    if problem := slurm.obstacle():
+        print(f"no Slurm can be set up here: {problem}", file=sys.stderr)
+        return 2
+    lines, failed = ["| scenario | result | seconds |", "| --- | --- | --- |"], False
+    with tempfile.TemporaryDirectory(prefix="lt25-cluster-") as folder, slurm.running(Path(folder, "slurm")) as cluster:
+        scenarios = Scenarios(cluster, Path(folder))
+        for name in options.names or NAMES:
+            started = time.time()
+            until("two idle nodes", lambda: cluster.idle_nodes() == len(slurm.NODES))
+            what = getattr(Scenarios, name).__doc__
+            try:
+                result = getattr(scenarios, name)()
+            except Exception as error:
+                result, failed = f"FAILED: {' '.join(str(error).split())[:300]}", True
+                cluster.call("scancel", "--user", slurm.getuser())
+                print(error, file=sys.stderr)
+            lines.append(f"| {what} | {result} | {time.time() - started:.0f} |")
+            print(lines[-1], flush=True)
+    if options.table:
+        before, _, after = options.table.read_text().split(MARK)
+        write_text(options.table, MARK.join([before, "\n" + "\n".join(lines) + "\n", after]))
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
