@@ -666,6 +666,11 @@ def _check_job(experiment: Experiment, where: str) -> None:
             )
         if not training["fused_loss"]:
             raise UserError(f"{where}: training.z_loss: found {training['z_loss']}: needs training.fused_loss: true")
+    if training["label_smoothing"] and experiment.task != "classification":
+        raise UserError(
+            f"{where}: training.label_smoothing: found {training['label_smoothing']}, but the loss of {experiment.task} has "
+            "none: use 0"
+        )
     if experiment.job["optimizer"]["ema_decay"] and training["dtype"] != "float32":
         raise UserError(
             f"{where}: optimizer.ema_decay: found {experiment.job['optimizer']['ema_decay']}, but a mean in bfloat16 stands "

@@ -278,6 +278,14 @@ print(model.config.id2label[int(logits.argmax())])""",
             "shift": Key(
                 "number", 0.0, "images are moved by up to so many pixels, in both directions", True, {"minimum": 0}
             ),
+            "crop": Key(
+                "integer",
+                0,
+                "images are moved by a whole number of pixels, up to so many, in both directions; what was at the border is "
+                "continued beyond it",
+                True,
+                {"minimum": 0},
+            ),
             "rotate": Key(
                 "number",
                 0.0,
@@ -299,6 +307,14 @@ print(model.config.id2label[int(logits.argmax())])""",
                 "standard deviation of the noise that is added to images, in standard deviations of their pixels",
                 True,
                 {"minimum": 0},
+            ),
+            "mixup": Key(
+                "number",
+                0.0,
+                "another image of the batch is mixed into each, with a weight of up to this, and its class counts with the same "
+                "weight",
+                True,
+                {"minimum": 0, "maximum": 0.5},
             ),
         },
         complaint=_image_complaint,

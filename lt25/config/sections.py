@@ -102,6 +102,14 @@ TRAINING: Section = {
         True,
         _NOT_NEGATIVE,
     ),
+    "label_smoothing": Key(
+        "number",
+        0.0,
+        "part of the probability that a classifier is to spread over all classes, not to give to the right one alone, usually "
+        "0.1; the recorded training loss includes it; torchtitan has no such key",
+        True,
+        {"minimum": 0, "exclusiveMaximum": 1},
+    ),
     "enable_cpu_offload": Key("boolean", False, "keep weights and optimizer in the CPU's memory (FSDP2)", False),
     "gc_freq": Key("integer", 50, "steps between two collections of Python's garbage", False, _POSITIVE),
     "gc_debug": Key("boolean", False, "collect garbage at every step and warn of what holds GPU memory", False),

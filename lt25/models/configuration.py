@@ -42,6 +42,8 @@ class HGRNConfig(PreTrainedConfig):
     use_lower_bound: bool = True
     bidirectional: bool = False
     dropout: float | int = 0.0
+    tied_dropout: bool = False
+    stochastic_depth: float | int = 0.0
     norm_eps: float = 1e-6
     initializer_range: float = 0.02
     vocab_size: int = 32000

@@ -327,6 +327,8 @@ register(
         serves={
             "subsampling": (_CLASSIFIER, _CTC),
             "position_embeddings": (_CLASSIFIER, _CTC),
+            "tied_dropout": (_CLASSIFIER, _CTC),
+            "stochastic_depth": (_CLASSIFIER, _CTC),
             "pooling": (_CLASSIFIER,),
             "num_labels": (_CLASSIFIER,),
             "hop_length": (_CTC,),
@@ -369,6 +371,20 @@ register(
                 "number",
                 0.0,
                 "probability, on each branch before it joins the residual stream",
+                True,
+                _PROBABILITY,
+            ),
+            "tied_dropout": Key(
+                "boolean",
+                False,
+                "dropout leaves out the same channels at all steps of a sequence",
+                True,
+            ),
+            "stochastic_depth": Key(
+                "number",
+                0.0,
+                "probability that the last layer's branches are left out of a sequence; that of the layers before it falls "
+                "evenly with their depth",
                 True,
                 _PROBABILITY,
             ),

@@ -60,6 +60,9 @@ class Training:
     z_loss: float = 0.0
     """Factor of the squared logarithm of the softmax's denominator that is added to a language model's loss"""
 
+    label_smoothing: float = 0.0
+    """Part of the probability that a classifier is to spread over all classes"""
+
     varlen: bool | None = None
     """Whether the documents of a window are sequences of their own; None: where the model's family can keep them apart"""
 

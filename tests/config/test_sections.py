@@ -24,6 +24,7 @@ OWN = {
     "training.fused_loss",
     "training.float8",
     "training.z_loss",
+    "training.label_smoothing",
     "training.varlen",
     "training.context_len",
     "optimizer.ema_decay",
