@@ -151,6 +151,20 @@ OPTIMIZER: Section = {
     "weight_decay": Key(
         "number", 0.1, "part of a weight that a step takes away, times the learning rate", True, _NOT_NEGATIVE
     ),
+    "gate_lr": Key(
+        ("number", "null"),
+        None,
+        "the highest learning rate of forget gates' weights and of their lower bounds; none: `lr`; torchtitan has no such key",
+        True,
+        {"exclusiveMinimum": 0},
+    ),
+    "gate_weight_decay": Key(
+        ("number", "null"),
+        None,
+        "the weight decay of the same; none: `weight_decay`; torchtitan has no such key",
+        True,
+        _NOT_NEGATIVE,
+    ),
     "ema_decay": Key(
         "number",
         0.0,
@@ -561,10 +575,12 @@ _GLOBS = {"anyOf": [_GLOB, {"type": "array", "minItems": 1, "items": _GLOB}]}
 _HELD_OUT = {
     "type": "object",
     "additionalProperties": False,
-    "required": ["from", "fraction"],
+    "required": ["from"],
+    "oneOf": [{"required": ["fraction"]}, {"required": ["groups"]}],
     "properties": {
         "from": {"enum": ["train"]},
         "fraction": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        "groups": {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"type": ["string", "integer"]}},
     },
 }
 _UTTERANCES: Section = {
@@ -668,7 +684,8 @@ DATASET: Section = {
     "splits": Key(
         "object",
         REQUIRED,
-        "`train`, `validation`, `test` -> the source's split, or a part held out, `{from: train, fraction: 0.1}`",
+        "`train`, `validation`, `test` -> the source's split, or a part held out, `{from: train, fraction: 0.1}`; of a column "
+        "`group` also named ones, `{from: train, groups: [george]}`",
         True,
         keys={
             "train": Key(("string", "array"), REQUIRED, "the source's split, or several", True, _SOURCE),

@@ -53,7 +53,7 @@ class HGRNConfig(PreTrainedConfig):
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     input_size: int | None = None
-    subsampling: Literal[1, 2, 4] = 1
+    subsampling: Literal[1, 2, 4, 8, 16] = 1
     position_embeddings: int = 0
     hop_length: int = 160
     pooling: Literal["mean", "last"] = "mean"

@@ -53,6 +53,7 @@ class Family:
         linear_head: True if a language model's logits are its base model's last hidden state times the head's weight and nothing
             else, so that head and loss can be computed together.
         state: True if forward hands on what it remembers (`past_key_values`), so that a text can be read in pieces.
+        gates: what the names of the parameters of forget gates end in, which may have a learning rate of their own.
         parallelism: kinds that give the numbers of a single device: "data" (DDP and FSDP2), "tensor", "pipeline", "context".
         crosses_layers: tensors that a layer takes from others beside the residual stream: cut into stages without these, a
             model computes something else, and says nothing.
@@ -75,6 +76,7 @@ class Family:
     graphs: bool = True
     linear_head: bool = False
     state: bool = True
+    gates: tuple[str, ...] = ()
     parallelism: tuple[str, ...] = ("data",)
     crosses_layers: tuple[str, ...] = ()
     devices: tuple[str, ...] = ("cpu", "cuda")
@@ -337,6 +339,7 @@ register(
         },
         module="lt25.models.auto",
         linear_head=True,
+        gates=("lower_bounds", "f_proj.weight", "f_conv1d.weight"),
         crosses_layers=("lower_bounds",),
         complaint=_hgrn_complaint,
         keys={
@@ -415,7 +418,7 @@ register(
                 1,
                 "steps of feature input to one step of the model, by strided convolutions",
                 True,
-                {"enum": [1, 2, 4]},
+                {"enum": [1, 2, 4, 8, 16]},
             ),
             "position_embeddings": Key(
                 "integer",

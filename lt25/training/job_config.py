@@ -74,6 +74,12 @@ class Training:
 class Optimizer:
     """Keys that torchtitan's section lacks."""
 
+    gate_lr: float | None = None
+    """Highest learning rate of the weights of forget gates and of their lower bounds; none: `lr`"""
+
+    gate_weight_decay: float | None = None
+    """Weight decay of the same; none: `weight_decay`"""
+
     ema_decay: float = 0.0
     """Decay of a running mean of the weights, which is validated and exported in their place; 0: none"""
 

@@ -27,6 +27,8 @@ OWN = {
     "training.label_smoothing",
     "training.varlen",
     "training.context_len",
+    "optimizer.gate_lr",
+    "optimizer.gate_weight_decay",
     "optimizer.ema_decay",
     "checkpoint.keep",
     "metrics.log_layer_norms",
