@@ -340,10 +340,10 @@ def main() -> None:
         show(kernels(options.seconds), options.markdown)
     for name in ("digits", "mnist"):
         if options.only in (None, name):
-            experiment = load_experiment(EXPERIMENTS / f"{name}.yaml")
+            experiment = load_experiment(EXPERIMENTS / f"{'row-' if name == 'mnist' else ''}{name}.yaml")
             show(epochs(experiment, options.rates), options.markdown)
     if options.only in (None, "pixels"):
-        show(pixels(load_experiment(EXPERIMENTS / "mnist.yaml"), options.seconds), options.markdown)
+        show(pixels(load_experiment(EXPERIMENTS / "row-mnist.yaml"), options.seconds), options.markdown)
     if options.only in (None, "products"):
         show(products(load_experiment(EXPERIMENTS / "digits.yaml"), options.seconds), options.markdown)
 

@@ -588,7 +588,11 @@ def _check_encoding(encoding: str, where: str) -> None:
 
 def _check_dataset(values: Mapping[str, Any], where: str) -> None:
     """Compare the keys of a dataset file with each other."""
-    parts = {name: split["fraction"] for name, split in values["splits"].items() if isinstance(split, dict)}
+    held_out = {name: split for name, split in values["splits"].items() if isinstance(split, dict)}
+    named = next((name for name, split in held_out.items() if "groups" in split), None)
+    if named and "group" not in values["columns"]:
+        raise UserError(f"{where}: splits.{named}.groups: needs a column of groups: add columns.group")
+    parts = {name: split.get("fraction", 0) for name, split in held_out.items()}
     if sum(parts.values()) >= 1:
         said = " and ".join(f"{name} takes {part}" for name, part in parts.items())
         raise UserError(f"{where}: splits: {said} of train, which leaves nothing to train on: lower the fractions")
@@ -682,6 +686,18 @@ def _check_job(experiment: Experiment, where: str) -> None:
             )
         if not training["fused_loss"]:
             raise UserError(f"{where}: training.z_loss: found {training['z_loss']}: needs training.fused_loss: true")
+    if training["label_smoothing"] and experiment.task != "classification":
+        raise UserError(
+            f"{where}: training.label_smoothing: found {training['label_smoothing']}, but the loss of {experiment.task} has "
+            "none: use 0"
+        )
+    own = [key for key in ("gate_lr", "gate_weight_decay") if experiment.job["optimizer"][key] is not None]
+    if own and not (family := families.find(experiment.model["model_type"])).gates:
+        raise UserError(
+            f"{where}: optimizer.{own[0]}: {family.model_type} has no forget gates that are known: remove the key"
+        )
+    if own and experiment.job["optimizer"]["name"] == "Muon":
+        raise UserError(f"{where}: optimizer.{own[0]}: not with Muon: remove the key, or use AdamW")
     if experiment.job["optimizer"]["ema_decay"] and training["dtype"] != "float32":
         raise UserError(
             f"{where}: optimizer.ema_decay: found {experiment.job['optimizer']['ema_decay']}, but a mean in bfloat16 stands "

@@ -160,14 +160,26 @@ def _image_complaint(prepare: Mapping[str, Any], augment: Mapping[str, Any]) -> 
         return (
             f"prepare.permutation: is for pixels, and prepare.layout is {layout}: set it to pixels, or remove the key"
         )
-    changed = next((key for key, value in augment.items() if value), None)
-    if changed and layout == "series":
-        return f"augment.{changed}: is for images, and prepare.layout is series: remove the key"
+    return augment_complaint(augment, "series") if layout == "series" else None
+
+
+def augment_complaint(augment: Mapping[str, Any], kind: str) -> str | None:
+    """Complain of the first key of ``augment`` that is given and means nothing for inputs of a kind.
+
+    Args:
+        augment: the resolved section of a classification.
+        kind: "image", "series" or, for the samples of recordings, "audio"; their frames are a series.
+    """
+    for key, value in augment.items():
+        meant = "audio" if key == "speed" else "image"
+        if value and kind != meant:
+            instead = "samples of recordings (prepare.n_mels: 0)" if meant == "audio" else "images"
+            return f"augment.{key}: is for {instead}, and the inputs are none: remove the key"
     return None
 
 
 _OF_KIND = {
-    "image": ("layout", "size", "permutation"),
+    "image": ("layout", "size", "grey", "permutation"),
     "audio": ("n_mels", "sample_rate", "max_steps"),
     "series": ("layout", "max_steps"),
 }
@@ -197,10 +209,8 @@ def kind_complaint(prepare: Mapping[str, Any], kind: str) -> str | None:
 def _classification_row(prepare: Mapping[str, Any], augment: Mapping[str, Any], row: Any) -> str | None:
     if (kind := row.kind("input")) not in _OF_KIND:
         return None  # preparation counts it as a fault
-    changed = next((key for key, value in augment.items() if value), None)
-    if changed and kind != "image":
-        return f"augment.{changed}: is for images, and the inputs are {_INPUTS[kind]}: remove the key"
-    return kind_complaint(prepare, kind)
+    of = "series" if kind == "audio" and prepare["n_mels"] else kind
+    return augment_complaint(augment, of) or kind_complaint(prepare, kind)
 
 
 def _speech_row(prepare: Mapping[str, Any], augment: Mapping[str, Any], row: Any) -> str | None:
@@ -252,6 +262,7 @@ print(model.config.id2label[int(logits.argmax())])""",
                 True,
                 {"items": {"type": "integer", "minimum": 1, "maximum": 4096}, "minItems": 2, "maxItems": 2},
             ),
+            "grey": Key("boolean", False, "images in colour are turned into shades of grey", True),
             "permutation": Key(
                 ("integer", "null"),
                 None,
@@ -259,14 +270,16 @@ print(model.config.id2label[int(logits.argmax())])""",
                 True,
                 {"minimum": 0},
             ),
-            "n_mels": Key("integer", 40, "of recordings: mel bands", True, {"enum": [40, 80]}),
+            "n_mels": Key(
+                "integer", 40, "of recordings: mel bands; 0: none, a step is a sample", True, {"enum": [0, 40, 80]}
+            ),
             "sample_rate": Key(
                 "integer", 16000, "of recordings: Hz; all audio is brought to it", True, {"minimum": 4000}
             ),
             "max_steps": Key(
                 "integer",
                 100_000,
-                "the most steps of a series, or frames of 10 ms of a recording; a longer one cannot be used",
+                "the most steps of a series, or frames of 10 ms or samples of a recording; a longer one cannot be used",
                 True,
                 {"minimum": 1},
             ),
@@ -277,6 +290,14 @@ print(model.config.id2label[int(logits.argmax())])""",
         augment={
             "shift": Key(
                 "number", 0.0, "images are moved by up to so many pixels, in both directions", True, {"minimum": 0}
+            ),
+            "crop": Key(
+                "integer",
+                0,
+                "images are moved by a whole number of pixels, up to so many, in both directions; what was at the border is "
+                "continued beyond it",
+                True,
+                {"minimum": 0},
             ),
             "rotate": Key(
                 "number",
@@ -299,6 +320,22 @@ print(model.config.id2label[int(logits.argmax())])""",
                 "standard deviation of the noise that is added to images, in standard deviations of their pixels",
                 True,
                 {"minimum": 0},
+            ),
+            "speed": Key(
+                ("array", "null"),
+                None,
+                "recordings are played faster by one of these factors, `[0.9, 1, 1.1]`, drawn anew for each in every epoch; "
+                "needs `prepare.n_mels: 0`",
+                True,
+                {"items": {"type": "number", "minimum": 0.5, "maximum": 2}, "minItems": 1},
+            ),
+            "mixup": Key(
+                "number",
+                0.0,
+                "another image of the batch is mixed into each, with a weight of up to this, and its class counts with the same "
+                "weight",
+                True,
+                {"minimum": 0, "maximum": 0.5},
             ),
         },
         complaint=_image_complaint,

@@ -258,6 +258,7 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
             {"training.z_loss": 1e-4},
             "training.z_loss: found 0.0001, but the loss of lt25_hgrn in classification has none",
         ),
+        ({"training.label_smoothing": 1}, "training.label_smoothing: found 1, expected less than 1"),
         ({"training.float8": "fast"}, 'training.float8: found "fast", allowed: tensorwise, rowwise'),
         ({"optimizer.name": "SGD"}, 'optimizer.name: found "SGD", allowed: Adam, AdamW, Muon'),
         (

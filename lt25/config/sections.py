@@ -102,6 +102,14 @@ TRAINING: Section = {
         True,
         _NOT_NEGATIVE,
     ),
+    "label_smoothing": Key(
+        "number",
+        0.0,
+        "part of the probability that a classifier is to spread over all classes, not to give to the right one alone, usually "
+        "0.1; the recorded training loss includes it; torchtitan has no such key",
+        True,
+        {"minimum": 0, "exclusiveMaximum": 1},
+    ),
     "enable_cpu_offload": Key("boolean", False, "keep weights and optimizer in the CPU's memory (FSDP2)", False),
     "gc_freq": Key("integer", 50, "steps between two collections of Python's garbage", False, _POSITIVE),
     "gc_debug": Key("boolean", False, "collect garbage at every step and warn of what holds GPU memory", False),
@@ -142,6 +150,20 @@ OPTIMIZER: Section = {
     "eps": Key("number", 1e-8, "added to the root of that mean", True, {"exclusiveMinimum": 0}),
     "weight_decay": Key(
         "number", 0.1, "part of a weight that a step takes away, times the learning rate", True, _NOT_NEGATIVE
+    ),
+    "gate_lr": Key(
+        ("number", "null"),
+        None,
+        "the highest learning rate of forget gates' weights and of their lower bounds; none: `lr`; torchtitan has no such key",
+        True,
+        {"exclusiveMinimum": 0},
+    ),
+    "gate_weight_decay": Key(
+        ("number", "null"),
+        None,
+        "the weight decay of the same; none: `weight_decay`; torchtitan has no such key",
+        True,
+        _NOT_NEGATIVE,
     ),
     "ema_decay": Key(
         "number",
@@ -553,10 +575,12 @@ _GLOBS = {"anyOf": [_GLOB, {"type": "array", "minItems": 1, "items": _GLOB}]}
 _HELD_OUT = {
     "type": "object",
     "additionalProperties": False,
-    "required": ["from", "fraction"],
+    "required": ["from"],
+    "oneOf": [{"required": ["fraction"]}, {"required": ["groups"]}],
     "properties": {
         "from": {"enum": ["train"]},
         "fraction": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        "groups": {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"type": ["string", "integer"]}},
     },
 }
 _UTTERANCES: Section = {
@@ -660,7 +684,8 @@ DATASET: Section = {
     "splits": Key(
         "object",
         REQUIRED,
-        "`train`, `validation`, `test` -> the source's split, or a part held out, `{from: train, fraction: 0.1}`",
+        "`train`, `validation`, `test` -> the source's split, or a part held out, `{from: train, fraction: 0.1}`; of a column "
+        "`group` also named ones, `{from: train, groups: [george]}`",
         True,
         keys={
             "train": Key(("string", "array"), REQUIRED, "the source's split, or several", True, _SOURCE),

@@ -175,6 +175,13 @@ def normalised_log_mel(
     return (log_mel(samples, sample_rate, len(mean), level) - mean) / std
 
 
+def waveform(samples: np.ndarray) -> np.ndarray:
+    """Return samples float32 [n] without their mean and over their root mean square, so that all recordings are equally loud."""
+    centred = samples - samples.mean(dtype=np.float64)
+    # What is softer is the rounding noise of 16 bits.
+    return (centred / max(float(np.sqrt(np.square(centred).mean())), 1e-4)).astype(np.float32)
+
+
 def _mono(samples: np.ndarray) -> np.ndarray:
     """Return one channel float32 [n] for several [n, channels], in -1..1."""
     mono = samples.mean(axis=1)

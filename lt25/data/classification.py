@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lt25.data.audio import HOP_SECONDS, TooLong, decode_audio, log_mel
+from lt25.data.audio import HOP_SECONDS, TooLong, decode_audio, log_mel, waveform
+from lt25.data.audio_augmentation import speed
 from lt25.data.collation import NO_GRID, Batch, Grid, Item, pad
 from lt25.data.examples import Example, Examples
 from lt25.data.faults import Fault
@@ -38,7 +40,7 @@ from lt25.errors import UserError
 from lt25.experiment import Dataset
 from lt25.files import write_json
 from lt25.progress import say, track
-from lt25.tasks import kind_complaint
+from lt25.tasks import augment_complaint, kind_complaint
 
 MEASURED = 10_000
 """Mean and standard deviation are those of so many examples of train, its first."""
@@ -61,7 +63,7 @@ class Form:
 
     Attributes:
         kind: "image", "series" or "audio".
-        channels: of an image, 1 or 3; the values of a step of a series; the mel bands of a recording.
+        channels: of an image, 1 or 3; the values of a step of a series; the mel bands of a recording, or 1 for its samples.
         size: [height, width] of images, otherwise None.
         range: the values of images of 16 or 32 bits or floats that become 0 and 255, or None.
     """
@@ -125,17 +127,21 @@ def source(split: PreparedSplit, reading: Reading) -> PreparedExamples:
 
 
 def transforms(split: PreparedSplit, augment: Mapping[str, Any], training: bool) -> Transforms:
-    """Return what is done to examples: images of a training are augmented.
+    """Return what is done to examples: images and recordings of a training are augmented.
 
     Raises:
-        UserError: if the examples are no images and `augment` has a key for these.
+        UserError: if `augment` has a key for inputs of another kind.
     """
     if not training or not any(augment.values()):
         return Transforms()
     extractor = json.loads((split.path / "preprocessor_config.json").read_text())
-    if not extractor.get("size"):
-        key = next(key for key, value in augment.items() if value)
-        raise UserError(f"augment.{key}: is for images, and {split.path} has none: remove the key")
+    kind = (
+        "image" if extractor.get("size") else "audio" if "Waveform" in extractor["feature_extractor_type"] else "series"
+    )
+    if complaint := augment_complaint(augment, kind):
+        raise UserError(f"{complaint} (found in {split.path})")
+    if kind == "audio":
+        return Transforms((partial(speed, factors=augment["speed"], sample_rate=extractor["sampling_rate"]),))
     order = pixel_order(extractor["size"], extractor["permutation"])
     transform = image_transform(
         augment, extractor["size"], len(extractor["mean"]), None if order is None else torch.from_numpy(order)
@@ -199,13 +205,12 @@ def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tu
     if kind == "series":
         return Form(kind, widths.most_common(1)[0][0]), labels
     if kind == "audio":
-        return Form(kind, options["n_mels"]), labels
+        return Form(kind, options["n_mels"] or 1), labels
     if transparent:
         say(f"{dataset.name}: {transparent} images with transparency are laid on white")
     size = options["size"] or _common_size(dataset, sizes)
-    return Form(
-        kind, 1 if set(greys) == {True} else 3, list(size), [min(ranges), max(ranges)] if ranges else None
-    ), labels
+    channels = 1 if options["grey"] or set(greys) == {True} else 3
+    return Form(kind, channels, list(size), [min(ranges), max(ranges)] if ranges else None), labels
 
 
 def _common_size(dataset: Dataset, sizes: Counter) -> list[int]:
@@ -231,6 +236,8 @@ def _measure(
     Each example's own mean is subtracted before it is squared, and the parts are joined after Chan, Golub and LeVeque (1983):
     a small change on top of a large offset keeps its digits.
     """
+    if form.kind == "audio" and not options["n_mels"]:
+        return [0.0], [1.0]
     count, mean, squares = 0, np.zeros(form.channels), np.zeros(form.channels)
     measured = islice(_usable(examples, form, options), MEASURED)
     for values in track(measured, f"{dataset.name}: examples measured"):
@@ -260,11 +267,12 @@ def _extractor(
 ) -> dict[str, Any]:
     """Return the feature extractor's configuration."""
     if form.kind == "audio":
+        recording = {"feature_size": input_size, "sampling_rate": options["sample_rate"], "padding_value": 0.0}
+        if not options["n_mels"]:
+            return {"feature_extractor_type": "WaveformFeatureExtractor", **recording}
         return {
             "feature_extractor_type": "LogMelFeatureExtractor",
-            "feature_size": input_size,
-            "sampling_rate": options["sample_rate"],
-            "padding_value": 0.0,
+            **recording,
             "level": LEVEL,
             "mean": mean,
             "std": std,
@@ -365,7 +373,8 @@ def _kind(example: Example) -> str:
 
 
 def _values(example: Example, form: Form, options: dict[str, Any]) -> np.ndarray:
-    """Return an example's pixels [H, W, C] in 0..255, series float64 [T, C] or log-mel frames float32 [T, C].
+    """Return an example's pixels [H, W, C] in 0..255, series float64 [T, C], log-mel frames float32 [T, C] or
+    samples float32 [T, 1].
 
     Raises:
         Fault: if it has none, or of another form.
@@ -381,8 +390,11 @@ def _values(example: Example, form: Form, options: dict[str, Any]) -> np.ndarray
             message = f"{series.shape[1]} values a step, most series have {form.channels} (an array has steps first)"
             raise Fault("input of another width", example.where, message)
         return series
-    rate, longest = options["sample_rate"], options["max_steps"] * HOP_SECONDS
+    rate = options["sample_rate"]
+    longest = options["max_steps"] * (HOP_SECONDS if options["n_mels"] else 1 / rate)
     samples = _decoded(lambda data: decode_audio(data, rate, longest), example)
+    if not options["n_mels"]:
+        return waveform(samples)[:, None]
     return log_mel(torch.from_numpy(samples), rate, options["n_mels"], LEVEL).numpy()
 
 

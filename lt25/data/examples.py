@@ -37,9 +37,10 @@ class Example:
 class Examples:
     """The examples of a dataset.
 
-    What is held out of train depends on nothing but the example: on the hash of its ``group`` where the dataset names such a
-    column, so that no speaker or module is on both sides, otherwise on that of its content, so that no duplicate is. A few
-    texts cannot be shared out so: of each the end is held out.
+    What is held out of train depends on nothing but the example: on its ``group`` or the hash of that where the dataset names
+    such a column, so that no speaker or module is on both sides, otherwise on the hash of its content, so that no duplicate is.
+    Where a split names its groups, fractions are of examples, whatever their group. A few texts cannot be shared out so: of each
+    the end is held out.
 
     Args:
         dataset: whose.
@@ -67,9 +68,7 @@ class Examples:
         splits = dataset.splits
         self._published = {split: splits[split] for split in SPLITS if not isinstance(splits[split], dict)}
         # The test split is chosen first, so that it stays the same whatever is held out for validation.
-        self._held_out = {
-            split: splits[split]["fraction"] for split in ("test", "validation") if split not in self._published
-        }
+        self._held_out = {split: splits[split] for split in ("test", "validation") if split not in self._published}
         self._notes = False
         self.forget()
 
@@ -154,6 +153,8 @@ class Examples:
     @cached_property
     def few(self) -> bool:
         """Whether train's source has so few texts that each is cut."""
+        if any("groups" in part for part in self._held_out.values()):
+            return False
         first = list(islice(self._source("train"), FEW + 1))
         most = 1 if "group" in self.dataset.columns else FEW
         return len(first) <= most and all(isinstance(content(example), str) for example in first)
@@ -185,8 +186,13 @@ class Examples:
         return None
 
     def _side(self, example: Example) -> str:
-        key = str(example.roles["group"]).encode() if "group" in example.roles else _key(example)
-        for split, fraction in self._held_out.items():
+        group = str(example.roles["group"]) if "group" in example.roles else None
+        named = any("groups" in part for part in self._held_out.values())
+        key = _key(example) if group is None or named else group.encode()
+        for split, part in self._held_out.items():
+            if group in map(str, part.get("groups", ())):
+                return split
+            fraction = part.get("fraction", 0)
             if int.from_bytes(hashlib.sha256(f"{split}=".encode() + key).digest()[:8]) < fraction * 2**64:
                 return split
         return "train"
@@ -195,7 +201,7 @@ class Examples:
         text, parts = content(document), []
         for split in ("test", "validation"):
             if split in self._held_out:
-                cut = _break(text, len(text) * self._held_out[split])
+                cut = _break(text, len(text) * self._held_out[split]["fraction"])
                 parts.append((split, text[cut:]))
                 text = text[:cut]
         for split, part in [("train", text), *parts]:

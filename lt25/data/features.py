@@ -8,7 +8,7 @@ import torch
 from transformers import AutoFeatureExtractor, SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
 
-from lt25.data.audio import normalised_log_mel
+from lt25.data.audio import normalised_log_mel, waveform
 from lt25.data.series import decode_image, image_pixels, image_to_series, normalise_series, pixel_order
 from lt25.models.transformers_internals import use_pipeline
 
@@ -76,6 +76,16 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"a recording must be mono samples [n], at least one: found shape {list(samples.shape)}")
         bands = torch.tensor(self.mean), torch.tensor(self.std)
         return normalised_log_mel(samples, self.sampling_rate, *bands, self.level).numpy()
+
+
+class WaveformFeatureExtractor(LogMelFeatureExtractor):
+    """The samples of recordings, a step each, all made equally loud: ``input_features`` float32 [B, n, 1]."""
+
+    def _features(self, samples: np.ndarray | torch.Tensor | list) -> np.ndarray:
+        samples = np.asarray(samples, np.float32)
+        if samples.ndim != 1 or not len(samples):
+            raise ValueError(f"a recording must be mono samples [n], at least one: found shape {list(samples.shape)}")
+        return waveform(samples)[:, None]
 
 
 class SeriesFeatureExtractor(SequenceFeatureExtractor):
@@ -146,7 +156,7 @@ class SeriesFeatureExtractor(SequenceFeatureExtractor):
 
 
 def register() -> None:
-    """Make both extractors known to ``AutoFeatureExtractor.from_pretrained``, and have pipelines decode audio files."""
-    for extractor in (LogMelFeatureExtractor, SeriesFeatureExtractor):
+    """Make the extractors known to ``AutoFeatureExtractor.from_pretrained``, and have pipelines decode audio files."""
+    for extractor in (LogMelFeatureExtractor, WaveformFeatureExtractor, SeriesFeatureExtractor):
         AutoFeatureExtractor.register(extractor.__name__, extractor, exist_ok=True)
     use_pipeline("automatic-speech-recognition", "lt25.data.pipelines", "SpeechRecognitionPipeline")

@@ -1,4 +1,4 @@
-"""Images of a batch, changed at random on the device where the batch is: moved, turned, scaled, mirrored, covered with noise.
+"""Images of a batch, changed at random on the device where the batch is: moved, turned, scaled, mirrored, noisy, mixed.
 
 Images come as sequences, of pixels or of rows. They are laid out again for it, each is drawn once from where its pixels come
 from, by bilinear interpolation, and it is a sequence again.
@@ -22,17 +22,18 @@ def image_transform(
     """Return what changes the images of a batch, or None if nothing is to be changed.
 
     Args:
-        augment: the keys ``shift``, ``rotate``, ``scale``, ``flip`` and ``noise`` of a classification's section.
+        augment: the keys of a classification's section.
         size: [height, width] of the images.
         channels: numbers a pixel.
         order: int64 [height * width], the pixel that each step of a sequence shows; None if they come line by line.
 
     Returns:
-        A transform of ``input_features`` float [B, T, C].
+        A transform of ``input_features`` float [B, T, C]. With ``mixup`` it adds ``partners`` int64 [B] and ``shares`` float
+        [B], of what is mixed into each: its class, and its weight.
     """
     height, width = size
-    moved = augment["shift"] or augment["rotate"] or augment["scale"] or augment["flip"]
-    if not moved and not augment["noise"]:
+    moved = any(augment[key] for key in ("shift", "crop", "rotate", "scale", "flip"))
+    if not moved and not augment["noise"] and not augment["mixup"]:
         return None
     back = None if order is None else order.argsort()
 
@@ -51,6 +52,10 @@ def image_transform(
             changed = changed + augment["noise"] * torch.randn(
                 features.shape, device=features.device, dtype=features.dtype, generator=generator
             )
+        if augment["mixup"]:
+            shares = augment["mixup"] * torch.rand(len(features), device=features.device, generator=generator)
+            changed = changed.lerp(changed.roll(1, 0), shares[:, None, None].to(changed.dtype))
+            batch = {**batch, "partners": batch["labels"].roll(1, 0), "shares": shares}
         return {**batch, "input_features": changed}
 
     return transform
@@ -71,6 +76,9 @@ def _affine(
         mirror = torch.where(torch.rand(images, device=device, generator=generator) < 0.5, -mirror, mirror)
     pixels = augment["shift"] or 0
     right, down = draw(2 * pixels / width), draw(2 * pixels / height)
+    if whole := augment["crop"]:
+        right = right + draw(whole + 0.5).round().clamp(-whole, whole) * 2 / width
+        down = down + draw(whole + 0.5).round().clamp(-whole, whole) * 2 / height
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     # Places are in -1..1 along both sides, so that a turn of an image that is not square has to scale between them.
     rows = [mirror * cos, -mirror * sin * height / width, right, sin * width / height, cos, down]

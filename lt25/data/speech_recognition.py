@@ -20,9 +20,9 @@ from lt25.data.audio import (
     is_silent,
     log_mel,
     normalised_log_mel,
-    resample,
     to_int16,
 )
+from lt25.data.audio_augmentation import speed
 from lt25.data.collation import IGNORE, NO_GRID, Batch, Grid, Item, pad
 from lt25.data.examples import Example, Examples
 from lt25.data.faults import Fault
@@ -153,7 +153,7 @@ def transforms(split: PreparedSplit, augment: Mapping[str, Any], training: bool)
     facts = _extractor(split)
     audio: list[ItemTransform] = [_waveform]
     if augment.get("speed") is not None:
-        audio.append(partial(_speed, factors=augment["speed"], sample_rate=facts["sampling_rate"]))
+        audio.append(partial(speed, factors=augment["speed"], sample_rate=facts["sampling_rate"]))
     if augment.get("gain_db") is not None:
         audio.append(partial(_gain, decibels=augment["gain_db"]))
     frames = partial(
@@ -184,13 +184,6 @@ def _gain(item: Item, generator: torch.Generator, decibels: tuple[float, float])
     drawn = low + (high - low) * torch.rand((), generator=generator)
     played = to_int16((item["input"] * 10 ** (drawn / 20)).numpy())
     return {**item, "input": from_int16(torch.from_numpy(played))}
-
-
-def _speed(item: Item, generator: torch.Generator, factors: list[float], sample_rate: int) -> Item:
-    """Play audio faster or slower, and so higher or lower, by one of ``factors``."""
-    factor = factors[int(torch.randint(len(factors), (), generator=generator))]
-    samples = resample(item["input"].numpy(), round(sample_rate * factor), sample_rate)
-    return {**item, "input": torch.from_numpy(samples)}
 
 
 def _mask(

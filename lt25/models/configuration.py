@@ -42,6 +42,8 @@ class HGRNConfig(PreTrainedConfig):
     use_lower_bound: bool = True
     bidirectional: bool = False
     dropout: float | int = 0.0
+    tied_dropout: bool = False
+    stochastic_depth: float | int = 0.0
     norm_eps: float = 1e-6
     initializer_range: float = 0.02
     vocab_size: int = 32000
@@ -51,7 +53,7 @@ class HGRNConfig(PreTrainedConfig):
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     input_size: int | None = None
-    subsampling: Literal[1, 2, 4] = 1
+    subsampling: Literal[1, 2, 4, 8, 16] = 1
     position_embeddings: int = 0
     hop_length: int = 160
     pooling: Literal["mean", "last"] = "mean"

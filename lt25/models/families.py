@@ -53,6 +53,7 @@ class Family:
         linear_head: True if a language model's logits are its base model's last hidden state times the head's weight and nothing
             else, so that head and loss can be computed together.
         state: True if forward hands on what it remembers (`past_key_values`), so that a text can be read in pieces.
+        gates: what the names of the parameters of forget gates end in, which may have a learning rate of their own.
         parallelism: kinds that give the numbers of a single device: "data" (DDP and FSDP2), "tensor", "pipeline", "context".
         crosses_layers: tensors that a layer takes from others beside the residual stream: cut into stages without these, a
             model computes something else, and says nothing.
@@ -75,6 +76,7 @@ class Family:
     graphs: bool = True
     linear_head: bool = False
     state: bool = True
+    gates: tuple[str, ...] = ()
     parallelism: tuple[str, ...] = ("data",)
     crosses_layers: tuple[str, ...] = ()
     devices: tuple[str, ...] = ("cpu", "cuda")
@@ -327,6 +329,8 @@ register(
         serves={
             "subsampling": (_CLASSIFIER, _CTC),
             "position_embeddings": (_CLASSIFIER, _CTC),
+            "tied_dropout": (_CLASSIFIER, _CTC),
+            "stochastic_depth": (_CLASSIFIER, _CTC),
             "pooling": (_CLASSIFIER,),
             "num_labels": (_CLASSIFIER,),
             "hop_length": (_CTC,),
@@ -335,6 +339,7 @@ register(
         },
         module="lt25.models.auto",
         linear_head=True,
+        gates=("lower_bounds", "f_proj.weight", "f_conv1d.weight"),
         crosses_layers=("lower_bounds",),
         complaint=_hgrn_complaint,
         keys={
@@ -372,6 +377,20 @@ register(
                 True,
                 _PROBABILITY,
             ),
+            "tied_dropout": Key(
+                "boolean",
+                False,
+                "dropout leaves out the same channels at all steps of a sequence",
+                True,
+            ),
+            "stochastic_depth": Key(
+                "number",
+                0.0,
+                "probability that the last layer's branches are left out of a sequence; that of the layers before it falls "
+                "evenly with their depth",
+                True,
+                _PROBABILITY,
+            ),
             "norm_eps": Key(
                 "number", 1e-6, "added to the mean square under the root of the RMS norms", True, _POSITIVE
             ),
@@ -399,7 +418,7 @@ register(
                 1,
                 "steps of feature input to one step of the model, by strided convolutions",
                 True,
-                {"enum": [1, 2, 4]},
+                {"enum": [1, 2, 4, 8, 16]},
             ),
             "position_embeddings": Key(
                 "integer",

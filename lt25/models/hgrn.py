@@ -180,12 +180,33 @@ class GatedMLP(nn.Module):
 
 
 class Dropout(nn.Dropout):
-    """Its base class, on a CPU by the operator that takes all of its threads."""
+    """Its base class, on a CPU by the operator that takes all of its threads; ``tied``: the same for all steps of a sequence."""
+
+    def __init__(self, p: float, tied: bool = False) -> None:
+        super().__init__(p)
+        self.tied = tied
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, T, H] to [B, T, H]."""
+        if self.tied and self.training and self.p:
+            return x * super().forward(x.new_ones(len(x), 1, x.shape[2]))
         if x.device.type == "cpu" and self.training and 0 < self.p < 1:
             return dropout(x, self.p)
         return super().forward(x)
+
+
+class StochasticDepth(nn.Module):
+    """Leaves a branch out of a sequence, with a probability, and makes up for it in the others."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, H] to [B, T, H]."""
+        if not self.training or not self.p:
+            return x
+        return x * F.dropout(x.new_ones(len(x), 1, 1), self.p)
 
 
 class HGRNLayer(GradientCheckpointingLayer):
@@ -197,7 +218,9 @@ class HGRNLayer(GradientCheckpointingLayer):
         self.attn = HGRNMixer(config, layer_idx)
         self.mlp_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.mlp = GatedMLP(config)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout, config.tied_dropout)
+        # The deeper a layer, the more can do without it: the probability rises from a share of the last one's to that.
+        self.depth = StochasticDepth(config.stochastic_depth * (layer_idx + 1) / config.num_hidden_layers)
 
     def forward(
         self,
@@ -214,14 +237,14 @@ class HGRNLayer(GradientCheckpointingLayer):
         those of :meth:`HGRNMixer.forward`.
         """
         mixed, residual = self.attn(branch, residual, self.attn_norm, lower_bound, mask, cu_seqlens, cache)
-        branch = self.dropout(mixed)
+        branch = self.depth(self.dropout(mixed))
         if cache is not None and branch.shape[1] == 1 and not self.training and self._is_plain():
             mlp, norm = self.mlp, self.mlp_norm
             weights = mlp.gate_proj.weight, mlp.up_proj.weight
             gate_up, residual = add_norm_linear(branch, residual, norm.weight, norm.eps, weights)
             return swiglu_linear(gate_up, mlp.down_proj.weight), residual
         normed, residual = _add_norm(branch, residual, self.mlp_norm)
-        return self.dropout(self.mlp(normed)), residual
+        return self.depth(self.dropout(self.mlp(normed))), residual
 
     def _is_plain(self) -> bool:
         """Whether the MLP and the norm before it may be computed without being called."""

@@ -60,6 +60,9 @@ class Training:
     z_loss: float = 0.0
     """Factor of the squared logarithm of the softmax's denominator that is added to a language model's loss"""
 
+    label_smoothing: float = 0.0
+    """Part of the probability that a classifier is to spread over all classes"""
+
     varlen: bool | None = None
     """Whether the documents of a window are sequences of their own; None: where the model's family can keep them apart"""
 
@@ -70,6 +73,12 @@ class Training:
 @dataclass
 class Optimizer:
     """Keys that torchtitan's section lacks."""
+
+    gate_lr: float | None = None
+    """Highest learning rate of the weights of forget gates and of their lower bounds; none: `lr`"""
+
+    gate_weight_decay: float | None = None
+    """Weight decay of the same; none: `weight_decay`"""
 
     ema_decay: float = 0.0
     """Decay of a running mean of the weights, which is validated and exported in their place; 0: none"""

@@ -48,12 +48,14 @@ class ModelArgs(BaseModelArgs):
     data: str = ""
     fused_loss: bool = True
     z_loss: float = 0.0
+    label_smoothing: float = 0.0
 
     def update_from_config(self, job_config: Job, **_: Any) -> None:
         self.config = Path(job_config.lt25.model_config).read_text()
         self.seq_len = job_config.training.seq_len
         self.init_from, self.data = job_config.lt25.init_from, job_config.lt25.data
         self.fused_loss, self.z_loss = job_config.training.fused_loss, job_config.training.z_loss
+        self.label_smoothing = job_config.training.label_smoothing
 
     def get_nparams_and_flops(self, model: nn.Module, seq_len: int) -> tuple[int, int]:
         """Return the number of parameters, and the floating-point operations of a token's training: 6 a parameter."""
@@ -64,7 +66,8 @@ class ModelArgs(BaseModelArgs):
 class TaskModel(nn.Module):
     """A Hugging Face model behind the call that torchtitan's trainer makes: ``model(inputs, **extra_inputs)``.
 
-    Returns what the task's loss takes of the model's output. That is the loss itself where head and loss are computed together.
+    Returns what the task's loss takes of the model's output. That is the loss itself where head and loss are computed together,
+    and where training has another loss than validation.
     """
 
     def __init__(self, args: ModelArgs):
@@ -74,6 +77,7 @@ class TaskModel(nn.Module):
         family, task = find(fields["model_type"]), TASKS[args.task]
         self.window = args.seq_len if not family.cu_seqlens else None
         self.task, self.losses, self.z_loss = args.task, task.module("loss"), args.z_loss
+        self.label_smoothing = args.label_smoothing
         self.hf: PreTrainedModel = make_model(fields, args.task)
         fused = args.fused_loss and family.linear_head and hasattr(self.losses, "of_head")
         self.head = family.heads[task.auto_model] if fused else None
@@ -81,6 +85,10 @@ class TaskModel(nn.Module):
     def forward(self, inputs: torch.Tensor, labels: torch.Tensor | None = None, **extra: torch.Tensor) -> Any:
         if self.window and extra.pop("cu_seqlens", None) is not None:
             inputs = inputs.view(-1, self.window)
+        if self.training and labels is not None and hasattr(self.losses, "of_training"):
+            targets = {name: extra.pop(name) for name in self.losses.TARGETS if name in extra}
+            output = self.losses.select(self.hf(inputs, **extra))
+            return self.losses.of_training(output, labels, self.label_smoothing, **targets)
         head = self.hf.get_submodule(self.head) if self.head else None
         if labels is None or head is None or not is_plain(nn.Linear, head):
             return self.losses.select(self.hf(inputs, **extra))

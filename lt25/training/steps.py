@@ -20,6 +20,7 @@ from torchtitan.config import Optimizer as OptimizerConfig
 from torchtitan.distributed import ParallelDims
 
 from lt25.errors import UserError
+from lt25.models.families import find
 from lt25.training.muon import Muon, hidden_matrices
 from lt25.training.shards import Adam, local
 
@@ -39,6 +40,7 @@ class FiniteOptimizers(OptimizersContainer):
         model_parts: what has the parameters.
         name: one of ``OPTIMIZERS``.
         options: `torch.optim.Adam`'s.
+        gates: of forget gates: what the names of their parameters end in, and `torch.optim.Adam`'s options that differ for them.
         ema_decay: of the running mean of the weights that is kept in the optimizers' state; 0: none. In the first steps it is
             less, so that the mean soon forgets where training began.
 
@@ -49,13 +51,24 @@ class FiniteOptimizers(OptimizersContainer):
     """
 
     def __init__(
-        self, model_parts: list[nn.Module], name: str, options: dict[str, Any], ema_decay: float = 0.0
+        self,
+        model_parts: list[nn.Module],
+        name: str,
+        options: dict[str, Any],
+        gates: tuple[tuple[str, ...], dict[str, Any]] = ((), {}),
+        ema_decay: float = 0.0,
     ) -> None:
         self.ema_decay = ema_decay
         build: Any = OPTIMIZERS[name]
         if name == "Muon":
             build = partial(build, matrices=set[Tensor]().union(*map(hidden_matrices, model_parts)))
         super().__init__(model_parts, build, {**options, "fused": True})
+        if gates[1]:
+            own = {one for part in model_parts for name, one in part.named_parameters() if name.endswith(gates[0])}
+            for optimizer in self.optimizers:
+                (others,) = optimizer.param_groups
+                both = [[one for one in others["params"] if (one in own) == gate] for gate in (False, True)]
+                optimizer.param_groups[:] = [{**others, "params": both[0]}, {**others, **gates[1], "params": both[1]}]
         device = next(part.device for model in model_parts for part in model.parameters())
         self.taken, self.skipped = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
         self.capturable, self.constant = device.type == "cuda", options["lr"]
@@ -90,13 +103,16 @@ class FiniteOptimizers(OptimizersContainer):
         torch.index_select(self.rates, 0, self.taken.clamp_max(len(self.rates) - 1), out=self.rate)
         for optimizer in self.optimizers:
             optimizer.found_inf = missed.float()
+            highest = [group["lr"] for group in optimizer.param_groups]
             for group in optimizer.param_groups:
-                group["lr"], group["capturable"] = self.rate[0], self.capturable
+                own = group["lr"] != self.constant
+                rate = self.rate[0] * (group["lr"] / self.constant) if own else self.rate[0]
+                group["lr"], group["capturable"] = rate, self.capturable
             optimizer.step()
             # What a checkpoint holds is the same on every device.
             optimizer.found_inf = None
-            for group in optimizer.param_groups:
-                group["lr"], group["capturable"] = self.constant, False
+            for group, lr in zip(optimizer.param_groups, highest, strict=True):
+                group["lr"], group["capturable"] = lr, False
         if self.ema_decay:
             self._average(finite.reshape(()))
         self.skipped += missed
@@ -167,7 +183,11 @@ def build_optimizers(
         raise UserError(f"optimizer.{key}: found {found}, but only fused optimizers leave out a step: remove the key")
     options = {"lr": config.lr, "betas": (config.beta1, config.beta2), "eps": config.eps}
     options["weight_decay"] = config.weight_decay
-    return FiniteOptimizers(model_parts, config.name, options, cast(Any, config).ema_decay)
+    added = cast(Any, config)
+    own = {"lr": added.gate_lr, "weight_decay": added.gate_weight_decay}
+    own = {name: value for name, value in own.items() if value is not None}
+    names = find(cast(Any, model_parts[0]).hf.config.model_type).gates if own else ()
+    return FiniteOptimizers(model_parts, config.name, options, (names, own), added.ema_decay)
 
 
 def build_schedule(optimizers: FiniteOptimizers, config: LRSchedulerConfig, steps: int) -> Schedule:

@@ -284,6 +284,38 @@ def test_recordings_are_classified(tmp_path, given):
     torch.testing.assert_close(features.half(), test[0]["input"], rtol=1e-2, atol=1e-2)
 
 
+def test_recordings_as_their_samples_are_equally_loud_and_played_faster_or_slower(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(30):
+        sound = make.audio(rng, 0.1, container="WAV", rate=8000)
+        make.write(tmp_path / "mine" / ("bark", "meow")[number % 2] / f"{number}.wav", sound)
+    data = make.dataset("classification", {"path": "mine"}, {"input": "audio", "label": "label"})
+    folder = make.prepared(tmp_path, "classification", data, n_mels=0, sample_rate=8000)
+    train = PreparedSplit(folder, "train")
+    assert train[0]["input"].shape == (800, 1) and stats(folder)["model"]["input_size"] == 1
+    assert abs(train[0]["input"].float().square().mean() - 1) < 0.01
+
+    from transformers import AutoFeatureExtractor
+
+    import lt25  # noqa: F401
+    from lt25.data.audio import decode_audio
+    from lt25.data.classification import transforms
+
+    test = PreparedSplit(folder, "test")
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    features = extractor(decode_audio(test.table().audio[0], 8000), return_tensors="pt").input_features[0]
+    torch.testing.assert_close(features.half(), test[0]["input"], rtol=1e-2, atol=1e-2)
+    faster = transforms(train, {"speed": [1.25]}, training=True).of_item(train[0])["input"]
+    assert faster.shape == (640, 1)
+    with pytest.raises(UserError, match=r"augment\.shift: is for images"):
+        transforms(train, {"shift": 1.0}, training=True)
+
+
+def test_images_in_colour_become_grey(tmp_path):
+    folder = make.prepared(tmp_path, "classification", images(tmp_path / "raw", shape=(4, 5, 3)), grey=True)
+    assert PreparedSplit(folder, "train")[0]["input"].shape == (20, 1) and stats(folder)["model"]["input_size"] == 1
+
+
 def test_images_of_sixteen_bits_keep_their_levels(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for number in range(40):

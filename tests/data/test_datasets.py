@@ -34,6 +34,10 @@ def speech(rng, n):
     }
 
 
+def said(rng, n):
+    return {**speech(rng, n), "text": ("zero", "one")[n % 2], "speaker": ("george", "lucas", "nicolas")[n % 3]}
+
+
 def text(rng, n):
     return {"text": f"Document {n} says {rng.integers(9**9)}.", "id": f"<urn:{n}-{rng.integers(9**9)}>", "score": 3.1}
 
@@ -46,6 +50,7 @@ PUBLISHED = {
     "cifar10": {f"plain_text/{s}-00000-of-00001.parquet": images("img", 10) for s in ("train", "test")},
     "cifar10-small": {f"data/{s}-00000-of-00001.parquet": images("img", 10) for s in ("train", "test")},
     "fsdd": {f"data/{s}-00000-of-00001.parquet": speech for s in ("train", "test")},
+    "fsdd-speakers": {f"data/{s}-00000-of-00001.parquet": said for s in ("train", "test")},
     "librispeech": {
         f"all/{split}/0000.parquet": speech
         for split in ("train.clean.100", "train.clean.360", "train.other.500", "validation.clean", "test.clean")
@@ -91,6 +96,7 @@ def test_a_published_dataset_is_acquired_and_prepared(tmp_path, name):
     for path, row in [*PUBLISHED[name].items(), *NOT_WANTED.get(name, {}).items()]:
         make.parquet(tmp_path / "mirror" / data.origin["hub"] / path, [row(rng, n) for n in range(40)])
     larger = {split: {**part, "fraction": 0.2} for split, part in data.splits.items() if isinstance(part, dict)}
+    larger = {split: part for split, part in larger.items() if "groups" not in part}
     data = replace(data, splits={**data.splits, **larger})
     folder = make.prepared(tmp_path, data.options["tasks"][0], data, tmp_path / "mirror", **OPTIONS.get(name, {}))
     stats = json.loads((folder / "stats.json").read_text())["splits"]

@@ -49,6 +49,19 @@ def test_an_example_stays_on_its_side_when_others_come_or_go(folder):
     assert after == {id: side for id, side in before.items() if id != "07.txt"}
 
 
+def test_groups_are_held_out_by_name_and_fractions_are_then_of_the_other_examples(tmp_path):
+    rows = [{"text": f"text {n}", "speaker": ("anna", "ben", "cleo")[n % 3], "n": n} for n in range(90)]
+    make.parquet(tmp_path / "all.parquet", rows)
+    splits = {
+        "train": "all",
+        "validation": {"from": "train", "fraction": 0.2},
+        "test": {"from": "train", "groups": ["ben"]},
+    }
+    sides = split_of(texts(tmp_path, splits, {"text": "text", "group": "speaker", "id": "n"}))
+    assert {id for id, side in sides.items() if side == "test"} == {str(n) for n in range(1, 90, 3)}
+    assert {rows[int(id)]["speaker"] for id, side in sides.items() if side == "validation"} == {"anna", "cleo"}
+
+
 def test_duplicates_and_groups_are_never_on_two_sides(tmp_path):
     rows = [{"text": f"text {n % 10}", "speaker": f"speaker {n % 6}", "n": n} for n in range(60)]
     make.parquet(tmp_path / "all.parquet", rows)

@@ -6,7 +6,7 @@ import torch
 from lt25.data.image_augmentation import image_transform
 from lt25.data.transforms import seeded
 
-NONE = {"shift": 0.0, "rotate": 0.0, "scale": 0.0, "flip": False, "noise": 0.0}
+NONE = {"shift": 0.0, "crop": 0, "rotate": 0.0, "scale": 0.0, "flip": False, "noise": 0.0, "mixup": 0.0}
 
 
 def changed(images: torch.Tensor, order: torch.Tensor | None = None, **augment: float) -> torch.Tensor:
@@ -44,6 +44,23 @@ def test_shift_moves_by_no_more_than_its_pixels(images: torch.Tensor) -> None:
     moved = torch.stack([rows - 2.5, columns + 1.5])
     assert moved.abs().max() < 2.05
     assert moved.amin(1).max() < -1.5 and moved.amax(1).min() > 1.5
+
+
+def test_crop_moves_by_whole_pixels(images: torch.Tensor) -> None:
+    rows, columns = centre(changed(images, crop=2))
+    moved = torch.stack([rows - 2.5, columns + 1.5])
+    torch.testing.assert_close(moved, moved.round(), atol=0.1, rtol=0)
+    assert moved.round().int().unique().tolist() == [-2, -1, 0, 1, 2]
+
+
+def test_mixup_joins_each_image_with_the_one_before_it_and_says_how_much() -> None:
+    images, labels = torch.rand(8, 6, 1), torch.arange(8)
+    transform = image_transform(NONE | {"mixup": 0.4}, (2, 3), 1)
+    mixed = transform({"input_features": images, "labels": labels}, seeded(torch.device("cpu"), 1))
+    assert mixed["labels"].tolist() == list(range(8)) and mixed["partners"].tolist() == [7, 0, 1, 2, 3, 4, 5, 6]
+    shares = mixed["shares"][:, None, None]
+    assert shares.min() >= 0 and 0.2 < shares.max() <= 0.4
+    torch.testing.assert_close(mixed["input_features"], (1 - shares) * images + shares * images[mixed["partners"]])
 
 
 def test_a_turn_keeps_the_distance_from_the_centre_and_bounds_the_angle(images: torch.Tensor) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lt25.models import HGRNConfig, HGRNForCausalLM, HGRNModel
+from lt25.models.hgrn import Dropout, StochasticDepth
 from lt25.models.short_conv import last_inputs
 from tests.models import tiny
 
@@ -176,6 +177,26 @@ def test_activation_checkpointing_gives_the_same_gradients():
     model.activation_checkpointing_enable()
     for found, grad in zip(gradients(), expected, strict=True):
         torch.testing.assert_close(found, grad)
+
+
+def test_tied_dropout_leaves_out_the_same_channels_at_all_steps():
+    drop = Dropout(0.5, tied=True).train()
+    kept = drop(torch.ones(3, 7, 64))
+    assert (kept == kept[:, :1]).all() and set(kept.unique().tolist()) == {0.0, 2.0}
+    assert not (kept[0] == kept[1]).all()
+    assert (drop.eval()(torch.ones(3, 7, 64)) == 1).all()
+
+
+def test_stochastic_depth_leaves_branches_out_of_whole_sequences_and_grows_with_depth():
+    model = encoder(stochastic_depth=0.5)
+    assert [layer.depth.p for layer in model.layers] == pytest.approx(
+        [0.5 * (n + 1) / len(model.layers) for n in range(len(model.layers))]
+    )
+    branch = StochasticDepth(0.5).train()(torch.ones(256, 3, 4))
+    assert set(branch.unique().tolist()) == {0.0, 2.0} and (branch == branch[:, :1, :1]).all()
+    assert 80 < (branch[:, 0, 0] == 0).sum() < 176
+    x = torch.randn(2, 5, 3)
+    assert (StochasticDepth(0.5).eval()(x) == x).all()
 
 
 def test_dropout_only_while_training():

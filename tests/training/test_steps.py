@@ -12,7 +12,7 @@ from torchtitan.config import ConfigManager, JobConfig, LRScheduler
 from torchtitan.components.lr_scheduler import build_lr_schedulers
 
 from lt25.training.job_config import JobConfig as Added
-from lt25.training.steps import build_optimizers, build_schedule
+from lt25.training.steps import FiniteOptimizers, build_optimizers, build_schedule
 # isort: on
 
 # The section as the trainer sees it.
@@ -55,6 +55,35 @@ def test_steps_and_rates_are_torchs_own_with_the_bad_ones_left_out(name):
             schedule.step()
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
     assert (optimizers.taken.item(), optimizers.skipped.item()) == (5, 3)
+
+
+def test_gates_have_a_rate_and_a_decay_of_their_own():
+    optimizers = FiniteOptimizers(
+        [model := nn.Linear(4, 3)],
+        "AdamW",
+        {"lr": 1e-2, "weight_decay": 0.1},
+        (("bias",), {"lr": 1e-3, "weight_decay": 0.0}),
+    )
+    build_schedule(optimizers, RATES, 10)
+    torch.manual_seed(0)
+    before = {name: one.detach().clone() for name, one in model.named_parameters()}
+    for n in range(2):
+        step(model, optimizers, seed=n)
+    twins = {name: nn.Parameter(one) for name, one in before.items()}
+    groups = [{"params": [twins["weight"]], "weight_decay": 0.1}, {"params": [twins["bias"]], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    for n in range(2):
+        rate = optimizers.rates[n].item()
+        for group, factor in zip(optimizer.param_groups, (1, 0.1), strict=True):
+            group["lr"] = rate * factor
+        torch.manual_seed(n)
+        for name in ("weight", "bias"):
+            twins[name].grad = torch.randn_like(twins[name])
+        optimizer.step()
+    for name, one in model.named_parameters():
+        torch.testing.assert_close(one, twins[name])
+    saved = optimizers.state_dict()
+    assert saved["param_groups.bias.lr"] == 1e-3 and saved["param_groups.weight.lr"] == 1e-2
 
 
 def test_a_checkpoint_holds_numbers_and_brings_back_the_place_in_the_schedule():

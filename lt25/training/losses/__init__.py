@@ -8,6 +8,8 @@ A module has:
     COMPILES                whether `torch.compile` can take the loss
     of_head(hidden, weight, labels, z_loss)     left out, or the loss from what a linear head reads and the head's weight, which
                             then stands for the output: `loss` returns it as it is
+    of_training(output, labels, label_smoothing, **targets)     left out, or the loss in training, of which ``loss`` is then
+                            what validation measures; targets: those tensors of the batch that ``TARGETS`` names
     infinite(inputs, labels, config)    left out, or how many examples of a batch have an infinite loss, which `loss` counts as 0:
                             from the model's inputs, the labels and the model's config
 

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from lt25.training.losses import count, summed_cross_entropy
 
 METRIC, DIRECTION, COMPILES = "accuracy", "max", True
+TARGETS = ("partners", "shares")
 
 
 def select(output: Any) -> Tensor:
@@ -15,8 +17,33 @@ def select(output: Any) -> Tensor:
 
 
 def loss(output: Tensor, labels: Tensor) -> Tensor:
-    """Return the summed cross entropy: logits [B, classes], labels int64 [B]."""
-    return summed_cross_entropy(output, labels)
+    """Return the summed cross entropy: logits [B, classes], labels int64 [B]; or what `of_training` made, as it is."""
+    return summed_cross_entropy(output, labels) if output.ndim else output
+
+
+def of_training(
+    output: Tensor,
+    labels: Tensor,
+    label_smoothing: float,
+    partners: Tensor | None = None,
+    shares: Tensor | None = None,
+) -> Tensor:
+    """Return the summed cross entropy with targets that are softer than the labels.
+
+    Args:
+        output: logits, float [B, classes].
+        labels: int64 [B].
+        label_smoothing: part of the probability that is spread over all classes.
+        partners: int64 [B], the class of what was mixed into each example, if anything was.
+        shares: float [B], in 0..1, its part in the example.
+    """
+    logits = output.float()
+    if partners is None or shares is None:
+        return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
+    own, other = (
+        F.cross_entropy(logits, of, reduction="none", label_smoothing=label_smoothing) for of in (labels, partners)
+    )
+    return own.lerp(other, shares).sum()
 
 
 def metric(output: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
