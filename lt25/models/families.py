@@ -16,6 +16,7 @@ from typing import Any
 
 from lt25.config.key import OPTIONAL, Key, Section, suggestion
 from lt25.errors import UserError
+from lt25.models import meshes
 from lt25.tasks import TASKS
 
 _CLASSIFIER, _CTC, _LM = "AutoModelForSequenceClassification", "AutoModelForCTC", "AutoModelForCausalLM"
@@ -53,7 +54,7 @@ class Family:
         linear_head: True if a language model's logits are its base model's last hidden state times the head's weight and nothing
             else, so that head and loss can be computed together.
         state: True if forward hands on what it remembers (`past_key_values`), so that a text can be read in pieces.
-        parallelism: kinds that give the numbers of a single device: "data" (DDP and FSDP2), "tensor", "pipeline", "context".
+        parallelism: those of `lt25.models.meshes.KINDS` that give the numbers of a single device.
         crosses_layers: tensors that a layer takes from others beside the residual stream: cut into stages without these, a
             model computes something else, and says nothing.
         devices: types of device that it trains on, "cpu" or "cuda"; Triton's interpreter makes a CPU one for any.
@@ -158,14 +159,8 @@ def refusal(model: Mapping[str, Any], task: str, parallelism: Mapping[str, Any],
         return f"{found}, which has no model for {task}: use {others}"
     if family.requires and importlib.util.find_spec(family.requires) is None:
         return f"{found}, which cannot be built without the package {family.requires.replace('_', '-')}: install it"
-    for kind in ("tensor", "pipeline", "context"):
-        degree = parallelism.get(f"{kind}_parallel_degree", 1)
-        if degree > 1 and kind not in family.parallelism:
-            there = " and ".join(family.parallelism)
-            return (
-                f"parallelism.{kind}_parallel_degree: found {degree}, "
-                f"but {family.model_type} has {there} parallelism only: use 1"
-            )
+    if reason := meshes.refusal(family, parallelism):
+        return reason
     if device not in family.devices and os.environ.get("TRITON_INTERPRET") != "1":
         return f"{found} on a CPU, but its kernels need a GPU: train it where there is one, or use lt25_hgrn"
     if idle := _idle_key(family, model, task):
