@@ -293,6 +293,7 @@ def _kinds(annotation: ast.expr | None) -> tuple[str, ...]:
     return _ANYTHING
 
 
+_SPLIT = ("data", "tensor")
 _ID = Key(("integer", "null"), None, "number of a token; the data decides it", True, _TOKEN)
 
 
@@ -330,6 +331,7 @@ register(
         },
         module="lt25.models.auto",
         linear_head=True,
+        parallelism=_SPLIT,
         crosses_layers=("lower_bounds",),
         complaint=_hgrn_complaint,
         keys={
@@ -448,18 +450,19 @@ def _fla(model_type: str, **more: Any) -> None:
     _causal_lm(model_type, "flash-linear-attention", "fla", **options, **more)
 
 
-_fla("hgrn", crosses_layers=("lower_bounds",))
-_fla("hgrn2", crosses_layers=("lower_bounds",))
-_fla("gla")
+_fla("hgrn", parallelism=_SPLIT, crosses_layers=("lower_bounds",))
+_fla("hgrn2", parallelism=_SPLIT, crosses_layers=("lower_bounds",))
+_fla("gla", parallelism=_SPLIT)
 _fla("retnet")
-_fla("delta_net")
-_fla("gated_deltanet")
-_fla("gsa")
+_fla("delta_net", parallelism=_SPLIT)
+_fla("gated_deltanet", parallelism=_SPLIT)
+_fla("gsa", parallelism=_SPLIT)
 _fla("rwkv7", crosses_layers=("v_first",))
-_fla("transformer")
+_fla("transformer", parallelism=_SPLIT)
 _MAMBA = "Mamba's layers take no boundaries of packed texts: a text reads on from the one before it in its window"
 # Their kernels go on from a state by a single token only.
 for _name in ("mamba", "mamba2", "samba"):
-    _fla(_name, base="backbone", norm="norm_f", lacks={"varlen": _MAMBA}, state=False)
+    _shared = _SPLIT if _name == "mamba2" else ("data",)
+    _fla(_name, base="backbone", norm="norm_f", lacks={"varlen": _MAMBA}, state=False, parallelism=_shared)
 _LLAMA = "transformers' attention takes boundaries only with flash-attn: a text reads on from the one before it in its window"
-_causal_lm("llama", "transformers", "transformers", embeddings="embed_tokens", lacks={"varlen": _LLAMA})
+_causal_lm("llama", "transformers", "transformers", embeddings="embed_tokens", lacks={"varlen": _LLAMA}, parallelism=_SPLIT)

@@ -65,6 +65,10 @@ MESHES = tuple(
         {_REPLICAS: 2},
         {_SHARDS: 2},
         {_REPLICAS: 2, _SHARDS: 2},
+        {_TENSOR: 2},
+        {_TENSOR: 4},
+        {_SHARDS: 2, _TENSOR: 2},
+        {_REPLICAS: 2, _SHARDS: 2, _TENSOR: 2},
     )
 )
 """Every mesh that is tested; a kind, or several together, that none of them has is refused."""
