@@ -16,10 +16,10 @@ from lt25.data.faults import REASONS
 from lt25.data.read import KINDS, UNREAD
 from lt25.data.records import TABLES
 from lt25.files import write_text
-from lt25.models import families
+from lt25.models import families, meshes
 from lt25.tasks import TASKS
 
-DOCS = ("data.md", "evaluation.md", "training.md")
+DOCS = ("data.md", "evaluation.md", "scaling.md", "training.md")
 
 _PLACE = re.compile(r"(<!-- keys: (\w+) -->\n).*?(<!-- end of keys -->)", re.DOTALL)
 
@@ -29,6 +29,7 @@ def tables() -> dict[str, str]:
     return {
         "training": _training(),
         "model": table({"": families.find("lt25_hgrn").model_keys() or {}}, "key"),
+        "meshes": meshes.table(families.FAMILIES.values()),
         "dataset": table(_named({"": DATASET}), "key"),
         "config": table(_named({"": CONFIG}), "key"),
         "prepare": table({task.title: dict(_leaves(task.prepare, "")) for task in TASKS.values()}, "task"),

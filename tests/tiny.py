@@ -53,7 +53,10 @@ def make_project(root: Path) -> Path:
 
 
 def write_experiment(root: Path, task: str, name: str = "tiny", **sections) -> Experiment:
-    """Write and load an experiment of 12 steps of 4 examples; keyword arguments update its sections; None removes one."""
+    """Write and load an experiment of 12 steps of 4 examples.
+
+    Keyword arguments update its sections; None removes one, and a model with a type of its own is that alone.
+    """
     experiment = {
         "task": task,
         "dataset": DATASETS[task],
@@ -67,7 +70,8 @@ def write_experiment(root: Path, task: str, name: str = "tiny", **sections) -> E
         "debug": {"deterministic": True},
     }
     for section, values in sections.items():
-        experiment[section] = {**experiment.get(section, {}), **values} if isinstance(values, dict) else values
+        updates = isinstance(values, dict) and "model_type" not in values
+        experiment[section] = {**experiment.get(section, {}), **values} if updates else values
     path = root / "config" / "experiments" / f"{name}.yaml"
     experiment = {section: values for section, values in experiment.items() if values is not None}
     path.write_text(yaml.safe_dump(experiment))
@@ -123,8 +127,9 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 # Every test trains in processes of its own, which are forked from one that has imported everything: a second instead of ten.
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["lt25.training.__main__"])
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(["lt25.training.__main__"])
+spawned = multiprocessing.get_context("spawn")
 
 
 def _rank(root: Path, arguments: list[str], settings: dict[str, str], output: Path, before: str) -> None:
@@ -152,7 +157,7 @@ def start(experiment: Experiment, *overrides: str, processes: int = 1, before: s
     for rank in range(processes):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)} if processes > 1 else {}
         output = experiment.root / f"{experiment.name}-{rank}"
-        process = _forks.Process(target=_rank, args=(experiment.root, arguments, settings | own, output, before))
+        process = forks.Process(target=_rank, args=(experiment.root, arguments, settings | own, output, before))
         process.start()
         ranks.append(process)
     return ranks

@@ -16,6 +16,7 @@ from typing import Any
 
 from lt25.config.key import OPTIONAL, Key, Section, suggestion
 from lt25.errors import UserError
+from lt25.models import meshes
 from lt25.tasks import TASKS
 
 _CLASSIFIER, _CTC, _LM = "AutoModelForSequenceClassification", "AutoModelForCTC", "AutoModelForCausalLM"
@@ -54,7 +55,7 @@ class Family:
             else, so that head and loss can be computed together.
         state: True if forward hands on what it remembers (`past_key_values`), so that a text can be read in pieces.
         gates: what the names of the parameters of forget gates end in, which may have a learning rate of their own.
-        parallelism: kinds that give the numbers of a single device: "data" (DDP and FSDP2), "tensor", "pipeline", "context".
+        parallelism: those of `lt25.models.meshes.KINDS` that give the numbers of a single device.
         crosses_layers: tensors that a layer takes from others beside the residual stream: cut into stages without these, a
             model computes something else, and says nothing.
         devices: types of device that it trains on, "cpu" or "cuda"; Triton's interpreter makes a CPU one for any.
@@ -160,14 +161,8 @@ def refusal(model: Mapping[str, Any], task: str, parallelism: Mapping[str, Any],
         return f"{found}, which has no model for {task}: use {others}"
     if family.requires and importlib.util.find_spec(family.requires) is None:
         return f"{found}, which cannot be built without the package {family.requires.replace('_', '-')}: install it"
-    for kind in ("tensor", "pipeline", "context"):
-        degree = parallelism.get(f"{kind}_parallel_degree", 1)
-        if degree > 1 and kind not in family.parallelism:
-            there = " and ".join(family.parallelism)
-            return (
-                f"parallelism.{kind}_parallel_degree: found {degree}, "
-                f"but {family.model_type} has {there} parallelism only: use 1"
-            )
+    if reason := meshes.refusal(family, parallelism):
+        return reason
     if device not in family.devices and os.environ.get("TRITON_INTERPRET") != "1":
         return f"{found} on a CPU, but its kernels need a GPU: train it where there is one, or use lt25_hgrn"
     if idle := _idle_key(family, model, task):
@@ -300,6 +295,7 @@ def _kinds(annotation: ast.expr | None) -> tuple[str, ...]:
     return _ANYTHING
 
 
+_SPLIT = ("data", "tensor")
 _ID = Key(("integer", "null"), None, "number of a token; the data decides it", True, _TOKEN)
 
 
@@ -340,6 +336,7 @@ register(
         module="lt25.models.auto",
         linear_head=True,
         gates=("lower_bounds", "f_proj.weight", "f_conv1d.weight"),
+        parallelism=_SPLIT,
         crosses_layers=("lower_bounds",),
         complaint=_hgrn_complaint,
         keys={
@@ -472,18 +469,19 @@ def _fla(model_type: str, **more: Any) -> None:
     _causal_lm(model_type, "flash-linear-attention", "fla", **options, **more)
 
 
-_fla("hgrn", crosses_layers=("lower_bounds",))
-_fla("hgrn2", crosses_layers=("lower_bounds",))
-_fla("gla")
+_fla("hgrn", parallelism=_SPLIT, crosses_layers=("lower_bounds",))
+_fla("hgrn2", parallelism=_SPLIT, crosses_layers=("lower_bounds",))
+_fla("gla", parallelism=_SPLIT)
 _fla("retnet")
-_fla("delta_net")
-_fla("gated_deltanet")
-_fla("gsa")
+_fla("delta_net", parallelism=_SPLIT)
+_fla("gated_deltanet", parallelism=_SPLIT)
+_fla("gsa", parallelism=_SPLIT)
 _fla("rwkv7", crosses_layers=("v_first",))
-_fla("transformer")
+_fla("transformer", parallelism=_SPLIT)
 _MAMBA = "Mamba's layers take no boundaries of packed texts: a text reads on from the one before it in its window"
 # Their kernels go on from a state by a single token only.
 for _name in ("mamba", "mamba2", "samba"):
-    _fla(_name, base="backbone", norm="norm_f", lacks={"varlen": _MAMBA}, state=False)
+    _shared = _SPLIT if _name == "mamba2" else ("data",)
+    _fla(_name, base="backbone", norm="norm_f", lacks={"varlen": _MAMBA}, state=False, parallelism=_shared)
 _LLAMA = "transformers' attention takes boundaries only with flash-attn: a text reads on from the one before it in its window"
-_causal_lm("llama", "transformers", "transformers", embeddings="embed_tokens", lacks={"varlen": _LLAMA})
+_causal_lm("llama", "transformers", "transformers", embeddings="embed_tokens", lacks={"varlen": _LLAMA}, parallelism=_SPLIT)

@@ -47,6 +47,8 @@ class HGRNMixer(nn.Module):
         super().__init__()
         self.layer_idx = layer_idx
         self.bidirectional, self.conv_size = config.bidirectional, config.conv_size
+        # Of equal parts of the channels, whether each is scanned from the end of the sequence.
+        self.directions = (False, True) if config.bidirectional else (False,)
         self.i_proj = nn.Linear(config.hidden_size, config.channels, bias=False)
         self.f_proj = nn.Linear(config.hidden_size, config.channels, bias=False)
         self.g_proj = nn.Linear(config.hidden_size, config.channels, bias=False)
@@ -123,9 +125,9 @@ class HGRNMixer(nn.Module):
             x, log_f = x * (1 - lower_bound), torch.logaddexp(lower_bound.log(), torch.log1p(-lower_bound) + log_f)
         if mask is not None:
             x, log_f = (part.masked_fill(~mask[..., None], 0) for part in (x, log_f))
-        ways = 2 if self.bidirectional else 1
+        ways = len(self.directions)
         states = [None] * ways if state is None else state.chunk(ways, -1)
-        parts = zip(x.chunk(ways, -1), log_f.chunk(ways, -1), states, (False, True), strict=False)
+        parts = zip(x.chunk(ways, -1), log_f.chunk(ways, -1), states, self.directions, strict=True)
         scanned = [
             hgrn_scan(x.contiguous(), log_f.contiguous(), start, cu_seqlens, reverse, output_final_state=True)
             for x, log_f, start, reverse in parts

@@ -12,10 +12,13 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def is_plain(kind: type[nn.Module], *modules: nn.Module) -> bool:
-    """Tell whether all modules are exactly of a class, with its own forward and without hooks."""
+    """Tell whether all modules are exactly of a class, with its own forward and without hooks.
+
+    A class that only reads its weights in another way names the class it was made of as ``plain_kind``.
+    """
     for module in modules:
         own = vars(module)
-        if type(module) is not kind or "forward" in own or any(own[hooks] for hooks in _HOOKS):
+        if getattr(type(module), "plain_kind", type(module)) is not kind or "forward" in own or any(own[hooks] for hooks in _HOOKS):
             return False
     return True
 

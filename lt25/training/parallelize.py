@@ -1,4 +1,5 @@
-"""How a model is laid over devices: activation checkpointing and compilation layer by layer, then FSDP2 or replicas."""
+"""How a model is laid over devices: tensor parallelism, activation checkpointing and compilation layer by layer, then FSDP2 or
+replicas."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,7 @@ from torchtitan.distributed.activation_checkpoint import apply_ac
 from lt25.errors import UserError
 from lt25.models import families
 from lt25.training.device import DEVICE_TYPE
+from lt25.training.tensor import split
 
 # Bytes of a replica for each parameter: float32 weight and gradient, and the two moments of Adam.
 STATE_BYTES = 16
@@ -86,6 +88,8 @@ def parallelize(model: Any, parallel_dims: ParallelDims, job_config: JobConfig) 
     """
     families.check(model.hf.config.to_dict(), model.task, vars(job_config.parallelism), DEVICE_TYPE)
     base, family = model.hf.base_model, families.find(model.hf.config.model_type)
+    if parallel_dims.tp_enabled:
+        split(model, family, parallel_dims.get_mesh("tp"), not job_config.parallelism.disable_loss_parallel)
     compiled = job_config.compile.enable and "model" in job_config.compile.components
     if job_config.activation_checkpoint.mode != "none":
         kept = _expensive_operators()

@@ -13,7 +13,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
 from torchtitan.distributed import utils as dist_utils
+
+# The second is what FSDP2 makes of a dimension that tensor parallelism has shared out already.
+_SPREAD = (Shard, _StridedShard)
 
 
 @torch.no_grad()
@@ -60,7 +64,7 @@ def square_of(tensors: Iterable[Tensor], device: torch.device | None = None) -> 
         if layout:
             mesh, placements = layout
             for dimension, placement in enumerate(placements):
-                if isinstance(placement, Shard):
+                if isinstance(placement, _SPREAD):
                     dist.all_reduce(square, group=mesh.get_group(dimension))
         squares.append(square)
     return torch.stack(squares).sum() if squares else torch.zeros((), device=device)
@@ -73,7 +77,7 @@ def local(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 def _is_plain_or_spread(gradient: Tensor) -> bool:
     """Whether this rank's part of a gradient holds some of its elements, or all of them, and not a summand of each."""
-    return not isinstance(gradient, DTensor) or all(isinstance(p, Shard | Replicate) for p in gradient.placements)
+    return not isinstance(gradient, DTensor) or all(isinstance(p, (*_SPREAD, Replicate)) for p in gradient.placements)
 
 
 class Adam(torch.optim.Adam):

@@ -81,6 +81,7 @@ class TaskModel(nn.Module):
         self.hf: PreTrainedModel = make_model(fields, args.task)
         fused = args.fused_loss and family.linear_head and hasattr(self.losses, "of_head")
         self.head = family.heads[task.auto_model] if fused else None
+        self.of_head = self.losses.of_head if fused else None
 
     def forward(self, inputs: torch.Tensor, labels: torch.Tensor | None = None, **extra: torch.Tensor) -> Any:
         if self.window and extra.pop("cu_seqlens", None) is not None:
@@ -90,12 +91,12 @@ class TaskModel(nn.Module):
             output = self.losses.select(self.hf(inputs, **extra))
             return self.losses.of_training(output, labels, self.label_smoothing, **targets)
         head = self.hf.get_submodule(self.head) if self.head else None
-        if labels is None or head is None or not is_plain(nn.Linear, head):
+        if labels is None or head is None or self.of_head is None or not is_plain(nn.Linear, head):
             return self.losses.select(self.hf(inputs, **extra))
         hidden = self.hf.base_model(inputs, use_cache=False, **extra).last_hidden_state
         # Validation measures the cross entropy alone.
         z_loss = self.z_loss if self.training else 0.0
-        return self.losses.of_head(hidden, head.weight, labels.view(hidden.shape[:-1]), z_loss)
+        return self.of_head(hidden, head.weight, labels.view(hidden.shape[:-1]), z_loss)
 
     def init_weights(self, buffer_device: torch.device | None = None) -> None:
         initialise(self.hf)

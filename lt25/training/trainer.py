@@ -163,9 +163,16 @@ class Trainer(torchtitan.train.Trainer):
         use_float8(job_config)
         if job_config.profiling.enable_memory_snapshot and DEVICE_TYPE != "cuda":
             raise UserError("profiling.enable_memory_snapshot: found true, but only a GPU's memory has one: use false")
+        if DEVICE_TYPE == "cpu":
+            # Everything is in the CPU's memory anyway.
+            job_config.training.enable_cpu_offload = False
         with trainer_parts(checkpoint_manager=WholeCheckpoints):
             super().__init__(job_config)
         self.checkpointer.run = run
+        if self.parallel_dims.tp_enabled and not self.parallel_dims.fsdp_enabled:
+            # torchtitan leaves low precision to FSDP2 here.
+            half = TORCH_DTYPE_MAP[job_config.training.mixed_precision_param]
+            self.maybe_enable_amp = torch.autocast(DEVICE_TYPE, half, enabled=half != torch.float32)
         self.layers = by_layer(self.model_parts) if cast(Any, job_config.metrics).log_layer_norms else {}
         self.update, self.low_precision, self.report = self.update_weights, nullcontext(), _nothing
         if can_replay(job_config):

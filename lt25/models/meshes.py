@@ -1,0 +1,121 @@
+"""The meshes of processes that models are trained on: one table, which drives the tests, the refusals and docs/scaling.md.
+
+A mesh is what the degrees of an experiment's ``parallelism`` section make. Each of its axes is a kind of parallelism. A model is
+trained on a mesh only if its family has all of these kinds and the table has them together: what no test compares with one
+process is refused. Nothing here imports torch.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+_REPLICAS, _SHARDS = "data_parallel_replicate_degree", "data_parallel_shard_degree"
+_TENSOR, _PIPELINE, _CONTEXT = (f"{kind}_parallel_degree" for kind in ("tensor", "pipeline", "context"))
+_SHORT = {_REPLICAS: "DDP", _SHARDS: "FSDP", _TENSOR: "TP", _PIPELINE: "PP", _CONTEXT: "CP"}
+
+KINDS = ("data", "tensor", "pipeline", "context")
+"""The kinds of parallelism; each but "data" is the first word of its key, ``tensor_parallel_degree``."""
+
+
+class Parallel(Protocol):
+    """What this module asks of a model's family, `lt25.models.families.Family`."""
+
+    @property
+    def model_type(self) -> str: ...
+    @property
+    def tasks(self) -> tuple[str, ...]: ...
+    @property
+    def parallelism(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Degrees of parallelism that are tested together.
+
+    Attributes:
+        degrees: keys of the ``parallelism`` section -> degree; those that it lacks are 1.
+    """
+
+    degrees: Mapping[str, int]
+
+    @property
+    def name(self) -> str:
+        """The mesh as one writes it: "FSDP 2 x TP 2"; replicas of shards are "HSDP 2 x 2"."""
+        names = {_SHORT[key]: degree for key, degree in self.degrees.items()}
+        parts = [f"{name} {degree}" for name, degree in names.items()]
+        if "DDP" in names and "FSDP" in names:
+            parts = [f"HSDP {names['DDP']} x {names['FSDP']}", *parts[2:]]
+        return " x ".join(parts)
+
+    @property
+    def processes(self) -> int:
+        product = 1
+        for degree in self.degrees.values():
+            product *= degree
+        return product
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        return kinds_of(self.degrees)
+
+
+MESHES = tuple(
+    Mesh(degrees)
+    for degrees in (
+        {_REPLICAS: 2},
+        {_SHARDS: 2},
+        {_REPLICAS: 2, _SHARDS: 2},
+        {_TENSOR: 2},
+        {_TENSOR: 4},
+        {_SHARDS: 2, _TENSOR: 2},
+        {_REPLICAS: 2, _SHARDS: 2, _TENSOR: 2},
+    )
+)
+"""Every mesh that is tested; a kind, or several together, that none of them has is refused."""
+
+
+def kinds_of(parallelism: Mapping[str, Any]) -> frozenset[str]:
+    """Return the kinds of parallelism with a degree above 1; shards over whatever is left (-1) count as none."""
+    there = {kind for kind in KINDS[1:] if parallelism.get(f"{kind}_parallel_degree", 1) > 1}
+    if parallelism.get(_REPLICAS, 1) > 1 or parallelism.get(_SHARDS, 1) > 1:
+        there.add("data")
+    return frozenset(there)
+
+
+def refusal(family: Parallel, parallelism: Mapping[str, Any]) -> str | None:
+    """Say in one line why a family's models cannot be trained with these degrees; None if they can.
+
+    Args:
+        family: the model's.
+        parallelism: the section of an experiment; degrees that it lacks are 1.
+    """
+    for kind in KINDS[1:]:
+        degree = parallelism.get(f"{kind}_parallel_degree", 1)
+        if degree > 1 and kind not in family.parallelism:
+            there = " and ".join(family.parallelism)
+            return (
+                f"parallelism.{kind}_parallel_degree: found {degree}, "
+                f"but {family.model_type} has {there} parallelism only: use 1"
+            )
+    kinds = kinds_of(parallelism)
+    if len(kinds) > 1 and not any(kinds <= mesh.kinds for mesh in MESHES):
+        together = " and ".join(kind for kind in KINDS if kind in kinds)
+        return f"parallelism: found {together} parallelism together, which is not tested: docs/scaling.md shows what is"
+    if len(kinds) > 1 and parallelism.get(_REPLICAS, 1) > 1 and parallelism.get(_SHARDS, -1) == 1:
+        others = " and ".join(kind for kind in KINDS[1:] if kind in kinds)
+        return (
+            f"parallelism.{_REPLICAS}: found {parallelism[_REPLICAS]} without shards, but {others} parallelism needs these: "
+            f"use 1, and {_SHARDS} {parallelism[_REPLICAS]}"
+        )
+    return None
+
+
+def table(families: Iterable[Parallel]) -> str:
+    """Return the table of meshes and families in Markdown: the tasks that are trained so, or "refused"."""
+    columns = ["model type", *(mesh.name for mesh in MESHES)]
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for family in families:
+        cells = tuple("yes" if refusal(family, mesh.degrees) is None else "refused" for mesh in MESHES)
+        rows.setdefault(cells, []).append(f"`{family.model_type}`")
+    lines = [columns, ["---"] * len(columns), *([", ".join(names), *cells] for cells, names in rows.items())]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

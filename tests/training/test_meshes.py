@@ -1,0 +1,232 @@
+"""Every mesh that is offered trains as one process does: losses, norms of gradients and weights after ten steps, in float32."""
+
+import json
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import pytest
+import torch
+
+from lt25.models import meshes
+from lt25.models.families import FAMILIES
+from lt25.models.meshes import MESHES, Mesh
+from lt25.tasks import TASKS
+from tests import tiny
+from tests.models.tiny import family_fields
+
+STEPS = 10
+ALONE = Mesh({})
+TASKS_TESTED = [task for task in TASKS if task != "recall"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A model of a family for a task on a mesh, and further keys that must not change the numbers."""
+
+    mesh: Mesh
+    family: str
+    task: str
+    options: str = "{}"
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @property
+    def name(self) -> str:
+        options = json.loads(self.options)
+        named = [f"{key} {value}" for keys in options.values() for key, value in keys.items()]
+        return "-".join([self.mesh.name or "alone", self.family, self.task, *named]).replace(" ", "_")
+
+    @property
+    def alone(self) -> "Cell":
+        return Cell(ALONE, self.family, self.task, json.dumps({"model": json.loads(self.options).get("model", {})}))
+
+    @property
+    def interpreted(self) -> bool:
+        """Whether its kernels are Triton's only."""
+        return FAMILIES[self.family].devices == ("cuda",)
+
+
+def _mesh(name: str) -> Mesh:
+    return next(mesh for mesh in MESHES if mesh.name == name)
+
+
+def _cells() -> Iterator[Cell]:
+    for mesh in MESHES:
+        for name, family in FAMILIES.items():
+            if meshes.refusal(family, mesh.degrees) is None:
+                yield from (Cell(mesh, name, task) for task in TASKS_TESTED if task in family.tasks)
+    fsdp = _mesh("FSDP 2")
+    for options in (
+        {"parallelism": {"fsdp_reshard_after_forward": "never"}},
+        {"training": {"enable_cpu_offload": True}},
+        {"activation_checkpoint": {"mode": "full"}},
+        {"model": {"tie_word_embeddings": True}},
+    ):
+        yield Cell(fsdp, "lt25_hgrn", "language_modeling", json.dumps(options))
+
+
+def _is_quick(cell: Cell) -> bool:
+    """What takes two processes and no interpreter, and of four what joins two kinds."""
+    if cell.mesh.processes == 2:
+        return cell.family == "lt25_hgrn" or (cell.family == "llama" and "data" not in cell.mesh.kinds)
+    return cell.mesh.processes == 4 and len(cell.mesh.degrees) == 2 and cell.family == "lt25_hgrn" and (
+        cell.task == "language_modeling"
+    )
+
+
+CELLS = list(_cells())
+PARAMETERS = [
+    pytest.param(cell, id=cell.name, marks=() if _is_quick(cell) else pytest.mark.slow) for cell in CELLS
+]
+
+
+def _experiment(root: Path, cell: Cell) -> Any:
+    readers = 1
+    for key, degree in cell.mesh.degrees.items():
+        readers *= degree if key.startswith("data_parallel") else 1
+    options = json.loads(cell.options)
+    fields = (
+        {**tiny.MODEL, "dropout": 0.0, "num_hidden_layers": 4, "hidden_size": 32}
+        if cell.family == "lt25_hgrn"
+        else {**family_fields(cell.family), "num_hidden_layers": 4}
+    )
+    fields = {**fields, **options.pop("model", {})}
+    fields = {key: value for key, value in fields.items() if key not in ("architectures", "vocab_size")}
+    return tiny.tiny(
+        root,
+        cell.task,
+        cell.name,
+        model=fields,
+        training={"steps": STEPS, "local_batch_size": 8 // readers, "global_batch_size": 8, **options.pop("training", {})},
+        parallelism={**cell.mesh.degrees, **options.pop("parallelism", {})},
+        checkpoint={"interval": STEPS},
+        **options,
+    )
+
+
+def _rank(root: Path, jobs: list[str], settings: dict[str, str], rank: int, interpreted: bool) -> None:
+    """Be one process that trains one job after another."""
+    os.environ.update(settings)
+    os.chdir(root)
+    for descriptor in (1, 2):
+        os.dup2(os.open(root / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    if interpreted:
+        from tests.models import interpret
+
+        assert interpret
+    from lt25.training.__main__ import main
+
+    from torchtitan.protocols import train_spec
+
+    torch.set_num_threads(1)
+    for port, job in jobs:
+        os.environ["MASTER_PORT"] = str(port)
+        print(f"=== {job}", flush=True)
+        # What a process that trains once leaves behind.
+        train_spec._extra_train_specs.clear()
+        for name in [name for name in os.environ if name.startswith("WANDB")]:
+            del os.environ[name]
+        try:
+            status = main(["--job.config_file", job])
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+        sys.stdout.flush()
+        if status:
+            os._exit(status)
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def train(root: Path, cells: list[Cell], processes: int) -> None:
+    """Train the cells of one number of processes, one after another in the same processes; those after a failure in others."""
+    experiments = [_experiment(root, cell) for cell in cells]
+    while experiments:
+        _train_some(root, [str(experiment.results_dir / "job.toml") for experiment in experiments], cells, processes)
+        left = [number for number, one in enumerate(experiments) if not (one.results_dir / "train.json").is_file()]
+        experiments = experiments[left[0] + 1 :] if left else []
+
+
+def _train_some(root: Path, files: list[str], cells: list[Cell], processes: int) -> None:
+    jobs = list(zip(_free_ports(len(files)), files, strict=True))
+    interpreted = any(cell.interpreted for cell in cells)
+    settings = tiny.environment(MASTER_ADDR="127.0.0.1", WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes))
+    if interpreted:
+        settings["TRITON_INTERPRET"] = "1"
+    ranks = []
+    for rank in range(processes):
+        own = settings | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        context = tiny.spawned if interpreted else tiny.forks
+        ranks.append(context.Process(target=_rank, args=(root, jobs, own, rank, interpreted)))
+        ranks[-1].start()
+    while any(process.is_alive() for process in ranks):
+        time.sleep(0.05)
+        if any(process.exitcode for process in ranks):
+            # The others wait for it.
+            time.sleep(1)
+            for process in ranks:
+                process.kill()
+
+
+@cache
+def _group(processes: int, interpreted: bool, quick: bool) -> Path:
+    """Train all cells of a kind; return the project."""
+    root = tiny.make_project(Path(mkdtemp()))
+    wanted = [cell for cell in CELLS if _is_quick(cell) == quick and cell.interpreted == interpreted]
+    if processes == 1:
+        chosen = list(dict.fromkeys(cell.alone for cell in wanted))
+    else:
+        chosen = [cell for cell in wanted if cell.mesh.processes == processes]
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        train(root, chosen, processes)
+    finally:
+        os.chdir(before)
+    return root
+
+
+def result(root: Path, cell: Cell) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
+    """Return losses, norms of gradients and weights."""
+    os.chdir(root)
+    experiment = tiny.load_experiment(root / "config" / "experiments" / f"{cell.name}.yaml")
+    log = root / "rank-0.log"
+    assert (experiment.results_dir / "train.json").is_file(), log.read_text()[-3000:]
+    records = [record for record in tiny.history(experiment) if "loss" in record]
+    return (
+        [record["loss"] for record in records],
+        [record["grad_norm"] for record in records],
+        tiny.weights(experiment, STEPS),
+    )
+
+
+@pytest.mark.parametrize("cell", PARAMETERS)
+def test_a_mesh_trains_as_one_process(cell, monkeypatch):
+    """Slow are what Triton's interpreter computes, and most meshes of four and eight processes."""
+    quick = _is_quick(cell)
+    monkeypatch.chdir(Path.cwd())  # back again afterwards
+    losses, norms, weights = result(_group(cell.mesh.processes, cell.interpreted, quick), cell)
+    expected_losses, expected_norms, expected_weights = result(_group(1, cell.interpreted, quick), cell.alone)
+    assert len(losses) == STEPS and losses == pytest.approx(expected_losses, abs=1e-4)
+    assert norms == pytest.approx(expected_norms, rel=1e-3, abs=1e-5)
+    assert weights.keys() == expected_weights.keys()
+    for name, tensor in expected_weights.items():
+        torch.testing.assert_close(weights[name], tensor, atol=1e-4, rtol=0, msg=lambda said, name=name: f"{name}: {said}")
