@@ -274,7 +274,9 @@ def _write_manifest(dataset: Dataset, raw_dir: Path, revision: str | None, known
         status = path.stat()
         fact = {"bytes": status.st_size, **({"modified": status.st_mtime_ns} if is_users else {})}
         former = before.get(name, {})
-        as_before = [fact, {**fact, "modified": former.get("modified")}] if dates.get(name) == status.st_mtime_ns else [fact]
+        as_before = (
+            [fact, {**fact, "modified": former.get("modified")}] if dates.get(name) == status.st_mtime_ns else [fact]
+        )
         same = {key: former.get(key) for key in fact} in as_before
         facts[name] = {"sha256": before[name]["sha256"] if same else files.sha256(path), **fact}
     _seal(dataset, raw_dir, revision, facts)

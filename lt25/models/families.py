@@ -484,4 +484,6 @@ for _name in ("mamba", "mamba2", "samba"):
     _shared = _SPLIT if _name == "mamba2" else ("data",)
     _fla(_name, base="backbone", norm="norm_f", lacks={"varlen": _MAMBA}, state=False, parallelism=_shared)
 _LLAMA = "transformers' attention takes boundaries only with flash-attn: a text reads on from the one before it in its window"
-_causal_lm("llama", "transformers", "transformers", embeddings="embed_tokens", lacks={"varlen": _LLAMA}, parallelism=_SPLIT)
+_causal_lm(
+    "llama", "transformers", "transformers", embeddings="embed_tokens", lacks={"varlen": _LLAMA}, parallelism=_SPLIT
+)

@@ -18,7 +18,11 @@ def is_plain(kind: type[nn.Module], *modules: nn.Module) -> bool:
     """
     for module in modules:
         own = vars(module)
-        if getattr(type(module), "plain_kind", type(module)) is not kind or "forward" in own or any(own[hooks] for hooks in _HOOKS):
+        if (
+            getattr(type(module), "plain_kind", type(module)) is not kind
+            or "forward" in own
+            or any(own[hooks] for hooks in _HOOKS)
+        ):
             return False
     return True
 

@@ -87,9 +87,7 @@ def split(model: Any, family: Family, mesh: DeviceMesh, loss_parallel: bool) -> 
                 child.register_forward_hook(sequence.sum_up)
         _answer_all(layer, mesh, Partial())
     norm = hf.get_submodule(family.norm)
-    norm.register_forward_hook(
-        partial(sequence.gather, gradient=Partial() if shares_vocabulary else Replicate())
-    )
+    norm.register_forward_hook(partial(sequence.gather, gradient=Partial() if shares_vocabulary else Replicate()))
     _answer_all(norm, mesh, Partial())
     if getattr(hf.base_model, "lower_bounds", None) is not None:
         _answer(hf.base_model, "lower_bounds", mesh, Shard(1))
@@ -342,7 +340,11 @@ def _norm_linear(
 def _with_globals(function: Callable[..., Any], **others: Any) -> Callable[..., Any]:
     """Return a function of the same code that finds other things under some of the names of its module."""
     own = FunctionType(
-        function.__code__, {**function.__globals__, **others}, function.__name__, function.__defaults__, function.__closure__
+        function.__code__,
+        {**function.__globals__, **others},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
     )
     own.__kwdefaults__ = function.__kwdefaults__
     return own
@@ -375,9 +377,7 @@ def split_cross_entropy(
     hidden, labels = hidden.flatten(0, -2), labels.flatten()
     pieces = -(-len(hidden) * len(weight) // _PIECE)
     losses = [
-        checkpoint(
-            _piece, part, weight, of_part, z_loss, start, group, use_reentrant=False, preserve_rng_state=False
-        )
+        checkpoint(_piece, part, weight, of_part, z_loss, start, group, use_reentrant=False, preserve_rng_state=False)
         for part, of_part in zip(hidden.chunk(pieces), labels.chunk(pieces), strict=True)
     ]
     return torch.stack(losses).sum()

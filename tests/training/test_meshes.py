@@ -79,15 +79,16 @@ def _is_quick(cell: Cell) -> bool:
     """What takes two processes and no interpreter, and of four what joins two kinds."""
     if cell.mesh.processes == 2:
         return cell.family == "lt25_hgrn" or (cell.family == "llama" and "data" not in cell.mesh.kinds)
-    return cell.mesh.processes == 4 and len(cell.mesh.degrees) == 2 and cell.family == "lt25_hgrn" and (
-        cell.task == "language_modeling"
+    return (
+        cell.mesh.processes == 4
+        and len(cell.mesh.degrees) == 2
+        and cell.family == "lt25_hgrn"
+        and (cell.task == "language_modeling")
     )
 
 
 CELLS = list(_cells())
-PARAMETERS = [
-    pytest.param(cell, id=cell.name, marks=() if _is_quick(cell) else pytest.mark.slow) for cell in CELLS
-]
+PARAMETERS = [pytest.param(cell, id=cell.name, marks=() if _is_quick(cell) else pytest.mark.slow) for cell in CELLS]
 
 
 def _experiment(root: Path, cell: Cell) -> Any:
@@ -107,7 +108,12 @@ def _experiment(root: Path, cell: Cell) -> Any:
         cell.task,
         cell.name,
         model=fields,
-        training={"steps": STEPS, "local_batch_size": 8 // readers, "global_batch_size": 8, **options.pop("training", {})},
+        training={
+            "steps": STEPS,
+            "local_batch_size": 8 // readers,
+            "global_batch_size": 8,
+            **options.pop("training", {}),
+        },
         parallelism={**cell.mesh.degrees, **options.pop("parallelism", {})},
         checkpoint={"interval": STEPS},
         **options,
@@ -124,9 +130,9 @@ def _rank(root: Path, jobs: list[str], settings: dict[str, str], rank: int, inte
         from tests.models import interpret
 
         assert interpret
-    from lt25.training.__main__ import main
-
     from torchtitan.protocols import train_spec
+
+    from lt25.training.__main__ import main
 
     torch.set_num_threads(1)
     for port, job in jobs:
@@ -229,4 +235,6 @@ def test_a_mesh_trains_as_one_process(cell, monkeypatch):
     assert norms == pytest.approx(expected_norms, rel=1e-3, abs=1e-5)
     assert weights.keys() == expected_weights.keys()
     for name, tensor in expected_weights.items():
-        torch.testing.assert_close(weights[name], tensor, atol=1e-4, rtol=0, msg=lambda said, name=name: f"{name}: {said}")
+        torch.testing.assert_close(
+            weights[name], tensor, atol=1e-4, rtol=0, msg=lambda said, name=name: f"{name}: {said}"
+        )
