@@ -250,9 +250,10 @@ def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part 
             if column not in there:
                 instead = FILE_NAME if column in KINDS and FILE_NAME in there else None
                 if instead is None and not (column in _OF_A_FILE and _of_a_file(name)[column]):
+                    role = next(role for role, wanted in columns.items() if column in _listed(wanted))
                     raise UserError(
-                        f"{where}: no column {column}: it has {', '.join(there) or 'none'}; mend columns in the dataset's "
-                        "file, or say with origin.files which files to read"
+                        f"{config}: columns.{role}: no column {column} in {where}, which has {', '.join(there) or 'none'}: name "
+                        "one of them, or say with origin.files which files to read"
                     )
                 sources[column] = instead or ""
         return list(dict.fromkeys(source for source in sources.values() if source))
