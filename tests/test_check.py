@@ -95,11 +95,11 @@ def test_everything_that_is_wrong_is_listed(project, capsys, monkeypatch):
     [
         (
             {"columns": {"text": "review"}},
-            "config/datasets/reviews.yaml: columns.text: no column review in all.csv, which has text, label: name",
+            "config/datasets/reviews.yaml: columns.text: all.csv: no column review: it has text, label; mend",
         ),
         (
             {"columns": {"text": "text", "id": "number"}},
-            "config/datasets/reviews.yaml: columns.id: no column number in all.csv, which has",
+            "config/datasets/reviews.yaml: columns.id: all.csv: no column number: it has",
         ),
         ({"origin": {"path": "nowhere"}}, "config/datasets/reviews.yaml: origin.path: no such folder"),
         ({"splits": {"train": "all", "test": "test"}}, "belongs to the source's split test"),
@@ -122,7 +122,7 @@ def test_a_column_that_no_line_of_json_has_is_named(project, capsys):
     make.write(project / "reviews" / "all.jsonl", '{"review": "good"}\n{"review": "bad"}\n')
     status, said = checked(capsys)
     assert status == 2
-    assert "reviews.yaml: columns.text: no column text in all.jsonl, line 1, which has review: name" in said
+    assert "reviews.yaml: columns.text: all.jsonl, line 1: no column text: it has review; mend" in said
 
 
 LLAMA = {

@@ -127,12 +127,12 @@ def test_a_split_is_found_by_its_name(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("all.jsonl", '{"text": "a"}\n{"tekst": "b"}\n', r"no column text in all.jsonl, line 2, which has tekst"),
+        ("all.jsonl", '{"text": "a"}\n{"tekst": "b"}\n', r"all.jsonl, line 2: no column text: it has tekst"),
         ("all.jsonl", '{"text": "a"}\n{"text": \n', r"all.jsonl, line 2: no valid JSON"),
         ("all.jsonl", '["a"]\n', r"all.jsonl, line 1: expected an object with columns"),
         ("all.jsonl", '{"text": null}\n', r"all.jsonl, line 1: column text has no value"),
         ("all.csv", "id,text\n1,a\n2\n", r"all.csv, line 3: fewer fields than the header"),
-        ("all.csv", "id,tekst\n1,a\n", r"no column text in all.csv, which has id, tekst"),
+        ("all.csv", "id,tekst\n1,a\n", r"all.csv: no column text: it has id, tekst"),
         ("all.parquet", "no parquet", r"all.parquet: no readable Parquet file"),
         ("all.txt", b"caf\xe9", r"all.txt: byte 3 \(line 1\) is not utf-8: say what it is with the key encoding"),
     ],

@@ -145,7 +145,7 @@ def test_an_alphabet_of_ones_own(tmp_path):
 
 def test_a_missing_column_is_named(tmp_path):
     data = speech(tmp_path / "mine", text="transcript")
-    with pytest.raises(UserError, match=r"no column transcript in metadata.csv, which has file_name, text"):
+    with pytest.raises(UserError, match=r"metadata.csv: no column transcript: it has file_name, text"):
         make.prepared(tmp_path, "speech_recognition", data)
 
 
