@@ -20,6 +20,9 @@ def _is_own_command() -> bool:
     if sys.argv[:1] == ["-m"]:  # Python is still looking for the module to run.
         after = zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
         program = next((name for flag, name in after if flag.startswith("-") and flag.endswith("m")), "")
+    elif Path(__file__).parent in Path(sys.argv[0] if sys.argv else "").parents:
+        # The module is found, and its file stands there: in processes that such a command has started.
+        return True
     else:
         path = Path(sys.argv[0] if sys.argv else "")
         # Snakemake starts its jobs with `python -m snakemake`, which is this by the time that it reads the rules.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lt25.checkpoints.whole import kept_steps
 from lt25.config.files import read_model
-from lt25.data import acquire, read
+from lt25.data import acquire, read, tokenizer
 from lt25.data.folders import Folder
 from lt25.errors import Mistakes, UserError
 from lt25.experiment import Experiment, load_config, load_experiment, project_root
@@ -22,6 +22,10 @@ from lt25.tasks import TASKS
 from lt25.training.ahead import changed
 
 LABELS = 10_000
+"""Rows of a split whose labels are compared with those that are listed."""
+
+HUB = 5
+"""Seconds that the Hub has to answer."""
 
 
 def check(names: Iterable[str], overrides: Iterable[str] = ()) -> int:
@@ -40,7 +44,7 @@ def check(names: Iterable[str], overrides: Iterable[str] = ()) -> int:
         UserError: if NGPU, NNODE and the like make no sense.
     """
     # What is wrong with the environment is no experiment's fault.
-    plan({})
+    plan({}).meeting()
     names = list(names)
     every = names or sorted(path.stem for path in (project_root() / "config" / "experiments").glob("*.yaml"))
     asked = names or (load_config()["experiments"] if (project_root() / "config" / "config.yaml").is_file() else every)
@@ -73,7 +77,9 @@ def check_experiment(experiment: Experiment) -> str:
     with mistakes:
         check_load_step(experiment)
     with mistakes:
-        remark = check_columns(experiment)
+        remark = check_tokenizer(experiment)
+    with mistakes:
+        remark = check_columns(experiment) + remark
     with mistakes:
         check_start(experiment)
     mistakes.complain()
@@ -122,11 +128,40 @@ def check_columns(experiment: Experiment) -> str:
     return ""
 
 
-def check_labels(experiment: Experiment, folder: Folder, split: str) -> None:
-    """Look for labels that the dataset's ``labels`` do not list, in the first `LABELS` rows of a source's split.
+def check_tokenizer(experiment: Experiment) -> str:
+    """Look for the tokenizer of another model that ``prepare.tokenizer`` names: on this machine, then on the Hub.
+
+    Returns:
+        What could not be checked, for people; mostly nothing.
 
     Raises:
-        UserError: if there is one.
+        UserError: if there is none.
+    """
+    name = experiment.prepare.get("tokenizer")
+    if name is None or name in tokenizer.TRAINED or tokenizer.here(name):
+        return ""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    try:
+        if not isinstance(try_to_load_from_cache(name, "tokenizer.json"), str):
+            HfApi().model_info(name, timeout=HUB)
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UserError(
+            f"{experiment.path}: prepare.tokenizer: found {name}: no such tokenizer: name {', '.join(tokenizer.TRAINED)}, a "
+            "folder, or owner/name on the Hub"
+        ) from None
+    except Exception:
+        # Whatever keeps this machine from the Hub is no fault of the file.
+        return f", but for the tokenizer {name}, which is not here, and the Hub does not answer"
+    return ""
+
+
+def check_labels(experiment: Experiment, folder: Folder, split: str) -> None:
+    """Compare the dataset's ``labels`` with those of the first `LABELS` rows of a source's split.
+
+    Raises:
+        UserError: if one is not listed, or if these are all rows of train and none has one that is.
     """
     dataset, listed = experiment.dataset, experiment.dataset.options["labels"]
     if not listed or "label" not in TASKS[experiment.task].columns:
@@ -135,11 +170,18 @@ def check_labels(experiment: Experiment, folder: Folder, split: str) -> None:
     # Asked for nothing but the label, no image is opened.
     only_labels = replace(dataset, columns={"label": dataset.columns["label"]})
     rows = (row for row in read.rows(only_labels, folder, split) if isinstance(row, read.Row))
+    seen, read_rows = set(), 0
     for row in islice(rows, LABELS):
-        label = row.roles["label"]
+        label, read_rows = row.roles["label"], read_rows + 1
+        seen.add(label.strip() if isinstance(label, str) else label)
         # Numbers, which CSV has as texts, stand for the names in their order.
         if isinstance(label, str) and label.strip() not in ("", *listed) and not re.fullmatch(r"[-+.\d\s]+", label):
             raise UserError(f"{where}: {row.where} has {label}, which is not among {', '.join(listed)}: add it")
+    of_train = dataset.splits["train"]
+    unseen = [name for name in listed if name not in seen]
+    are_names = any(label in listed for label in seen if isinstance(label, str))
+    if read_rows < LABELS and split == of_train and unseen and are_names:
+        raise UserError(f"{where}: {unseen[0]} is the label of no example of train: remove it")
 
 
 def check_model(experiment: Experiment) -> None:
@@ -226,6 +268,11 @@ def check_devices(experiment: Experiment) -> Launch:
     parallelism, training = experiment.job["parallelism"], experiment.job["training"]
     start = plan(parallelism, where=str(experiment.path))
     families.check(experiment.model, experiment.task, parallelism, start.device, str(experiment.path))
+    if training["float8"] and start.device == "cpu":
+        raise UserError(
+            f"{experiment.path}: training.float8: found {training['float8']}, but there is no GPU here, and a CPU has no such "
+            "products: remove the key"
+        )
     readers = start.world_size // (parallelism["tensor_parallel_degree"] * parallelism["pipeline_parallel_degree"])
     readers //= parallelism["context_parallel_degree"]
     local, total = training["local_batch_size"], training["global_batch_size"]

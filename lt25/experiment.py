@@ -25,6 +25,7 @@ from lt25.config.sections import (
     HIDDEN,
     JOB,
     MODEL,
+    ORIGIN_OF,
     SET,
     decides_by_validation,
     training_identity,
@@ -297,7 +298,7 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
         UserError: if a file is missing or is not YAML, or a key or value is not allowed or does not fit the others.
     """
     root = project_root()
-    plugins.load(root, plugin_names(root))
+    _load_plugins(root)
     text, given = str(path), on_command_line.parse(overrides)
     if not text.endswith((".yaml", ".yml")):
         text, at, variant = text.partition("@")
@@ -321,7 +322,7 @@ def load_dataset_config(name: str | Path, root: Path | None = None, named: str =
     """
     if root is None:
         root = project_root()
-        plugins.load(root, plugin_names(root))
+        _load_plugins(root)
     text = str(name)
     if not text.endswith((".yaml", ".yml")):
         _check_name(text, "a dataset, or a path", named)
@@ -364,6 +365,10 @@ def plugin_names(root: Path) -> list[str]:
     return load_config()["plugins"] if (root / "config" / "config.yaml").is_file() else []
 
 
+def _load_plugins(root: Path) -> None:
+    plugins.load(root, plugin_names(root), lambda: [*map(id, TASKS.values()), *map(id, families.FAMILIES.values())])
+
+
 def hub_mirror() -> Path | None:
     """Return the local mirror of the Hub that ``LT25_HUB_MIRROR`` or config/config.yaml's ``hub_mirror`` names."""
     name = os.environ.get("LT25_HUB_MIRROR") or load_config()["hub_mirror"]
@@ -373,6 +378,8 @@ def hub_mirror() -> Path | None:
 def _check_name(name: str, what: str, where: str = "") -> None:
     if not NAME.fullmatch(name):
         found = f"{where}: " if where else ""
+        if what.endswith("or a path") and "/" in name:
+            raise UserError(f"{found}{name}: expected the name of {what} that ends in .yaml")
         raise UserError(
             f"{found}found {name!r} as the name of {what}, expected letters, digits, `_`, `-` and, not first, `.`: rename it"
         )
@@ -457,6 +464,9 @@ def _datasets(values: Mapping[str, Any], root: Path, where: str) -> tuple[tuple[
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{where}: datasets: {twice} is there twice: name it once, with the sum of the probabilities")
     total = sum(one["probability"] for one in values["datasets"])
+    # Thirds may be written with three digits.
+    if abs(total - 1) > 0.005:
+        raise UserError(f"{where}: datasets: the probabilities add up to {total:.6g}, expected 1: change them")
     loaded = tuple(load_dataset_config(name, root, f"{where}: datasets") for name in names)
     return loaded, tuple(one["probability"] / total for one in values["datasets"])
 
@@ -596,14 +606,25 @@ def _check_dataset(values: Mapping[str, Any], where: str) -> None:
     if sum(parts.values()) >= 1:
         said = " and ".join(f"{name} takes {part}" for name, part in parts.items())
         raise UserError(f"{where}: splits: {said} of train, which leaves nothing to train on: lower the fractions")
+    train = _names(values["splits"]["train"])
+    for name, split in values["splits"].items():
+        if name != "train" and not isinstance(split, dict) and (both := [one for one in _names(split) if one in train]):
+            raise UserError(
+                f"{where}: splits.{name}: {both[0]} is read for splits.train too: name another split, or hold out a part of "
+                "train, {from: train, fraction: 0.1}"
+            )
     origin = values["origin"]
-    for key, kind in (("utterances", "builder"), ("revision", "hub"), ("streamed", "hub")):
-        if key in origin and (kind not in origin or (key == "utterances" and origin["builder"] != "espeak")):
-            owner = "the builder espeak" if key == "utterances" else "origin.hub"
+    for key in origin.keys() & ORIGIN_OF.keys():
+        owners = ORIGIN_OF[key]
+        if not any(owner in (*origin, origin.get("builder")) for owner in owners):
+            owner = " or ".join(f"origin.{one}" if one in ("hub", "path") else f"the builder {one}" for one in owners)
             raise UserError(f"{where}: origin.{key}: only for {owner}: remove the key")
-    if (origin.get("builder") == "recall") != ("kind" in origin):
-        wanted = "remove the key" if "kind" in origin else "add mqar, copying or induction"
-        raise UserError(f"{where}: origin.kind: for the builder recall, which needs it, and no other: {wanted}")
+    if origin.get("builder") == "recall" and "kind" not in origin:
+        raise UserError(f"{where}: origin.kind: missing: the builder recall needs it: add mqar, copying or induction")
+
+
+def _names(split: str | list[str]) -> list[str]:
+    return [split] if isinstance(split, str) else split
 
 
 def _check_overrides(overrides: Mapping[str, Any]) -> None:
@@ -642,6 +663,11 @@ def _check_model(experiment: Experiment, base: Mapping[str, Any], where: str) ->
     if training["context_len"] and training["varlen"] is False:
         raise UserError(
             f"{where}: training.context_len: is for documents that are apart: remove it, or training.varlen"
+        )
+    if training["context_len"] and training["context_len"] > training["seq_len"]:
+        raise UserError(
+            f"{where}: training.context_len: {training['context_len']} is more than training.seq_len, {training['seq_len']}, the "
+            "tokens of a window: lower it"
         )
     for architecture in experiment.model.get("architectures", ()):
         if not _made_for(architecture, task) and not architecture.endswith("Model"):
@@ -731,6 +757,11 @@ def _check_job(experiment: Experiment, where: str) -> None:
             f"{where}: activation_checkpoint.mode: memory_budget is a compiler's: set compile.enable to true, or another mode"
         )
     loader = training["dataloader"]
+    if loader["num_workers"] and experiment.task == "language_modeling":
+        raise UserError(
+            f"{where}: training.dataloader.num_workers: found {loader['num_workers']}, but text is packed in one place, in a "
+            "thread of the trainer: set it to 0"
+        )
     for key in ("persistent_workers", "prefetch_factor"):
         if loader[key] and not loader["num_workers"]:
             raise UserError(

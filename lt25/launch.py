@@ -5,6 +5,7 @@ The command line, the rules and their GPUs all ask here. Nothing here imports to
 
 import math
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -30,6 +31,9 @@ PORT = 29500
 # Threads of a process that trains on a GPU, at most.
 GPU_THREADS = 8
 
+# Processes that a core may have where there is no GPU: a few show that an experiment works, thousands end the machine.
+MOST_ON_A_CORE = 8
+
 # Seconds that a node waits for the others.
 MEETING = 600
 
@@ -39,6 +43,8 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 # How often a thread of OpenMP looks for new work before it sleeps. Without a limit for this it looks for milliseconds, in which
 # the processor is of no use to anybody else: benchmarks/threads.py measures both.
 WAITING = {"OMP_WAIT_POLICY": "passive"}
+
+_GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,8 @@ def plan(parallelism: Parallelism, environment: Environment = os.environ, where:
         where: the experiment's file, to begin a message about its degrees with.
 
     Raises:
-        UserError: if a variable has no sense, asks for more GPUs than are visible, or does not fit the degrees of parallelism.
+        UserError: if a variable has no sense, asks for more GPUs than are visible or more processes than the cores bear, or does
+            not fit the degrees of parallelism.
     """
     nodes = _number(environment, "NNODE", 1) or 1
     rank = _number(environment, "NODE_RANK", 0, nodes - 1)
@@ -109,6 +116,11 @@ def plan(parallelism: Parallelism, environment: Environment = os.environ, where:
         raise UserError(f"MASTER_ADDR: missing, but NNODE is {nodes}: set it to the host name of the first node")
     visible = visible_gpus(environment)
     processes = _number(environment, "NGPU", 1) or _wanted(parallelism, visible * nodes) // nodes or 1
+    cores = len(os.sched_getaffinity(0))
+    if not visible and processes > MOST_ON_A_CORE * cores:
+        raise UserError(
+            f"NGPU: asks for {processes} processes on the {cores} cores of this node: ask for {MOST_ON_A_CORE * cores} at most"
+        )
     if visible and processes > visible:
         source = "NGPU" if environment.get("NGPU") else f"{where}: parallelism" if where else "parallelism"
         raise UserError(f"{source}: asks for {processes} GPUs on this node, but {visible} are visible: ask for fewer")
@@ -123,7 +135,7 @@ def gpus(parallelism: Parallelism, environment: Environment = os.environ) -> int
     here, and where nothing is, as many as the other degrees need: the job may be sent to a node that has them.
 
     Raises:
-        UserError: if NGPU has no sense.
+        UserError: if NGPU or CUDA_VISIBLE_DEVICES has no sense.
     """
     number = _number(environment, "NGPU", 1) or visible_gpus(environment)
     return _wanted(parallelism, number)
@@ -145,10 +157,23 @@ def waiting(environment: Environment = os.environ) -> dict[str, str]:
 
 
 def visible_gpus(environment: Environment = os.environ) -> int:
-    """Return the number of GPUs that CUDA_VISIBLE_DEVICES names, or without it of those that nvidia-smi lists."""
-    if (named := environment.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return len([name for name in named.split(",") if name.strip() not in ("", "-1")])
-    return _installed_gpus()
+    """Return the number of GPUs that CUDA_VISIBLE_DEVICES names, or without it of those that nvidia-smi lists.
+
+    Raises:
+        UserError: if it names what cannot be a GPU, one twice, or a number that this machine does not have.
+    """
+    if (named := environment.get("CUDA_VISIBLE_DEVICES")) is None:
+        return _installed_gpus()
+    names = [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
+    where = f"CUDA_VISIBLE_DEVICES: found {named!r}"
+    if not all(_GPU.fullmatch(name) for name in names) or len(set(names)) < len(names):
+        raise UserError(
+            f"{where}, expected numbers of GPUs, each once: 0,1; or their names, GPU-...; or nothing for none"
+        )
+    installed = _installed_gpus() if names else 0
+    if installed and (beyond := [name for name in names if name.isdigit() and int(name) >= installed]):
+        raise UserError(f"{where}, but there is no GPU {beyond[0]}: this machine has 0 to {installed - 1}")
+    return len(names)
 
 
 @cache

@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +15,7 @@ from types import ModuleType
 from lt25.errors import UserError
 
 
-def load(root: Path, names: Iterable[str]) -> None:
+def load(root: Path, names: Iterable[str], registered: Callable[[], object] | None = None) -> None:
     """Import plugins, each once in a process.
 
     A file or package becomes the module of its name without ``.py``: examples/regression is imported as ``regression``.
@@ -23,13 +23,16 @@ def load(root: Path, names: Iterable[str]) -> None:
     Args:
         root: the project's directory.
         names: what config/config.yaml lists.
+        registered: returns what plugins have registered up to now; one that leaves it as it was is refused.
 
     Raises:
-        UserError: if a plugin is not there, its name is another module's, or its import fails: which, where and why.
+        UserError: if a plugin is not there, its name is another module's, its import fails, or it registers nothing: which, where
+            and why.
     """
     for name in names:
         where = f"config/config.yaml: plugins: {name}"
         path = (root / name).resolve()
+        modules, before = set(sys.modules), registered and registered()
         try:
             if path.exists():
                 _import_path(path, where)
@@ -41,6 +44,15 @@ def load(root: Path, names: Iterable[str]) -> None:
             raise
         except Exception as error:
             raise UserError(f"{where}: {_place(error)}{type(error).__name__}: {error}") from error
+        own = [module for module in sys.modules.keys() - modules if module.split(".")[0] == path.stem.split(".")[0]]
+        if own and registered and registered() == before:
+            # The next experiment is told the same.
+            for module in own:
+                del sys.modules[module]
+            raise UserError(
+                f"{where}: registers no task and no model family: call lt25.tasks.register or lt25.models.families.register in "
+                "it, or remove it from the list"
+            )
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 """`lt25 check`: what can be known of an experiment before anything runs."""
 
+import httpx
 import pytest
 import yaml
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from lt25 import cli
 from lt25.experiment import load_experiment
@@ -90,8 +93,14 @@ def test_everything_that_is_wrong_is_listed(project, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"columns": {"text": "review"}}, "all.csv: no column review: it has text, label"),
-        ({"columns": {"text": "text", "id": "number"}}, "all.csv: no column number"),
+        (
+            {"columns": {"text": "review"}},
+            "config/datasets/reviews.yaml: columns.text: all.csv: no column review: it has text, label; mend",
+        ),
+        (
+            {"columns": {"text": "text", "id": "number"}},
+            "config/datasets/reviews.yaml: columns.id: all.csv: no column number: it has",
+        ),
         ({"origin": {"path": "nowhere"}}, "config/datasets/reviews.yaml: origin.path: no such folder"),
         ({"splits": {"train": "all", "test": "test"}}, "belongs to the source's split test"),
         (
@@ -113,7 +122,7 @@ def test_a_column_that_no_line_of_json_has_is_named(project, capsys):
     make.write(project / "reviews" / "all.jsonl", '{"review": "good"}\n{"review": "bad"}\n')
     status, said = checked(capsys)
     assert status == 2
-    assert "all.jsonl, line 1: no column text: it has review; mend columns" in said
+    assert "reviews.yaml: columns.text: all.jsonl, line 1: no column text: it has review; mend" in said
 
 
 LLAMA = {
@@ -130,10 +139,14 @@ LLAMA = {
     ("change", "message"),
     [
         (
-            {"hidden_size": 66},
-            "no llama can be made with these values: ValueError: The hidden size (66) is not a multiple",
+            {"hidden_size": 65},
+            "model.hidden_size: found 65, expected a multiple of model.num_attention_heads, 4: change one",
         ),
-        ({"num_key_value_heads": 3}, "no llama can be made with these values: The size of tensor a (4) must match"),
+        ({"hidden_size": 68}, "model.hidden_size: found 68, which gives heads of 17, expected an even number"),
+        (
+            {"num_key_value_heads": 3},
+            "model.num_key_value_heads: found 3, expected a divisor of model.num_attention_heads, 4: change one",
+        ),
         ({"hidden_act": "foo"}, "model.hidden_act: found foo, which llama does not know"),
         ({"attention_dropout": 3}, "model.attention_dropout: found 3, expected less than 1"),
         ({"initializer_range": 3.0}, "model.initializer_range: found 3.0, expected at most 1.0"),
@@ -257,6 +270,61 @@ def test_a_start_of_other_tokens_is_none_of_another_size(project, capsys):
     tiny.write_experiment(project, "language_modeling", "other", dataset="reviews", **sections)
     tiny.write_experiment(project, "language_modeling", dataset="reviews", init_from="other")
     assert checked(capsys, "tiny")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--training.float8=rowwise", "training.float8: found rowwise, but there is no GPU here"),
+        (
+            "--training.dataloader.num_workers=2",
+            "training.dataloader.num_workers: found 2, but text is packed in one place",
+        ),
+        ("--training.context_len=17", "training.context_len: 17 is more than training.seq_len, 16"),
+    ],
+)
+def test_what_training_would_refuse_or_ignore_is_refused(project, capsys, override, message):
+    status, said = checked(capsys, "tiny", override)
+    assert status == 2
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_a_tokenizer_that_is_nowhere_is_refused_and_one_that_cannot_be_looked_for_is_said(project, capsys, monkeypatch):
+    def no_such(self, name, timeout):
+        raise RepositoryNotFoundError("404", response=httpx.Response(404, request=httpx.Request("GET", "http://there")))
+
+    wanted = ["tiny", "--prepare.tokenizer=nobody/nothing"]
+    monkeypatch.setattr(HfApi, "model_info", no_such)
+    status, said = checked(capsys, *wanted)
+    assert status == 2 and "prepare.tokenizer: found nobody/nothing: no such tokenizer: name bpe, unigram" in said
+    monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: [].pop())
+    status, said = checked(capsys, *wanted)
+    assert (
+        status == 0 and "but for the tokenizer nobody/nothing, which is not here, and the Hub does not answer" in said
+    )
+    (project / "nobody" / "nothing").mkdir(parents=True)
+    assert "but for" not in checked(capsys, *wanted)[1]
+    monkeypatch.setattr(HfApi, "model_info", no_such)
+    assert checked(capsys, "tiny", "--prepare.tokenizer=/no/such/folder")[0] == 2
+
+
+def test_a_label_that_nothing_has_is_refused(project, capsys):
+    settings = {"tasks": ["classification"], "columns": {"input": ["label"], "label": "text"}}
+    make.write(project / "reviews" / "all.csv", "text,label\ngood,1\nbad,0\n")
+    write_dataset(project, labels=["bad", "good", "odd"], **settings)
+    tiny.write_experiment(project, "classification", dataset="reviews")
+    said = checked(capsys)[1]
+    assert "labels: odd is the label of no example of train: remove it" in said, said
+    write_dataset(project, labels=["bad", "good"], **settings)
+    assert checked(capsys)[0] == 0
+
+
+def test_nodes_that_cannot_meet_are_said(project, capsys, monkeypatch):
+    monkeypatch.setenv("NNODE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "no.such.host.invalid")
+    assert cli.main(["check", "tiny"]) == 2
+    assert "MASTER_ADDR: found no.such.host.invalid, which is no host" in capsys.readouterr().err
 
 
 def test_what_is_wrong_with_the_environment_is_blamed_on_no_experiment(project, capsys, monkeypatch):

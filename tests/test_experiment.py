@@ -480,10 +480,28 @@ def test_a_name_that_a_shell_or_a_folder_would_take_amiss_is_refused(project, na
 
 @pytest.mark.parametrize("name", ["a/b", "../tiny", "$(touch F)", "", "a b"])
 def test_a_bare_name_is_no_path(project, name):
-    with pytest.raises(UserError, match="as the name of an experiment, or a path, expected letters"):
+    said = (
+        "expected the name of {}, or a path that ends"
+        if "/" in name
+        else "as the name of {}, or a path, expected letters"
+    )
+    with pytest.raises(UserError, match=said.format("an experiment")):
         config.load_experiment(name)
-    with pytest.raises(UserError, match="as the name of a dataset, or a path, expected letters"):
+    with pytest.raises(UserError, match=said.format("a dataset")):
         config.load_dataset_config(name)
+
+
+def test_a_folder_is_no_experiment_and_another_file_no_base(project):
+    (project / "config/experiments/zz.yaml").mkdir()
+    with pytest.raises(UserError, match=r"^config/experiments/zz.yaml: is a folder, expected a file: rename one$"):
+        config.load_experiment("zz")
+    write(project, {"model.base": "/etc/passwd"})
+    with pytest.raises(UserError, match=r"^config/experiments/tiny.yaml: model.base: /etc/passwd:1: not valid JSON"):
+        config.load_experiment("tiny")
+    write(project, {"task": None})
+    with pytest.raises(UserError) as caught:
+        config.load_experiment("tiny")
+    assert caught.value.lines == ("config/experiments/tiny.yaml: task: found null, expected a text",)
 
 
 def test_a_dataset_or_a_start_that_is_not_there_is_named_with_the_file_and_key_that_ask_for_it(project):
@@ -559,8 +577,22 @@ def test_any_seed_from_0_is_one(project, seed):
         ),
         ({"origin": {"path": "a", "files": {"train": "b/../../x/*"}}}, "origin.files.train: found"),
         ({"origin": {"path": "a", "utterances": {"train": 3}}}, "origin.utterances: only for the builder espeak"),
-        ({"origin": {"builder": "recall"}}, "origin.kind: for the builder recall, which needs it"),
-        ({"origin": {"builder": "stdlib", "kind": "mqar"}}, "origin.kind: for the builder recall"),
+        ({"origin": {"builder": "recall"}}, "origin.kind: missing: the builder recall needs it"),
+        ({"origin": {"builder": "stdlib", "kind": "mqar"}}, "origin.kind: only for the builder recall"),
+        ({"origin": {"builder": "stdlib", "megabytes": 3}}, "origin.megabytes: only for the builder repeated_stdlib"),
+        (
+            {"origin": {"builder": "espeak", "left_out": "lucas"}},
+            "origin.left_out: only for the builder connected_digits",
+        ),
+        ({"origin": {"builder": "stdlib", "files": {"a": "b"}}}, "origin.files: only for origin.hub or origin.path"),
+        (
+            {"splits": {"train": "all", "test": "all"}},
+            "splits.test: all is read for splits.train too: name another split",
+        ),
+        (
+            {"splits": {"train": ["a", "b"], "test": "c", "validation": ["b"]}},
+            "splits.validation: b is read for splits.train",
+        ),
         (
             {"origin": {"builder": "stdlib", "utterances": {"train": 3}}},
             "origin.utterances: only for the builder espeak",

@@ -68,6 +68,9 @@ def test_degrees_of_parallelism_decide_where_the_environment_does_not(parallelis
         ),
         ({}, {"MASTER_PORT": "http"}, "MASTER_PORT: found 'http'"),
         ({}, {**TWO_NODES, "NODE_RANK": "2"}, "NODE_RANK: found '2', expected a whole number from 0 to 1"),
+        ({}, {"NGPU": "9999"}, "NGPU: asks for 9999 processes on the "),
+        ({}, {"CUDA_VISIBLE_DEVICES": "abc"}, "CUDA_VISIBLE_DEVICES: found 'abc', expected numbers of GPUs, each once"),
+        ({}, {"CUDA_VISIBLE_DEVICES": "0,0"}, "CUDA_VISIBLE_DEVICES: found '0,0', expected numbers of GPUs, each once"),
         ({}, {"CUDA_VISIBLE_DEVICES": "0,1", "NGPU": "3"}, "NGPU: asks for 3 GPUs on this node, but 2 are visible"),
         ({SHARD: 4}, {"CUDA_VISIBLE_DEVICES": "0,1"}, "parallelism: asks for 4 GPUs on this node, but 2 are visible"),
         ({SHARD: 2}, {"NGPU": "3"}, f"parallelism: {SHARD} 2 takes 2 processes, and there are 3: set NGPU"),
@@ -139,6 +142,8 @@ def test_gpus_are_counted_by_nvidia_smi(tmp_path, monkeypatch):
     launch._installed_gpus.cache_clear()
     assert visible_gpus({}) == 2
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": "1"}) == 1
+    with pytest.raises(UserError, match="found '0,2', but there is no GPU 2: this machine has 0 to 1"):
+        visible_gpus({"CUDA_VISIBLE_DEVICES": "0,2"})
     tool.write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
     launch._installed_gpus.cache_clear()
     assert visible_gpus({}) == 0
@@ -155,5 +160,7 @@ def test_lt25_train_says_it_before_it_writes_anything(tmp_path, monkeypatch, cap
 
 
 def test_it_imports_no_torch():
-    script = "import sys; sys.argv = ['lt25']; import lt25.launch; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "False\n"
+    # The second is what a process sees that `python -m lt25.cli` has started.
+    for program in ("lt25", tiny.REPOSITORY / "lt25" / "cli.py"):
+        script = f"import sys; sys.argv = ['{program}']; import lt25.launch; print('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "False\n"

@@ -131,13 +131,14 @@ def test_a_plugin_is_loaded_once(tmp_path, monkeypatch):
         ("lt25_broken.py", "x = 1\nraise ValueError('why')\n", "lt25_broken.py:2: ValueError: why"),
         ("lt25_wrong.py", "def\n", "lt25_wrong.py:1: SyntaxError"),
         ("json.py", "", "there is another module called json"),
+        ("lt25_empty.py", "x = 1\n", "registers no task and no model family: call lt25.tasks.register"),
     ],
 )
 def test_a_plugin_that_cannot_be_loaded_is_one_line(tmp_path, name, content, said):
     if content is not None:
         make.write(tmp_path / name, content)
     with pytest.raises(UserError) as caught:
-        plugins.load(tmp_path, [name])
+        plugins.load(tmp_path, [name], lambda: len(TASKS))
     assert str(caught.value).startswith(f"config/config.yaml: plugins: {name}: ")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -32,9 +32,13 @@ def read_yaml(path: Path, kind: str, named: str = "") -> dict[str, Any]:
     Raises:
         UserError: if it is not there, with the name of one that is close, or is no YAML of keys and values.
     """
-    shown = os.path.relpath(path)
+    shown = _shown(path)
+    if path.is_dir():
+        raise UserError(f"{f'{named}: ' if named else ''}{shown}: is a folder, expected a file: rename one")
     if not path.is_file():
-        there = sorted(file.stem for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        there = (
+            sorted(file.stem for file in path.parent.glob("*.yaml") if file.is_file()) if path.parent.is_dir() else []
+        )
         hint = suggestion(path.stem, there, "`lt25 list`")
         raise UserError(f"{f'{named}: ' if named else ''}{shown}: no such {kind} file: {hint}")
     try:
@@ -74,26 +78,35 @@ def read_model(path: Path, where: str) -> dict[str, Any]:
     Raises:
         UserError: if it is not there or is no JSON object.
     """
-    shown = os.path.relpath(path)
+    shown = _shown(path)
+    at = shown if where == shown else f"{where}: {shown}"
     try:
         values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
         _measure(values)
     except IsADirectoryError:
         there = ", ".join(sorted(file.name for file in path.glob("*.json"))[:3]) or "none here"
-        raise UserError(f"{where}: {shown} is a folder: name a JSON file in it ({there})") from None
+        raise UserError(f"{at} is a folder: name a JSON file in it ({there})") from None
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{where}: no such file: {shown}") from None
+    except OSError as error:
+        raise UserError(f"{at}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{shown}: byte {error.start} is not UTF-8: convert the file") from None
+        raise UserError(f"{at}: byte {error.start} is not UTF-8: convert the file") from None
     except (RecursionError, _TooMuch):
-        raise UserError(f"{shown}: {_TooMuch.said}") from None
+        raise UserError(f"{at}: {_TooMuch.said}") from None
     except _Twice as error:
-        raise UserError(f"{shown}: {error}: remove one") from None
+        raise UserError(f"{at}: {error}: remove one") from None
     except json.JSONDecodeError as error:
-        raise UserError(f"{shown}:{error.lineno}: not valid JSON: {error.msg}") from None
+        raise UserError(f"{at}:{error.lineno}: not valid JSON: {error.msg}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{shown}: expected keys and values, found {show(values)}")
+        raise UserError(f"{at}: expected keys and values, found {show(values)}")
     return values
+
+
+def _shown(path: Path) -> str:
+    """Return a path as a message shows it: from here, if it lies below."""
+    near = os.path.relpath(path)
+    return str(path) if near.startswith("..") else near
 
 
 def _problem(error: yaml.YAMLError) -> str:

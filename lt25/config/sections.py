@@ -715,6 +715,17 @@ DATASET: Section = {
 }
 """A dataset file."""
 
+ORIGIN_OF: Mapping[str, tuple[str, ...]] = {
+    "kind": ("recall",),
+    "utterances": ("espeak", "connected_digits"),
+    "megabytes": ("repeated_stdlib",),
+    "left_out": ("connected_digits",),
+    "streamed": ("hub",),
+    "revision": ("hub",),
+    "files": ("hub", "path"),
+}
+"""A further key of ``origin`` -> the builders, or the kinds of origin, that it is for."""
+
 CONFIG: Section = {
     "experiments": Key(
         "array", REQUIRED, "the experiments that the report shows", False, {"items": {"type": "string"}, "minItems": 1}

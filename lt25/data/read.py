@@ -121,7 +121,9 @@ def rows_of(dataset: Dataset, folder: Folder, piece: Piece) -> Rows:
     except UserError as error:
         # Where every file is a series, one that cannot be read is a series among others.
         if not ("time" in dataset.columns and dataset.columns.get("id") == "path"):
-            raise
+            raise (
+                UserError(f"{_config(dataset)}: {error.key}: {error}") if isinstance(error, _NoColumn) else error
+            ) from None
         yield Fault("a file that cannot be read", name, str(error).removeprefix(name).removeprefix(": "))
 
 
@@ -225,6 +227,18 @@ def _text(data: bytes, name: str, encoding: str) -> str:
     return text
 
 
+class _NoColumn(UserError):
+    """A table lacks a column.
+
+    Attributes:
+        key: of the dataset's file, which asks for it.
+    """
+
+    def __init__(self, key: str, line: str) -> None:
+        super().__init__(line)
+        self.key = key
+
+
 def _content(folder: Folder, name: str) -> dict[str, Any]:
     path = folder.root / name
     try:
@@ -250,9 +264,11 @@ def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part 
             if column not in there:
                 instead = FILE_NAME if column in KINDS and FILE_NAME in there else None
                 if instead is None and not (column in _OF_A_FILE and _of_a_file(name)[column]):
-                    raise UserError(
+                    role = next(role for role, wanted in columns.items() if column in _listed(wanted))
+                    raise _NoColumn(
+                        f"columns.{role}",
                         f"{where}: no column {column}: it has {', '.join(there) or 'none'}; mend columns in the dataset's "
-                        "file, or say with origin.files which files to read"
+                        "file, or say with origin.files which files to read",
                     )
                 sources[column] = instead or ""
         return list(dict.fromkeys(source for source in sources.values() if source))

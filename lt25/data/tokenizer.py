@@ -116,6 +116,13 @@ def load(folder: Path) -> Tokenizer:
     return Tokenizer(Model.from_file(str(folder / "tokenizer.json")), config["eos_token"])
 
 
+def here(name: str) -> Path | None:
+    """Return the folder of another model's tokenizer, in the project, in the mirror or elsewhere on this machine."""
+    mirror = hub_mirror()
+    places = [Path(name).expanduser(), project_root() / name, *([mirror / name] if mirror else [])]
+    return next((place for place in places if place.is_dir()), None)
+
+
 def borrow(name: str, where: str) -> Tokenizer:
     """Take the tokenizer of another model.
 
@@ -131,11 +138,8 @@ def borrow(name: str, where: str) -> Tokenizer:
     from tokenizers import processors
     from transformers import AutoTokenizer
 
-    mirror = hub_mirror()
-    places = [Path(name).expanduser(), project_root() / name, *([mirror / name] if mirror else [])]
-    place = next((str(place) for place in places if place.is_dir()), name)
     try:
-        found = AutoTokenizer.from_pretrained(place)
+        found = AutoTokenizer.from_pretrained(str(here(name) or name))
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(

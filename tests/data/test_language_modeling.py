@@ -269,7 +269,7 @@ def test_several_datasets_are_prepared_together_and_read_as_often_as_is_said(tmp
             "splits": {"train": "all", "test": {"from": "train", "fraction": 0.1}},
         }
         make.write(tmp_path / f"config/datasets/{word}.yaml", yaml.safe_dump(settings))
-    mixture = [{"name": "first", "probability": 3}, {"name": "second", "probability": 1}]
+    mixture = [{"name": "first", "probability": 0.75}, {"name": "second", "probability": 0.25}]
     experiment = tiny.write_experiment(
         tmp_path, "language_modeling", dataset=None, datasets=mixture, prepare={"tokenizer": "bytes"}
     )
@@ -297,6 +297,7 @@ def test_several_datasets_are_prepared_together_and_read_as_often_as_is_said(tmp
     for wrong, message in (
         ({"dataset": "first"}, "dataset: is there, and datasets too"),
         ({"datasets": [mixture[0], mixture[0]]}, "datasets: first is there twice"),
+        ({"datasets": [mixture[0], {**mixture[1], "probability": 0.45}]}, "datasets: the probabilities add up to 1.2"),
         ({"task": "classification"}, "datasets: several are for language_modeling"),
     ):
         with pytest.raises(UserError, match=message):
