@@ -29,7 +29,7 @@ def built(tmp_path_factory):
         yaml.safe_dump({"experiments": [*chain.EXPERIMENTS, "Digits_v1.5-again"]})
     )
     assert chain.run(root, "lt25", "dvc").stdout == "dvc.yaml: is written\n"
-    (root / ".gitignore").write_text("/data\n/results\n/images\n/audio\n/text\n.snakemake\n")
+    (root / ".gitignore").write_text("/data\n/results\n.snakemake\n")
     chain.run(root, "git", "init", "--quiet")
     assert chain.run(root, "dvc", "init", "--quiet").returncode == 0
     done = chain.run(root, "dvc", "repro")
@@ -81,6 +81,47 @@ def test_after_dvc_repro_neither_dvc_nor_snakemake_has_anything_to_do(built):
     tracked = (built / "dvc.lock").read_text()
     for path in ("data/processed/digits", "results/digits/hf", "data/processed/stdlib"):
         assert f"path: {path}\n" in tracked
+
+
+def rules_to_run(printed: str) -> set[str]:
+    """The rules that a dry run names."""
+    return set(re.findall(r"^rule (\w+):", printed, re.MULTILINE))
+
+
+def test_what_is_pushed_is_up_to_date_in_a_fresh_clone_where_an_evaluations_setting_evaluates_alone(built, tmp_path):
+    def commit(message: str) -> None:
+        chain.run(built, "git", "add", "--all")
+        chain.run(built, "git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--quiet", "-m", message)
+
+    refused = chain.run(built, "lt25", "push")
+    assert refused.returncode == 2 and "dvc push: no remote" in refused.stdout, refused.stdout
+    chain.run(built, "dvc", "remote", "add", "--default", "folder", str(tmp_path / "remote"))
+    pushed = chain.run(built, "lt25", "push")
+    assert pushed.returncode == 0 and pushed.stdout.startswith("pushed; "), pushed.stdout
+    commit("results")
+    clone = tmp_path / "clone"
+    chain.run(tmp_path, "git", "clone", "--quiet", str(built), str(clone))
+    pulled = chain.run(clone, "lt25", "pull")
+    assert pulled.returncode == 0, pulled.stdout
+    assert pulled.stdout == "pulled: everything that config/config.yaml names is there and up to date\n"
+    assert NOTHING in chain.snakemake(clone, "--dry-run").stdout
+    assert json.loads(chain.run(clone, "dvc", "status", "--json").stdout) == {}
+    assert not list(clone.glob("results/*/runs"))
+
+    chain.write_experiment(clone, "digits", "classification", evaluation={"batch_size": 7})
+    planned = chain.snakemake(clone, "--dry-run")
+    assert rules_to_run(planned.stdout) == {"evaluate_model", "write_report", "all"}, planned.stdout
+    trained = (clone / "results" / "digits" / "train.json").stat().st_mtime_ns
+    done = chain.run(clone, "dvc", "repro", "evaluate-digits")
+    assert done.returncode == 0, done.stdout
+    assert "Stage 'train-digits' didn't change, skipping" in done.stdout, done.stdout
+    assert (clone / "results" / "digits" / "train.json").stat().st_mtime_ns == trained
+    refused = chain.run(clone, "lt25", "push")
+    assert refused.returncode == 2 and "not up to date (write_report to run)" in refused.stdout, refused.stdout
+    differing = json.loads(chain.run(clone, "dvc", "metrics", "diff", "--json", "--all").stdout)
+    assert "results/digits/evaluation/headline.json" in differing
+    drawn = chain.run(clone, "dvc", "plots", "diff", "HEAD", "--json")
+    assert drawn.returncode == 0 and "results/digits/evaluation/curve.csv" in drawn.stdout
 
 
 def test_an_intermediate_checkpoint_is_exported_and_evaluated_on_request(built):
