@@ -3,7 +3,7 @@
 
 SNAKEMAKE := .venv/bin/snakemake
 
-.PHONY: demo test check faults setup
+.PHONY: demo test check faults cluster setup
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready
@@ -23,6 +23,10 @@ check: .venv/ready
 # Two hundred times: something happens to a file that a stage hands on, and the commands that follow heal it or say what to do.
 faults: .venv/ready
 	@.venv/bin/python -m tests.faults.rig 200 --jobs 2
+
+# A Slurm of two nodes on this machine, from Debian's packages slurm-wlm and munge; as root.
+cluster: .venv/ready
+	@.venv/bin/python -m tests.cluster.rig --table docs/cluster.md
 
 setup: .venv/ready
 

@@ -190,6 +190,14 @@ def _parser() -> argparse.ArgumentParser:
 
     command("pull", _pull, "fetch what was pushed, and have nothing to build again", overrides=False)
 
+    sub = command(
+        "provenance", _provenance, "say what a model was made from, back to the downloaded files", overrides=False
+    )
+    sub.add_argument("model", metavar="MODEL", help="an exported model's folder, or the name of its experiment")
+
+    sub = command("verify", _verify, "compute the hashes of all that a model was made from again", overrides=False)
+    sub.add_argument("model", metavar="MODEL", help="an exported model's folder, or the name of its experiment")
+
     command("list", _list, "list the datasets, experiments and models of config/", overrides=False)
 
     sub = command("new", _new, "write an experiment file for another dataset of the same task", overrides=False)
@@ -374,6 +382,20 @@ def _pull(options: argparse.Namespace) -> None:
     from lt25.dvc import pull
 
     pull()
+
+
+def _provenance(options: argparse.Namespace) -> None:
+    from lt25.provenance import tell
+
+    print("\n".join(tell(options.model)))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from lt25.provenance import verify
+
+    lines, good = verify(options.model)
+    print("\n".join(lines))
+    return 0 if good else 1
 
 
 def _list(options: argparse.Namespace) -> None:

@@ -64,6 +64,7 @@ def model_card(experiment: Experiment, trained: Mapping[str, Any], stats: Mappin
         f"{split}: {', '.join(f'{value:,.0f} {name}' for name, value in numbers.items() if isinstance(value, int | float))}"
         for split, numbers in stats["splits"].items()
     )
+    code = trained.get("code")
     local, total = training["local_batch_size"], training["global_batch_size"]
     settings = {
         "steps": step_of(trained, step),
@@ -73,7 +74,10 @@ def model_card(experiment: Experiment, trained: Mapping[str, Any], stats: Mappin
         "highest learning rate": optimizer["lr"],
         "weight decay": optimizer["weight_decay"],
         "device": f"{trained['device']}, {trained['world_size']} process(es)",
+        "seed": trained["identity"]["debug"]["seed"],
         "fingerprint of the run": trained["fingerprint"],
+        "fingerprint of the data": stats["fingerprint"],
+        **({"code": f"commit {code['commit']}{', changed' if code['dirty'] else ''}"} if code else {}),
     }
     rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
     versions = ", ".join(f"{name} {number}" for name, number in trained["versions"].items())

@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import json
 import shutil
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +22,7 @@ from lt25.data.folders import Folder, files_below, matching
 from lt25.data.read import unread
 from lt25.data.remote import root_of
 from lt25.errors import UserError
-from lt25.experiment import Dataset
+from lt25.experiment import Dataset, digest
 from lt25.progress import say, track
 
 BUILDERS = {
@@ -86,6 +87,12 @@ def data_root(dataset: Dataset, raw_dir: Path) -> Path:
         return raw_dir
     path = Path(dataset.origin["path"]).expanduser()
     return path if path.is_absolute() else raw_dir.parents[2] / path
+
+
+def source_digest(source: Mapping[str, Any]) -> str:
+    """Return a hash that stands for the content of all files that a ``SOURCE.json`` lists: their dates are of no account."""
+    files = source["files"].items()
+    return digest([[name, fact.get("sha256", fact["bytes"])] for name, fact in files])[:16]
 
 
 def check_folder(dataset: Dataset, root: Path) -> None:

@@ -33,7 +33,8 @@ def prepare(experiment: Experiment) -> None:
     """
     dataset, folder = experiment.dataset, experiment.processed_dir
     config = f"config/datasets/{dataset.name}.yaml"
-    sources = {one.name: acquire.verify(one, experiment.raw_dir_of(one))["files"] for one in experiment.datasets}
+    manifests = {one.name: acquire.verify(one, experiment.raw_dir_of(one)) for one in experiment.datasets}
+    sources = {name: manifest["files"] for name, manifest in manifests.items()}
     faults = Faults(dataset.name, experiment.prepare.get("faulty", ""))
     task = TASKS[experiment.task]
     module = task.module("data")
@@ -65,6 +66,7 @@ def prepare(experiment: Experiment) -> None:
             "options": experiment.preparation_options,
             "title": dataset.title,
             "licence": dataset.licence,
+            "sources": {name: acquire.source_digest(manifest) for name, manifest in manifests.items()},
             "fingerprint": _fingerprint(partial, sources if _is_text(facts, "train") else {}),
             "splits": {
                 split: {

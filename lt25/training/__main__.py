@@ -6,6 +6,7 @@ The arguments are torchtitan's. Without torchrun, ``python -m lt25.training`` tr
 import contextlib
 import logging
 import os
+import platform
 import socket
 import sys
 from importlib.metadata import version
@@ -36,6 +37,7 @@ with without_garbage():
     from lt25.data.shards import believe
     from lt25.errors import UserError
     from lt25.memory import keep_freed_memory
+    from lt25.source import revision
     from lt25.training import run as runs
     from lt25.training import spec
     from lt25.training.job import read_job
@@ -46,6 +48,8 @@ with without_garbage():
 # isort: on
 
 keep_freed_memory()
+
+_VERSIONS = ("lt25", "torch", "torchtitan", "transformers", "flash-linear-attention")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _train(arguments: list[str], rank: int) -> int:
     file, config, written = _read_jobs(arguments)
     plugins.load(Path.cwd(), config.lt25.plugins)
-    processes = int(os.environ["WORLD_SIZE"])
+    processes, code = int(os.environ["WORLD_SIZE"]), revision(Path.cwd()) if rank == 0 else None
     run = runs.open_run(config.to_dict(), written.to_dict(), processes)
     config.job.dump_folder = str(run.directory)
     config.checkpoint.folder = "checkpoints"
@@ -120,7 +124,7 @@ def _train(arguments: list[str], rank: int) -> int:
         elif rank == 0:
             if trainer.step < config.training.steps:
                 print(f"{name}: {_without_improvement(config, trainer)}", flush=True)
-            runs.finish(run, _record(config, run, trainer), _is_wanted(run, file, processes))
+            runs.finish(run, _record(config, run, trainer, code), _is_wanted(run, file, processes))
     return stopped
 
 
@@ -141,7 +145,7 @@ def _without_improvement(config: Job, trainer: Trainer) -> str:
     return f"{config.validation.patience} validations without {found}: ended at step {trainer.step}"
 
 
-def _record(config: Job, run: runs.Run, trainer: Trainer) -> dict[str, Any]:
+def _record(config: Job, run: runs.Run, trainer: Trainer, code: dict[str, Any] | None) -> dict[str, Any]:
     records = trainer.metrics_processor.records
     if not records:
         raise UserError(
@@ -173,8 +177,10 @@ def _record(config: Job, run: runs.Run, trainer: Trainer) -> dict[str, Any]:
         "memory_gib": max(record["memory_gib"] for record in records),
         "device": device_name(),
         "world_size": dist.get_world_size(),
+        "code": code,
         "versions": {
-            name: version(name) for name in ("lt25", "torch", "torchtitan", "transformers", "flash-linear-attention")
+            "python": platform.python_version(),
+            **{name: version(name) for name in _VERSIONS},
         },
     }
 

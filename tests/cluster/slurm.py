@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from getpass import getuser
@@ -101,9 +101,9 @@ class Cluster:
         """The variables with which Slurm's commands are found."""
         return {**os.environ, "PATH": SEARCH}
 
-    def call(self, *command: str) -> str:
-        """Run one of Slurm's commands; return what it prints."""
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
+    def call(self, *command: str, environment: Mapping[str, str] | None = None) -> str:
+        """Run one of Slurm's commands, in another environment if one is given; return what it prints."""
+        done = subprocess.run(command, env=environment or self.environment, capture_output=True, text=True, timeout=60)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
         return done.stdout
@@ -137,12 +137,12 @@ class Cluster:
                 os.kill(process, signal.SIGKILL)
         daemon.wait()
 
-    def wait(self, what: str, true: object, seconds: float = 60) -> None:
+    def wait(self, what: str, true: Callable[[], object], seconds: float = 60) -> None:
         """Wait until ``true()`` is so; it may raise meanwhile what a command of Slurm raises."""
         deadline, error = time.time() + seconds, ""
         while time.time() < deadline:
             try:
-                if true():  # type: ignore[operator]
+                if true():
                     return
             except RuntimeError as problem:
                 error = str(problem)

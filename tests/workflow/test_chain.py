@@ -32,9 +32,16 @@ def built(tmp_path_factory):
     (root / ".gitignore").write_text("/data\n/results\n.snakemake\n")
     chain.run(root, "git", "init", "--quiet")
     assert chain.run(root, "dvc", "init", "--quiet").returncode == 0
+    commit(root, "experiments")
     done = chain.run(root, "dvc", "repro")
     assert done.returncode == 0, done.stdout
     return root
+
+
+def commit(root: Path, message: str) -> None:
+    """Commit everything that git does not ignore."""
+    chain.run(root, "git", "add", "--all")
+    chain.run(root, "git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--quiet", "-m", message)
 
 
 def test_every_stage_has_left_what_its_contract_says(built):
@@ -89,16 +96,12 @@ def rules_to_run(printed: str) -> set[str]:
 
 
 def test_what_is_pushed_is_up_to_date_in_a_fresh_clone_where_an_evaluations_setting_evaluates_alone(built, tmp_path):
-    def commit(message: str) -> None:
-        chain.run(built, "git", "add", "--all")
-        chain.run(built, "git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--quiet", "-m", message)
-
     refused = chain.run(built, "lt25", "push")
     assert refused.returncode == 2 and "dvc push: no remote" in refused.stdout, refused.stdout
     chain.run(built, "dvc", "remote", "add", "--default", "folder", str(tmp_path / "remote"))
     pushed = chain.run(built, "lt25", "push")
     assert pushed.returncode == 0 and pushed.stdout.startswith("pushed; "), pushed.stdout
-    commit("results")
+    commit(built, "results")
     clone = tmp_path / "clone"
     chain.run(tmp_path, "git", "clone", "--quiet", str(built), str(clone))
     pulled = chain.run(clone, "lt25", "pull")
@@ -122,6 +125,29 @@ def test_what_is_pushed_is_up_to_date_in_a_fresh_clone_where_an_evaluations_sett
     assert "results/digits/evaluation/headline.json" in differing
     drawn = chain.run(clone, "dvc", "plots", "diff", "HEAD", "--json")
     assert drawn.returncode == 0 and "results/digits/evaluation/curve.csv" in drawn.stdout
+
+
+def test_a_models_provenance_leads_to_its_files_whose_hashes_can_be_computed_again(built):
+    told = chain.run(built, "lt25", "provenance", "results/digits/hf").stdout
+    first = chain.run(built, "git", "rev-list", "--max-parents=0", "HEAD").stdout.strip()
+    source = json.loads((built / "data" / "raw" / "digits" / "SOURCE.json").read_text())
+    for line in (
+        "model: results/digits/hf/export.json",
+        f"    code: commit {first}",
+        "prepared data: data/processed/digits/series-",
+        "source: data/raw/digits/SOURCE.json",
+        f"    acquired: {source['acquired']}",
+    ):
+        assert line in told, told
+    assert f"commit {first}" in (built / "results" / "digits" / "hf" / "README.md").read_text()
+    image = next((built / "images").rglob("*.png"))
+    content = image.read_bytes()
+    for written, status in ((content + b"0", 1), (content, 0)):
+        image.write_bytes(written)
+        verified = chain.run(built, "lt25", "verify", "digits")
+        assert verified.returncode == status, verified.stdout
+        assert verified.stdout.count("ok ") == 4 - status
+        assert ("another SHA-256" in verified.stdout) == bool(status)
 
 
 def test_an_intermediate_checkpoint_is_exported_and_evaluated_on_request(built):
