@@ -5,6 +5,7 @@ is that of a run which nothing happened to. With ``--table`` the results replace
 """
 
 import argparse
+import atexit
 import json
 import shutil
 import subprocess
@@ -62,7 +63,7 @@ def profile(root: Path, nodes: int = 1, **train: object) -> str:
 
 
 class Run:
-    """A snakemake that sends its jobs to the cluster, in the background."""
+    """A snakemake that sends its jobs to the cluster, in the background; it ends with this process at the latest."""
 
     def __init__(self, root: Path, *targets: str, nodes: int = 1, **train: object) -> None:
         command = [str(Path(sys.executable).parent / "snakemake"), "--profile", profile(root, nodes, **train), *targets]
@@ -72,6 +73,7 @@ class Run:
             self.process = subprocess.Popen(
                 command, cwd=root, env=tiny.environment(PATH=path), stdout=log, stderr=log, start_new_session=True
             )
+        atexit.register(self.process.kill)
 
     def finish(self, seconds: float = 1500) -> str:
         """Wait for its end, which has to be a good one; return what it printed."""

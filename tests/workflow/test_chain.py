@@ -92,7 +92,7 @@ def test_after_dvc_repro_neither_dvc_nor_snakemake_has_anything_to_do(built):
 
 def rules_to_run(printed: str) -> set[str]:
     """The rules that a dry run names."""
-    return set(re.findall(r"^rule (\w+):", printed, re.MULTILINE))
+    return {*re.findall(r"^(\w+) +\d+$", printed, re.MULTILINE)} - {"total", "all"}
 
 
 def test_what_is_pushed_is_up_to_date_in_a_fresh_clone_where_an_evaluations_setting_evaluates_alone(built, tmp_path):
@@ -113,7 +113,7 @@ def test_what_is_pushed_is_up_to_date_in_a_fresh_clone_where_an_evaluations_sett
 
     chain.write_experiment(clone, "digits", "classification", evaluation={"batch_size": 7})
     planned = chain.snakemake(clone, "--dry-run")
-    assert rules_to_run(planned.stdout) == {"evaluate_model", "write_report", "all"}, planned.stdout
+    assert rules_to_run(planned.stdout) == {"evaluate_model", "write_report"}, planned.stdout
     trained = (clone / "results" / "digits" / "train.json").stat().st_mtime_ns
     done = chain.run(clone, "dvc", "repro", "evaluate-digits")
     assert done.returncode == 0, done.stdout
