@@ -153,20 +153,20 @@ class Cluster:
         return self.call("sinfo", "-h", "-N", "-p", "cpu", "-o", "%T").split().count("idle")
 
 
-def _processes_of(node: str) -> set[int]:
-    """Return the processes of a node's job steps, and Slurm's own that look after them."""
-    found = set()
+def _processes_of(node: str) -> list[int]:
+    """Return the processes of a node's job steps, after Slurm's own that look after them and would report their end."""
+    keepers, steps = set(), set()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if f"SLURMD_NODENAME={node}".encode() not in (entry / "environ").read_bytes().split(b"\0"):
                 continue
-            found.add(int(entry.name))
+            steps.add(int(entry.name))
             parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
             if Path("/proc", parent, "comm").read_text().strip() == "slurmstepd":
-                found.add(int(parent))
+                keepers.add(int(parent))
         except OSError:
             continue
-    return found
+    return [*keepers, *(steps - keepers)]
 
 
 @contextmanager

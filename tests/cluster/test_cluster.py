@@ -21,9 +21,10 @@ def cluster(tmp_path_factory):
         yield running
 
 
-def test_a_training_on_two_nodes_stops_on_the_signal_is_requeued_and_arrives(cluster, tmp_path):
+def test_a_training_on_two_nodes_stops_on_the_signal_is_requeued_and_arrives(cluster, tmp_path, monkeypatch):
     """What a time limit does, with the signal sent by hand: Slurm looks at limits every half a minute."""
     root = tiny.make_project(tmp_path / "project")
+    monkeypatch.chdir(root)
     experiment = tiny.tiny(root, "classification", training={"steps": 400}, checkpoint={"interval": 20})
     environment = tiny.environment(NNODE="2", NGPU="1", PATH=cluster.environment["PATH"])
     script = f"{sys.executable} -m lt25.cli train tiny"
