@@ -23,8 +23,9 @@ from tests.cluster import slurm
 from tests.workflow import chain
 
 # Enough steps that something can happen between them, also where they are fast: half a minute.
-STEPS, INTERVAL = 3000, 100
+STEPS, INTERVAL = 1500, 100
 MARK = "<!-- cluster -->"
+_HEAD = ("| scenario | result | seconds |", "| --- | --- | --- |")
 
 
 def prepared(root: Path) -> Path:
@@ -279,7 +280,7 @@ def main() -> int:
     if problem := slurm.obstacle():
         print(f"no Slurm can be set up here: {problem}", file=sys.stderr)
         return 2
-    lines, failed = ["| scenario | result | seconds |", "| --- | --- | --- |"], False
+    rows, failed = _rows(options.table) if options.table else {}, False
     with tempfile.TemporaryDirectory(prefix="lt25-cluster-") as folder, slurm.running(Path(folder, "slurm")) as cluster:
         scenarios = Scenarios(cluster, Path(folder))
         for name in options.names or NAMES:
@@ -292,12 +293,19 @@ def main() -> int:
                 result, failed = f"FAILED: {' '.join(str(error).split())[:300]}", True
                 cluster.call("scancel", "--user", slurm.getuser())
                 print(error, file=sys.stderr)
-            lines.append(f"| {what} | {result} | {time.time() - started:.0f} |")
-            print(lines[-1], flush=True)
+            rows[what] = f"| {what} | {result} | {time.time() - started:.0f} |"
+            print(rows[what], flush=True)
     if options.table:
         before, _, after = options.table.read_text().split(MARK)
-        write_text(options.table, MARK.join([before, "\n" + "\n".join(lines) + "\n", after]))
+        table = "\n".join(["", *_HEAD, *rows.values(), ""])
+        write_text(options.table, MARK.join([before, table, after]))
     return int(failed)
+
+
+def _rows(file: Path) -> dict[str, str]:
+    """Return the rows of a file's table by scenario: those of which nothing is run stay as they are."""
+    lines = file.read_text().split(MARK)[1].strip().splitlines()
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines[len(_HEAD) :]}
 
 
 if __name__ == "__main__":
