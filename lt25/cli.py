@@ -1,4 +1,4 @@
-"""The command line: ``lt25 download|prepare|configure|train|export|evaluate|generate|report|config|check|list|new|dvc``.
+"""The command line: ``lt25 download|prepare|configure|train|export|evaluate|generate|classify|report|config|check|list|new|dvc``.
 
 Each command is one stage of the chain and can be run by hand. A command that takes an experiment takes overrides of it too,
 ``--optimizer.lr 1e-3``. A command imports what it needs when it runs, so that ``--help`` answers at once.
@@ -173,6 +173,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--seed", type=int, default=0, help="of the draws; default: %(default)s")
 
+    sub = command("classify", _classify, "say what class images, series or recordings are of", overrides=False)
+    sub.add_argument("model", metavar="MODEL", help="an experiment whose model is exported, or a model's folder")
+    sub.add_argument(
+        "files", nargs="*", metavar="FILE", help="files, and folders of them; - or none: a file on standard input"
+    )
+    sub.add_argument("--stream", action="store_true", help="print the answer after each tenth of the sequence")
+    sub.add_argument(
+        "--json", action="store_true", help="print an object a line, with the probabilities of all classes"
+    )
+
     sub = command("report", _report, "write one page that shows experiments side by side")
     sub.add_argument("experiments", nargs="+", **experiment)
     sub.add_argument("--output", type=Path, default=Path("results/report.html"), help="default: %(default)s")
@@ -338,6 +348,12 @@ def _generate(options: argparse.Namespace) -> None:
 
     sampling = Sampling(**{field.name: getattr(options, field.name) for field in fields(Sampling)})
     generate(options.model, options.prompt, sampling, options.stream)
+
+
+def _classify(options: argparse.Namespace) -> None:
+    from lt25.evaluation.classify import classify
+
+    classify(options.model, options.files, options.stream, options.json)
 
 
 def _report(options: argparse.Namespace) -> None:

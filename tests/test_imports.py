@@ -19,6 +19,7 @@ LAYERS = (
     ("tasks", "plugins", "ops"),
     ("models",),
     ("experiment",),
+    ("exported",),
     ("data", "generation"),
     ("checkpoints", "evaluation"),
     ("training",),

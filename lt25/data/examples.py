@@ -190,7 +190,7 @@ class Examples:
         named = any("groups" in part for part in self._held_out.values())
         key = _key(example) if group is None or named else group.encode()
         for split, part in self._held_out.items():
-            if group in map(str, part.get("groups", ())):
+            if group is not None and group in map(str, part.get("groups", ())):
                 return split
             fraction = part.get("fraction", 0)
             if int.from_bytes(hashlib.sha256(f"{split}=".encode() + key).digest()[:8]) < fraction * 2**64:

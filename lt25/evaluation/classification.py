@@ -12,13 +12,23 @@ import torch
 from lt25.data.classification import collate
 from lt25.data.order import longest_first
 from lt25.data.prepared import PreparedSplit
+from lt25.evaluation.answers import PARTS, beginnings
 from lt25.evaluation.baselines import classifier_baselines
 from lt25.evaluation.interval import wilson_interval
-from lt25.evaluation.style import ACCENT, SMALL, SQUARE, TEXT, THIRD, axes, figure_of, ticks
+from lt25.evaluation.style import ACCENT, INK, SMALL, SQUARE, TEXT, THIRD, axes, end_at_100, figure_of, ticks
 from lt25.progress import track
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+BINS = 10
+"""Of equal width, by what a classifier holds its answer's probability to be: for the calibration."""
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Of the time constants of a layer's channels."""
+
+LOOKED_AT = 1000
+"""So many examples are read by parts, and their forget gates looked at; others of a larger split are not."""
 
 CLASSES_WITH_NUMBERS = 20
 CLASSES_SHOWN = 30
@@ -54,6 +64,62 @@ def score(labels: np.ndarray, predictions: np.ndarray, names: list[str]) -> dict
         },
         "confusion": confusion.tolist(),
     }
+
+
+def calibration(probabilities: np.ndarray, correct: np.ndarray) -> dict:
+    """Compare how sure a classifier is with how often it is right.
+
+    Args:
+        probabilities: of each answer, float [n].
+        correct: whether it is right, bool [n].
+
+    Returns:
+        ``error``, the mean difference of the two over the examples (the expected calibration error, of `BINS` bins of equal
+        width), and ``bins`` with any examples: ``examples``, ``probability`` (mean) and ``accuracy``.
+    """
+    bins, number = [], np.minimum((probabilities * BINS).astype(int), BINS - 1)
+    for inside in (number == one for one in range(BINS)):
+        if inside.any():
+            said, right = float(probabilities[inside].mean()), float(correct[inside].mean())
+            bins.append({"examples": int(inside.sum()), "probability": said, "accuracy": right})
+    error = sum(one["examples"] * abs(one["probability"] - one["accuracy"]) for one in bins)
+    return {"error": error / max(len(correct), 1), "bins": bins}
+
+
+def by_part_read(model: Any, split: Any, batch_size: int, title: str) -> list[dict]:
+    """Return how often a classifier is right when it has read some tenths of the sequences.
+
+    Returns:
+        For each tenth ``read``, the part of a sequence up to there, ``accuracy`` and ``examples``.
+    """
+    chosen = _looked_at(split)
+    right = np.zeros(PARTS)
+    batches = [chosen[order] for order in longest_first(split.lengths[chosen], batch_size)]
+    for indices in track(batches, f"{title}, by part read", len(batches)):
+        batch = collate([split[int(i)] for i in indices])
+        for number in range(PARTS):
+            found = beginnings(model, batch["input_features"], (number + 1) / PARTS, batch.get("attention_mask"))
+            right[number] += (found.argmax(1) == batch["labels"]).sum().item()
+    return [
+        {"read": (number + 1) / PARTS, "accuracy": right[number] / len(chosen), "examples": len(chosen)}
+        for number in range(PARTS)
+    ]
+
+
+def memory(model: Any, split: Any, batch_size: int) -> list[list[float]]:
+    """Return for each layer the 5, 25, 50, 75 and 95 % quantiles of its channels' time constants in steps; see `HGRNModel`."""
+    batch = collate([split[int(i)] for i in _looked_at(split)[:batch_size]])
+    del batch["labels"]
+    inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    return [
+        torch.quantile(layer.float().cpu(), torch.tensor(QUANTILES)).tolist()
+        for layer in model.base_model.time_constants(**inputs)
+    ]
+
+
+def _looked_at(split: Any) -> np.ndarray:
+    """Return the examples that are looked at more closely, ascending: of many the same ones every time."""
+    return np.sort(np.random.default_rng(0).permutation(len(split))[:LOOKED_AT])
 
 
 @torch.inference_mode()
@@ -92,6 +158,10 @@ def evaluate_split(
     )
     metrics = score(labels, predictions, names)
     if shown:
+        metrics["calibration"] = calibration(probabilities[rows, predictions], labels == predictions)
+        metrics["by_part_read"] = by_part_read(model, split, options.batch_size, name)
+        if hasattr(model.base_model, "time_constants"):
+            metrics["time_constants"] = memory(model, split, options.batch_size)
         metrics["baselines"] = classifier_baselines(PreparedSplit(split.path, "train"), split)
     return metrics, table
 
@@ -102,9 +172,15 @@ def summary(metrics: dict) -> str:
 
 
 def plots(metrics: dict, table: pd.DataFrame) -> dict[str, Figure]:
-    """Draw the confusion matrix and the F1 of each class: file -> figure."""
+    """Draw the confusion matrix, the F1 of each class, calibration, accuracy by the part read, and gates: file -> figure."""
     names = list(metrics["per_class"])
-    return {"confusion.svg": confusion(metrics["confusion"], names), "f1.svg": class_f1(metrics["per_class"])}
+    drawn = {
+        "confusion.svg": confusion(metrics["confusion"], names),
+        "f1.svg": class_f1(metrics["per_class"]),
+        "calibration.svg": reliability(metrics["calibration"]),
+        "read.svg": growing(metrics["by_part_read"]),
+    }
+    return drawn | ({"gates.svg": gates(metrics["time_constants"])} if "time_constants" in metrics else {})
 
 
 def confusion(counts: list[list[int]], names: list[str]) -> Figure:
@@ -145,4 +221,37 @@ def class_f1(per_class: dict[str, dict]) -> Figure:
     ax.xaxis.set_major_locator(ticks(4))
     ax.set(ylim=(len(rows) - 0.4, -0.6), xlim=(left, 100))
     ax.spines["bottom"].set_visible(False)
+    return figure_of(ax)
+
+
+def reliability(found: dict) -> Figure:
+    """How often answers are right, by how sure the classifier is: points as large as they have examples."""
+    ax = axes(SMALL, "Right answers, %", "how sure the model is, %", grid="both")
+    ax.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle="--")
+    most = max((one["examples"] for one in found["bins"]), default=1)
+    for one in found["bins"]:
+        size = 12 + 60 * one["examples"] / most
+        ax.scatter(100 * one["probability"], 100 * one["accuracy"], size, color=ACCENT, clip_on=False, zorder=3)
+    ax.set(xlim=(0, 100), ylim=(0, 100))
+    return figure_of(ax)
+
+
+def growing(found: list[dict]) -> Figure:
+    """Accuracy by the part of the sequence that was read."""
+    ax = axes(SMALL, "Right answers, %", "part of the sequence read, %")
+    ax.plot([100 * one["read"] for one in found], [100 * one["accuracy"] for one in found], "o-", color=ACCENT)
+    ax.set(xlim=(0, 103))
+    end_at_100(ax)
+    return figure_of(ax)
+
+
+def gates(layers: list[list[float]]) -> Figure:
+    """Time constants of each layer's channels: the median, and lines over half and over 90 % of them."""
+    ax = axes(SMALL, "Steps that channels remember", "layer")
+    for number, (lowest, low, middle, high, highest) in enumerate(layers, 1):
+        ax.plot([number, number], [lowest, highest], color=ACCENT, linewidth=1, alpha=0.6)
+        ax.plot([number, number], [low, high], color=ACCENT, linewidth=4, alpha=0.6, solid_capstyle="butt")
+        ax.plot(number, middle, "o", color=ACCENT)
+    ax.set_yscale("log")
+    ax.xaxis.set_major_locator(ticks(min(len(layers), 12), whole=True))
     return figure_of(ax)

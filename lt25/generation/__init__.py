@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lt25 import files, plugins
 from lt25.errors import UserError
-from lt25.experiment import load_experiment, plugin_names, project_root
+from lt25.exported import exported_model
 from lt25.generation.sampling import Sampling
 from lt25.importing import without_compiler, without_garbage
 from lt25.launch import visible_gpus
@@ -61,20 +60,8 @@ def find_model(name: str) -> Path:
     Raises:
         UserError: if there is none, or it is no language model, lacks a tokenizer or cannot run on this machine.
     """
-    folder = _folder(name)
-    config = files.read_json(folder / "config.json", "name the folder of an exported model")
-    if (folder / "export.json").exists():
-        files.believe(folder / "export.json", f"lt25 export {name}")
-    model_type = str(config.get("model_type"))
-    if model_type not in FAMILIES:
-        raise UserError(
-            f"{folder / 'config.json'}: model_type: found {model_type}, one of {', '.join(FAMILIES)} expected"
-        )
-    architecture = str((config.get("architectures") or ["none"])[0])
-    if not architecture.endswith("ForCausalLM"):
-        raise UserError(
-            f"{folder}: found {architecture}, expected a language model (...ForCausalLM): name another model"
-        )
+    folder, config = exported_model(name, "language_modeling")
+    model_type = config["model_type"]
     if reason := refusal(config, "language_modeling", {}, "cuda"):
         raise UserError(f"{folder}: {reason}")
     if "cpu" not in FAMILIES[model_type].devices and not visible_gpus() and os.environ.get("TRITON_INTERPRET") != "1":
@@ -84,26 +71,6 @@ def find_model(name: str) -> Path:
     if not any((folder / tokenizer).exists() for tokenizer in _TOKENIZERS):
         raise UserError(f"{folder}: found no tokenizer: put tokenizer.json and tokenizer_config.json beside the model")
     return folder
-
-
-def _folder(name: str) -> Path:
-    given = Path(name).expanduser()
-    inside = (given / "config.json").is_file()
-    if inside or os.sep in name:
-        if not inside:
-            raise UserError(
-                f"{name}: no config.json, so no exported model here: name a folder that `lt25 export` has made"
-            )
-        # Models of a project's own families are known in the project only.
-        if any((folder / "config" / "experiments").is_dir() for folder in (Path.cwd(), *Path.cwd().parents)):
-            plugins.load(project_root(), plugin_names(project_root()))
-        return given
-    experiment = load_experiment(name)
-    if experiment.task != "language_modeling":
-        raise UserError(f"{name}: does {experiment.task}: expected an experiment of language_modeling")
-    if not (experiment.results_dir / "hf" / "config.json").is_file():
-        raise UserError(f"{experiment.results_dir / 'hf'}: no config.json: run `{experiment.commands('export')}` first")
-    return experiment.results_dir / "hf"
 
 
 def _converse(writer: Any) -> None:

@@ -109,6 +109,16 @@ class HGRNMixer(nn.Module):
             cache.recurrent[self.layer_idx] = state
         return mixed, residual
 
+    def log_forget(self, normed: Tensor, lower_bound: Tensor | None, mask: Tensor | None) -> Tensor:
+        """The logarithms of the forget gates, float32 [B, T, D], of what the norm before the projections gives."""
+        f = self.f_proj(normed)
+        if self.f_conv1d is not None:
+            f = self.f_conv1d(f, mask, None, self.bidirectional)
+        log_f = F.logsigmoid(f.float())
+        if lower_bound is None:
+            return log_f
+        return torch.logaddexp(lower_bound.log(), torch.log1p(-lower_bound) + log_f)
+
     def _mix(
         self,
         ifg: Tensor,
@@ -377,6 +387,29 @@ class HGRNModel(HGRNPreTrainedModel):
             past_key_values=past_key_values if use_cache else None,
             hidden_states=(*all_hidden, hidden) if keep_hidden else None,
         )
+
+    @torch.no_grad()
+    def time_constants(self, **inputs: Tensor) -> list[Tensor]:
+        """For each layer how many steps its channels remember: float32 [D], after how many they have forgotten all but 1 / e.
+
+        The gates depend on the data: what counts is the mean of a channel's logarithms over the steps of a batch that are not
+        padding.
+
+        Args:
+            inputs: of `forward`.
+        """
+        streams = self(**inputs, output_hidden_states=True, use_cache=False).hidden_states
+        mask = inputs.get("attention_mask")
+        if mask is not None and "input_features" in inputs:
+            mask = mask[:, :: self.config.subsampling]
+        mask = None if mask is None else mask.bool()
+        constants = []
+        for layer, stream, bound in zip(self.layers, streams, self._lower_bounds(), strict=False):
+            mixer = cast(HGRNMixer, layer.attn)
+            log_f = mixer.log_forget(cast(RMSNorm, layer.attn_norm)(stream).to(stream.dtype), bound, mask)
+            every = log_f.flatten(0, 1) if mask is None else log_f[mask]
+            constants.append(-1 / every.mean(0))
+        return constants
 
     def _lower_bounds(self) -> list[Tensor | None]:
         """For each layer the lower bound [D] of its forget gates, equation 7 of the paper; none for the first."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from markupsafe import Markup
 
 from lt25.report import media
-from lt25.report.collect import Results
+from lt25.report.collect import Results, read_if_there
 from lt25.report.headline import Headline, accuracy, percent, plural
 from lt25.report.html import fill
 
@@ -20,6 +20,10 @@ LOSS_UNIT = "nats per example"
 CAPTIONS = {
     "confusion.svg": "Rows are the true classes, columns what the model said. Off the diagonal: mistakes.",
     "f1.svg": "F1 is the harmonic mean of precision and recall.",
+    "calibration.svg": "On the dashed line a model is right as often as it is sure. Larger points stand for more examples.",
+    "read.svg": "The same model, given the beginnings of the sequences only.",
+    "gates.svg": "After so many steps a channel has forgotten all but 37 % of what it held: median, half and 90 % of a layer's "
+    "channels.",
 }
 MISTAKES = 18
 
@@ -43,16 +47,20 @@ def examples(results: Results) -> Markup:
 def mistakes(results: Results) -> list[dict]:
     """The wrong answers given with most conviction, with the picture or curve that the model was shown."""
     from lt25.data.prepared import PreparedSplit
+    from lt25.data.series import pixel_order
 
     table = results.headline_predictions()
     wrong = cast("pd.DataFrame", table[~table["correct"]]).sort_values("probability", ascending=False).head(MISTAKES)
     if wrong.empty:
         return []
     split = PreparedSplit(results.experiment.processed_dir, results.metrics["headline"])
+    extractor = read_if_there(split.path / "preprocessor_config.json")
+    order = pixel_order(extractor["size"], extractor["permutation"]) if extractor.get("size") else None
     shown = []
     for position, row in cast(Iterable[tuple[int, Any]], wrong.iterrows()):
         values = split[int(position)]["input"].float().numpy()
-        picture = media.picture(values)
+        # What is read in another order is shown in its own.
+        picture = media.picture(values if order is None else values[order.argsort()])
         shown.append(
             {
                 "picture": picture,

@@ -6,7 +6,16 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
-from lt25.evaluation.classification import class_f1, evaluate_split, score
+from lt25.evaluation.classification import (
+    by_part_read,
+    calibration,
+    class_f1,
+    evaluate_split,
+    gates,
+    growing,
+    reliability,
+    score,
+)
 
 from .fakes import FakeSplit, options
 
@@ -65,3 +74,25 @@ def test_predictions_stay_in_the_splits_order_though_batches_are_sorted():
     assert metrics["correct"] == 6
     assert table["correct"].tolist() == [True, False, True, True, True, True, True]
     assert table["reference_probability"][1] == pytest.approx(1 - table["probability"][1], abs=1e-6)
+
+
+def test_calibration_is_the_distance_of_conviction_and_accuracy():
+    probabilities = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55, 1.0])
+    correct = np.array([True, True, True, False, True, False, True])
+    found = calibration(probabilities, correct)
+    assert [one["examples"] for one in found["bins"]] == [2, 5]
+    assert found["bins"][1]["accuracy"] == 0.8 and found["bins"][1]["probability"] == pytest.approx(0.96)
+    assert found["error"] == pytest.approx((2 * 0.05 + 5 * 0.16) / 7)
+    (ax,) = reliability(found).axes
+    assert len(ax.collections) == 2
+
+
+def test_accuracy_by_the_part_read_cuts_every_sequence_at_its_own_length():
+    lengths = [10, 20, 5]
+    split = FakeSplit([np.ones((n, 2), np.float16) for n in lengths], [1, 1, 1])
+    found = by_part_read(LengthModel(), split, 2, "test")
+    # "long" from four steps on: of 10 steps after 4 tenths, of 20 after two, of 5 after 8 (4 of 5 steps).
+    assert [round(3 * one["accuracy"]) for one in found] == [0, 1, 1, 2, 2, 2, 3, 3, 3, 3]
+    (ax,) = growing(found).axes
+    assert ax.get_ylim()[1] == 100
+    assert len(gates([[1, 2, 3, 4, 5], [2, 4, 8, 16, 32]]).axes) == 1

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
@@ -197,6 +198,25 @@ def test_stochastic_depth_leaves_branches_out_of_whole_sequences_and_grows_with_
     assert 80 < (branch[:, 0, 0] == 0).sum() < 176
     x = torch.randn(2, 5, 3)
     assert (StochasticDepth(0.5).eval()(x) == x).all()
+
+
+def test_time_constants_are_those_of_the_gates_that_the_scan_applies():
+    model = encoder(use_short_conv=True, bidirectional=True).eval()
+    embeds, mask = torch.randn(2, 9, model.config.hidden_size), torch.ones(2, 9, dtype=torch.int64)
+    mask[1, 6:] = 0
+    found = model.time_constants(inputs_embeds=embeds, attention_mask=mask)
+    assert [one.shape for one in found] == [(model.config.channels,)] * len(model.layers)
+    alone = [model.time_constants(inputs_embeds=embeds[n : n + 1, :steps]) for n, steps in ((0, 9), (1, 6))]
+    for layer, one in enumerate(found):
+        mean = (9 / alone[0][layer] + 6 / alone[1][layer]) / 15
+        torch.testing.assert_close(one, 1 / mean, rtol=1e-4, atol=1e-4)
+    # Without a lower bound and with no weights a gate is a half.
+    plain = encoder(use_lower_bound=False)
+    torch.nn.init.zeros_(plain.layers[0].attn.f_proj.weight)
+    expected = torch.full((plain.config.channels,), 1 / np.log(2))
+    torch.testing.assert_close(
+        plain.time_constants(inputs_embeds=embeds)[0].double(), expected.double(), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_dropout_only_while_training():

