@@ -65,6 +65,7 @@ def model_card(experiment: Experiment, trained: Mapping[str, Any], stats: Mappin
         for split, numbers in stats["splits"].items()
     )
     local, total = training["local_batch_size"], training["global_batch_size"]
+    processes = trained["world_size"]
     settings = {
         "steps": step_of(trained, step),
         "how it came about": path_of(trained),
@@ -72,7 +73,7 @@ def model_card(experiment: Experiment, trained: Mapping[str, Any], stats: Mappin
         "optimizer": optimizer["name"],
         "highest learning rate": optimizer["lr"],
         "weight decay": optimizer["weight_decay"],
-        "device": f"{trained['device']}, {trained['world_size']} process(es)",
+        "device": f"{trained['device']}, {processes} {'process' if processes == 1 else 'processes'}",
         "fingerprint of the run": trained["fingerprint"],
     }
     rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
