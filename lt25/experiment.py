@@ -38,6 +38,9 @@ from lt25.tasks import TASKS, Task
 DEFAULT = "default"
 """The origin of a value that nobody gave."""
 
+WINDOW = ("seq_len", "varlen", "context_len")
+"""Keys of ``training`` that are about the window of a language model."""
+
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 """What the files of experiments and datasets may be called, without their suffix: folders and commands have these names."""
 
@@ -767,7 +770,7 @@ def _check_job(experiment: Experiment, where: str) -> None:
             raise UserError(
                 f"{where}: training.dataloader.{key}: needs processes that read: set num_workers, or remove the key"
             )
-    for key in ("seq_len", "varlen", "context_len"):
+    for key in WINDOW:
         if TASKS[experiment.task].main_input != "input_ids" and experiment.origins[f"training.{key}"] != DEFAULT:
             raise UserError(
                 f"{where}: training.{key}: is about the window of a language model, and {experiment.task} reads whole "

@@ -285,7 +285,7 @@ print(model.config.id2label[int(logits.argmax())])""",
             ),
             "faulty": FAULTY,
         },
-        preparation_version=2,
+        preparation_version=3,
         evaluation=evaluation_keys(),
         augment={
             "shift": Key(

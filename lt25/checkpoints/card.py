@@ -66,6 +66,7 @@ def model_card(experiment: Experiment, trained: Mapping[str, Any], stats: Mappin
     )
     code = trained.get("code")
     local, total = training["local_batch_size"], training["global_batch_size"]
+    processes = trained["world_size"]
     settings = {
         "steps": step_of(trained, step),
         "how it came about": path_of(trained),
@@ -73,7 +74,7 @@ def model_card(experiment: Experiment, trained: Mapping[str, Any], stats: Mappin
         "optimizer": optimizer["name"],
         "highest learning rate": optimizer["lr"],
         "weight decay": optimizer["weight_decay"],
-        "device": f"{trained['device']}, {trained['world_size']} process(es)",
+        "device": f"{trained['device']}, {processes} {'process' if processes == 1 else 'processes'}",
         "seed": trained["identity"]["debug"]["seed"],
         "fingerprint of the run": trained["fingerprint"],
         "fingerprint of the data": stats["fingerprint"],

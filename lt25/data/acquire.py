@@ -271,7 +271,8 @@ def _write_manifest(dataset: Dataset, raw_dir: Path, revision: str | None, known
             )
     found = set().union(*by_pattern.values())
     is_users = "path" in dataset.origin
-    for line in unread(found) if is_users else []:
+    wanted = [str(column) for column in dataset.columns.values()]
+    for line in unread(found, wanted) if is_users else []:
         say(f"{dataset.name}: left out: {line}")
     before, dates = known["files"] if known else {}, _dates(raw_dir)
     raw_dir.mkdir(parents=True, exist_ok=True)

@@ -74,10 +74,12 @@ def decode_audio(data: bytes, sample_rate: int, max_seconds: float = math.inf) -
             if promised > max_seconds * rate:
                 raise TooLong(f"the audio lasts {promised / rate:.1f} s")
             samples = file.read(dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+    except RuntimeError as error:
         if kind := next((kind for at, magic, kind in _FOR_FFMPEG if data[at:].startswith(magic)), None):
             return decode_audio(_to_wav(data, kind, max_seconds), sample_rate, max_seconds)
-        raise ValueError(f"no readable audio ({str(error).strip()})") from None
+        # What soundfile says of a file in memory begins with the address of it.
+        why = getattr(error, "error_string", str(error)).strip()
+        raise ValueError(f"no readable audio ({why})") from None
     if len(samples) < promised or _is_cut_off(data):
         raise ValueError("the audio ends before its header says: the file is truncated")
     if not len(samples):

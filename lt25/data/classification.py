@@ -4,7 +4,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -65,13 +65,13 @@ class Form:
         kind: "image", "series" or "audio".
         channels: of an image, 1 or 3; the values of a step of a series; the mel bands of a recording, or 1 for its samples.
         size: [height, width] of images, otherwise None.
-        range: the values of images of 16 or 32 bits or floats that become 0 and 255, or None.
+        ranges: depth of images, as `ImageFacts` has it -> the values that become 0 and 255, the least and most of train's.
     """
 
     kind: str
     channels: int
     size: list[int] | None = None
-    range: list[float] | None = None
+    ranges: dict[str, list[float]] = field(default_factory=dict)
 
 
 def write(
@@ -101,7 +101,7 @@ def write(
             inputs = image_to_series(values, options["layout"], mean, std, order).astype(np.float16)
         else:
             inputs = normalise_series(values, mean, std).astype(np.float16 if form.kind == "audio" else np.float32)
-        row = {"id": example.id, "label": names[number], "path": example.where}
+        row = {"id": example.id, "label": names[number], "path": example.path}
         if example.split == "test" and form.kind != "series":
             row[form.kind] = example.roles["input"]["bytes"]
         writers[example.split].add(row, inputs, number)
@@ -176,7 +176,7 @@ def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tu
     Labels are all names or all numbers, whichever most are: the others cannot be used.
     """
     labels, kinds_of_label, kinds, widths = set(), Counter(), Counter(), Counter()
-    sizes, greys, transparent, ranges = Counter(), Counter(), 0, []
+    sizes, greys, transparent, ranges = Counter(), Counter(), 0, {}
     for example in track(examples.of("train"), f"{dataset.name}: examples seen"):
         try:
             label = _label(example)
@@ -186,7 +186,9 @@ def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tu
                     sizes[facts.size] += 1
                     greys[facts.grey] += 1
                     transparent += facts.transparent
-                    ranges += facts.range or ()
+                    if facts.depth and facts.range:
+                        low, high = ranges.get(facts.depth, facts.range)
+                        ranges[facts.depth] = [min(low, facts.range[0]), max(high, facts.range[1])]
                 case "series":
                     widths[_series(example, options).shape[1]] += 1
         except Fault as fault:
@@ -210,7 +212,7 @@ def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tu
         say(f"{dataset.name}: {transparent} images with transparency are laid on white")
     size = options["size"] or _common_size(dataset, sizes)
     channels = 1 if options["grey"] or set(greys) == {True} else 3
-    return Form(kind, channels, list(size), [min(ranges), max(ranges)] if ranges else None), labels
+    return Form(kind, channels, list(size), dict(sorted(ranges.items()))), labels
 
 
 def _common_size(dataset: Dataset, sizes: Counter) -> list[int]:
@@ -281,7 +283,7 @@ def _extractor(
         "feature_extractor_type": "SeriesFeatureExtractor",
         "layout": options["layout"] if form.kind == "image" else "series",
         "size": form.size,
-        "range": form.range,
+        "ranges": form.ranges,
         "permutation": options["permutation"],
         "feature_size": input_size,
         "mean": mean,
@@ -383,7 +385,7 @@ def _values(example: Example, form: Form, options: dict[str, Any]) -> np.ndarray
         message = f"the input is {_NAMES[kind]}, most of train's are {_NAMES[form.kind]}"
         raise Fault("input of another kind", example.where, message)
     if kind == "image":
-        return _decoded(lambda data: decode_image(data, form.channels, form.size, form.range), example)
+        return _decoded(lambda data: decode_image(data, form.channels, form.size, form.ranges), example)
     if kind == "series":
         series = _series(example, options)
         if series.shape[1] != form.channels:

@@ -168,13 +168,8 @@ class TextCorpus:
         described = json.loads((folder / "train.json").read_text(encoding="utf-8"))
         self._cut, text = described["documents"], described["datasets"][number]
         dataset = Dataset(**text["dataset"])
-        root: Any = root_of(text["root"])
-        root = (folder / root).resolve() if isinstance(root, Path) else root
-        for name, size in text["files"].items():
-            if size is not None and not ((root / name).is_file() and (root / name).stat().st_size == size):
-                raise UserError(
-                    f"{root / name}: not as it was when it was prepared: run `lt25 download {dataset.name}`"
-                )
+        root = _root(folder, text)
+        _believe(root, text)
         self._tokenizer = load(folder)
         self._faults = Faults(dataset.name, described["faulty"])
         self._examples = Examples(dataset, Folder(root, text["files"]), self._faults)
@@ -203,6 +198,34 @@ class TextCorpus:
             if self._faults.add(split, fault) and len(self._faults) <= NAMED:
                 say(f"{self.name}: left out while training: {fault}")
         return found.tokens
+
+
+def believe(folder: Path) -> None:
+    """Compare the texts that training will read with what was prepared, if it reads any.
+
+    Args:
+        folder: the prepared dataset.
+
+    Raises:
+        UserError: if a file is not as it was when it was prepared.
+    """
+    if not (folder / "train.json").is_file():
+        return
+    for text in json.loads((folder / "train.json").read_text(encoding="utf-8"))["datasets"]:
+        _believe(_root(folder, text), text)
+
+
+def _root(folder: Path, text: dict[str, Any]) -> Any:
+    """Return where the texts of a dataset lie, which ``train.json`` may have relative to the prepared folder."""
+    root: Any = root_of(text["root"])
+    return (folder / root).resolve() if isinstance(root, Path) else root
+
+
+def _believe(root: Any, text: dict[str, Any]) -> None:
+    for name, size in text["files"].items():
+        if size is not None and not ((root / name).is_file() and (root / name).stat().st_size == size):
+            of = text["dataset"]["name"]
+            raise UserError(f"{root / name}: not as it was when it was prepared: run `lt25 download {of}`")
 
 
 def _piece(name: str, column: str, part: list[int] | None) -> read.Piece:

@@ -26,12 +26,21 @@ FEW = 20
 
 @dataclass(slots=True)
 class Example:
-    """One example: its ``split``, ``where`` it stands, ``id``, and the values of its roles (``input``, ``label``, ...)."""
+    """One example.
+
+    Attributes:
+        split: that it belongs to.
+        where: it stands, for messages; no other example stands there.
+        id: as the dataset has it, or else where it is from.
+        roles: the values of its roles (``input``, ``label``, ...).
+        path: the file that it is, or where it stands.
+    """
 
     split: str
     where: str
     id: str
     roles: dict[str, Any]
+    path: str = ""
 
 
 class Examples:
@@ -175,7 +184,7 @@ class Examples:
                 message = f"column {self.dataset.columns[missing]} has no value"
                 yield Fault("a missing value", row.where, message)
             else:
-                yield Example(split, row.where, str(row.roles.get("id", row.id)), row.roles)
+                yield Example(split, row.where, str(row.roles.get("id", row.id)), row.roles, row.path or row.where)
 
     @staticmethod
     def _missing(row: read.Row) -> str | None:

@@ -1,6 +1,6 @@
 """Feature extractors of exported models: the computation of preparation, behind the interface of transformers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -95,7 +95,7 @@ class SeriesFeatureExtractor(SequenceFeatureExtractor):
         feature_size: numbers a step.
         layout: "pixels" (a pixel a step), "rows" (a row of an image a step) or "series".
         size: [height, width] that images are brought to; None for series.
-        range: the values of images of 16 or 32 bits or floats that become 0 and 255, or None.
+        ranges: of images of "16 bits", "32 bits" or "floats", the values that become 0 and 255.
         mean, std: of each channel over the training split (of images: of values scaled to 0..1).
         permutation: seed of the order in which the pixels of an image are read; None for line by line.
     """
@@ -109,14 +109,14 @@ class SeriesFeatureExtractor(SequenceFeatureExtractor):
         padding_value: float = 0.0,
         layout: str = "pixels",
         size: Sequence[int] | None = None,
-        range: Sequence[float] | None = None,
+        ranges: Mapping[str, Sequence[float]] | None = None,
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
         permutation: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
-        self.layout, self.size, self.range = layout, size, range
+        self.layout, self.size, self.ranges = layout, size, dict(ranges or {})
         self.mean, self.std = list(mean), list(std)
         self.permutation = permutation
 
@@ -142,9 +142,9 @@ class SeriesFeatureExtractor(SequenceFeatureExtractor):
 
     def _image(self, image: Any) -> np.ndarray:
         if hasattr(image, "save"):
-            pixels = image_pixels(image, len(self.mean), self.size, self.range)
+            pixels = image_pixels(image, len(self.mean), self.size, self.ranges)
         elif isinstance(image, bytes):
-            pixels = decode_image(image, len(self.mean), self.size, self.range)
+            pixels = decode_image(image, len(self.mean), self.size, self.ranges)
         else:
             pixels = np.asarray(image)
             pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels

@@ -9,7 +9,7 @@ recording or array is ``{"bytes": ..., "path": ...}``, as on the Hugging Face Hu
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -53,11 +53,19 @@ _OF_A_FILE = ("label", "path", "top")
 
 @dataclass(slots=True)
 class Row:
-    """One example as published: ``where`` it stands, for messages, a default ``id``, and the values of its roles."""
+    """One example as published.
+
+    Attributes:
+        where: it stands, for messages: a file, or the row of a table and the file that this names. No other example stands there.
+        id: a default one.
+        roles: their values.
+        path: the file that it is, "" for one that is only a row of a table.
+    """
 
     where: str
     id: str
     roles: dict[str, Any]
+    path: str = ""
 
     def kind(self, role: str) -> str:
         """Return what the value of a role is, as `kind_of` does."""
@@ -157,9 +165,19 @@ def _config(dataset: Dataset) -> str:
     return f"config/datasets/{dataset.name}.yaml"
 
 
-def unread(names: Iterable[str]) -> list[str]:
-    """Return what is not read of some files, by suffix, a line each: how many, and what to do."""
-    read = TABLES.union(*KINDS.values())
+def unread(names: Collection[str], columns: Iterable[str]) -> list[str]:
+    """Return what is not read of some files, by suffix, a line each: how many, and what to do.
+
+    Args:
+        names: of the files.
+        columns: what the dataset asks for: without a table files of one kind, and beside one those that it may name.
+    """
+    there = {_suffix(name) for name in names}
+    if there & TABLES:
+        kinds = [kind for kind in KINDS if kind != "text"]
+    else:
+        kinds = [kind for kind, suffixes in KINDS.items() if suffixes & there and kind in columns][:1]
+    read = TABLES.union(*(KINDS[kind] for kind in kinds or KINDS))
     counts = Counter(suffix for name in names if (suffix := _suffix(name)) not in read)
     todo = {suffix: advice for suffixes, advice in UNREAD.values() for suffix in suffixes}
     return [
@@ -200,7 +218,7 @@ def _file(dataset: Dataset, folder: Folder, name: str, column: str) -> Row | Fau
     try:
         values: dict[str, Any] = _of_a_file(name)
         if column in dataset.columns.values():
-            content = _content(folder, name)
+            content = _content(folder, name, name)
             is_text = column == "text"
             values[column] = _text(content["bytes"], name, dataset.options["encoding"]) if is_text else content
         if "label" in dataset.columns.values() and not values["label"]:
@@ -239,14 +257,14 @@ class _NoColumn(UserError):
         self.key = key
 
 
-def _content(folder: Folder, name: str) -> dict[str, Any]:
+def _content(folder: Folder, name: str, where: str) -> dict[str, Any]:
     path = folder.root / name
     try:
         if path.stat().st_size > LARGEST:
-            raise Fault("a file that cannot be read", name, f"more than {LARGEST >> 30} GiB")
+            raise Fault("a file that cannot be read", where, f"more than {LARGEST >> 30} GiB")
         return {"path": path.name, "bytes": path.read_bytes()}
     except OSError as error:
-        raise Fault("a file that cannot be read", name, f"cannot be read ({error.strerror})") from None
+        raise Fault("a file that cannot be read", where, f"cannot be read ({error.strerror})") from None
 
 
 def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part | None) -> Rows:
@@ -309,8 +327,9 @@ def _row(dataset: Dataset, folder: Folder, name: str, stem: str, record: Record,
             value = record.values[column]
             if role in _FILE_ROLES and isinstance(value, str):
                 named = _named(folder, name, value, f"{record.where}: column {column}")
-                value = _content(folder, named)
-                row.where = row.id = named
+                row.id = row.path = named
+                row.where = f"{record.where}: {named}"
+                value = _content(folder, named, row.where)
             row.roles[role] = value
     except Fault as fault:
         return fault

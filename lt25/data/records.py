@@ -5,7 +5,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -121,6 +121,7 @@ def _csv(path: Path, name: str, select: Select, encoding: str) -> Records:
         if any(map(has_surrogate, header)):
             raise UserError(f"{name}, line 1: {not_in(encoding)}")
         columns = {column: header.index(column) for column in select(header, name)}
+        _named_once(columns, header, f"{name}, line 1")
         while True:
             number = reader.line_num + 1
             where = f"{name}, line {number}"
@@ -209,6 +210,12 @@ def _parquet(path: Path, name: str, select: Select, part: Part | None) -> Record
                     number += 1
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{name}: no readable Parquet file ({str(error).splitlines()[0]}): replace it") from None
+
+
+def _named_once(columns: Iterable[str], there: Sequence[str], where: str) -> None:
+    for column in columns:
+        if there.count(column) > 1:
+            raise UserError(f"{where}: {there.count(column)} columns are named {column}: give each a name of its own")
 
 
 def _batches(file: Any, columns: list[str], part: Part | None) -> Iterator[Any]:

@@ -4,7 +4,7 @@ import io
 import math
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +15,8 @@ PIXELS = 100_000_000
 """The most pixels of an image. With opacity they take 400 megabytes, and a few times that while they are laid on white."""
 
 _GREY = ("1", "L", "LA", "La")
-_DEEP = ("I", "F")
-"""Modes of Pillow, and with "I;16" and its kin, whose values have another range than 0..255."""
+_DEEP = {"I;16": "16 bits", "I": "32 bits", "F": "floats"}
+"""Modes of Pillow ("I;16" has kin) whose values have another range than 0..255, and what they hold."""
 
 
 class ImageError(ValueError):
@@ -35,12 +35,14 @@ class ImageFacts:
         size: height and width as it is seen, after the turn that a camera has noted.
         grey: whether it has no colours.
         transparent: whether it has a channel of opacity, or a transparent colour.
-        range: the smallest and the largest value of an image of 16 or 32 bits or of floats; None for any other.
+        depth: "16 bits", "32 bits" or "floats"; None for an image of 8 bits.
+        range: the smallest and the largest value of an image with a depth; None for any other.
     """
 
     size: tuple[int, int]
     grey: bool
     transparent: bool
+    depth: str | None
     range: tuple[float, float] | None
 
 
@@ -55,14 +57,15 @@ def image_facts(data: bytes) -> ImageFacts:
         width, height = image.size
         if image.getexif().get(0x0112, 1) >= 5:  # orientations 5 to 8 lie on their side
             width, height = height, width
-        deep = _is_deep(image)
-        values = np.asarray(image, np.float64) if deep else None
+        depth = _depth(image)
+        values = np.asarray(image, np.float64) if depth else None
         if values is not None and not np.isfinite(values).all():
             raise ImageError("an image with values that are not finite")
         return ImageFacts(
             (height, width),
-            deep or image.mode in _GREY,
+            bool(depth) or image.mode in _GREY,
             image.has_transparency_data,
+            depth,
             None if values is None else (float(values.min()), float(values.max())),
         )
 
@@ -71,7 +74,7 @@ def decode_image(
     data: bytes,
     channels: int | None = None,
     size: Sequence[int] | None = None,
-    range: Sequence[float] | None = None,
+    ranges: Mapping[str, Sequence[float]] | None = None,
 ) -> np.ndarray:
     """Decode an image file to [H, W, C], with C = 1 or 3, of values in 0..255.
 
@@ -81,21 +84,24 @@ def decode_image(
         data: the file's bytes.
         channels: 1 or 3; None keeps what the image has.
         size: [height, width] to bring it to; None keeps its own.
-        range: the values that become 0 and 255, in an image of 16 or 32 bits or of floats; None: 0 and 65535 for 16 bits.
+        ranges: depth, as `ImageFacts` has it -> the values that become 0 and 255; 16 bits have 0 and 65535 where it has none.
 
     Returns:
-        uint8, or float32 for an image with a range, whose values may exceed 0..255 if they exceed the range.
+        uint8, or float32 for an image with a depth, whose values may exceed 0..255 if they exceed the range.
 
     Raises:
         TooLarge: for more than `PIXELS` pixels.
-        ImageError: for bytes that are no readable image, or an image of 32 bits or floats without a range.
+        ImageError: for bytes that are no readable image, or an image of a depth without a range.
     """
     with _opened(data) as image:
-        return image_pixels(image, channels, size, range)
+        return image_pixels(image, channels, size, ranges)
 
 
 def image_pixels(
-    image: Any, channels: int | None = None, size: Sequence[int] | None = None, range: Sequence[float] | None = None
+    image: Any,
+    channels: int | None = None,
+    size: Sequence[int] | None = None,
+    ranges: Mapping[str, Sequence[float]] | None = None,
 ) -> np.ndarray:
     """As `decode_image`, of an image of Pillow's that is open."""
     from PIL import Image, ImageOps
@@ -103,13 +109,14 @@ def image_pixels(
     if size is not None:
         # Of a large JPEG only so much is decoded as twice the size needs.
         image.draft(None, (2 * max(size), 2 * max(size)))
-    deep = _is_deep(image)
-    grey = channels == 1 if channels else deep or image.mode in _GREY
+    depth = _depth(image)
+    grey = channels == 1 if channels else bool(depth) or image.mode in _GREY
     image = ImageOps.exif_transpose(image)
-    if deep:
-        if range is None and not image.mode.startswith("I;16"):
-            raise ImageError(f"an image of mode {image.mode}, whose range of values is not known")
-        low, high = range or (0, 65535)
+    if depth:
+        known = {"16 bits": (0, 65535), **(ranges or {})}
+        if depth not in known:
+            raise ImageError(f"an image of {depth}, whose range of values is not known: train has none such")
+        low, high = known[depth]
         values = (np.asarray(image, np.float32) - low) * (255 / (high - low) if high > low else 0)
         image = Image.fromarray(values.astype(np.float32))
     else:
@@ -148,8 +155,8 @@ def _opened(data: bytes) -> Iterator[Any]:
         raise ImageError(f"no readable image ({str(error).splitlines()[0] if str(error) else repr(error)})") from None
 
 
-def _is_deep(image: Any) -> bool:
-    return image.mode in _DEEP or image.mode.startswith("I;")
+def _depth(image: Any) -> str | None:
+    return _DEEP.get("I;16" if image.mode.startswith("I;") else image.mode)
 
 
 def pixel_order(size: Sequence[int], seed: int | None) -> np.ndarray | None:

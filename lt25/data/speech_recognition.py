@@ -52,8 +52,8 @@ MEASURED = 500
 class OutsideAlphabet(Fault):
     """A transcript with ``characters`` that the alphabet lacks."""
 
-    def __init__(self, where: str, characters: set[str], options: dict[str, Any]) -> None:
-        message = f"column text: characters outside the alphabet: {_named(Counter(characters), options)}"
+    def __init__(self, where: str, column: str, characters: set[str], options: dict[str, Any]) -> None:
+        message = f"column {column}: characters outside the alphabet: {_named(Counter(characters), options)}"
         super().__init__("a transcript outside the alphabet", where, message)
         self.characters = characters
 
@@ -75,7 +75,10 @@ def write(
         facts = {split: {"frames": 0, "seconds": 0.0, "characters": 0} for split in writers}
         speakers = {split: Counter() for split in writers}
         outside: Counter[str] = Counter()
-        work = _parallel(lambda example: _utterance(example, options, vocabulary, to_stored), examples.of(*writers))
+        columns = dataset.columns
+        work = _parallel(
+            lambda example: _utterance(example, columns, options, vocabulary, to_stored), examples.of(*writers)
+        )
         for example, utterance in track(work, f"{dataset.name}: utterances prepared"):
             if isinstance(utterance, Fault):
                 examples.faults.add(example.split, utterance)
@@ -85,7 +88,7 @@ def write(
             stored, frames, labels, text = utterance
             fact = facts[example.split]
             seconds = round(frames * 0.01, 2)
-            row = {"id": example.id, "text": text, "seconds": seconds, "path": example.where}
+            row = {"id": example.id, "text": text, "seconds": seconds, "path": example.path}
             if "group" in example.roles:
                 row["speaker"] = str(example.roles["group"])
                 speakers[example.split][row["speaker"]] += 1
@@ -238,7 +241,7 @@ def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tu
     count, total, squares, fault = 0, 0.0, 0.0, None
 
     def frames_of(example: Example) -> np.ndarray:
-        samples = _samples(example, options)
+        samples = _samples(example, dataset.columns["audio"], options)
         return log_mel(torch.from_numpy(samples), options["sample_rate"], options["n_mels"], options["level"]).numpy()
 
     utterances = _parallel(frames_of, islice(examples.of("train"), MEASURED))
@@ -273,6 +276,7 @@ def _to_stored(options: dict[str, Any], mean: np.ndarray, std: np.ndarray) -> Ca
 
 def _utterance(
     example: Example,
+    columns: Mapping[str, str],
     options: dict[str, Any],
     vocabulary: dict[str, int],
     to_stored: Callable[[np.ndarray], np.ndarray],
@@ -282,18 +286,18 @@ def _utterance(
     Raises:
         Fault: if it cannot be used.
     """
-    text = example.roles["text"]
+    text, column = example.roles["text"], columns["text"]
     if isinstance(text, int) and not isinstance(text, bool):
         text = str(text)
     if not isinstance(text, str):
-        message = f"column text: the transcript is {type(text).__name__}, no text"
+        message = f"column {column}: the transcript is {type(text).__name__}, no text"
         raise Fault("a transcript of another kind", example.where, message)
     text = normalise(text, options["transcripts"], options["alphabet"])
     if outside := set(text) - set(options["alphabet"]) - {" "}:
-        raise OutsideAlphabet(example.where, outside, options)
+        raise OutsideAlphabet(example.where, column, outside, options)
     if not text:
-        raise Fault("an empty transcript", example.where, "column text: an empty transcript")
-    samples = _samples(example, options)
+        raise Fault("an empty transcript", example.where, f"column {column}: an empty transcript")
+    samples = _samples(example, columns["audio"], options)
     frames = frame_count(len(samples), options["sample_rate"])
     labels = np.array([vocabulary[SPACE if character == " " else character] for character in text], np.int32)
     needed, there = int(frames_needed(torch.from_numpy(labels)[None])), -(-frames // options.get("subsampling", 1))
@@ -303,7 +307,7 @@ def _utterance(
     return to_stored(samples), frames, labels, text
 
 
-def _samples(example: Example, options: dict[str, Any]) -> np.ndarray:
+def _samples(example: Example, column: str, options: dict[str, Any]) -> np.ndarray:
     """Return the samples of an utterance, float32 [n] in -1..1.
 
     Raises:
@@ -311,7 +315,7 @@ def _samples(example: Example, options: dict[str, Any]) -> np.ndarray:
     """
     audio, seconds = example.roles["audio"], options["max_seconds"]
     if not isinstance(audio, dict) or not isinstance(audio.get("bytes"), bytes):
-        raise Fault("a file that cannot be read", example.where, "column audio holds no bytes of an audio file")
+        raise Fault("a file that cannot be read", example.where, f"column {column} holds no bytes of an audio file")
     try:
         samples = decode_audio(audio["bytes"], options["sample_rate"], seconds)
     except TooLong as error:

@@ -10,7 +10,7 @@ _Z = 1.959964
 """Of the normal distribution, the deviation that 95 % stay within."""
 
 
-def wilson_interval(successes: int, n: int) -> list[float] | None:
+def wilson_interval(successes: float, n: int) -> list[float] | None:
     """95 % interval of a proportion (Wilson, 1927), which has a width even where all succeed or none does.
 
     Args:
@@ -57,19 +57,22 @@ def bootstrap_interval(numerators, denominators, resamples: int = 1000, seed: in
     return [float(low), float(high)]
 
 
-def error_rate_interval(errors, lengths) -> list[float] | None:
-    """95 % interval of an error rate, errors / lengths over whole examples.
+def rate_interval(counts, lengths) -> list[float] | None:
+    """95 % interval of a rate, counts / lengths over whole examples, such as errors / words or right / asked.
 
-    It is `bootstrap_interval`'s. Where no example has an error that has no width, and the upper end is Wilson's for the
-    share of examples with an error: an example hardly has more errors than it is long.
+    It is `bootstrap_interval`'s. Where all examples have the same rate that has no width, and Wilson's takes its place, as of a
+    proportion of the examples: of those with an error, where none has one, since an example hardly has more errors than it is
+    long. A rate above 1 is its own upper end.
 
     Args:
-        errors, lengths: [n] counts.
+        counts, lengths: [n] counts.
 
     Returns:
         [low, high], or None where there is nothing to say.
     """
-    interval = bootstrap_interval(errors, lengths)
-    if interval and not np.any(errors):
-        return wilson_interval(0, len(errors))
+    interval = bootstrap_interval(counts, lengths)
+    if interval and interval[1] - interval[0] < 1e-9:
+        rate, n = sum(counts) / sum(lengths), len(counts)
+        low, high = wilson_interval(min(rate, 1.0) * n, n) or interval
+        return [low, max(high, rate)]
     return interval

@@ -13,7 +13,7 @@ from lt25.data.collation import IGNORE
 from lt25.data.order import longest_first
 from lt25.data.prepared import PreparedSplit
 from lt25.data.recall import collate
-from lt25.evaluation.interval import bootstrap_interval
+from lt25.evaluation.interval import rate_interval
 from lt25.evaluation.style import ACCENT, SMALL, axes, figure_of
 from lt25.progress import track
 
@@ -39,7 +39,7 @@ def evaluate_split(
         "asked": int(table["asked"].sum()),
         "right": int(right.sum()),
         "accuracy": float(right.sum() / table["asked"].sum()),
-        "interval_95": bootstrap_interval(right, table["asked"].to_numpy()),
+        "interval_95": rate_interval(right, table["asked"].to_numpy()),
         "by_difficulty": by_difficulty(table),
     }
     if shown:

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from lt25.data.order import longest_first
 from lt25.data.speech_recognition import collate, transforms
-from lt25.evaluation.interval import error_rate_interval
+from lt25.evaluation.interval import rate_interval
 from lt25.evaluation.style import ACCENT, SECOND, SMALL, TEXT, THIRD, axes, end_at_100, figure_of
 from lt25.ops import greedy_ids
 from lt25.progress import track
@@ -59,7 +59,7 @@ def score(references: list[str], hypotheses: list[str]) -> tuple[dict, pd.DataFr
     metrics = {
         "utterances": len(table),
         "wer": total["errors"] / max(total["words"], 1),
-        "interval_95": error_rate_interval(table["errors"], table["words"]),
+        "interval_95": rate_interval(table["errors"], table["words"]),
         "cer": total["character_errors"] / max(total["characters"], 1),
         **{kind: total[kind] for kind in ("substitutions", "deletions", "insertions", "hits")},
         "reference_words": total["words"],

@@ -8,6 +8,7 @@ can be searched and selected. matplotlib is imported by the first plot that is d
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -116,8 +117,10 @@ def svg(figure: Figure) -> str:
     """The figure as an SVG document, the same bytes for the same figure."""
     import matplotlib
 
-    with matplotlib.rc_context(RC):
+    with matplotlib.rc_context(RC), warnings.catch_warnings():
         buffer = io.StringIO()
+        # matplotlib's own font only measures the text; whoever shows the file has others.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return buffer.getvalue()
 

@@ -170,6 +170,11 @@ def refusal(model: Mapping[str, Any], task: str, parallelism: Mapping[str, Any],
     return family.complaint(model, task)
 
 
+def has_effect(model_type: str, key: str, task: str) -> bool:
+    """Tell whether a key of the ``model`` section means something to a task's models of a type."""
+    return TASKS[task].auto_model in find(model_type).serves.get(key, (TASKS[task].auto_model,))
+
+
 def _idle_key(family: Family, model: Mapping[str, Any], task: str) -> str | None:
     """Complain of the first key that was given a value and means nothing to the task's models."""
     keys = family.model_keys() or {}

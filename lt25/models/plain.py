@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# Of all modules, as profilers and counters of operations set them.
+_GLOBAL_HOOKS = [getattr(nn.modules.module, f"_global{hooks}") for hooks in _HOOKS]
 
 
 def is_plain(kind: type[nn.Module], *modules: nn.Module) -> bool:
@@ -16,6 +18,8 @@ def is_plain(kind: type[nn.Module], *modules: nn.Module) -> bool:
 
     A class that only reads its weights in another way names the class it was made of as ``plain_kind``.
     """
+    if any(_GLOBAL_HOOKS):
+        return False
     for module in modules:
         own = vars(module)
         if (

@@ -12,6 +12,8 @@ from typing import Any
 from markupsafe import Markup
 
 from lt25.config.key import flat
+from lt25.experiment import WINDOW, Experiment
+from lt25.models import families
 from lt25.report import plots
 from lt25.report.collect import Results
 from lt25.report.headline import Headline, count, duration
@@ -93,13 +95,22 @@ def settings(results: Sequence[Results]) -> tuple[list[tuple[str, list[str]]], l
     resolved = []
     for one in results:
         values, origins = one.experiment.resolved()
-        resolved.append({key: value for key, value in flat(values).items() if not decided(key, origins)})
+        used = {key: value for key, value in flat(values).items() if has_effect(one.experiment, key)}
+        resolved.append({key: value for key, value in used.items() if not decided(key, origins)})
     shared, own = [], []
     for key in dict.fromkeys(key for values in resolved for key in values):
         cells = [say(values[key]) if key in values else ABSENT for values in resolved]
         if len(set(cells)) > 1:
             (shared if all(key in values for values in resolved) else own).append((key, cells))
     return shared, own
+
+
+def has_effect(experiment: Experiment, key: str) -> bool:
+    """Whether a key means something to the experiment's task."""
+    section, _, name = key.partition(".")
+    if section == "model":
+        return families.has_effect(experiment.model["model_type"], name, experiment.task)
+    return section != "training" or name not in WINDOW or TASKS[experiment.task].main_input == "input_ids"
 
 
 def decided(key: str, origins: dict[str, str]) -> bool:

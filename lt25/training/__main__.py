@@ -34,6 +34,7 @@ with without_garbage():
 
     from lt25 import plugins
     from lt25.checkpoints.whole import kept_steps
+    from lt25.data import documents
     from lt25.data.shards import believe
     from lt25.errors import UserError
     from lt25.memory import keep_freed_memory
@@ -98,13 +99,15 @@ def _train(arguments: list[str], rank: int) -> int:
             if rank > 0 and runs.arrived(run):
                 return 0
         if rank == 0:
+            # What cannot be trained is said before anything is moved.
+            validated = ["validation"] if config.validation.enable else []
+            believe(Path(config.lt25.data), ["train", *validated], f"lt25 prepare {config.lt25.arguments}", tables=())
+            documents.believe(Path(config.lt25.data))
             if config.lt25.fresh and (former := runs.start_afresh(run)):
                 print(f"{name}: training from the start; the former run is {former}", flush=True)
             for line in runs.enter(run, machine(processes)):
                 print(f"{name}: {line}", flush=True)
             _log_to(run.directory / "trainer.log")
-            validated = ["validation"] if config.validation.enable else []
-            believe(Path(config.lt25.data), ["train", *validated], f"lt25 prepare {config.lt25.arguments}", tables=())
         spec.register()
         chosen = choose_data_parallel(config, processes, lambda: spec.count_parameters(config))
         if chosen and rank == 0:

@@ -13,7 +13,8 @@ def device_name() -> str:
     """Return what the run's record should call the device: the GPU's name, or the CPU's and its thread count."""
     if DEVICE_TYPE == "cuda":
         return torch.cuda.get_device_name()
-    return f"{_cpu_model()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{_cpu_model()}, {threads} {'thread' if threads == 1 else 'threads'}"
 
 
 def machine(processes: int) -> dict[str, Any]:

@@ -1,8 +1,10 @@
+import io
 import json
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lt25.data.prepared import PreparedSplit
 from lt25.errors import UserError
@@ -323,13 +325,27 @@ def test_images_of_sixteen_bits_keep_their_levels(tmp_path, capsys):
         make.write(tmp_path / f"mine/{('dark', 'light')[number % 2]}/{number}.png", make.png(pixels))
     folder = make.prepared(tmp_path, "classification", make.dataset("classification", {"path": "mine"}))
     assert len(everything(folder).unique()) > 300
-    from PIL import Image
-
     from lt25.data.features import SeriesFeatureExtractor
 
     test, extractor = PreparedSplit(folder, "test"), SeriesFeatureExtractor.from_pretrained(folder)
     image = Image.open(tmp_path / "mine" / test.table().path[0])
     assert np.allclose(extractor(image)["input_features"][0], test[0]["input"], atol=1e-2)
+
+
+def test_images_of_several_depths_in_one_folder_each_have_a_range(tmp_path):
+    rng, splits = np.random.default_rng(0), {"train": "all", "validation": "all", "test": "all"}
+    depths = {"8": (255, np.uint8), "16": (65535, np.uint16), "32": (1 << 30, np.int32), "floats": (1, np.float32)}
+    for number in range(24):
+        depth, (largest, kind) = list(depths.items())[number % 4]
+        image, file = Image.fromarray((largest * rng.random((8, 8))).astype(kind)), io.BytesIO()
+        image.save(file, "TIFF")
+        make.write(tmp_path / f"mine/{('cat', 'dog')[number // 4 % 2]}/{depth}-{number}.tif", file.getvalue())
+    folder = make.prepared(tmp_path, "classification", make.dataset("classification", {"path": "mine"}, splits=splits))
+    test = PreparedSplit(folder, "test")
+    deviations = [float(test[row]["input"].float().std()) for row in range(len(test))]
+    assert min(deviations) > 0.8 and max(deviations) < 1.2
+    ranges = json.loads((folder / "preprocessor_config.json").read_text())["ranges"]
+    assert set(ranges) == {"16 bits", "32 bits", "floats"} and ranges["floats"][1] <= 1
 
 
 def test_transparency_is_said_and_colour_anywhere_makes_all_colour(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """One example that cannot be used, of every kind that docs/data.md lists, among others that can."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -168,6 +169,38 @@ def test_the_first_bad_example_stops_where_that_is_wanted(tmp_path, reason, writ
         prepared(tmp_path, columns, faulty="stop")
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "data/processed/tiny").iterdir())
+
+
+@pytest.mark.parametrize(("write", "bad"), [(images, b""), (speech, (b"", "hello")), (speech, (AUDIO, "50 %"))])
+def test_rows_of_one_file_count_each_and_are_named_by_their_lines(tmp_path, write, bad):
+    columns = write(tmp_path / "mine", bad)
+    roles = ("file_name", "text") if "audio" in columns else ("file_name", "label")
+    good = [(f"{n}.wav", "hello") for n in range(GOOD)] if "audio" in columns else []
+    good = good or [(f"{kind}/{n}.png", kind) for kind in ("cat", "dog") for n in range(GOOD // 2)]
+    name, value = ("bad.flac", bad[1]) if "audio" in columns else ("dog/bad.png", "dog")
+    for table in (tmp_path / "mine").glob("metadata*"):
+        table.unlink()
+
+    def rows(count):
+        lines = [",".join(row) for row in [roles, *good, *[(name, value)] * count]]
+        make.write(tmp_path / "mine/metadata.csv", "\n".join(lines) + "\n")
+        return prepared(tmp_path, columns)
+
+    stats = json.loads((rows(2) / "stats.json").read_text())
+    assert sum(sum(split["excluded"].values()) for split in stats["splits"].values()) == 2
+    first, second = (f"metadata.csv, line {line}: {name}: " for line in (GOOD + 2, GOOD + 3))
+    assert stats["excluded"][0].startswith(first) and stats["excluded"][1].startswith(second)
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(UserError, match=rf"20 of {GOOD + 20} examples cannot be used: 20 x"):
+        rows(20)
+
+
+def test_what_cannot_be_used_gives_the_same_bytes_each_time(tmp_path):
+    columns = speech(tmp_path / "mine", (b"", "hello"))
+    before = {path.name: path.read_bytes() for path in prepared(tmp_path, columns).iterdir()}
+    assert b"bad.flac: no readable audio (" in before["stats.json"]
+    shutil.rmtree(tmp_path / "data")
+    assert {path.name: path.read_bytes() for path in prepared(tmp_path, columns).iterdir()} == before
 
 
 @pytest.mark.parametrize("bad", [1, 2, 3, 30, GOOD])

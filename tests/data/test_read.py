@@ -235,13 +235,28 @@ def test_a_photograph_among_others_that_has_to_be_converted_is_counted(tmp_path)
 
 def test_what_is_not_read_is_a_line_for_each_suffix():
     names = ["1.HEIC", "a/2.heic", "b.xlsx", "x.zip", "README", "c.csv", "d.wav", "e.m4a", "f.dat"]
-    assert unread(names) == [
+    assert unread(names, ["audio", "text"]) == [
         "1 file without suffix: not read",
         "1 file .dat: not read",
         "2 files .heic: not read: convert to JPEG",
         "1 file .xlsx: not read: save as CSV",
         "1 file .zip: not read: unpack",
     ]
+
+
+def test_files_of_a_kind_that_is_not_asked_for_are_not_read():
+    names = ["cat/1.png", "cat/notes.txt", "dog/2.png", "dog/bark.wav"]
+    assert unread(names, ["image", "label"]) == ["1 file .txt: not read", "1 file .wav: not read"]
+    assert unread([*names, "metadata.csv"], ["image", "label"]) == ["1 file .txt: not read"]
+    assert unread(names, ["label"]) == []
+
+
+def test_two_columns_of_one_name_are_one_line(tmp_path):
+    make.write(tmp_path / "a.csv", "text,id,text\na,1,b\n")
+    with pytest.raises(UserError, match=r"a.csv, line 1: 2 columns are named text: give each a name of its own"):
+        found(tmp_path, "language_modeling")
+    make.write(tmp_path / "a.csv", "text,id,id\na,1,b\n")
+    assert len(found(tmp_path, "language_modeling")[0]) == 1
 
 
 def test_a_name_but_for_its_suffix_or_capitals_is_said_with_the_file_that_is_meant(tmp_path):

@@ -41,13 +41,14 @@ def test_images_of_many_bits_are_scaled_by_their_range(array, kind):
     data = encoded(Image.fromarray(array), kind)
     facts = image_facts(data)
     assert facts.range == (array.min(), array.max()) and facts.grey and facts.size == (3, 4)
-    pixels = decode_image(data, range=facts.range)
+    ranges = {facts.depth: facts.range}
+    pixels = decode_image(data, ranges=ranges)
     assert pixels.dtype == np.float32 and pixels.shape == (3, 4, 1)
     assert np.allclose(pixels[:, :, 0], 255 * RAMP / 11, atol=1e-3)
     # What is brighter than anything in train stays brighter.
-    assert decode_image(data, range=(0, array.max() / 2)).max() > 500
-    assert decode_image(data, 3, range=facts.range).shape == (3, 4, 3)
-    assert decode_image(data, size=(6, 8), range=facts.range).shape == (6, 8, 1)
+    assert decode_image(data, ranges={facts.depth: (0, array.max() / 2)}).max() > 500
+    assert decode_image(data, 3, ranges=ranges).shape == (3, 4, 3)
+    assert decode_image(data, size=(6, 8), ranges=ranges).shape == (6, 8, 1)
 
 
 def test_without_a_range_sixteen_bits_have_that_of_their_type_and_others_are_refused():

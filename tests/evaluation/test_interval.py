@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from lt25.evaluation.interval import bootstrap_interval, error_rate_interval, wilson_interval
+from lt25.evaluation.interval import bootstrap_interval, rate_interval, wilson_interval
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 9), (9, 9), (351, 359), (1, 2), (1, 1), (5000, 10_000)])
@@ -32,14 +32,18 @@ def test_examples_that_all_agree_have_no_spread():
 
 
 def test_no_error_in_few_utterances_is_not_certainty():
-    low, high = error_rate_interval([0] * 20, [3] * 20)
+    low, high = rate_interval([0] * 20, [3] * 20)
     assert low == 0
     assert high == pytest.approx(0.161, abs=0.001)
-    assert error_rate_interval([0, 1, 0], [3, 3, 3]) == bootstrap_interval([0, 1, 0], [3, 3, 3])
+    assert 0.8 < rate_interval([3] * 24, [3] * 24)[0] < 0.95 and rate_interval([3] * 24, [3] * 24)[1] == 1
+    low, high = rate_interval([1, 2, 1] * 5, [2, 4, 2] * 5)
+    assert 0.2 < low < 0.4 and 0.6 < high < 0.8
+    assert rate_interval([6] * 5, [3] * 5)[1] == 2
+    assert rate_interval([0, 1, 0], [3, 3, 3]) == bootstrap_interval([0, 1, 0], [3, 3, 3])
 
 
 def test_nothing_to_say():
     assert bootstrap_interval([1], [1]) is None
     assert bootstrap_interval([0, 0], [0, 0]) is None
-    assert error_rate_interval([0], [1]) is None
-    assert error_rate_interval([0, 0], [0, 0]) is None
+    assert rate_interval([0], [1]) is None
+    assert rate_interval([0, 0], [0, 0]) is None

@@ -60,6 +60,15 @@ def test_a_hook_on_every_module_is_called_and_changes_nothing(kind):
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-5)
 
 
+def test_a_hook_on_all_modules_sees_every_module():
+    """As profilers and counters of operations set it."""
+    model, called = MAKERS["lm"](), set()
+    hook = nn.modules.module.register_module_forward_hook(lambda module, arguments, output: called.add(id(module)))
+    with hook:
+        model(**inputs("lm"))
+    assert {id(module) for module in leaves(model).values()} <= called
+
+
 @EVERY
 def test_gradients_are_those_of_the_fused_operators(kind):
     model = MAKERS[kind]().double()

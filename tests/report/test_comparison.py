@@ -6,7 +6,7 @@ import pytest
 
 from lt25 import report
 from lt25.report.collect import collect
-from lt25.report.comparison import Table, comparison, outcomes, ranges, say, settings
+from lt25.report.comparison import Table, comparison, has_effect, outcomes, ranges, say, settings
 from lt25.report.page import story
 
 from .test_page import structure
@@ -73,6 +73,11 @@ def test_experiments_of_several_tasks_are_compared_by_what_all_have(experiments)
     results = [collect(one) for one in experiments]
     shared, _ = settings(results)
     assert [key for key, _ in shared] == ["task", "dataset"]
+    kinds = [one.experiment.task for one in results]
+    assert [has_effect(one.experiment, "model.vocab_size") for one in results] == [k != "classification" for k in kinds]
+    assert [has_effect(one.experiment, "training.seq_len") for one in results] == [
+        k == "language_modeling" for k in kinds
+    ]
     rows = dict(outcomes(results, headlines(results)))
     assert rows["Result"][0] == "92.8 % accuracy"
     assert rows["Result"][2].endswith(" bits per byte")

@@ -184,10 +184,17 @@ def test_retraining_moves_the_former_run_aside(experiment, run, monkeypatch):
     cli.main(["train", "tiny", "--fresh"])
     assert started[0][-1] == "--lt25.fresh"
     before = tiny.weights(experiment, 12)
+    former = run.directory.with_name(f"{run.directory.name}-former-1")
+    shard = next(experiment.processed_dir.glob("train-*.safetensors"))
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1])
+    done = tiny.train(experiment, "--lt25.fresh")
+    assert done.returncode == 2 and shard.name in done.stderr
+    assert run.directory.is_dir() and not former.exists()
+    shard.write_bytes(content)
     done = tiny.train(experiment, "--lt25.fresh")
     assert done.returncode == 0, done.stderr
     assert "training from the start; the former run is" in done.stdout
-    former = run.directory.with_name(f"{run.directory.name}-former-1")
     assert kept_steps(former / "checkpoints") == [4, 8, 12]
     assert tiny.same_weights(tiny.weights(experiment, 12), before)
 
