@@ -7,13 +7,13 @@ lt25/data/<task>.py
         Give every example of `examples.of(*writers)` to its split's writer, write further files into the folder, and return
         {"splits": {split: what stats.json says of it}, "model": the keys of the model's config that the data decides}.
     source(split: PreparedSplit, reading: Reading) -> Source
-        Where examples come from (lt25/data/sources.py); ``reading`` (lt25/data/order.py) is the run's: which of them are this
+        Where examples come from (lt25/data/prepared.py); ``reading`` (lt25/data/order.py) is the run's: which of them are this
         process's, and for a language model the window's length.
     transforms(split: PreparedSplit, augment: Mapping, training: bool) -> Transforms
-        What is done to examples and batches (lt25/data/transforms.py): with ``training`` also the experiment's `augment`.
+        What is done to examples and batches (lt25/data/batches.py): with ``training`` also the experiment's `augment`.
     collate(items: list[dict[str, Tensor]], grid: Grid = NO_GRID) -> dict[str, Tensor]
         Examples, as source and transforms give them, to a batch: arguments of the model's forward, and ``labels``. The grid
-        (lt25/data/collation.py) asks for further padding.
+        (lt25/data/batches.py) asks for further padding.
     collate_stacked(examples: dict[str, Tensor]) -> dict[str, Tensor]
         Left out, or the same for examples of one length that come stacked, for speed.
 lt25/training/losses/<task>.py

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lt25.data.order import longest_first
+from lt25.data.batches import longest_first
 from lt25.evaluation.interval import bootstrap_interval
 from lt25.evaluation.style import ACCENT, INK, SQUARE, axes
 from lt25.progress import track

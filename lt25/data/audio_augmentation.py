@@ -3,7 +3,7 @@
 import torch
 
 from lt25.data.audio import resample
-from lt25.data.collation import Item
+from lt25.data.batches import Item
 
 
 def speed(item: Item, generator: torch.Generator, factors: list[float], sample_rate: int) -> Item:

@@ -15,12 +15,12 @@ import torch
 
 from lt25.data.audio import HOP_SECONDS, TooLong, decode_audio, log_mel, waveform
 from lt25.data.audio_augmentation import speed
-from lt25.data.collation import NO_GRID, Batch, Grid, Item, pad
+from lt25.data.batches import NO_GRID, Batch, Grid, Item, Transforms, pad
 from lt25.data.examples import Example, Examples
 from lt25.data.faults import Fault
 from lt25.data.image_augmentation import image_transform
 from lt25.data.order import Reading
-from lt25.data.prepared import PreparedSplit
+from lt25.data.prepared import PreparedExamples, PreparedSplit
 from lt25.data.read import kind_of
 from lt25.data.series import (
     ImageError,
@@ -34,8 +34,6 @@ from lt25.data.series import (
     pixel_order,
 )
 from lt25.data.shards import SplitWriter
-from lt25.data.sources import PreparedExamples
-from lt25.data.transforms import Transforms
 from lt25.errors import UserError
 from lt25.experiment import Dataset
 from lt25.files import write_json

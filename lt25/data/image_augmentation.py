@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lt25.data.collation import Batch
-from lt25.data.transforms import BatchTransform
+from lt25.data.batches import Batch, BatchTransform
 
 
 def image_transform(

@@ -7,19 +7,16 @@ from typing import Any
 
 import torch
 
+from lt25.data.batches import NO_GRID, Batch, Grid, Item, Transforms
 from lt25.data.chunks import Chunk
-from lt25.data.collation import NO_GRID, Batch, Grid, Item
 from lt25.data.documents import THREADS, TextCorpus, Tokenized, describe, documents, no_text, tokenize
 from lt25.data.examples import Examples
 from lt25.data.faults import Fault
 from lt25.data.order import Reading
 from lt25.data.packing import PackedDocuments, TokenShards, TokenWindows
-from lt25.data.prepared import PreparedSplit
-from lt25.data.shards import SplitWriter
-from lt25.data.sources import Source
-from lt25.data.threads import in_order
+from lt25.data.prepared import PreparedSplit, Source
+from lt25.data.shards import SplitWriter, in_order
 from lt25.data.tokenizer import TRAINED, Tokenizer, borrow, load, train
-from lt25.data.transforms import Transforms
 from lt25.errors import UserError
 from lt25.experiment import Dataset
 from lt25.progress import track

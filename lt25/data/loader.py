@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lt25.data.collation import NO_GRID, Batch, Grid, Item
+from lt25.data.batches import NO_GRID, Batch, Grid, Item, Transforms
 from lt25.data.order import Draw, Reading, Share, draws
-from lt25.data.prepared import PreparedSplit
-from lt25.data.sources import PreparedExamples, Source
-from lt25.data.transforms import Transforms
+from lt25.data.prepared import PreparedExamples, PreparedSplit, Source
 from lt25.errors import UserError
 from lt25.tasks import TASKS
 

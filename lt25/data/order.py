@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from lt25.data.sources import Source
+from lt25.data.prepared import Source
 
 # Examples of like length are sought among this many global batches: less padding, and still a fresh mix every epoch.
 _SORT_AMONG = 16
@@ -113,22 +113,6 @@ def epoch_order(source: Source, step_size: int, seed: int, epoch: int) -> np.nda
         order = np.concatenate([part[np.argsort(source.lengths[part], kind="stable")] for part in blocks])
         order = rng.permutation(order.reshape(steps, step_size))
     return order.reshape(steps, step_size) * source.stride + rng.integers(source.stride)
-
-
-def longest_first(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Cut examples into batches of like length, so that little time goes into padding.
-
-    The longest come first: a batch that does not fit into memory then fails at once and not after an hour.
-
-    Args:
-        lengths: int [n].
-        batch_size: the most examples of a batch.
-
-    Returns:
-        Numbers of examples, int64 arrays that together hold each of 0..n-1 once.
-    """
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def draws(source: Source, share: Share, seed: int, step: int) -> Iterator[Draw]:

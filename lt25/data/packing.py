@@ -19,10 +19,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from lt25.data.collation import Item
+from lt25.data.batches import Item
 from lt25.data.order import Reading
-from lt25.data.prepared import PreparedSplit
-from lt25.data.sources import Stateless
+from lt25.data.prepared import PreparedSplit, Stateless
 from lt25.errors import UserError
 
 

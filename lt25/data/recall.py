@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from lt25.data.collation import IGNORE, NO_GRID, Batch, Grid, Item
+from lt25.data.batches import IGNORE, NO_GRID, Batch, Grid, Item, Transforms
 from lt25.data.examples import Examples
 from lt25.data.faults import Fault
 from lt25.data.order import Reading
-from lt25.data.prepared import PreparedSplit
+from lt25.data.prepared import PreparedExamples, PreparedSplit
 from lt25.data.shards import SplitWriter
-from lt25.data.sources import PreparedExamples
-from lt25.data.transforms import Transforms
 from lt25.experiment import Dataset
 from lt25.files import write_json
 from lt25.progress import track

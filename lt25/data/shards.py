@@ -6,14 +6,19 @@ read through a memory map, so neither side holds it in memory.
 
 import json
 import struct
-from collections.abc import Collection
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lt25 import files
 from lt25.errors import UserError
+
+Job = TypeVar("Job")
+Done = TypeVar("Done")
 
 _NAMES = {"int64": "I64", "int32": "I32", "float32": "F32", "float16": "F16", "uint16": "U16", "int16": "I16"}
 
@@ -184,3 +189,25 @@ def _write_safetensors(path: Path, small: dict[str, np.ndarray], parts: dict[str
             with parts[name].path.open("rb") as raw:
                 shutil.copyfileobj(raw, file, 1 << 20)
             parts[name].path.unlink()
+
+
+def in_order(work: Callable[[Job], Done], jobs: Iterable[Job], threads: int, ahead: int) -> Iterator[Done]:
+    """Yield what each job gives, in their order, while threads are at work on those that follow.
+
+    Args:
+        work: what is done to a job.
+        jobs: taken as they are needed.
+        threads: how many work at once.
+        ahead: how many jobs, at the most, are begun or done before they are asked for.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        under_way: deque[Future[Done]] = deque()
+        try:
+            for job in jobs:
+                under_way.append(pool.submit(work, job))
+                if len(under_way) > ahead:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -23,16 +23,13 @@ from lt25.data.audio import (
     to_int16,
 )
 from lt25.data.audio_augmentation import speed
-from lt25.data.collation import IGNORE, NO_GRID, Batch, Grid, Item, pad
+from lt25.data.batches import IGNORE, NO_GRID, Batch, Grid, Item, ItemTransform, Transforms, pad
 from lt25.data.examples import Example, Examples
 from lt25.data.faults import Fault
 from lt25.data.order import Reading
-from lt25.data.prepared import PreparedSplit
-from lt25.data.shards import SplitWriter
-from lt25.data.sources import PreparedExamples
-from lt25.data.threads import in_order
+from lt25.data.prepared import PreparedExamples, PreparedSplit
+from lt25.data.shards import SplitWriter, in_order
 from lt25.data.transcripts import normalise
-from lt25.data.transforms import ItemTransform, Transforms
 from lt25.errors import UserError
 from lt25.experiment import Dataset
 from lt25.files import read_json, write_json

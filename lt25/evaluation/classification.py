@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from lt25.data.batches import longest_first
 from lt25.data.classification import collate
-from lt25.data.order import longest_first
 from lt25.data.prepared import PreparedSplit
 from lt25.evaluation.answers import PARTS, beginnings
 from lt25.evaluation.baselines import classifier_baselines

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lt25.data.collation import IGNORE
-from lt25.data.order import longest_first
+from lt25.data.batches import IGNORE, longest_first
 from lt25.data.prepared import PreparedSplit
 from lt25.data.recall import collate
 from lt25.evaluation.interval import rate_interval

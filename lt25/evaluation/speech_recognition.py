@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from transformers import AutoTokenizer
 
-from lt25.data.order import longest_first
+from lt25.data.batches import longest_first
 from lt25.data.speech_recognition import collate, transforms
 from lt25.evaluation.interval import rate_interval
 from lt25.evaluation.style import ACCENT, SECOND, SMALL, TEXT, THIRD, axes, end_at_100, figure_of

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from lt25.data.batches import seeded
 from lt25.data.image_augmentation import image_transform
-from lt25.data.transforms import seeded
 
 NONE = {"shift": 0.0, "crop": 0, "rotate": 0.0, "scale": 0.0, "flip": False, "noise": 0.0, "mixup": 0.0}
 

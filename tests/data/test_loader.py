@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from lt25.data import classification
+from lt25.data.batches import Transforms
 from lt25.data.loader import StepBatches
 from lt25.data.order import Reading, Share
 from lt25.data.packing import TokenWindows
 from lt25.data.prepared import PreparedSplit
 from lt25.data.shards import SplitWriter
-from lt25.data.transforms import Transforms
 from lt25.errors import UserError
 from tests import tiny
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lt25.data.order import Share, draws, epoch_order, longest_first
+from lt25.data.order import Share, draws, epoch_order
 
 
 def source(count, lengths=None, stride=1):
@@ -74,8 +74,3 @@ def test_every_window_of_every_epoch_lies_within_the_stream():
         order = epoch_order(source((tokens - 1) // seq_len - 1, stride=seq_len), 2, 1, epoch)
         assert order.min() >= 0
         assert order.max() + seq_len < tokens
-
-
-def test_batches_of_like_length_hold_each_example_once_the_longest_first():
-    batches = longest_first(np.array([3, 9, 1, 9, 4]), 2)
-    assert [batch.tolist() for batch in batches] == [[1, 3], [4, 0], [2]]
