@@ -1,8 +1,8 @@
 """Pipeline parallelism: the layers of a model in stages, which the processes of a group share; torch's schedules order the work.
 
 A stage is the model itself, in which the layers of other stages pass on what they are given. So names, indices and what a model
-computes for all of its layers, such as HGRN's lower bounds, are what they are in one process. Every rank reads the batch, and only
-the residual stream travels. The micro-batches of a step's gradient accumulation are what fills the pipeline.
+computes for all of its layers, such as HGRN's lower bounds, are what they are in one process. Every rank reads the batch, and
+only the residual stream travels. The micro-batches of a step's gradient accumulation are what fills the pipeline.
 """
 
 import copy

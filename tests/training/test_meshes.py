@@ -3,9 +3,7 @@
 import json
 import os
 import socket
-import sys
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +20,7 @@ from lt25.models.meshes import MESHES, Mesh
 from lt25.tasks import TASKS
 from tests import tiny
 from tests.models.tiny import family_fields
+from tests.training.ranks import train_in_turn
 
 STEPS = 10
 ALONE = Mesh({})
@@ -130,38 +129,6 @@ def _experiment(root: Path, cell: Cell) -> Any:
     )
 
 
-def _rank(root: Path, jobs: list[str], settings: dict[str, str], rank: int, interpreted: bool) -> None:
-    """Be one process that trains one job after another."""
-    os.environ.update(settings)
-    os.chdir(root)
-    for descriptor in (1, 2):
-        os.dup2(os.open(root / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-    if interpreted:
-        from tests.models import interpret
-
-        assert interpret
-    from lt25.training.__main__ import main
-
-    from torchtitan.protocols import train_spec
-
-    torch.set_num_threads(1)
-    for port, job in jobs:
-        os.environ["MASTER_PORT"] = str(port)
-        print(f"=== {job}", flush=True)
-        # What a process that trains once leaves behind.
-        train_spec._extra_train_specs.clear()
-        for name in [name for name in os.environ if name.startswith("WANDB")]:
-            del os.environ[name]
-        try:
-            status = main(["--job.config_file", job])
-        except BaseException:
-            traceback.print_exc()
-            status = 1
-        sys.stdout.flush()
-        if status:
-            os._exit(status)
-
-
 def _free_ports(count: int) -> list[int]:
     probes = [socket.socket() for _ in range(count)]
     for probe in probes:
@@ -186,13 +153,16 @@ def _train_some(root: Path, files: list[str], cells: list[Cell], processes: int)
     interpreted = any(cell.interpreted for cell in cells)
     settings = tiny.environment(MASTER_ADDR="127.0.0.1", WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes))
     if interpreted:
-        settings["TRITON_INTERPRET"] = "1"
+        # Triton asks for it when it is imported.
+        os.environ["TRITON_INTERPRET"] = settings["TRITON_INTERPRET"] = "1"
     ranks = []
     for rank in range(processes):
         own = settings | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         context = tiny.spawned if interpreted else tiny.forks
-        ranks.append(context.Process(target=_rank, args=(root, jobs, own, rank, interpreted)))
+        ranks.append(context.Process(target=train_in_turn, args=(root, jobs, own, rank, interpreted)))
         ranks[-1].start()
+    if interpreted:
+        del os.environ["TRITON_INTERPRET"]
     while any(process.is_alive() for process in ranks):
         time.sleep(0.05)
         if any(process.exitcode for process in ranks):
