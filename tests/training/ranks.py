@@ -1,4 +1,4 @@
-"""A process that is one rank of several trainings in turn. Nothing of Triton's is imported before it is known who runs its kernels."""
+"""A process that is one rank of several trainings in turn. Triton is not imported before its interpreter can be asked for."""
 
 import os
 import sys
