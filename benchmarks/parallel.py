@@ -62,8 +62,12 @@ def train(name: str, gpus: int, degrees: dict[str, int], local: int, small: bool
         environment = {**os.environ, "NGPU": str(gpus), "PYTHONPATH": path}
         start = plan(degrees, environment)
         environment |= start.environment(environment)
+        code = "import json, os, sys; from lt25.launch import Launch; from lt25.training.processes import run; "
+        code += "sys.exit(run(Launch(*json.loads(sys.argv[1])), sys.argv[2:], dict(os.environ)))"
+        launch = json.dumps([start.processes, start.nodes, start.device])
+        command = [sys.executable, "-m", "lt25.training", "--job.config_file", job.name]
         process = subprocess.Popen(
-            start.command("-m", "lt25.training", "--job.config_file", job.name),
+            [sys.executable, "-c", code, launch, *command],
             cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
         try:

@@ -1,23 +1,18 @@
-"""A process that is one rank of several trainings in turn. Triton is not imported before its interpreter can be asked for."""
+"""A process that is one rank of several trainings in turn; run as a program, Triton's interpreter runs its kernels."""
 
+import json
 import os
 import sys
 import traceback
 from pathlib import Path
 
 
-def train_in_turn(
-    root: Path, jobs: list[tuple[int, str]], settings: dict[str, str], rank: int, interpreted: bool
-) -> None:
+def train_in_turn(root: Path, jobs: list[tuple[int, str]], settings: dict[str, str], rank: int) -> None:
     """Be one process that trains one job after another."""
     os.environ.update(settings)
     os.chdir(root)
     for descriptor in (1, 2):
         os.dup2(os.open(root / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-    if interpreted:
-        from tests.models import interpret
-
-        assert interpret
     import torch
     from torchtitan.protocols import train_spec
 
@@ -39,3 +34,11 @@ def train_in_turn(
         sys.stdout.flush()
         if status:
             os._exit(status)
+
+
+if __name__ == "__main__":
+    from tests.models import interpret
+
+    assert interpret
+    root, jobs, rank = json.loads(sys.argv[1])
+    train_in_turn(Path(root), jobs, {}, rank)

@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -153,19 +155,24 @@ def _train_some(root: Path, files: list[str], cells: list[Cell], processes: int)
     interpreted = any(cell.interpreted for cell in cells)
     settings = tiny.environment(MASTER_ADDR="127.0.0.1", WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes))
     if interpreted:
-        # Triton asks for it when it is imported.
-        os.environ["TRITON_INTERPRET"] = settings["TRITON_INTERPRET"] = "1"
-    ranks = []
+        settings["TRITON_INTERPRET"] = "1"
+    ranks: list[Any] = []
     for rank in range(processes):
         own = settings | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        context = tiny.spawned if interpreted else tiny.forks
-        ranks.append(context.Process(target=train_in_turn, args=(root, jobs, own, rank, interpreted)))
+        if interpreted:
+            # Triton asks for the variable when it is imported, which it is in what a process is forked from.
+            command = [sys.executable, "-m", "tests.training.ranks", json.dumps([str(root), jobs, rank])]
+            ranks.append(subprocess.Popen(command, cwd=tiny.REPOSITORY, env=own))
+            continue
+        ranks.append(tiny.forks.Process(target=train_in_turn, args=(root, jobs, own, rank)))
         ranks[-1].start()
-    if interpreted:
-        del os.environ["TRITON_INTERPRET"]
-    while any(process.is_alive() for process in ranks):
+
+    def status(process: Any) -> int | None:
+        return process.poll() if interpreted else process.exitcode
+
+    while any(status(process) is None for process in ranks):
         time.sleep(0.05)
-        if any(process.exitcode for process in ranks):
+        if any(status(process) for process in ranks):
             # The others wait for it.
             time.sleep(1)
             for process in ranks:
