@@ -463,6 +463,19 @@ register(
 )
 
 
+def _heads_complaint(model: Mapping[str, Any], task: str) -> str | None:
+    width, heads, groups = model["hidden_size"], model["num_attention_heads"], model.get("num_key_value_heads")
+    if not model.get("head_dim") and width % heads:
+        return (
+            f"model.hidden_size: found {width}, expected a multiple of model.num_attention_heads, {heads}: change one"
+        )
+    if (size := model.get("head_dim") or width // heads) % 2:
+        return f"model.hidden_size: found {width}, which gives heads of {size}, expected an even number: change one"
+    if groups and heads % groups:
+        return f"model.num_key_value_heads: found {groups}, expected a divisor of model.num_attention_heads, {heads}: change one"
+    return None
+
+
 def _causal_lm(
     model_type: str,
     source: str,
@@ -509,5 +522,11 @@ for _name in ("mamba", "mamba2", "samba"):
     _fla(_name, base="backbone", norm="norm_f", lacks={"varlen": _MAMBA}, state=False)
 _LLAMA = "transformers' attention takes boundaries only with flash-attn: a text reads on from the one before it in its window"
 _causal_lm(
-    "llama", "transformers", "transformers", embeddings="embed_tokens", lacks={"varlen": _LLAMA}, parallelism=_SPLIT
+    "llama",
+    "transformers",
+    "transformers",
+    embeddings="embed_tokens",
+    lacks={"varlen": _LLAMA},
+    complaint=_heads_complaint,
+    parallelism=_SPLIT,
 )
