@@ -13,10 +13,10 @@ def train_in_turn(root: Path, jobs: list[tuple[int, str]], settings: dict[str, s
     os.chdir(root)
     for descriptor in (1, 2):
         os.dup2(os.open(root / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    from lt25.training.__main__ import main  # isort: skip  (lt25 answers for a CPU before torchtitan asks for a device)
+
     import torch
     from torchtitan.protocols import train_spec
-
-    from lt25.training.__main__ import main
 
     torch.set_num_threads(1)
     for port, job in jobs:
