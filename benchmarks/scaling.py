@@ -2,10 +2,10 @@
 
     python benchmarks/scaling.py [--gpus 64,128,256,512] [--tokens 4194304] [--check]
 
-A model of 7B (the sizes of config/models/transformer_7b.json; an HGRN of these sizes has as many weights in its mixers) on hosts
-of 8 GPUs of 80 GB. For each number of GPUs, meshes of HSDP, TP and PP are compared by the seconds of a step: operations at 40 % of
-the peak, plus communication that nothing hides, plus the pipeline's bubble. ``--check`` compares the model with what torchtitan
-has published of Llama 3.1 8B (https://github.com/pytorch/torchtitan, benchmarks/llama3_h100_202412_torchtitan.md).
+A model of 7B (the sizes of config/models/transformer_7b.json) on hosts of 8 GPUs of 80 GB. For each number of GPUs, meshes of
+HSDP, TP and PP are compared by the seconds of a step: operations at 40 % of the peak, plus communication that nothing hides, plus
+the pipeline's bubble. ``--check`` compares the model with what torchtitan has published of Llama 3.1 8B
+(https://github.com/pytorch/torchtitan, benchmarks/llama3_h100_202412_torchtitan.md).
 """
 
 import argparse

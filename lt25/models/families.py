@@ -188,6 +188,9 @@ def _not_shared_out(family: Family, model: Mapping[str, Any], task: str, paralle
             f"parallelism.pipeline_parallel_degree: found {pipeline}, but with model.tie_word_embeddings the first and the "
             "last stage would share a weight: use 1, or false there"
         )
+    for key in ("tied_dropout", "stochastic_depth") if tensor > 1 else ():
+        if model.get(key):
+            return f"{degree}, but with model.{key} its ranks, which have parts of a sequence, would draw apart: use 1"
     for key in _HEADS if tensor > 1 else ():
         heads = model.get(key, keys[key].default if key in keys else None)
         if isinstance(heads, int) and heads % tensor:

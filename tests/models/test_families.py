@@ -176,6 +176,13 @@ def test_an_unknown_type_is_one_line():
             "tensor_parallel_degree: found 4, which does not divide model.num_attention_heads, 6: change one",
         ),
         (
+            {"model_type": "lt25_hgrn", "stochastic_depth": 0.1},
+            "classification",
+            {"tensor_parallel_degree": 2},
+            "cpu",
+            "tensor_parallel_degree: found 2, but with model.stochastic_depth its ranks",
+        ),
+        (
             {"model_type": "llama"},
             "language_modeling",
             {"enable_async_tensor_parallel": True},
