@@ -129,7 +129,6 @@ def environment(**extra: str) -> dict[str, str]:
 # Every test trains in processes of its own, which are forked from one that has imported everything: a second instead of ten.
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(["lt25.training.__main__"])
-spawned = multiprocessing.get_context("spawn")
 
 
 def _rank(root: Path, arguments: list[str], settings: dict[str, str], output: Path, before: str) -> None:

@@ -21,15 +21,9 @@ _FOLDER = {"pattern": f"{_INSIDE}.", "$comment": "a folder inside the run's, wit
 SCHEDULES = (
     "1F1B",
     "Interleaved1F1B",
-    "GPipe",
-    "LoopedBFS",
     "InterleavedZeroBubble",
-    "PipelineScheduleSingle",
-    "PipelineScheduleMulti",
-    "ZBVZeroBubble",
-    "DualPipeV",
 )
-"""torch's schedules of a pipeline."""
+"""torch's schedules of a pipeline that are tested; the interleaved ones have two stages a process."""
 
 TRAINING: Section = {
     # torchtitan has a default for the steps. They are not part of the identity, because a run of more steps goes on from one of
@@ -274,27 +268,9 @@ PARALLELISM: Section = {
         "boolean", False, "with tensor parallelism and compilation, communicate while computing", False
     ),
     "pipeline_parallel_degree": Key("integer", 1, "processes that the layers are shared out to", False, _POSITIVE),
-    "module_fqns_per_model_part": Key(
-        ("array", "null"),
-        None,
-        "names of the modules of each part of the pipeline; none: cut by layers",
-        False,
-        {"items": {"type": "array", **_TEXTS}},
-    ),
-    "pipeline_parallel_first_stage_less_layers": Key(
-        "integer", 1, "layers that the first part has fewer, for the embedding", False, _NOT_NEGATIVE
-    ),
-    "pipeline_parallel_last_stage_less_layers": Key(
-        "integer", 1, "layers that the last part has fewer, for the output", False, _NOT_NEGATIVE
-    ),
-    "pipeline_parallel_layers_per_stage": Key(
-        ("integer", "null"), None, "layers of a part; none: from the degree and the schedule", False, _POSITIVE
-    ),
     "pipeline_parallel_schedule": Key(
         "string", "1F1B", "in which order parts of a batch pass", False, {"enum": list(SCHEDULES)}
     ),
-    "pipeline_parallel_schedule_csv": Key("string", "", "a file with an order of your own", False),
-    "pipeline_parallel_microbatch_size": Key("integer", 1, "examples that pass together", False, _POSITIVE),
     "context_parallel_degree": Key("integer", 1, "processes that share each sequence", False, _POSITIVE),
     "context_parallel_load_balancer": Key(
         "string", "headtail", "how attention's work is shared out", False, {"enum": ["headtail", "ptrr"]}
@@ -421,6 +397,7 @@ JOB: Mapping[str, Section] = {
 _PREPARED = "the experiment's `dataset` says what is read"
 _START = "`init_from` says what training starts from"
 _EXPORT = "`lt25 export` writes the model"
+_BALANCED = "stages are balanced by parameters and operations"
 _MOE = "lt25 has no mixture of experts"
 _FUSED = "a step with infinite gradients is skipped by the fused optimizer"
 
@@ -449,6 +426,12 @@ HIDDEN: Mapping[str, Mapping[str, str]] = {
         "load_only": "a training that writes nothing has no result",
     },
     "parallelism": {
+        "module_fqns_per_model_part": _BALANCED,
+        "pipeline_parallel_first_stage_less_layers": _BALANCED,
+        "pipeline_parallel_last_stage_less_layers": _BALANCED,
+        "pipeline_parallel_layers_per_stage": _BALANCED,
+        "pipeline_parallel_schedule_csv": "the schedules that are offered are tested",
+        "pipeline_parallel_microbatch_size": "micro-batches are those of `training.local_batch_size`",
         "pipeline_parallel_expert_parallel_overlap": _MOE,
         "expert_parallel_degree": _MOE,
         "expert_tensor_parallel_degree": _MOE,

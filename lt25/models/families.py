@@ -161,7 +161,7 @@ def refusal(model: Mapping[str, Any], task: str, parallelism: Mapping[str, Any],
         return f"{found}, which has no model for {task}: use {others}"
     if family.requires and importlib.util.find_spec(family.requires) is None:
         return f"{found}, which cannot be built without the package {family.requires.replace('_', '-')}: install it"
-    if reason := meshes.refusal(family, parallelism):
+    if reason := meshes.refusal(family, parallelism) or _not_shared_out(family, model, task, parallelism):
         return reason
     if device not in family.devices and os.environ.get("TRITON_INTERPRET") != "1":
         return f"{found} on a CPU, but its kernels need a GPU: train it where there is one, or use lt25_hgrn"
@@ -173,6 +173,34 @@ def refusal(model: Mapping[str, Any], task: str, parallelism: Mapping[str, Any],
 def has_effect(model_type: str, key: str, task: str) -> bool:
     """Tell whether a key of the ``model`` section means something to a task's models of a type."""
     return TASKS[task].auto_model in find(model_type).serves.get(key, (TASKS[task].auto_model,))
+
+
+# Numbers of heads, which tensor parallelism shares out.
+_HEADS = ("num_heads", "num_kv_heads", "num_v_heads", "num_attention_heads", "num_key_value_heads")
+
+
+def _not_shared_out(family: Family, model: Mapping[str, Any], task: str, parallelism: Mapping[str, Any]) -> str | None:
+    """Complain of the first key of a model that stands in the way of sharing its layers out."""
+    tensor, pipeline = (parallelism.get(f"{kind}_parallel_degree", 1) for kind in ("tensor", "pipeline"))
+    if tensor == pipeline == 1:
+        return None
+    kind = "pipeline" if tensor == 1 else "tensor"
+    degree, keys = f"parallelism.{kind}_parallel_degree: found {max(tensor, pipeline)}", family.model_keys() or {}
+    if model.get("attnres_block_size"):
+        return f"{degree}, but with model.attnres_block_size a layer reads all layers before it: use 1"
+    if pipeline > 1 and TASKS[task].auto_model == _LM and family.tied(model):
+        return (
+            f"parallelism.pipeline_parallel_degree: found {pipeline}, but with model.tie_word_embeddings the first and the "
+            "last stage would share a weight: use 1, or false there"
+        )
+    for key in ("tied_dropout", "stochastic_depth") if tensor > 1 else ():
+        if model.get(key):
+            return f"{degree}, but with model.{key} its ranks, which have parts of a sequence, would draw apart: use 1"
+    for key in _HEADS if tensor > 1 else ():
+        heads = model.get(key, keys[key].default if key in keys else None)
+        if isinstance(heads, int) and heads % tensor:
+            return f"{degree}, which does not divide model.{key}, {heads}: change one"
+    return None
 
 
 def _idle_key(family: Family, model: Mapping[str, Any], task: str) -> str | None:
@@ -300,7 +328,7 @@ def _kinds(annotation: ast.expr | None) -> tuple[str, ...]:
     return _ANYTHING
 
 
-_SPLIT = ("data", "tensor")
+_SPLIT = ("data", "tensor", "pipeline")
 _ID = Key(("integer", "null"), None, "number of a token; the data decides it", True, _TOKEN)
 
 
@@ -487,20 +515,19 @@ def _fla(model_type: str, **more: Any) -> None:
     _causal_lm(model_type, "flash-linear-attention", "fla", **options, **more)
 
 
-_fla("hgrn", parallelism=_SPLIT, crosses_layers=("lower_bounds",))
-_fla("hgrn2", parallelism=_SPLIT, crosses_layers=("lower_bounds",))
-_fla("gla", parallelism=_SPLIT)
+_fla("hgrn", crosses_layers=("lower_bounds",))
+_fla("hgrn2", crosses_layers=("lower_bounds",))
+_fla("gla")
 _fla("retnet")
-_fla("delta_net", parallelism=_SPLIT)
-_fla("gated_deltanet", parallelism=_SPLIT)
-_fla("gsa", parallelism=_SPLIT)
+_fla("delta_net")
+_fla("gated_deltanet")
+_fla("gsa")
 _fla("rwkv7", crosses_layers=("v_first",))
-_fla("transformer", parallelism=_SPLIT)
+_fla("transformer")
 _MAMBA = "Mamba's layers take no boundaries of packed texts: a text reads on from the one before it in its window"
 # Their kernels go on from a state by a single token only.
 for _name in ("mamba", "mamba2", "samba"):
-    _shared = _SPLIT if _name == "mamba2" else ("data",)
-    _fla(_name, base="backbone", norm="norm_f", lacks={"varlen": _MAMBA}, state=False, parallelism=_shared)
+    _fla(_name, base="backbone", norm="norm_f", lacks={"varlen": _MAMBA}, state=False)
 _LLAMA = "transformers' attention takes boundaries only with flash-attn: a text reads on from the one before it in its window"
 _causal_lm(
     "llama",

@@ -69,6 +69,11 @@ MESHES = tuple(
         {_TENSOR: 4},
         {_SHARDS: 2, _TENSOR: 2},
         {_REPLICAS: 2, _SHARDS: 2, _TENSOR: 2},
+        {_PIPELINE: 2},
+        {_PIPELINE: 4},
+        {_SHARDS: 2, _PIPELINE: 2},
+        {_TENSOR: 2, _PIPELINE: 2},
+        {_SHARDS: 2, _TENSOR: 2, _PIPELINE: 2},
     )
 )
 """Every mesh that is tested; a kind, or several together, that none of them has is refused."""
@@ -92,11 +97,13 @@ def refusal(family: Parallel, parallelism: Mapping[str, Any]) -> str | None:
     for kind in KINDS[1:]:
         degree = parallelism.get(f"{kind}_parallel_degree", 1)
         if degree > 1 and kind not in family.parallelism:
-            there = " and ".join(family.parallelism)
+            there = ", ".join(family.parallelism)
             return (
                 f"parallelism.{kind}_parallel_degree: found {degree}, "
                 f"but {family.model_type} has {there} parallelism only: use 1"
             )
+    if parallelism.get("enable_async_tensor_parallel"):
+        return "parallelism.enable_async_tensor_parallel: found true, but layers do not communicate while they compute: use false"
     kinds = kinds_of(parallelism)
     if len(kinds) > 1 and not any(kinds <= mesh.kinds for mesh in MESHES):
         together = " and ".join(kind for kind in KINDS if kind in kinds)

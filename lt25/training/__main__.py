@@ -171,7 +171,7 @@ def _record(config: Job, run: runs.Run, trainer: Trainer, code: dict[str, Any] |
         "run_dir": os.path.relpath(run.directory, run.results_dir),
         "checkpoints": kept_steps(run.checkpoints),
         **({"best": trainer.validator.best} if config.checkpoint.keep == "best" and trainer.validator else {}),
-        "parameters": sum(parameter.numel() for part in trainer.model_parts for parameter in part.parameters()),
+        "parameters": trainer.model_args.parameters,
         "seconds": last["seconds"],
         "samples_per_second": mean("samples_per_second"),
         "positions_per_second": mean("positions_per_second"),

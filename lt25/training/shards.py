@@ -6,7 +6,7 @@ needs no rules, and a norm needs one sum over the ranks.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,11 @@ _SPREAD = (Shard, _StridedShard)
 
 @torch.no_grad()
 def clip_grad_norm_(
-    parameters: Iterable[nn.Parameter], max_norm: float, pp_mesh: DeviceMesh | None = None, ep_enabled: bool = False
+    parameters: Iterable[nn.Parameter],
+    max_norm: float,
+    pp_mesh: DeviceMesh | None = None,
+    ep_enabled: bool = False,
+    others: Container[nn.Parameter] = (),
 ) -> Tensor:
     """Scale the gradients so that their norm over all ranks is at most ``max_norm``, as torchtitan's function of this name.
 
@@ -30,6 +34,7 @@ def clip_grad_norm_(
         parameters: all of this rank's, plain or sharded.
         max_norm: the largest norm.
         pp_mesh: the mesh of pipeline stages, each of which has parameters of its own.
+        others: those of which another stage has a copy that is counted in the norm.
         ep_enabled: whether experts are spread over ranks, which is left to torchtitan.
 
     Returns:
@@ -39,7 +44,8 @@ def clip_grad_norm_(
     gradients = [gradient for parameter in parameters if (gradient := parameter.grad) is not None]
     if ep_enabled or not all(map(_is_plain_or_spread, gradients)):
         return dist_utils.clip_grad_norm_(parameters, max_norm, foreach=True, pp_mesh=pp_mesh, ep_enabled=ep_enabled)
-    total = square_of(gradients)
+    counted = [parameter.grad for parameter in parameters if parameter not in others and parameter.grad is not None]
+    total = square_of(counted, gradients[0].device)
     if pp_mesh is not None:
         dist.all_reduce(total, group=pp_mesh.get_group())
     norm = total.sqrt()

@@ -31,6 +31,7 @@ from lt25.training.device import DEVICE_TYPE
 from lt25.training.job_config import Job, reading_of
 from lt25.training.metrics import build_metrics_processor
 from lt25.training.parallelize import parallelize
+from lt25.training.pipeline import Stage, compute, cut
 from lt25.training.prefetch import to_cuda
 from lt25.training.start import taken
 from lt25.training.steps import build_optimizers, build_schedule
@@ -49,6 +50,7 @@ class ModelArgs(BaseModelArgs):
     fused_loss: bool = True
     z_loss: float = 0.0
     label_smoothing: float = 0.0
+    parameters: int = 0
 
     def update_from_config(self, job_config: Job, **_: Any) -> None:
         self.config = Path(job_config.lt25.model_config).read_text()
@@ -59,7 +61,7 @@ class ModelArgs(BaseModelArgs):
 
     def get_nparams_and_flops(self, model: nn.Module, seq_len: int) -> tuple[int, int]:
         """Return the number of parameters, and the floating-point operations of a token's training: 6 a parameter."""
-        parameters = sum(parameter.numel() for parameter in model.parameters())
+        parameters = self.parameters = sum(parameter.numel() for parameter in model.parameters())
         return parameters, 6 * parameters
 
 
@@ -76,14 +78,24 @@ class TaskModel(nn.Module):
         # Windows that stand one after the other, in place of packed sequences.
         family, task = find(fields["model_type"]), TASKS[args.task]
         self.window = args.seq_len if not family.cu_seqlens else None
-        self.task, self.losses, self.z_loss = args.task, task.module("loss"), args.z_loss
-        self.label_smoothing = args.label_smoothing
+        self.task, self.z_loss, self.label_smoothing = args.task, args.z_loss, args.label_smoothing
         self.hf: PreTrainedModel = make_model(fields, args.task)
         fused = args.fused_loss and family.linear_head and hasattr(self.losses, "of_head")
         self.head = family.heads[task.auto_model] if fused else None
         self.of_head = self.losses.of_head if fused else None
+        self.stage: Stage | None = None
 
-    def forward(self, inputs: torch.Tensor, labels: torch.Tensor | None = None, **extra: torch.Tensor) -> Any:
+    @property
+    def losses(self) -> Any:
+        """The task's module of losses; not an attribute, because a model is copied for each stage of a pipeline."""
+        return TASKS[self.task].module("loss")
+
+    def forward(self, inputs: torch.Tensor, **extra: Any) -> Any:
+        """Compute what `predict` does, or one stage of it."""
+        return self.predict(inputs, **extra) if self.stage is None else compute(self, inputs, **extra)
+
+    def predict(self, inputs: torch.Tensor, labels: torch.Tensor | None = None, **extra: torch.Tensor) -> Any:
+        """Return what the task's loss takes of the model's output for a batch."""
         if self.window and extra.pop("cu_seqlens", None) is not None:
             inputs = inputs.view(-1, self.window)
         if self.training and labels is not None and hasattr(self.losses, "of_training"):
@@ -99,6 +111,9 @@ class TaskModel(nn.Module):
         return self.of_head(hidden, head.weight, labels.view(hidden.shape[:-1]), z_loss)
 
     def init_weights(self, buffer_device: torch.device | None = None) -> None:
+        if self.stage is not None:
+            # Each stage takes its part of the whole model's.
+            torch.manual_seed(self.stage.seed)
         initialise(self.hf)
 
 
@@ -165,7 +180,7 @@ def register() -> None:
                 model_cls=cast(Any, TaskModel),
                 model_args={"experiment": ModelArgs(task=task)},
                 parallelize_fn=parallelize,
-                pipelining_fn=None,
+                pipelining_fn=cast(Any, cut),
                 build_optimizers_fn=build_optimizers,
                 build_lr_schedulers_fn=cast(Any, build_schedule),
                 build_dataloader_fn=cast(Any, _build_batches),

@@ -93,6 +93,7 @@ REMARKS = (
     "Error running lspci",
     "will be overridden",
     "Mixed precision training with TP or PP",
+    "Pipeline Parallel loss is not visible",
 )
 """torchtitan's remarks on a GPU's peak, which say nothing of a CPU, on variables that it sets itself, and on autocast."""
 

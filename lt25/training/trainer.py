@@ -21,6 +21,7 @@ from lt25.training.job_config import Job
 from lt25.training.metrics import RunMetrics
 from lt25.training.norms import by_layer, norms
 from lt25.training.parallelize import GradientSum, is_replicated
+from lt25.training.pipeline import counted_elsewhere
 from lt25.training.precision import LowPrecision
 from lt25.training.run import Run
 from lt25.training.shards import clip_grad_norm_
@@ -92,6 +93,7 @@ class Trainer(torchtitan.train.Trainer):
             (parameter for part in self.model_parts for parameter in part.parameters()),
             self.job_config.training.max_norm,
             pp_mesh=self.parallel_dims.get_optional_mesh("pp"),
+            others=counted_elsewhere(self.model_parts) if self.parallel_dims.pp_enabled else (),
             ep_enabled=self.parallel_dims.ep_enabled,
         )
         self.optimizers.step(norm)
@@ -107,6 +109,8 @@ class Trainer(torchtitan.train.Trainer):
             all_labels = own_labels.clone()
             dist.all_reduce(all_labels, group=self.parallel_dims.get_mesh("batch").get_group())
 
+        if self.parallel_dims.pp_enabled:
+            return cast(Any, self.pp_schedule).step(microbatches, all_labels), own_labels, all_labels
         losses = []
         for number, microbatch in enumerate(microbatches, start=1):
             # The labels are among the model's inputs too: its head may compute the loss.
@@ -125,9 +129,8 @@ class Trainer(torchtitan.train.Trainer):
         Arguments as `update_weights` returns them.
         """
         if self.parallel_dims.pp_enabled:
-            # Only the last stage has computed it.
-            stages = self.parallel_dims.get_mesh("pp").get_group()
-            dist.broadcast(loss, group=stages, group_src=dist.get_world_size(stages) - 1)
+            # Only the last stage has computed it, others have 0.
+            dist.all_reduce(loss, group=self.parallel_dims.get_mesh("pp").get_group())
         mean = largest = loss
         if self.parallel_dims.dp_cp_enabled:
             group = self.parallel_dims.get_mesh("loss").get_group()

@@ -146,13 +146,48 @@ def test_an_unknown_type_is_one_line():
         ),
         *(
             (
-                {"model_type": "lt25_hgrn"},
-                "classification",
+                {"model_type": "retnet"},
+                "language_modeling",
                 {f"{kind}_parallel_degree": 2},
                 "cuda",
-                f"{kind}_parallel_degree: found 2, but lt25_hgrn has data parallelism only: use 1",
+                f"{kind}_parallel_degree: found 2, but retnet has data parallelism only: use 1",
             )
             for kind in ("tensor", "pipeline", "context")
+        ),
+        (
+            {"model_type": "lt25_hgrn"},
+            "language_modeling",
+            {"data_parallel_replicate_degree": 2, "data_parallel_shard_degree": 1, "tensor_parallel_degree": 2},
+            "cpu",
+            "found 2 without shards, but tensor parallelism needs these: use 1, and data_parallel_shard_degree 2",
+        ),
+        (
+            {"model_type": "lt25_hgrn", "tie_word_embeddings": True},
+            "language_modeling",
+            {"pipeline_parallel_degree": 2},
+            "cpu",
+            "pipeline_parallel_degree: found 2, but with model.tie_word_embeddings the first and the last stage would share",
+        ),
+        (
+            {"model_type": "llama", "num_attention_heads": 6},
+            "language_modeling",
+            {"tensor_parallel_degree": 4},
+            "cpu",
+            "tensor_parallel_degree: found 4, which does not divide model.num_attention_heads, 6: change one",
+        ),
+        (
+            {"model_type": "lt25_hgrn", "stochastic_depth": 0.1},
+            "classification",
+            {"tensor_parallel_degree": 2},
+            "cpu",
+            "tensor_parallel_degree: found 2, but with model.stochastic_depth its ranks",
+        ),
+        (
+            {"model_type": "llama"},
+            "language_modeling",
+            {"enable_async_tensor_parallel": True},
+            "cpu",
+            "enable_async_tensor_parallel: found true",
         ),
     ],
     ids=str,

@@ -3,9 +3,9 @@
 import json
 import os
 import socket
+import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +22,7 @@ from lt25.models.meshes import MESHES, Mesh
 from lt25.tasks import TASKS
 from tests import tiny
 from tests.models.tiny import family_fields
+from tests.training.ranks import train_in_turn
 
 STEPS = 10
 ALONE = Mesh({})
@@ -48,12 +49,28 @@ class Cell:
 
     @property
     def alone(self) -> "Cell":
-        return Cell(ALONE, self.family, self.task, json.dumps({"model": json.loads(self.options).get("model", {})}))
+        options = json.loads(self.options)
+        options.pop("parallelism", None)
+        return Cell(ALONE, self.family, self.task, json.dumps(options))
 
     @property
     def interpreted(self) -> bool:
         """Whether its kernels are Triton's only."""
         return FAMILIES[self.family].devices == ("cuda",)
+
+
+OPTIONS = [
+    ("FSDP 2", "language_modeling", {"parallelism": {"fsdp_reshard_after_forward": "never"}}),
+    ("FSDP 2", "language_modeling", {"model": {"tie_word_embeddings": True}}),
+    ("TP 2", "language_modeling", {"model": {"tie_word_embeddings": True}, "activation_checkpoint": {"mode": "full"}}),
+    ("TP 2", "language_modeling", {"model": {"use_short_conv": True}, "training": {"z_loss": 1e-3}}),
+    ("TP 2", "language_modeling", {"parallelism": {"disable_loss_parallel": True}}),
+    ("TP 2", "speech_recognition", {"model": {"bidirectional": True, "subsampling": 2}}),
+    ("TP 2", "classification", {"model": {"bidirectional": True, "pooling": "last"}}),
+    ("PP 2", "language_modeling", {"parallelism": {"pipeline_parallel_schedule": "Interleaved1F1B"}}),
+    ("PP 2", "speech_recognition", {"parallelism": {"pipeline_parallel_schedule": "InterleavedZeroBubble"}}),
+]
+"""What else must not change the numbers, on a mesh."""
 
 
 def _mesh(name: str) -> Mesh:
@@ -65,14 +82,8 @@ def _cells() -> Iterator[Cell]:
         for name, family in FAMILIES.items():
             if meshes.refusal(family, mesh.degrees) is None:
                 yield from (Cell(mesh, name, task) for task in TASKS_TESTED if task in family.tasks)
-    fsdp = _mesh("FSDP 2")
-    for options in (
-        {"parallelism": {"fsdp_reshard_after_forward": "never"}},
-        {"training": {"enable_cpu_offload": True}},
-        {"activation_checkpoint": {"mode": "full"}},
-        {"model": {"tie_word_embeddings": True}},
-    ):
-        yield Cell(fsdp, "lt25_hgrn", "language_modeling", json.dumps(options))
+    for mesh, task, options in OPTIONS:
+        yield Cell(_mesh(mesh), "lt25_hgrn", task, json.dumps(options))
 
 
 def _is_quick(cell: Cell) -> bool:
@@ -110,46 +121,16 @@ def _experiment(root: Path, cell: Cell) -> Any:
         model=fields,
         training={
             "steps": STEPS,
-            "local_batch_size": 8 // readers,
+            "local_batch_size": max(8 // readers // (4 if "pipeline" in cell.mesh.kinds else 1), 1),
             "global_batch_size": 8,
             **options.pop("training", {}),
         },
         parallelism={**cell.mesh.degrees, **options.pop("parallelism", {})},
         checkpoint={"interval": STEPS},
+        # Adam divides a gradient by its own size, and would make a step of what rounding leaves of a gradient of 0.
+        optimizer={"lr": 5e-3, "eps": 1e-4},
         **options,
     )
-
-
-def _rank(root: Path, jobs: list[str], settings: dict[str, str], rank: int, interpreted: bool) -> None:
-    """Be one process that trains one job after another."""
-    os.environ.update(settings)
-    os.chdir(root)
-    for descriptor in (1, 2):
-        os.dup2(os.open(root / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-    if interpreted:
-        from tests.models import interpret
-
-        assert interpret
-    from torchtitan.protocols import train_spec
-
-    from lt25.training.__main__ import main
-
-    torch.set_num_threads(1)
-    for port, job in jobs:
-        os.environ["MASTER_PORT"] = str(port)
-        print(f"=== {job}", flush=True)
-        # What a process that trains once leaves behind.
-        train_spec._extra_train_specs.clear()
-        for name in [name for name in os.environ if name.startswith("WANDB")]:
-            del os.environ[name]
-        try:
-            status = main(["--job.config_file", job])
-        except BaseException:
-            traceback.print_exc()
-            status = 1
-        sys.stdout.flush()
-        if status:
-            os._exit(status)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -177,15 +158,23 @@ def _train_some(root: Path, files: list[str], cells: list[Cell], processes: int)
     settings = tiny.environment(MASTER_ADDR="127.0.0.1", WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes))
     if interpreted:
         settings["TRITON_INTERPRET"] = "1"
-    ranks = []
+    ranks: list[Any] = []
     for rank in range(processes):
         own = settings | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        context = tiny.spawned if interpreted else tiny.forks
-        ranks.append(context.Process(target=_rank, args=(root, jobs, own, rank, interpreted)))
+        if interpreted:
+            # Triton asks for the variable when it is imported, which it is in what a process is forked from.
+            command = [sys.executable, "-m", "tests.training.ranks", json.dumps([str(root), jobs, rank])]
+            ranks.append(subprocess.Popen(command, cwd=tiny.REPOSITORY, env=own))
+            continue
+        ranks.append(tiny.forks.Process(target=train_in_turn, args=(root, jobs, own, rank)))
         ranks[-1].start()
-    while any(process.is_alive() for process in ranks):
+
+    def status(process: Any) -> int | None:
+        return process.poll() if interpreted else process.exitcode
+
+    while any(status(process) is None for process in ranks):
         time.sleep(0.05)
-        if any(process.exitcode for process in ranks):
+        if any(status(process) for process in ranks):
             # The others wait for it.
             time.sleep(1)
             for process in ranks:

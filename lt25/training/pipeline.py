@@ -1,0 +1,360 @@
+"""Pipeline parallelism: the layers of a model in stages, which the processes of a group share; torch's schedules order the work.
+
+A stage is the model itself, in which the layers of other stages pass on what they are given. So names, indices and what a model
+computes for all of its layers, such as HGRN's lower bounds, are what they are in one process. Every rank reads the batch, and
+only the residual stream travels. The micro-batches of a step's gradient accumulation are what fills the pipeline.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage
+from torch.distributed.pipelining.schedules import (
+    PipelineScheduleSingle,
+    ScheduleDualPipeV,
+    ScheduleZBVZeroBubble,
+    get_schedule_class,
+)
+from torch.distributed.tensor import DTensor
+from torchtitan.config import TORCH_DTYPE_MAP
+from torchtitan.distributed import ParallelDims
+
+from lt25.errors import UserError
+from lt25.models.families import Family, find
+from lt25.tasks import TASKS
+from lt25.training.job_config import Job
+
+Batches = list[dict[str, Tensor]]
+
+
+class Pipeline:
+    """The stages of one rank, and what takes a step's micro-batches through all of them.
+
+    Args:
+        parts: the rank's stages, `TaskModel`s as `cut` makes them, by their numbers.
+        count: stages of all ranks.
+        job: the resolved job.
+        mesh: the "pp" dimension's group.
+        device: of this rank.
+        dtype: of the residual stream between stages.
+    """
+
+    def __init__(
+        self,
+        parts: dict[int, Any],
+        count: int,
+        job: Job,
+        group: dist.ProcessGroup,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.parts, self.count, self.group, self.device, self.dtype = parts, count, group, device, dtype
+        self.kind = cast(Any, get_schedule_class(job.parallelism.pipeline_parallel_schedule))
+        self.schedules: dict[tuple[int, ...], Any] = {}
+        self.ends = (0 in parts, count - 1 in parts)
+
+    def step(self, microbatches: Batches, labels: Tensor) -> Tensor:
+        """Accumulate the gradients of a step.
+
+        Args:
+            microbatches: the same on all ranks of the pipeline; the models' inputs by name, and labels.
+            labels: how many labels all ranks of the mesh have, by which losses are divided.
+
+        Returns:
+            The loss on the rank of the last stage, otherwise 0: a scalar.
+        """
+        microbatches = _of_one_length(microbatches)
+        for part in self.parts.values():
+            part.stage.batches, part.stage.labels = microbatches, labels
+        numbers = torch.arange(len(microbatches))
+        losses: list[Tensor] | None = [] if self.ends[1] else None
+        arguments = (numbers,) if self.ends[0] else ()
+        target = numbers if self.ends[1] else None
+        schedule = self._schedule(microbatches)
+        schedule.step(*arguments, number=numbers, target=target, losses=losses, return_outputs=False)
+        self._sum_copies()
+        return torch.stack(losses).detach().sum() if losses else torch.zeros((), device=self.device)
+
+    def _schedule(self, microbatches: Batches) -> Any:
+        """Return the schedule for this shape of the residual stream, whose buffers have it."""
+        some = next(iter(self.parts.values()))
+        rows, steps = microbatches[0]["input"].shape[:2]
+        shape = (rows, some.stage.steps(steps), some.hf.config.hidden_size)
+        key = (len(microbatches), *shape)
+        if key not in self.schedules:
+            stream = torch.empty(shape, dtype=self.dtype, device="meta")
+            number, loss = torch.empty(1, dtype=torch.int64, device="meta"), torch.empty((), device="meta")
+            stages = [
+                PipelineStage(
+                    part,
+                    index,
+                    self.count,
+                    self.device,
+                    input_args=number if index == 0 else stream,
+                    output_args=loss if index == self.count - 1 else stream,
+                    group=self.group,
+                )
+                for index, part in self.parts.items()
+            ]
+            single = issubclass(self.kind, PipelineScheduleSingle)
+            self.schedules[key] = self.kind(
+                stages[0] if single else stages, len(microbatches), loss_fn=lambda loss, _: loss, scale_grads=False
+            )
+        return self.schedules[key]
+
+    @torch.no_grad()
+    def _sum_copies(self) -> None:
+        """Sum the gradients of weights that every stage has a copy of, so that all copies make the same step."""
+        for copies in zip(*(copied(part) for part in self.parts.values()), strict=True):
+            grads = [_local(weight.grad) for weight in copies if weight.grad is not None]
+            total = torch.stack(grads).sum(0) if grads else torch.zeros_like(_local(copies[0]))
+            dist.all_reduce(total, group=self.group)
+            for weight in copies:
+                if weight.grad is None:
+                    weight.grad = torch.zeros_like(weight)
+                _local(weight.grad).copy_(total)
+
+
+class Stage:
+    """What the forward pass of a `TaskModel` needs to be one stage of several.
+
+    Attributes:
+        number, last: its place, and the last stage's.
+        seed: from which every stage draws the initial weights of the whole model.
+        batches, labels: as `Pipeline.step` is given them.
+        given: the residual stream from the stage before.
+        context: autocast, if weights are float32 while products are not.
+    """
+
+    def __init__(self, number: int, last: int, seed: int, subsampling: int, dtype: torch.dtype) -> None:
+        self.number, self.last, self.seed, self.subsampling, self.dtype = number, last, seed, subsampling, dtype
+        self.batches: Batches = []
+        self.labels: Tensor | None = None
+        self.given: Tensor | None = None
+        self.context: AbstractContextManager = nullcontext()
+
+    def steps(self, steps: int) -> int:
+        """Return how many steps the layers see of a sequence."""
+        return -(-steps // self.subsampling)
+
+
+def compute(model: Any, x: Tensor, number: Tensor) -> Tensor:
+    """Compute a stage for one micro-batch.
+
+    Args:
+        model: a `TaskModel` with a `Stage`.
+        x: the residual stream [B, T, H]; the first stage has none, and gets the number once more.
+        number: int64 [1] on the CPU, which micro-batch.
+
+    Returns:
+        The residual stream, or from the last stage this micro-batch's part of the loss, a scalar.
+    """
+    stage = model.stage
+    batch = dict(stage.batches[int(number)])
+    inputs, labels = batch.pop("input"), batch.pop("labels")
+    stage.given = x if stage.number > 0 else None
+    with stage.context:
+        if stage.number < stage.last:
+            if model.window and batch.pop("cu_seqlens", None) is not None:
+                inputs = inputs.view(-1, model.window)
+            named = {TASKS[model.task].main_input: inputs}
+            hidden = model.hf.base_model(**named, use_cache=False, **batch).last_hidden_state
+            rows = stage.batches[int(number)]["input"].shape[0]
+            return hidden.reshape(rows, -1, hidden.shape[-1]).to(stage.dtype)
+        return model.losses.loss(model.predict(inputs, labels=labels, **batch), labels).float() / stage.labels
+
+
+def cut(
+    model: Any,
+    parallel_dims: ParallelDims,
+    job: Job,
+    device: torch.device,
+    model_args: Any,
+    parallelize: Callable[[Any, ParallelDims, Job], nn.Module],
+    loss: Any,
+) -> tuple[Pipeline, list[nn.Module], bool, bool]:
+    """Cut a `TaskModel` into stages, and lay those of this rank over devices: torchtitan's ``pipelining_fn``.
+
+    Raises:
+        UserError: if there are more stages than layers, or weights are shared by the first and the last stage.
+    """
+    mesh = parallel_dims.get_mesh("pp")
+    degree, rank = mesh.size(), mesh.get_local_rank()
+    schedule = get_schedule_class(job.parallelism.pipeline_parallel_schedule)
+    each = 1 if issubclass(schedule, PipelineScheduleSingle) else 2
+    count, family = degree * each, find(model.hf.config.model_type)
+    layers = list(model.hf.get_submodule(family.layers))
+    if count > len(layers):
+        raise UserError(
+            f"parallelism.pipeline_parallel_degree: found {degree}, with {job.parallelism.pipeline_parallel_schedule} {count} "
+            f"stages, but the model has {len(layers)} layers: use fewer"
+        )
+    half = TORCH_DTYPE_MAP[job.training.mixed_precision_param]
+    dtype = half if parallel_dims.fsdp_enabled else torch.float32
+    ends = balance(*_costs(model, family), count)
+    mine = (
+        (rank, count - 1 - rank)
+        if schedule in (ScheduleZBVZeroBubble, ScheduleDualPipeV)
+        else range(rank, count, degree)
+    )
+    parts: dict[int, Any] = {}
+    for number in mine:
+        part = copy.deepcopy(model)
+        subsampling = getattr(model.hf.config, "subsampling", 1)
+        part.stage = Stage(number, count - 1, job.debug.seed, subsampling, dtype)
+        _keep(part, family, range(ends[number], ends[number + 1]))
+        part = parallelize(part, parallel_dims, job)
+        if half != dtype:
+            part.stage.context = torch.autocast(device.type, half)
+        parts[number] = part
+    return (
+        cast(Any, Pipeline(parts, count, job, mesh.get_group(), device, dtype)),
+        list(parts.values()),
+        0 in parts,
+        count - 1 in parts,
+    )
+
+
+def copied(part: Any) -> list[nn.Parameter]:
+    """Return the weights of a stage of which every other stage has a copy."""
+    bounds = getattr(part.hf.base_model, "_parameters", {}).get("lower_bounds")
+    return [] if bounds is None else [bounds]
+
+
+def counted_elsewhere(parts: Sequence[Any]) -> set[nn.Parameter]:
+    """Return the weights of a rank's stages that are counted with the first stage."""
+    return {weight for part in parts if part.stage.number > 0 for weight in copied(part)}
+
+
+def balance(weights: Sequence[float], first: float, last: float, count: int) -> list[int]:
+    """Cut layers into stages of which the heaviest is as light as can be.
+
+    Args:
+        weights: of each layer.
+        first, last: what the first and the last stage have beside layers.
+        count: how many stages.
+
+    Returns:
+        For each stage where it begins, and the number of layers: count + 1 numbers.
+    """
+    layers = len(weights)
+    sums = [0.0]
+    for weight in weights:
+        sums.append(sums[-1] + weight)
+
+    def load(stage: int, start: int, end: int) -> float:
+        return sums[end] - sums[start] + (first if stage == 0 else 0) + (last if stage == count - 1 else 0)
+
+    # best[end]: the heaviest of the stages so far, and their ends, if these have the first `end` layers.
+    best = {end: (load(0, 0, end), [0, end]) for end in range(1, layers + 1)}
+    for stage in range(1, count):
+        best = {
+            end: min(
+                (max(best[start][0], load(stage, start, end)), [*best[start][1], end])
+                for start in range(1, end)
+                if start in best
+            )
+            for end in range(stage + 1, layers + 1)
+        }
+    return best[layers][1]
+
+
+def _costs(model: Any, family: Family) -> tuple[list[float], float, float]:
+    """Return what each layer, the input side and the output side cost: shares of the parameters and of the operations."""
+    hf, auto = model.hf, TASKS[model.task].auto_model
+
+    def size(module: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    layers = [size(layer) for layer in hf.get_submodule(family.layers)]
+    inputs, head = hf.get_submodule(family.inputs[auto]), hf.get_submodule(family.heads[auto])
+    # A step's operations are two for each weight, but an embedding is looked up.
+    looked_up = isinstance(inputs, nn.Embedding)
+    stored = sum(layers) + size(inputs) + size(head)
+    computed = stored - (size(inputs) if looked_up else 0)
+
+    def cost(size: int, is_computed: bool = True) -> float:
+        return size / stored + (size / computed if is_computed else 0)
+
+    return [cost(layer) for layer in layers], cost(size(inputs), not looked_up), cost(size(head))
+
+
+def _keep(part: Any, family: Family, layers: range) -> None:
+    """Leave a stage's own modules in a model, and let others pass on what they are given."""
+    hf, auto, stage = part.hf, TASKS[part.task].auto_model, part.stage
+    stack = hf.get_submodule(family.layers)
+    for index in range(len(stack)):
+        if index not in layers:
+            stack._modules[str(index)] = _Passing(_OUTPUTS.get(family.model_type, _fla))
+    if stage.number > 0:
+        _replace(hf, family.inputs[auto], _Given(stage))
+    if stage.number < stage.last:
+        _replace(hf, family.norm, nn.Identity())
+        _replace(hf, family.heads[auto], nn.Identity())
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    model.get_submodule(parent).register_module(child, module)
+
+
+class _Given(nn.Module):
+    """In place of an embedding or of what reads features: the residual stream from the stage before."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, inputs: Tensor, attention_mask: Tensor | None = None) -> Any:
+        given = cast(Tensor, self.stage.given)
+        if inputs.ndim == 2:
+            return given.reshape(*inputs.shape, -1)
+        return given, None if attention_mask is None else attention_mask[:, :: self.stage.subsampling]
+
+
+class _Passing(nn.Module):
+    """In place of a layer of another stage."""
+
+    def __init__(self, output: Callable[..., Any]) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, hidden: Tensor, *others: Any, **named: Any) -> Any:
+        return self.output(hidden, *others, **named)
+
+
+def _fla(hidden: Tensor, *_: Any, past_key_values: Any = None, attnres_states: Any = None, **named: Any) -> tuple:
+    return hidden, None, past_key_values, attnres_states
+
+
+# What layers return beside the residual stream that they are given, by the family.
+_OUTPUTS: dict[str, Callable[..., Any]] = {
+    "lt25_hgrn": lambda branch, residual, *_: (branch, residual),
+    "llama": lambda hidden, *_, **named: hidden,
+    "mamba2": lambda hidden, *_, past_key_values=None, **named: (hidden, None, past_key_values),
+}
+
+
+def _of_one_length(microbatches: Batches) -> Batches:
+    """Pad micro-batches of features to one number of steps: what travels between stages has one shape."""
+    longest = max(batch["input"].shape[1] for batch in microbatches)
+    padded = []
+    for batch in microbatches:
+        missing = longest - batch["input"].shape[1]
+        if missing:
+            inputs = batch["input"]
+            mask = batch.get("attention_mask")
+            mask = inputs.new_ones(inputs.shape[:2], dtype=torch.int64) if mask is None else mask
+            inputs = nn.functional.pad(inputs, (0, 0, 0, missing))
+            batch = {**batch, "input": inputs, "attention_mask": nn.functional.pad(mask, (0, missing))}
+        padded.append(batch)
+    return padded
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
