@@ -336,7 +336,7 @@ register(
         module="lt25.models.auto",
         linear_head=True,
         gates=("lower_bounds", "f_proj.weight", "f_conv1d.weight"),
-        parallelism=_SPLIT,
+        parallelism=(*_SPLIT, "context"),
         crosses_layers=("lower_bounds",),
         complaint=_hgrn_complaint,
         keys={

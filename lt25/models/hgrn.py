@@ -7,6 +7,7 @@ sequences, T steps, H hidden_size, D recurrent channels, L layers.
 from typing import cast
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
@@ -41,7 +42,13 @@ class RMSNorm(nn.RMSNorm):
 
 
 class HGRNMixer(nn.Module):
-    """Mixes over time: norm, projections, optional short convolution, gates, scan, gated RMS norm, projection."""
+    """Mixes over time: norm, projections, optional short convolution, gates, scan, gated RMS norm, projection.
+
+    Attributes:
+        group: as of `HGRNModel`.
+    """
+
+    group: dist.ProcessGroup | None = None
 
     def __init__(self, config: HGRNConfig, layer_idx: int) -> None:
         super().__init__()
@@ -103,6 +110,7 @@ class HGRNMixer(nn.Module):
                 self.bidirectional,
                 output_final_state=cache is not None,
                 out_weight=self.o_proj.weight if fused else None,
+                group=self.group,
             )
             mixed = mixed if fused else self.o_proj(mixed)
         if cache is not None:
@@ -116,7 +124,7 @@ class HGRNMixer(nn.Module):
         mask: Tensor | None,
         state: Tensor | None,
         cu_seqlens: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """What :func:`lt25.ops.hgrn_mix` computes, [B, T, D], with the norm called; and the state [N, D] after it."""
         i, f, g = ifg.chunk(3, -1)
         i, f = (part.to(torch.promote_types(ifg.dtype, torch.float32)) for part in (i, f))
@@ -128,11 +136,13 @@ class HGRNMixer(nn.Module):
         ways = len(self.directions)
         states = [None] * ways if state is None else state.chunk(ways, -1)
         parts = zip(x.chunk(ways, -1), log_f.chunk(ways, -1), states, self.directions, strict=True)
+        alone = self.group is None
         scanned = [
-            hgrn_scan(x.contiguous(), log_f.contiguous(), start, cu_seqlens, reverse, output_final_state=True)
+            hgrn_scan(x.contiguous(), log_f.contiguous(), start, cu_seqlens, reverse, alone, self.group)
             for x, log_f, start, reverse in parts
         ]
-        h, final = torch.cat([h for h, _ in scanned], -1), torch.cat([cast(Tensor, last) for _, last in scanned], -1)
+        h = torch.cat([h for h, _ in scanned], -1)
+        final = torch.cat([cast(Tensor, last) for _, last in scanned], -1) if alone else None
         return self.g_norm(h.to(g.dtype)) * F.silu(g), final
 
     def _convolve(
@@ -157,10 +167,11 @@ class HGRNMixer(nn.Module):
             cache.convolved[self.layer_idx] = last_inputs(ifg[..., :channels], mask, count).clone()
         if is_plain(ShortConvolution, i_conv1d, f_conv1d):
             weight = torch.cat((i_conv1d.weight, f_conv1d.weight)).squeeze(1)
-            ifg = short_conv(ifg, weight, mask, cu_seqlens, self.bidirectional)
+            ifg = short_conv(ifg, weight, mask, cu_seqlens, self.bidirectional, self.group)
         else:
             i, f, g = ifg.chunk(3, -1)
-            i, f = (conv(x, mask, cu_seqlens, self.bidirectional) for conv, x in ((i_conv1d, i), (f_conv1d, f)))
+            options = mask, cu_seqlens, self.bidirectional, self.group
+            i, f = (conv(x, *options) for conv, x in ((i_conv1d, i), (f_conv1d, f)))
             ifg = torch.cat((i, f, g), -1)
         return ifg[:, count:]
 
@@ -272,6 +283,12 @@ class HGRNPreTrainedModel(ModelHooks):
     # transformers' Trainer divides by the items of all accumulated batches: the heads take `num_items_in_batch`.
     accepts_loss_kwargs = True
 
+    def share_sequences(self, group: dist.ProcessGroup) -> None:
+        """Let the processes of a group share the sequences that the model reads."""
+        for module in self.modules():
+            if isinstance(module, HGRNModel | HGRNMixer | FeatureEncoder):
+                module.group = group
+
     def initialise_module(self, module: nn.Module) -> None:
         """Write initial values into the parameters that a module itself owns."""
         std = self.config.initializer_range
@@ -292,7 +309,14 @@ class HGRNPreTrainedModel(ModelHooks):
 
 
 class HGRNModel(HGRNPreTrainedModel):
-    """The stack of layers: tokens or features in, hidden states out."""
+    """The stack of layers: tokens or features in, hidden states out.
+
+    Attributes:
+        group: the processes that share the sequences, None if this one has them to itself. Each then reads an equal part of every
+            sequence, whose steps are a multiple of ``subsampling``; ``cu_seqlens`` counts over all parts.
+    """
+
+    group: dist.ProcessGroup | None = None
 
     def __init__(self, config: HGRNConfig) -> None:
         super().__init__(config)
@@ -353,7 +377,8 @@ class HGRNModel(HGRNPreTrainedModel):
             hidden = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
             attention_mask = create_recurrent_attention_mask(self.config, hidden, attention_mask)
         mask = None if attention_mask is None else attention_mask.bool()
-        cacheable = input_features is None and cu_seqlens is None and not self.config.bidirectional
+        alone = cu_seqlens is None and self.group is None
+        cacheable = input_features is None and alone and not self.config.bidirectional
         if use_cache is None:
             use_cache = cacheable and self.config.use_cache and not self.training
         if use_cache and past_key_values is None:

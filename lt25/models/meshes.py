@@ -69,6 +69,9 @@ MESHES = tuple(
         {_TENSOR: 4},
         {_SHARDS: 2, _TENSOR: 2},
         {_REPLICAS: 2, _SHARDS: 2, _TENSOR: 2},
+        {_CONTEXT: 2},
+        {_CONTEXT: 4},
+        {_SHARDS: 2, _CONTEXT: 2},
     )
 )
 """Every mesh that is tested; a kind, or several together, that none of them has is refused."""

@@ -20,6 +20,11 @@ def gather(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     return every
 
 
+def whole(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """Return the parts x [B, T, ...] of all ranks one after the other, [B, ranks * T, ...]; no gradient passes."""
+    return torch.cat(tuple(gather(x, group)), 1)
+
+
 class Carry:
     """What crosses the borders of this process's part of a recurrence over time.
 
@@ -157,7 +162,7 @@ class _Joined(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
         ctx.group, ctx.steps = group, x.shape[1]
-        return torch.cat(tuple(gather(x, group)), 1)
+        return whole(x, group)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
@@ -166,5 +171,5 @@ class _Joined(torch.autograd.Function):
 
 
 def joined(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Return the parts x [B, T, ...] of all ranks one after the other, [B, ranks * T, ...], on each; with their gradients."""
+    """Return what `whole` returns, with its gradient: the sum of the ranks' gradients."""
     return _Joined.apply(x, group)
