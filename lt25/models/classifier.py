@@ -62,7 +62,7 @@ class HGRNForSequenceClassification(HGRNPreTrainedModel):
 
 
 def _pool(hidden: Tensor, mask: Tensor | None, pooling: str, group: dist.ProcessGroup | None) -> Tensor:
-    """[B, T, H] to [B, H]: the mean over steps that are not padding, or the last of them; over all parts if a group shares them."""
+    """[B, T, H] to [B, H]: the mean over steps that are not padding, or the last of them; of all parts that a group shares."""
     if mask is None:
         mask = hidden.new_ones(hidden.shape[:2], dtype=torch.int64)
     every = mask if group is None else whole(mask, group)

@@ -1,8 +1,8 @@
 """Context parallelism: processes that share the sequences of a batch.
 
-All of them load the same batch, and each computes with its part of every sequence (`lt25.ops.context`): the first process with the
-first steps, and so on. Labels of single steps are cut in the same way. A label of a whole sequence is everyone's, and then each
-process computes the loss of all of it.
+All of them load the same batch, and each computes with its part of every sequence (`lt25.ops.context`): the first process with
+the first steps, and so on. Labels of single steps are cut in the same way. A label of a whole sequence is everyone's, and then
+each process computes the loss of all of it.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """A sequence of gates and inputs reduced to one map of the state, on a GPU: what processes that share sequences exchange.
 
-It reads the pre-activations i and f once, four bytes a channel and step, and writes next to nothing. A program takes some channels
-of a segment of time and goes through it in tiles, as the scan does. The maps of the segments are composed afterwards.
+It reads the pre-activations i and f once, four bytes a channel and step, and writes next to nothing. A program takes some
+channels of a segment of time and goes through it in tiles, as the scan does. The maps of the segments are composed afterwards.
 """
 
 import torch
