@@ -88,7 +88,7 @@ def operator(case: Case, device: str, scale: int) -> tuple[Callable[..., Tensor]
 
 
 def results(case: Case, group: dist.ProcessGroup | None, device: str = "cpu", scale: int = 1) -> dict[str, Tensor]:
-    """Return output and gradients of a case, computed by a group or by this process alone; it has ``scale`` times `TIME` steps."""
+    """Return output and gradients of a case of ``scale`` times `TIME` steps, computed by a group or by this process alone."""
     function, shared, whole = operator(case, device, scale)
     rank, ranks = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
     shared = {name: tensor.chunk(ranks, 1)[rank].clone() for name, tensor in shared.items()}

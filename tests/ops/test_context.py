@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from lt25.ops import hgrn_mix, hgrn_scan, short_conv
 from lt25.ops.backends import kernels
+from tests import tiny
 from tests.ops import shared
 
 PROCESSES = 4
@@ -20,7 +20,13 @@ def found(tmp_path_factory):
         kernels("numba", "mix").summarise(torch.zeros(1, 1, 3, dtype=dtype), None, None, None, False)
     for case in shared.CASES:
         shared.results(case, None)
-    mp.spawn(shared.run, (PROCESSES, f"file://{folder}/meet", str(folder / "found")), nprocs=PROCESSES)
+    shares = (PROCESSES, f"file://{folder}/meet", str(folder / "found"))
+    ranks = [tiny._forks.Process(target=shared.run, args=(rank, *shares)) for rank in range(PROCESSES)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    assert not any(process.exitcode for process in ranks)
     return torch.load(folder / "found")
 
 
