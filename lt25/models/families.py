@@ -490,7 +490,7 @@ _fla("delta_net", parallelism=_SPLIT)
 _fla("gated_deltanet", parallelism=_SPLIT)
 _fla("gsa", parallelism=_SPLIT)
 _fla("rwkv7", crosses_layers=("v_first",))
-_fla("transformer", parallelism=_SPLIT)
+_fla("transformer", parallelism=(*_SPLIT, "context"))
 _MAMBA = "Mamba's layers take no boundaries of packed texts: a text reads on from the one before it in its window"
 # Their kernels go on from a state by a single token only.
 for _name in ("mamba", "mamba2", "samba"):
@@ -504,5 +504,5 @@ _causal_lm(
     embeddings="embed_tokens",
     lacks={"varlen": _LLAMA},
     complaint=_heads_complaint,
-    parallelism=_SPLIT,
+    parallelism=(*_SPLIT, "context"),
 )

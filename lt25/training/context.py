@@ -7,11 +7,13 @@ each process computes the loss of all of it.
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from lt25.models import context
 from lt25.tasks import TASKS
 from lt25.training.losses import IGNORE
 
@@ -22,8 +24,12 @@ _PADDING = {"labels": IGNORE}
 
 
 def share_sequences(model: Any, mesh: DeviceMesh) -> None:
-    """Let the processes of a mesh share the sequences that a `TaskModel` reads."""
-    model.hf.share_sequences(mesh.get_group())
+    """Let the processes of a mesh share the sequences that a `TaskModel` reads.
+
+    Raises:
+        UserError: for a setting of the model's that does not go with it.
+    """
+    context.share_sequences(model.hf, mesh.get_group())
 
 
 def labels_steps(task: str) -> bool:
@@ -39,10 +45,11 @@ class Part:
         mesh: the processes that share its sequences.
     """
 
-    def __init__(self, model: nn.Module, mesh: DeviceMesh) -> None:
-        group, config = mesh.get_group(), model.hf.config  # type: ignore[union-attr]
+    def __init__(self, model: Any, mesh: DeviceMesh) -> None:
+        group, config = mesh.get_group(), model.hf.config
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
-        self.cut = ["labels"] if labels_steps(model.task) else []  # type: ignore[arg-type]
+        self.cut = ["labels"] if labels_steps(model.task) else []
+        self.window = model.window
         self.subsampling = getattr(config, "subsampling", 1)
         # A short convolution reads so far back, and no further than to the process before.
         self.least = config.conv_size - 1 if getattr(config, "use_short_conv", False) else 1
@@ -54,10 +61,15 @@ class Part:
             batch: arguments of the model's forward, and ``labels``.
             main_input: which of them has the steps.
         """
+        batch = dict(batch)
+        if self.window and batch.pop("cu_seqlens", None) is not None:
+            for name in (main_input, "labels"):
+                batch[name] = batch[name].view(-1, self.window)
         steps, unit = batch[main_input].shape[1], self.ranks * self.subsampling
         length = self.subsampling * max(-(-steps // unit), self.least)
         missing, start = length * self.ranks - steps, self.rank * length
-        batch = dict(batch)
+        if self.window:
+            batch["position_ids"] = torch.arange(start, start + length, device=batch[main_input].device)[None]
         bounds = batch.get("cu_seqlens")
         if missing and bounds is not None:
             batch["cu_seqlens"] = F.pad(bounds, (0, 1), value=steps + missing)

@@ -10,8 +10,8 @@ from lt25.training import context
 from lt25.training.context import Part
 
 
-def parts(batch, task, main_input, ranks, **config):
-    model = SimpleNamespace(task=task, hf=SimpleNamespace(config=SimpleNamespace(**config)))
+def parts(batch, task, main_input, ranks, window=None, **config):
+    model = SimpleNamespace(task=task, window=window, hf=SimpleNamespace(config=SimpleNamespace(**config)))
     mesh = SimpleNamespace(get_group=lambda: None)
     found = []
     for rank in range(ranks):
@@ -54,3 +54,12 @@ def test_a_part_is_as_long_as_a_convolution_reads():
     found = parts(batch, "recall", "input", 4, use_short_conv=True, conv_size=4)
     assert [part["input"].sum().item() for part in found] == [3, 1, 0, 0]
     assert all(part["input"].shape == (1, 3) for part in found)
+
+
+def test_windows_are_cut_each():
+    tokens = torch.arange(8)[None]
+    batch = {"input": tokens, "labels": tokens, "cu_seqlens": torch.tensor([0, 4, 8])}
+    found = parts(batch, "language_modeling", "input", 2, window=4)
+    assert [part["input"].tolist() for part in found] == [[[0, 1], [4, 5]], [[2, 3], [6, 7]]]
+    assert [part["position_ids"].tolist() for part in found] == [[[0, 1]], [[2, 3]]]
+    assert all(torch.equal(part["input"], part["labels"]) and "cu_seqlens" not in part for part in found)
