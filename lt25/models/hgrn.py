@@ -33,6 +33,7 @@ from lt25.ops import (
     short_conv,
     swiglu_linear,
 )
+from lt25.ops.context import of_first
 
 
 class RMSNorm(nn.RMSNorm):
@@ -195,6 +196,8 @@ class GatedMLP(nn.Module):
 class Dropout(nn.Dropout):
     """Its base class, on a CPU by the operator that takes all of its threads; ``tied``: the same for all steps of a sequence."""
 
+    group: dist.ProcessGroup | None = None
+
     def __init__(self, p: float, tied: bool = False) -> None:
         super().__init__(p)
         self.tied = tied
@@ -202,7 +205,8 @@ class Dropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, H] to [B, T, H]."""
         if self.tied and self.training and self.p:
-            return x * super().forward(x.new_ones(len(x), 1, x.shape[2]))
+            kept = super().forward(x.new_ones(len(x), 1, x.shape[2]))
+            return x * (kept if self.group is None else of_first(kept, self.group))
         if x.device.type == "cpu" and self.training and 0 < self.p < 1:
             return dropout(x, self.p)
         return super().forward(x)
@@ -210,6 +214,8 @@ class Dropout(nn.Dropout):
 
 class StochasticDepth(nn.Module):
     """Leaves a branch out of a sequence, with a probability, and makes up for it in the others."""
+
+    group: dist.ProcessGroup | None = None
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -219,7 +225,8 @@ class StochasticDepth(nn.Module):
         """[B, T, H] to [B, T, H]."""
         if not self.training or not self.p:
             return x
-        return x * F.dropout(x.new_ones(len(x), 1, 1), self.p)
+        kept = F.dropout(x.new_ones(len(x), 1, 1), self.p)
+        return x * (kept if self.group is None else of_first(kept, self.group))
 
 
 class HGRNLayer(GradientCheckpointingLayer):
@@ -286,7 +293,7 @@ class HGRNPreTrainedModel(ModelHooks):
     def share_sequences(self, group: dist.ProcessGroup) -> None:
         """Let the processes of a group share the sequences that the model reads."""
         for module in self.modules():
-            if isinstance(module, HGRNModel | HGRNMixer | FeatureEncoder):
+            if isinstance(module, HGRNModel | HGRNMixer | FeatureEncoder | Dropout | StochasticDepth):
                 module.group = group
 
     def initialise_module(self, module: nn.Module) -> None:

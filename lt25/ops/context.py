@@ -20,6 +20,13 @@ def gather(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     return every
 
 
+def of_first(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """Return the x of the first rank; no gradient passes."""
+    x = x.contiguous()
+    dist.broadcast(x, group=group, group_src=0)
+    return x
+
+
 def whole(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Return the parts x [B, T, ...] of all ranks one after the other, [B, ranks * T, ...]; no gradient passes."""
     return torch.cat(tuple(gather(x, group)), 1)
