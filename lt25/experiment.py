@@ -753,6 +753,12 @@ def _check_job(experiment: Experiment, where: str) -> None:
                 f"validation, which {key} needs: lower it"
             )
     compiled = experiment.job["compile"]
+    if (
+        compiled["enable"]
+        and "model" in compiled["components"]
+        and experiment.job["parallelism"]["context_parallel_degree"] > 1
+    ):
+        raise UserError(f"{where}: compile.enable: found true, but not with context parallelism: use false")
     if experiment.job["activation_checkpoint"]["mode"] == "memory_budget" and not (
         compiled["enable"] and "model" in compiled["components"]
     ):

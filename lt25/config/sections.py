@@ -272,12 +272,6 @@ PARALLELISM: Section = {
         "string", "1F1B", "in which order parts of a batch pass", False, {"enum": list(SCHEDULES)}
     ),
     "context_parallel_degree": Key("integer", 1, "processes that share each sequence", False, _POSITIVE),
-    "context_parallel_load_balancer": Key(
-        "string", "headtail", "how attention's work is shared out", False, {"enum": ["headtail", "ptrr"]}
-    ),
-    "context_parallel_rotate_method": Key(
-        "string", "allgather", "how attention's keys and values travel", False, {"enum": ["allgather", "alltoall"]}
-    ),
 }
 
 ACTIVATION_CHECKPOINT: Section = {
@@ -398,6 +392,7 @@ _PREPARED = "the experiment's `dataset` says what is read"
 _START = "`init_from` says what training starts from"
 _EXPORT = "`lt25 export` writes the model"
 _BALANCED = "stages are balanced by parameters and operations"
+_PARTS = "each process has one part of every sequence, and attention gathers the keys of others"
 _MOE = "lt25 has no mixture of experts"
 _FUSED = "a step with infinite gradients is skipped by the fused optimizer"
 
@@ -436,6 +431,8 @@ HIDDEN: Mapping[str, Mapping[str, str]] = {
         "expert_parallel_degree": _MOE,
         "expert_tensor_parallel_degree": _MOE,
         "expert_parallel_comm_backend": _MOE,
+        "context_parallel_load_balancer": _PARTS,
+        "context_parallel_rotate_method": _PARTS,
     },
     "comm": {"mode": "dry runs and simulations train nothing"},
     "debug": {"moe_force_load_balance": _MOE},

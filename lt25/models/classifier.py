@@ -3,6 +3,7 @@
 from typing import cast
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -10,6 +11,7 @@ from transformers.utils import can_return_tuple
 
 from lt25.models.configuration import HGRNConfig
 from lt25.models.hgrn import HGRNModel, HGRNPreTrainedModel
+from lt25.ops.context import total, whole
 
 
 class HGRNForSequenceClassification(HGRNPreTrainedModel):
@@ -51,7 +53,7 @@ class HGRNForSequenceClassification(HGRNPreTrainedModel):
             input_features=input_features, attention_mask=attention_mask, output_hidden_states=output_hidden_states
         )
         mask = None if attention_mask is None else attention_mask[:, :: self.config.subsampling]
-        logits = self.classifier(_pool(outputs.last_hidden_state, mask, self.config.pooling))
+        logits = self.classifier(_pool(outputs.last_hidden_state, mask, self.config.pooling, self.model.group))
         loss = None
         if labels is not None:
             count = len(labels) if num_items_in_batch is None else num_items_in_batch
@@ -59,14 +61,18 @@ class HGRNForSequenceClassification(HGRNPreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 
-def _pool(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
-    """[B, T, H] to [B, H]: the mean over steps that are not padding, or the last of them."""
+def _pool(hidden: Tensor, mask: Tensor | None, pooling: str, group: dist.ProcessGroup | None) -> Tensor:
+    """[B, T, H] to [B, H]: the mean over steps that are not padding, or the last of them; of all parts that a group shares."""
     if mask is None:
         mask = hidden.new_ones(hidden.shape[:2], dtype=torch.int64)
+    every = mask if group is None else whole(mask, group)
     if pooling == "mean":
         # As a product, which reads the hidden states once, and the way back writes their gradient once.
-        shares = mask / mask.sum(1, keepdim=True, dtype=torch.float32).clamp_min(1)
-        return (shares[:, None].to(hidden.dtype) @ hidden)[:, 0]
-    steps = torch.arange(hidden.shape[1], device=hidden.device)
-    last = (steps * mask).amax(1)
-    return hidden[torch.arange(len(hidden), device=hidden.device), last]
+        shares = mask / every.sum(1, keepdim=True, dtype=torch.float32).clamp_min(1)
+        pooled = (shares[:, None].to(hidden.dtype) @ hidden)[:, 0]
+        return pooled if group is None else total(pooled, group)
+    last = (torch.arange(every.shape[1], device=hidden.device) * every).amax(1)
+    if group is None:
+        return hidden[torch.arange(len(hidden), device=hidden.device), last]
+    own = torch.arange(hidden.shape[1], device=hidden.device) + dist.get_rank(group) * hidden.shape[1]
+    return total(hidden.where((own == last[:, None])[..., None], 0.0).sum(1), group)

@@ -10,6 +10,7 @@ from lt25.models.affine import to_classes
 from lt25.models.configuration import HGRNConfig
 from lt25.models.hgrn import HGRNModel, HGRNPreTrainedModel
 from lt25.ops import ctc_loss
+from lt25.ops.context import joined, whole
 
 # Finite, so that a log-softmax over a padded frame stays finite, in half precision too.
 _NEVER = -1e4
@@ -68,7 +69,11 @@ class HGRNForCTC(HGRNPreTrainedModel):
         outputs = self.model(
             input_features=input_features, attention_mask=attention_mask, output_hidden_states=output_hidden_states
         )
-        logits = to_classes(outputs.last_hidden_state, self.ctc_head)
+        logits, group = to_classes(outputs.last_hidden_state, self.ctc_head), self.model.group
+        if group is not None:
+            # The loss reads all of an utterance, on each of the processes that share it.
+            logits = joined(logits, group)
+            attention_mask = None if attention_mask is None else whole(attention_mask, group)
         blank = self.config.pad_token_id or 0
         if attention_mask is None:
             logit_lengths = logits.new_full(logits.shape[:1], logits.shape[1], dtype=torch.int64)

@@ -369,7 +369,7 @@ register(
         module="lt25.models.auto",
         linear_head=True,
         gates=("lower_bounds", "f_proj.weight", "f_conv1d.weight"),
-        parallelism=_SPLIT,
+        parallelism=(*_SPLIT, "context"),
         crosses_layers=("lower_bounds",),
         complaint=_hgrn_complaint,
         keys={
@@ -523,7 +523,7 @@ _fla("delta_net")
 _fla("gated_deltanet")
 _fla("gsa")
 _fla("rwkv7", crosses_layers=("v_first",))
-_fla("transformer")
+_fla("transformer", parallelism=("data", "context"))
 _MAMBA = "Mamba's layers take no boundaries of packed texts: a text reads on from the one before it in its window"
 # Their kernels go on from a state by a single token only.
 for _name in ("mamba", "mamba2", "samba"):
@@ -536,5 +536,5 @@ _causal_lm(
     embeddings="embed_tokens",
     lacks={"varlen": _LLAMA},
     complaint=_heads_complaint,
-    parallelism=_SPLIT,
+    parallelism=(*_SPLIT, "context"),
 )

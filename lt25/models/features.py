@@ -2,6 +2,8 @@
 
 from typing import Any, cast
 
+import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from lt25.errors import UserError
 from lt25.models.affine import from_channels
 from lt25.models.configuration import HGRNConfig
 from lt25.models.plain import dtype_of
+from lt25.ops.context import neighbour
 
 
 class FeatureEncoder(nn.Module):
@@ -16,7 +19,12 @@ class FeatureEncoder(nn.Module):
 
     Without subsampling a linear map of each step; otherwise a convolution over three steps for each halving of the rate.
     With position embeddings, the embedding of a hidden state's place in the sequence is added to it.
+
+    Attributes:
+        group: the processes that share the sequences, as of `lt25.models.hgrn.HGRNModel`.
     """
+
+    group: dist.ProcessGroup | None = None
 
     def __init__(self, config: HGRNConfig) -> None:
         super().__init__()
@@ -40,11 +48,17 @@ class FeatureEncoder(nn.Module):
         if self.positions is None:
             return hidden, attention_mask
         steps, count = hidden.shape[1], self.positions.num_embeddings
-        if steps > count:
+        start, total = 0, steps
+        if self.group is not None:
+            start, total = steps * dist.get_rank(self.group), steps * dist.get_world_size(self.group)
+        # Parts are of one length, so the last ones may end in padding that has no embedding.
+        if total - count > total // steps - 1:
             raise UserError(
-                f"model.position_embeddings: found a sequence of {steps} steps, but the model has {count}: use {steps} or more"
+                f"model.position_embeddings: found a sequence of {total} steps, but the model has {count}: use {total} or more"
             )
-        return hidden + self.positions.weight[:steps].to(hidden.dtype), attention_mask
+        places = self.positions.weight[start : start + steps]
+        places = F.pad(places, (0, 0, 0, steps - len(places)))
+        return hidden + places.to(hidden.dtype), attention_mask
 
     def _encode(self, features: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if self.proj is not None:
@@ -54,5 +68,11 @@ class FeatureEncoder(nn.Module):
             if attention_mask is not None:
                 hidden = hidden * attention_mask[:, None]
                 attention_mask = attention_mask[:, ::2]
-            hidden = F.silu(conv(hidden))
+            if self.group is None:
+                hidden = F.silu(conv(hidden))
+                continue
+            # A step reads the one before its pair, which the first of a part has from its neighbour; with even parts none reads
+            # the one after.
+            before = neighbour(hidden[..., -1:], -1, self.group)
+            hidden = F.silu(F.conv1d(torch.cat((before, hidden), 2), conv.weight, conv.bias, stride=2))
         return hidden.transpose(1, 2), attention_mask

@@ -7,6 +7,7 @@ sequences, T steps, H hidden_size, D recurrent channels, L layers.
 from typing import cast
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
@@ -32,6 +33,7 @@ from lt25.ops import (
     short_conv,
     swiglu_linear,
 )
+from lt25.ops.context import of_first
 
 
 class RMSNorm(nn.RMSNorm):
@@ -41,7 +43,13 @@ class RMSNorm(nn.RMSNorm):
 
 
 class HGRNMixer(nn.Module):
-    """Mixes over time: norm, projections, optional short convolution, gates, scan, gated RMS norm, projection."""
+    """Mixes over time: norm, projections, optional short convolution, gates, scan, gated RMS norm, projection.
+
+    Attributes:
+        group: as of `HGRNModel`.
+    """
+
+    group: dist.ProcessGroup | None = None
 
     def __init__(self, config: HGRNConfig, layer_idx: int) -> None:
         super().__init__()
@@ -103,6 +111,7 @@ class HGRNMixer(nn.Module):
                 self.bidirectional,
                 output_final_state=cache is not None,
                 out_weight=self.o_proj.weight if fused else None,
+                group=self.group,
             )
             mixed = mixed if fused else self.o_proj(mixed)
         if cache is not None:
@@ -126,7 +135,7 @@ class HGRNMixer(nn.Module):
         mask: Tensor | None,
         state: Tensor | None,
         cu_seqlens: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """What :func:`lt25.ops.hgrn_mix` computes, [B, T, D], with the norm called; and the state [N, D] after it."""
         i, f, g = ifg.chunk(3, -1)
         i, f = (part.to(torch.promote_types(ifg.dtype, torch.float32)) for part in (i, f))
@@ -138,11 +147,13 @@ class HGRNMixer(nn.Module):
         ways = len(self.directions)
         states = [None] * ways if state is None else state.chunk(ways, -1)
         parts = zip(x.chunk(ways, -1), log_f.chunk(ways, -1), states, self.directions, strict=True)
+        alone = self.group is None
         scanned = [
-            hgrn_scan(x.contiguous(), log_f.contiguous(), start, cu_seqlens, reverse, output_final_state=True)
+            hgrn_scan(x.contiguous(), log_f.contiguous(), start, cu_seqlens, reverse, alone, self.group)
             for x, log_f, start, reverse in parts
         ]
-        h, final = torch.cat([h for h, _ in scanned], -1), torch.cat([cast(Tensor, last) for _, last in scanned], -1)
+        h = torch.cat([h for h, _ in scanned], -1)
+        final = torch.cat([cast(Tensor, last) for _, last in scanned], -1) if alone else None
         return self.g_norm(h.to(g.dtype)) * F.silu(g), final
 
     def _convolve(
@@ -167,10 +178,11 @@ class HGRNMixer(nn.Module):
             cache.convolved[self.layer_idx] = last_inputs(ifg[..., :channels], mask, count).clone()
         if is_plain(ShortConvolution, i_conv1d, f_conv1d):
             weight = torch.cat((i_conv1d.weight, f_conv1d.weight)).squeeze(1)
-            ifg = short_conv(ifg, weight, mask, cu_seqlens, self.bidirectional)
+            ifg = short_conv(ifg, weight, mask, cu_seqlens, self.bidirectional, self.group)
         else:
             i, f, g = ifg.chunk(3, -1)
-            i, f = (conv(x, mask, cu_seqlens, self.bidirectional) for conv, x in ((i_conv1d, i), (f_conv1d, f)))
+            options = mask, cu_seqlens, self.bidirectional, self.group
+            i, f = (conv(x, *options) for conv, x in ((i_conv1d, i), (f_conv1d, f)))
             ifg = torch.cat((i, f, g), -1)
         return ifg[:, count:]
 
@@ -194,6 +206,8 @@ class GatedMLP(nn.Module):
 class Dropout(nn.Dropout):
     """Its base class, on a CPU by the operator that takes all of its threads; ``tied``: the same for all steps of a sequence."""
 
+    group: dist.ProcessGroup | None = None
+
     def __init__(self, p: float, tied: bool = False) -> None:
         super().__init__(p)
         self.tied = tied
@@ -201,7 +215,8 @@ class Dropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, H] to [B, T, H]."""
         if self.tied and self.training and self.p:
-            return x * super().forward(x.new_ones(len(x), 1, x.shape[2]))
+            kept = super().forward(x.new_ones(len(x), 1, x.shape[2]))
+            return x * (kept if self.group is None else of_first(kept, self.group))
         if x.device.type == "cpu" and self.training and 0 < self.p < 1:
             return dropout(x, self.p)
         return super().forward(x)
@@ -209,6 +224,8 @@ class Dropout(nn.Dropout):
 
 class StochasticDepth(nn.Module):
     """Leaves a branch out of a sequence, with a probability, and makes up for it in the others."""
+
+    group: dist.ProcessGroup | None = None
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -218,7 +235,8 @@ class StochasticDepth(nn.Module):
         """[B, T, H] to [B, T, H]."""
         if not self.training or not self.p:
             return x
-        return x * F.dropout(x.new_ones(len(x), 1, 1), self.p)
+        kept = F.dropout(x.new_ones(len(x), 1, 1), self.p)
+        return x * (kept if self.group is None else of_first(kept, self.group))
 
 
 class HGRNLayer(GradientCheckpointingLayer):
@@ -282,6 +300,12 @@ class HGRNPreTrainedModel(ModelHooks):
     # transformers' Trainer divides by the items of all accumulated batches: the heads take `num_items_in_batch`.
     accepts_loss_kwargs = True
 
+    def share_sequences(self, group: dist.ProcessGroup) -> None:
+        """Let the processes of a group share the sequences that the model reads."""
+        for module in self.modules():
+            if isinstance(module, HGRNModel | HGRNMixer | FeatureEncoder | Dropout | StochasticDepth):
+                module.group = group
+
     def initialise_module(self, module: nn.Module) -> None:
         """Write initial values into the parameters that a module itself owns."""
         std = self.config.initializer_range
@@ -302,7 +326,14 @@ class HGRNPreTrainedModel(ModelHooks):
 
 
 class HGRNModel(HGRNPreTrainedModel):
-    """The stack of layers: tokens or features in, hidden states out."""
+    """The stack of layers: tokens or features in, hidden states out.
+
+    Attributes:
+        group: the processes that share the sequences, None if this one has them to itself. Each then reads an equal part of every
+            sequence, whose steps are a multiple of ``subsampling``; ``cu_seqlens`` counts over all parts.
+    """
+
+    group: dist.ProcessGroup | None = None
 
     def __init__(self, config: HGRNConfig) -> None:
         super().__init__(config)
@@ -363,7 +394,8 @@ class HGRNModel(HGRNPreTrainedModel):
             hidden = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
             attention_mask = create_recurrent_attention_mask(self.config, hidden, attention_mask)
         mask = None if attention_mask is None else attention_mask.bool()
-        cacheable = input_features is None and cu_seqlens is None and not self.config.bidirectional
+        alone = cu_seqlens is None and self.group is None
+        cacheable = input_features is None and alone and not self.config.bidirectional
         if use_cache is None:
             use_cache = cacheable and self.config.use_cache and not self.training
         if use_cache and past_key_values is None:

@@ -74,6 +74,9 @@ MESHES = tuple(
         {_SHARDS: 2, _PIPELINE: 2},
         {_TENSOR: 2, _PIPELINE: 2},
         {_SHARDS: 2, _TENSOR: 2, _PIPELINE: 2},
+        {_CONTEXT: 2},
+        {_CONTEXT: 4},
+        {_SHARDS: 2, _CONTEXT: 2},
     )
 )
 """Every mesh that is tested; a kind, or several together, that none of them has is refused."""

@@ -1,6 +1,7 @@
 """What an HGRN layer with short convolutions adds: their weights, and the inputs that they remember between calls."""
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from lt25.ops import short_conv
@@ -14,14 +15,18 @@ class ShortConvolution(nn.Module):
         self.weight = nn.Parameter(torch.empty(channels, 1, size))
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, cu_seqlens: Tensor | None = None, bidirectional: bool = False
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        bidirectional: bool = False,
+        group: dist.ProcessGroup | None = None,
     ) -> Tensor:
         """Convolve i alone, or f alone, [B, T, D]; the other arguments are those of :func:`lt25.ops.short_conv`."""
         weight, nothing = self.weight.squeeze(1), torch.zeros_like(x)
         both = torch.cat((weight, torch.zeros_like(weight)))
-        return short_conv(torch.cat((x, nothing, nothing), -1), both, mask, cu_seqlens, bidirectional)[
-            ..., : x.shape[2]
-        ]
+        ifg = torch.cat((x, nothing, nothing), -1)
+        return short_conv(ifg, both, mask, cu_seqlens, bidirectional, group)[..., : x.shape[2]]
 
 
 def last_inputs(x: Tensor, mask: Tensor | None, count: int) -> Tensor:

@@ -4,11 +4,14 @@ They equal the convolutions of flash-linear-attention's HGRN with `use_short_con
 """
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from lt25.ops.backends import choose, kernels, reference
+from lt25.ops.context import neighbour, part_of
 from lt25.ops.operator import operator
-from lt25.ops.scan import check_sequences
+from lt25.ops.scan import check_sequences, check_shared
 
 
 def short_conv(
@@ -17,6 +20,7 @@ def short_conv(
     mask: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     bidirectional: bool = False,
+    group: dist.ProcessGroup | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """y_t = sum over lags j < K of weight[:, K - 1 - j] * x_{t-j}, channel by channel, for i and f; g is copied.
@@ -28,6 +32,7 @@ def short_conv(
         cu_seqlens: int32 or int64 [N + 1], boundaries 0 = c_0 <= ... <= c_N = T of sequences packed along time; then B is 1.
             No step reads across a boundary.
         bidirectional: the second half of the channels of i, and of f, reads later steps, x_{t+j}.
+        group: processes that share the sequences, as for :func:`lt25.ops.hgrn_scan`.
         backend: "numba" (CPU), "triton" (CUDA) or "reference" (float64, anywhere); by default chosen by the device.
 
     Returns:
@@ -46,9 +51,47 @@ def short_conv(
     if bidirectional and weight.shape[0] % 4:
         raise ValueError(f"short_conv: bidirectional needs an even number of channels, got {weight.shape[0] // 2}")
     check_sequences("short_conv", ifg, weight.shape[0] // 2, None, cu_seqlens)
+    if group is not None:
+        check_shared("short_conv", backend, False)
+        return _shared(ifg, weight, mask, cu_seqlens, bidirectional, group, backend)
     if backend == "reference":
         return reference.short_conv(ifg, weight, mask, cu_seqlens, bidirectional)
     return _forward(ifg, weight, mask, cu_seqlens, bidirectional, backend)
+
+
+def _shared(
+    ifg: Tensor,
+    weight: Tensor,
+    mask: Tensor | None,
+    cu_seqlens: Tensor | None,
+    bidirectional: bool,
+    group: dist.ProcessGroup,
+    backend: str,
+) -> Tensor:
+    """Convolve a part of sequences that a group shares: first without its neighbours, then add what its ends read of these."""
+    (_, steps, _), (channels, size) = ifg.shape, weight.shape
+    reach, start = size - 1, dist.get_rank(group) * steps
+    if steps < reach:
+        raise ValueError(f"short_conv: each process needs {reach} steps at least, got {steps}")
+    own = None if cu_seqlens is None else part_of(cu_seqlens, start, steps)
+    y = _forward(ifg, weight, mask, own, bidirectional, backend)
+    if not reach:
+        return y
+    x = ifg[..., :channels] if mask is None else ifg[..., :channels].masked_fill(~mask[..., None], 0)
+
+    def around(border: int, pair: tuple[Tensor, Tensor]) -> Tensor:
+        """Convolve two times K - 1 steps that meet at a border of the part, [B, 2 K - 2, 2 D]."""
+        window = F.pad(torch.cat(pair, 1), (0, channels // 2))
+        bounds = None if cu_seqlens is None else part_of(cu_seqlens[1:-1], border - reach, 2 * reach)
+        bounds = None if bounds is None else F.pad(F.pad(bounds, (1, 0)), (0, 1), value=2 * reach)
+        return _forward(window, weight, None, bounds, bidirectional, backend)[..., :channels]
+
+    before = neighbour(x[:, steps - reach :], -1, group)
+    y[:, :reach, :channels] += around(start, (before, torch.zeros_like(before)))[:, reach:]
+    if bidirectional:
+        after = neighbour(x[:, :reach], 1, group)
+        y[:, steps - reach :, :channels] += around(start + steps, (torch.zeros_like(after), after))[:, :reach]
+    return y
 
 
 @operator("lt25::short_conv")

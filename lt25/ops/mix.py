@@ -6,14 +6,18 @@ real part, with the gated norm of flash-linear-attention. Fusing them saves memo
 states are saved for the backward pass, which recomputes everything else.
 """
 
+from typing import Any
+
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from lt25.ops.backends import as_multiplied, choose, kernels, reference, state_dtype
 from lt25.ops.backends.sizes import fits_norm_linear
+from lt25.ops.context import Carry
 from lt25.ops.operator import operator
-from lt25.ops.scan import check_sequences, count_sequences
+from lt25.ops.scan import check_sequences, check_shared, count_sequences
 
 
 def hgrn_mix(
@@ -27,6 +31,7 @@ def hgrn_mix(
     bidirectional: bool = False,
     output_final_state: bool = False,
     out_weight: Tensor | None = None,
+    group: dist.ProcessGroup | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Mixes over time, channel by channel, then across the channels of each step.
@@ -49,6 +54,7 @@ def hgrn_mix(
             after the last step, and their final state is the one at the first step.
         output_final_state: also return the final state.
         out_weight: float [H, D]; if given, y @ out_weight^T is returned instead of y.
+        group: processes that share the sequences, as for :func:`lt25.ops.hgrn_scan`.
         backend: "numba" (CPU), "triton" (CUDA) or "reference" (float64 loop, anywhere); by default chosen by the device.
 
     Returns:
@@ -78,6 +84,10 @@ def hgrn_mix(
     dtype = state_dtype(ifg)
     lower_bound = None if lower_bound is None else lower_bound.to(dtype)
     initial_state = None if initial_state is None else initial_state.to(dtype)
+    if group is not None:
+        check_shared("hgrn_mix", backend, initial_state is not None or output_final_state)
+        y = _Shared.apply(ifg, weight, lower_bound, eps, mask, cu_seqlens, bidirectional, group, backend)
+        return y if out_weight is None else F.linear(y, out_weight), None
     arguments = (ifg, weight, eps, lower_bound, mask, initial_state, cu_seqlens, bidirectional)
     if backend == "reference":
         y, final_state = reference.mix(*arguments, out_weight)
@@ -217,3 +227,39 @@ def _differentiate(ctx, grad_y, _, grad_final):
 
 
 _forward.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+class _Shared(torch.autograd.Function):
+    """The mixer of this process's part of sequences that a group shares, without the output projection."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        ifg: Tensor,
+        weight: Tensor,
+        lower_bound: Tensor | None,
+        eps: float,
+        mask: Tensor | None,
+        cu_seqlens: Tensor | None,
+        bidirectional: bool,
+        group: dist.ProcessGroup,
+        backend: str,
+    ) -> Tensor:
+        carry = Carry(group, ifg, cu_seqlens, *((False, True) if bidirectional else (False,)))
+        product, end = kernels(backend, "mix").summarise(ifg, lower_bound, mask, carry.inner, bidirectional)
+        state = carry.enter(product, end)
+        arguments = lower_bound, mask, state, carry.cu_seqlens, bidirectional, None, backend
+        y, h, _ = _forward(ifg, weight, eps, *arguments)
+        ctx.carry, ctx.eps, ctx.bidirectional, ctx.backend = carry, eps, bidirectional, backend
+        ctx.save_for_backward(ifg, h, weight, lower_bound, mask, state, product)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        ifg, h, weight, lower_bound, mask, state, product = ctx.saved_tensors
+        arguments = ifg, h, weight, ctx.eps, lower_bound, mask, state, ctx.carry.cu_seqlens, ctx.bidirectional, None
+        *_, grad_state, _ = _backward(grad_y, None, *arguments, ctx.backend)
+        grad_final = ctx.carry.leave(product, grad_state)
+        grad_ifg, grad_weight, grad_bound, _, _ = _backward(grad_y, grad_final, *arguments, ctx.backend)
+        grad_bound = None if lower_bound is None else grad_bound
+        return grad_ifg, grad_weight.to(weight.dtype), grad_bound, None, None, None, None, None, None

@@ -5,10 +5,14 @@ The recurrence is equation 3 of "Hierarchically Gated Recurrent Neural Network f
 so that torch.compile, activation checkpointing and sharded training treat it as any other operator.
 """
 
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from lt25.ops.backends import choose, kernels, reference, state_dtype
+from lt25.ops.context import Carry
 from lt25.ops.operator import operator
 
 
@@ -19,6 +23,7 @@ def hgrn_scan(
     cu_seqlens: Tensor | None = None,
     reverse: bool = False,
     output_final_state: bool = False,
+    group: dist.ProcessGroup | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Scans h_t = exp(log_f_t) * h_{t-1} + x_t over time, channel by channel.
@@ -32,6 +37,8 @@ def hgrn_scan(
             B is 1. The final state of an empty sequence is its initial state.
         reverse: scan from each sequence's end to its start, h_t = exp(log_f_t) * h_{t+1} + x_t.
         output_final_state: also return the final state.
+        group: processes that share the sequences (`lt25.ops.context`). Tensors [B, T, ...] are then this process's part of them,
+            cu_seqlens counts over all parts, and states are neither taken nor returned.
         backend: "numba" (CPU), "triton" (CUDA) or "reference" (float64 loop, anywhere); by default chosen by the device.
 
     Returns:
@@ -48,6 +55,9 @@ def hgrn_scan(
             f"hgrn_scan: x and log_f must both be [B, T, D], got {tuple(x.shape)} and {tuple(log_f.shape)}"
         )
     check_sequences("hgrn_scan", x, x.shape[2], initial_state, cu_seqlens)
+    if group is not None:
+        check_shared("hgrn_scan", backend, initial_state is not None or output_final_state)
+        return _Shared.apply(x, log_f, cu_seqlens, reverse, group, backend), None
     if backend == "reference":
         h, final_state = reference.scan(x, log_f, initial_state, cu_seqlens, reverse)
         final_state = final_state.to(state_dtype(x))
@@ -78,6 +88,18 @@ def check_sequences(
     state = (count_sequences(x, cu_seqlens), channels)
     if initial_state is not None and tuple(initial_state.shape) != state:
         raise ValueError(f"{operator}: initial_state must be {state}, got {tuple(initial_state.shape)}")
+
+
+def check_shared(operator: str, backend: str, states: bool) -> None:
+    """Check that an operator can be computed by processes that share the sequences.
+
+    Raises:
+        ValueError: if it was to take or return a state, or runs on the reference backend.
+    """
+    if states:
+        raise ValueError(f"{operator}: with a group no state is given or returned")
+    if backend == "reference":
+        raise ValueError(f"{operator}: the reference backend takes no group")
 
 
 def count_sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
@@ -139,3 +161,38 @@ def _differentiate(ctx, grad_h, grad_final):
 
 
 _forward.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+class _Shared(torch.autograd.Function):
+    """The scan of this process's part of sequences that a group shares."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        log_f: Tensor,
+        cu_seqlens: Tensor | None,
+        reverse: bool,
+        group: dist.ProcessGroup,
+        backend: str,
+    ) -> Tensor:
+        carry = Carry(group, x, cu_seqlens, reverse)
+        _, final = _forward(x, log_f, None, carry.cu_seqlens, reverse, backend)
+        counted = log_f.to(final.dtype)
+        if carry.inner is not None:
+            steps, (begin, end) = torch.arange(x.shape[1], device=x.device), carry.inner
+            counted = counted.where(((steps < end) if reverse else (steps >= begin))[:, None], 0.0)
+        product = counted.sum(1).exp()
+        state = carry.enter(product, carry.take(final, True))
+        h, _ = _forward(x, log_f, state, carry.cu_seqlens, reverse, backend)
+        ctx.carry, ctx.reverse, ctx.backend = carry, reverse, backend
+        ctx.save_for_backward(log_f, h, state, product)
+        return h
+
+    @staticmethod
+    def backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        log_f, h, state, product = ctx.saved_tensors
+        arguments = log_f, h, state, ctx.carry.cu_seqlens, ctx.reverse, ctx.backend
+        _, _, grad_state = _backward(grad_h, None, *arguments)
+        grad_x, grad_log_f, _ = _backward(grad_h, ctx.carry.leave(product, grad_state), *arguments)
+        return grad_x, grad_log_f, None, None, None, None

@@ -17,6 +17,7 @@ from torchtitan.distributed.activation_checkpoint import apply_ac
 
 from lt25.errors import UserError
 from lt25.models import families
+from lt25.training.context import share_sequences
 from lt25.training.device import DEVICE_TYPE
 from lt25.training.tensor import split
 
@@ -101,6 +102,10 @@ def parallelize(model: Any, parallel_dims: ParallelDims, job_config: JobConfig) 
         for name, layer in base.layers.named_children():
             own = torch.compile(layer, backend=job_config.compile.backend, fullgraph=family.graphs)
             base.layers.register_module(name, own)
+    if parallel_dims.cp_enabled:
+        if compiled:
+            raise UserError("compile.enable: found true, but not with context parallelism: use false")
+        share_sequences(model, parallel_dims.get_mesh("cp"))
     if parallel_dims.fsdp_enabled:
         _shard(model, base.layers, parallel_dims, job_config)
     return model

@@ -14,6 +14,7 @@ from torchtitan.config import TORCH_DTYPE_MAP, JobConfig
 from lt25.cuda_graphs import CUDAGraphWrapper
 from lt25.errors import UserError
 from lt25.training.checkpoint import WholeCheckpoints
+from lt25.training.context import Part
 from lt25.training.cuda_graphs import REFUSAL, can_replay
 from lt25.training.device import DEVICE_TYPE
 from lt25.training.float8 import use_float8
@@ -52,7 +53,8 @@ class Trainer(torchtitan.train.Trainer):
         microbatches = []
         for _ in range(self.gradient_accumulation_steps):
             inputs, labels = next(data_iterator)
-            microbatches.append({**inputs, "labels": labels})
+            microbatch = {**inputs, "labels": labels}
+            microbatches.append(self.part(microbatch, "input") if self.part else microbatch)
         if DEVICE_TYPE == "cuda" and self.step == self.first_step:
             compile_ahead(lambda: self.forward_backward(microbatches[:1]))
 
@@ -103,11 +105,13 @@ class Trainer(torchtitan.train.Trainer):
         """Count the valid labels, and accumulate gradients from none; the first three results of `update_weights`."""
         self.optimizers.zero_grad()
         counts = [(microbatch["labels"] != IGNORE_INDEX).sum() for microbatch in microbatches]
-        own_labels = torch.stack(counts).sum().float()
+        # Processes that share sequences have their own labels of steps, but the same labels of sequences.
+        same = self.parallel_dims.cp if self.part and not self.part.cut else 1
+        own_labels = torch.stack(counts).sum().float() / same
         all_labels = own_labels
-        if self.parallel_dims.dp_enabled:
+        if self.parallel_dims.dp_cp_enabled:
             all_labels = own_labels.clone()
-            dist.all_reduce(all_labels, group=self.parallel_dims.get_mesh("batch").get_group())
+            dist.all_reduce(all_labels, group=self.parallel_dims.get_mesh("loss").get_group())
 
         if self.parallel_dims.pp_enabled:
             return cast(Any, self.pp_schedule).step(microbatches, all_labels), own_labels, all_labels
@@ -116,7 +120,7 @@ class Trainer(torchtitan.train.Trainer):
             # The labels are among the model's inputs too: its head may compute the loss.
             with self.low_precision, self.gradient_sum if number == len(microbatches) else nullcontext():
                 loss = self.forward_backward_step(
-                    input_dict=dict(microbatch), labels=microbatch["labels"], global_valid_tokens=all_labels
+                    input_dict=dict(microbatch), labels=microbatch["labels"], global_valid_tokens=all_labels * same
                 )
             losses.append(loss.detach())
         return torch.stack(losses).sum(), own_labels, all_labels
@@ -138,9 +142,9 @@ class Trainer(torchtitan.train.Trainer):
             dist.all_reduce(mean, group=group)
             dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
         samples, tokens, infinite = self.metrics_processor.take()
-        if infinite is not None and self.parallel_dims.dp_cp_enabled:
+        if infinite is not None and self.parallel_dims.dp_enabled:
             infinite = infinite.clone()
-            dist.all_reduce(infinite, group=self.parallel_dims.get_mesh("loss").get_group())
+            dist.all_reduce(infinite, group=self.parallel_dims.get_mesh("batch").get_group())
         numbers = [mean, largest, norm, self.optimizers.rate, self.optimizers.skipped, tokens, infinite]
         there = [number.reshape(()).to(loss.device, torch.float64) for number in numbers if isinstance(number, Tensor)]
         values, step = torch.stack(there).to("cpu", non_blocking=True), self.step
@@ -176,6 +180,8 @@ class Trainer(torchtitan.train.Trainer):
             # torchtitan leaves low precision to FSDP2 here.
             half = TORCH_DTYPE_MAP[job_config.training.mixed_precision_param]
             self.maybe_enable_amp = torch.autocast(DEVICE_TYPE, half, enabled=half != torch.float32)
+        mesh = self.parallel_dims.get_optional_mesh("cp")
+        self.part = None if mesh is None else Part(self.model_parts[0], mesh)
         self.layers = by_layer(self.model_parts) if cast(Any, job_config.metrics).log_layer_norms else {}
         self.update, self.low_precision, self.report = self.update_weights, nullcontext(), _nothing
         if can_replay(job_config):
@@ -195,6 +201,12 @@ class Trainer(torchtitan.train.Trainer):
         self.metrics_processor.start(self.step, self.checkpointer.loaded)
         self.first_step = self.step + 1
         return map(self.metrics_processor.count, super().batch_generator(data_iterable))
+
+    def post_dataloading_process(
+        self, input_dict: dict[str, Tensor], labels: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Any]]:
+        # torchtitan would cut sequences into a head and a tail for each process, which suits attention alone.
+        return input_dict["input"], labels, {key: value for key, value in input_dict.items() if key != "input"}, {}
 
     def train(self) -> int:
         """Load the newest checkpoint and train to the last step, or until somebody asks for a stop.

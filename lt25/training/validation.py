@@ -21,6 +21,7 @@ from torchtitan.distributed import ParallelDims
 from lt25.data.prepared import PreparedSplit
 from lt25.errors import UserError
 from lt25.tasks import TASKS
+from lt25.training.context import Part
 from lt25.training.device import DEVICE_TYPE
 from lt25.training.job_config import Job, reading_of
 from lt25.training.losses import IGNORE
@@ -53,8 +54,8 @@ class Validator(BaseValidator):
         **_: Any,
     ) -> None:
         super().__init__(job_config)
-        if parallel_dims.pp_enabled or parallel_dims.cp_enabled:
-            raise UserError("validation.freq: not with pipeline or context parallelism: use 0")
+        if parallel_dims.pp_enabled:
+            raise UserError("validation.freq: not with pipeline parallelism: use 0")
         self.task = TASKS[job_config.model.name]
         self.losses = self.task.module("loss")
         self.metric: str = self.losses.METRIC
@@ -83,10 +84,13 @@ class Validator(BaseValidator):
         (model,) = model_parts
         model.eval()
         sums: dict[str, Tensor] = {}
+        mesh = self.parallel_dims.get_optional_mesh("cp")
+        part = None if mesh is None else Part(model, mesh)
         rounds = -(-len(self.batches) // self.ranks)
         for number in range(self.rank, rounds * self.ranks, self.ranks):
             # Ranks that have no batch left compute one in vain: sharded weights are gathered by all or by none.
             batch = self._load(self.batches[min(number, len(self.batches) - 1)])
+            batch = part(batch, self.task.main_input) if part else batch
             labels = batch["labels"]
             with self.context(), self.amp:
                 output = model(batch.pop(self.task.main_input), **batch)
@@ -129,8 +133,8 @@ class Validator(BaseValidator):
 
     def _over_ranks(self, sums: dict[str, Tensor]) -> dict[str, float]:
         pairs = torch.stack(list(sums.values()))
-        if self.parallel_dims.dp_enabled:
-            dist.all_reduce(pairs, group=self.parallel_dims.get_mesh("batch").get_group())
+        if self.parallel_dims.dp_cp_enabled:
+            dist.all_reduce(pairs, group=self.parallel_dims.get_mesh("loss").get_group())
         return dict(zip(sums, (pairs[:, 0] / pairs[:, 1]).tolist(), strict=True))
 
     def _batches(self) -> Iterator[list[int]]:

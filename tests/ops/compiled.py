@@ -13,7 +13,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction
 
 from lt25.ops import add_norm_linear, add_rms_norm, gated_mlp, hgrn_mix, hgrn_scan, hgrn_step, mlp, short_conv
-from lt25.ops.backends import triton_cross_entropy, triton_ctc, triton_products, triton_row
+from lt25.ops.backends import triton_cross_entropy, triton_ctc, triton_products, triton_row, triton_summary
 
 # Bytes of shared memory that a program may have.
 SHARED = 227 * 1024
@@ -74,6 +74,13 @@ def test_mix(channels, masked):
     mask = torch.ones(2, 70, dtype=torch.bool) if masked else None
     ifg = half(2, 70, 3 * channels)
     run(hgrn_mix(ifg, torch.ones(channels), 1e-6, bound, mask, out_weight=out, backend="triton")[0])
+
+
+@pytest.mark.parametrize("ways", [1, 2])
+def test_summary(ways):
+    ifg, mask = half(2, 70, 3 * 256).detach(), torch.ones(2, 70, dtype=torch.bool)
+    triton_summary.summarise(ifg, None, mask, None, ways == 2)
+    triton_summary.summarise(ifg[:1], torch.rand(256), None, torch.tensor([9, 60]), ways == 2)
 
 
 @pytest.mark.parametrize("channels", [64, 256, 2048])

@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lt25.ops import add_norm_linear, gated_mlp, hgrn_mix, hgrn_step, mlp, short_conv
-from lt25.ops.backends import triton_conv, triton_cross_entropy, triton_mlp, triton_products, triton_row, triton_scan
+from lt25.ops.backends import (
+    numba_mix,
+    triton_conv,
+    triton_cross_entropy,
+    triton_mlp,
+    triton_products,
+    triton_row,
+    triton_scan,
+    triton_summary,
+)
 from lt25.ops.backends.triton_products import Cut
 from tests.ops import compare, products
 from tests.ops.compare import CASES, COMPOSED, Sizes
@@ -53,6 +62,24 @@ def test_convolution_over_many_steps_whose_programs_read_one_way_each():
     case = compare.Case(short_conv, tensors, {"bidirectional": True})
     with patch.object(triton_conv, "_CHANNELS", 8):
         compare.check(case, "triton", torch.float32)
+
+
+@pytest.mark.parametrize("ways", [1, 2])
+@pytest.mark.parametrize("kind", ["whole", "masked", "packed"])
+def test_a_sequence_is_reduced_to_one_map(kind, ways):
+    """As numba reduces it, in one segment of time and in several."""
+    random = torch.Generator().manual_seed(0)
+    batch, time, channels = (1 if kind == "packed" else 2), 75, 2 * 35
+    ifg, bound = torch.randn(batch, time, 3 * channels, generator=random), torch.rand(channels, generator=random)
+    ifg[..., channels : 2 * channels] += 3
+    mask = torch.rand(batch, time, generator=random) > 0.3 if kind == "masked" else None
+    inner = torch.tensor([9, 70]) if kind == "packed" else None
+    expected = numba_mix.summarise(ifg, bound, mask, inner, ways == 2)
+    for segment in (512, 20):
+        with patch.object(triton_summary, "_SEGMENT", segment):
+            found = triton_summary.summarise(ifg, bound, mask, inner, ways == 2)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=2e-6, atol=2e-6)
 
 
 def test_gates_that_keep_everything_are_walked_twice():

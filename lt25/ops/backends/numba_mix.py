@@ -63,6 +63,27 @@ def _scan(ifg, lower_bound, mask, offsets, halves, width, h, final_state):
 
 
 @njit(parallel=True, **JIT)
+def _summarise(ifg, lower_bound, mask, starts, ends, width, product, end):
+    """Reduce the steps starts[n, half] to ends[n, half] of each sequence to the product of their gates and their last state."""
+    sequences, halves = starts.shape
+    channels = end.shape[1]
+    span = channels // halves
+    for item in prange(sequences * halves * ((span + width - 1) // width)):
+        n, start, stop, reverse = _part(item, sequences, span, width)
+        first, last, bound = starts[n, int(reverse)], ends[n, int(reverse)], lower_bound[start:stop]
+        kept, state = product[n, start:stop], end[n, start:stop]
+        for k in range(last - first):
+            t = last - 1 - k if reverse else first + k
+            if len(mask) and not mask[t]:
+                continue
+            i, f = ifg[t, start:stop], ifg[t, channels + start : channels + stop]
+            for d in range(len(state)):
+                keep, take, _, _ = gates(f[d], bound[d])
+                state[d] = multiply_add(keep, state[d], take * i[d] * sigmoid(i[d]))
+                kept[d] *= keep
+
+
+@njit(parallel=True, **JIT)
 def _norm(h, ifg, weight, eps, y):
     count, channels = h.shape
     one = weight.dtype.type(1)
@@ -170,6 +191,41 @@ def forward(
     weight = vector(weight, dtype)
     _norm(rows(h), ifg_rows, weight, weight.dtype.type(eps), rows(y))
     return y.to(ifg.dtype), h.to(ifg.dtype), state
+
+
+def summarise(
+    ifg: Tensor, lower_bound: Tensor | None, mask: Tensor | None, inner: Tensor | None, bidirectional: bool
+) -> tuple[Tensor, Tensor]:
+    """Reduce the steps of each sequence to one map of the state, state -> product * state + end.
+
+    Args:
+        ifg, lower_bound, mask, bidirectional: as for `forward`; no sequences are packed.
+        inner: int64 [2], the step to begin with, and for channels that are reversed the one to end before; None for all steps.
+
+    Returns:
+        product and end, each [B, D] in the state's precision.
+    """
+    dtype, (batch, time, width) = state_dtype(ifg), ifg.shape
+    channels, halves = width // 3, 1 + bidirectional
+    starts = np.repeat(offsets_of(ifg, None)[:-1, None], halves, 1)
+    ends = starts + time
+    if inner is not None:
+        begin, stop = inner.tolist()
+        starts[0, 0] = begin
+        if bidirectional:
+            ends[0, 1] = stop
+    product, end = torch.ones(batch, channels, dtype=dtype), torch.zeros(batch, channels, dtype=dtype)
+    _summarise(
+        rows(ifg, dtype),
+        bound_of(lower_bound, channels, dtype),
+        mask_rows(mask),
+        starts,
+        ends,
+        block_width(batch * halves, channels // halves, None),
+        product.numpy(),
+        end.numpy(),
+    )
+    return product, end
 
 
 def backward(

@@ -11,6 +11,9 @@ from torch import Tensor
 from lt25.ops.backends import triton_norm_linear
 from lt25.ops.backends.triton_rows import norm_backward, norm_forward
 from lt25.ops.backends.triton_scan import launch_backward, launch_forward
+from lt25.ops.backends.triton_summary import summarise
+
+__all__ = ["backward", "forward", "summarise"]
 
 
 def forward(
