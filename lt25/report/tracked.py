@@ -34,6 +34,9 @@ def write_tracked(experiment: Experiment) -> None:
     write_json(folder / "headline.json", numbers)
     trained = read_if_there(experiment.results_dir / "train.json")
     history = experiment.results_dir / trained["run_dir"] / "metrics.jsonl" if trained else None
+    if history and not history.exists() and (folder / "curve.csv").exists():
+        # It was trained elsewhere, and its curve was pulled.
+        return
     # A step that was trained a second time, after a stop, counts as it was last.
     steps = {record["step"]: dict(record) for record in (read_history(history) if history else [])}
     columns = list(_COLUMNS)

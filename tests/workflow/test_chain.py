@@ -115,10 +115,13 @@ def test_what_is_pushed_is_up_to_date_in_a_fresh_clone_where_an_evaluations_sett
     planned = chain.snakemake(clone, "--dry-run")
     assert rules_to_run(planned.stdout) == {"evaluate_model", "write_report"}, planned.stdout
     trained = (clone / "results" / "digits" / "train.json").stat().st_mtime_ns
+    curve = (clone / "results" / "digits" / "evaluation" / "curve.csv").read_text()
+    assert len(curve.splitlines()) > 1
     done = chain.run(clone, "dvc", "repro", "evaluate-digits")
     assert done.returncode == 0, done.stdout
     assert "Stage 'train-digits' didn't change, skipping" in done.stdout, done.stdout
     assert (clone / "results" / "digits" / "train.json").stat().st_mtime_ns == trained
+    assert (clone / "results" / "digits" / "evaluation" / "curve.csv").read_text() == curve
     refused = chain.run(clone, "lt25", "push")
     assert refused.returncode == 2 and "not up to date (write_report to run)" in refused.stdout, refused.stdout
     differing = json.loads(chain.run(clone, "dvc", "metrics", "diff", "--json", "--all").stdout)

@@ -11,7 +11,8 @@ rule evaluate_model:
         ),
         predictions="results/{experiment}/evaluation/predictions.parquet",
         headline="results/{experiment}/evaluation/headline.json",
-        curve="results/{experiment}/evaluation/curve.csv",
+        # Kept where training ran elsewhere, so that it cannot be written anew.
+        curve=update("results/{experiment}/evaluation/curve.csv"),
     log:
         "results/logs/evaluate/{experiment}.log",
     benchmark:
