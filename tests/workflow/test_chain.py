@@ -97,7 +97,7 @@ def rules_to_run(printed: str) -> set[str]:
 
 def test_what_is_pushed_is_up_to_date_in_a_fresh_clone_where_an_evaluations_setting_evaluates_alone(built, tmp_path):
     refused = chain.run(built, "lt25", "push")
-    assert refused.returncode == 2 and "dvc push: no remote" in refused.stdout, refused.stdout
+    assert refused.returncode == 2 and "no remote specified" in refused.stdout, refused.stdout
     chain.run(built, "dvc", "remote", "add", "--default", "folder", str(tmp_path / "remote"))
     pushed = chain.run(built, "lt25", "push")
     assert pushed.returncode == 0 and pushed.stdout.startswith("pushed; "), pushed.stdout
