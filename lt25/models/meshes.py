@@ -68,12 +68,10 @@ MESHES = tuple(
         {_TENSOR: 2},
         {_TENSOR: 4},
         {_SHARDS: 2, _TENSOR: 2},
-        {_REPLICAS: 2, _SHARDS: 2, _TENSOR: 2},
         {_PIPELINE: 2},
         {_PIPELINE: 4},
         {_SHARDS: 2, _PIPELINE: 2},
         {_TENSOR: 2, _PIPELINE: 2},
-        {_SHARDS: 2, _TENSOR: 2, _PIPELINE: 2},
         {_CONTEXT: 2},
         {_CONTEXT: 4},
         {_SHARDS: 2, _CONTEXT: 2},
@@ -111,11 +109,12 @@ def refusal(family: Parallel, parallelism: Mapping[str, Any]) -> str | None:
     if len(kinds) > 1 and not any(kinds <= mesh.kinds for mesh in MESHES):
         together = " and ".join(kind for kind in KINDS if kind in kinds)
         return f"parallelism: found {together} parallelism together, which is not tested: docs/scaling.md shows what is"
-    if len(kinds) > 1 and parallelism.get(_REPLICAS, 1) > 1 and parallelism.get(_SHARDS, -1) == 1:
+    if len(kinds) > 1 and (replicas := parallelism.get(_REPLICAS, 1)) > 1:
         others = " and ".join(kind for kind in KINDS[1:] if kind in kinds)
+        shards = replicas * max(parallelism.get(_SHARDS, 1), 1)
         return (
-            f"parallelism.{_REPLICAS}: found {parallelism[_REPLICAS]} without shards, but {others} parallelism needs these: "
-            f"use 1, and {_SHARDS} {parallelism[_REPLICAS]}"
+            f"parallelism.{_REPLICAS}: found {replicas}, but replicas and {others} parallelism together are not tested: use 1, "
+            f"and {_SHARDS} {shards}"
         )
     return None
 

@@ -70,13 +70,13 @@ class Pipeline:
         """
         microbatches = _of_one_length(microbatches)
         for part in self.parts.values():
-            part.stage.batches, part.stage.labels = microbatches, labels
+            part.stage.start(microbatches, labels)
         numbers = torch.arange(len(microbatches))
         losses: list[Tensor] | None = [] if self.ends[1] else None
         arguments = (numbers,) if self.ends[0] else ()
         target = numbers if self.ends[1] else None
         schedule = self._schedule(microbatches)
-        schedule.step(*arguments, number=numbers, target=target, losses=losses, return_outputs=False)
+        schedule.step(*arguments, target=target, losses=losses, return_outputs=False)
         self._sum_copies()
         return torch.stack(losses).detach().sum() if losses else torch.zeros((), device=self.device)
 
@@ -127,6 +127,7 @@ class Stage:
         number, last: its place, and the last stage's.
         seed: from which every stage draws the initial weights of the whole model.
         batches, labels: as `Pipeline.step` is given them.
+        next: the micro-batch that comes next; every schedule takes them through a stage in their order.
         given: the residual stream from the stage before.
         context: autocast, if weights are float32 while products are not.
     """
@@ -135,28 +136,34 @@ class Stage:
         self.number, self.last, self.seed, self.subsampling, self.dtype = number, last, seed, subsampling, dtype
         self.batches: Batches = []
         self.labels: Tensor | None = None
+        self.next = 0
         self.given: Tensor | None = None
         self.context: AbstractContextManager = nullcontext()
+
+    def start(self, batches: Batches, labels: Tensor) -> None:
+        """Begin with the first micro-batch of a step."""
+        self.batches, self.labels, self.next = batches, labels, 0
 
     def steps(self, steps: int) -> int:
         """Return how many steps the layers see of a sequence."""
         return -(-steps // self.subsampling)
 
 
-def compute(model: Any, x: Tensor, number: Tensor) -> Tensor:
-    """Compute a stage for one micro-batch.
+def compute(model: Any, x: Tensor) -> Tensor:
+    """Compute a stage for the next micro-batch.
 
     Args:
         model: a `TaskModel` with a `Stage`.
-        x: the residual stream [B, T, H]; the first stage has none, and gets the number once more.
-        number: int64 [1] on the CPU, which micro-batch.
+        x: the residual stream [B, T, H]; the first stage has none, and is given something else.
 
     Returns:
         The residual stream, or from the last stage this micro-batch's part of the loss, a scalar.
     """
     stage = model.stage
-    batch = dict(stage.batches[int(number)])
+    batch = dict(stage.batches[stage.next])
+    stage.next += 1
     inputs, labels = batch.pop("input"), batch.pop("labels")
+    rows = len(inputs)
     stage.given = x if stage.number > 0 else None
     with stage.context:
         if stage.number < stage.last:
@@ -164,7 +171,6 @@ def compute(model: Any, x: Tensor, number: Tensor) -> Tensor:
                 inputs = inputs.view(-1, model.window)
             named = {TASKS[model.task].main_input: inputs}
             hidden = model.hf.base_model(**named, use_cache=False, **batch).last_hidden_state
-            rows = stage.batches[int(number)]["input"].shape[0]
             return hidden.reshape(rows, -1, hidden.shape[-1]).to(stage.dtype)
         return model.losses.loss(model.predict(inputs, labels=labels, **batch), labels).float() / stage.labels
 

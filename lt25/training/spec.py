@@ -92,7 +92,7 @@ class TaskModel(nn.Module):
 
     def forward(self, inputs: torch.Tensor, **extra: Any) -> Any:
         """Compute what `predict` does, or one stage of it."""
-        return self.predict(inputs, **extra) if self.stage is None else compute(self, inputs, **extra)
+        return self.predict(inputs, **extra) if self.stage is None else compute(self, inputs)
 
     def predict(self, inputs: torch.Tensor, labels: torch.Tensor | None = None, **extra: torch.Tensor) -> Any:
         """Return what the task's loss takes of the model's output for a batch."""

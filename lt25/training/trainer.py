@@ -56,7 +56,8 @@ class Trainer(torchtitan.train.Trainer):
             microbatch = {**inputs, "labels": labels}
             microbatches.append(self.part(microbatch, "input") if self.part else microbatch)
         if DEVICE_TYPE == "cuda" and self.step == self.first_step:
-            compile_ahead(lambda: self.forward_backward(microbatches[:1]))
+            some = microbatches if self.parallel_dims.pp_enabled else microbatches[:1]
+            compile_ahead(lambda: self.forward_backward(some))
 
         # Dropout depends on seed, step and rank alone, so a resumed run draws what an undisturbed one draws.
         torch.manual_seed(((self.job_config.debug.seed * 1_000_003 + self.step) * 65_537 + dist.get_rank()) % 2**63)

@@ -159,7 +159,7 @@ def test_an_unknown_type_is_one_line():
             "language_modeling",
             {"data_parallel_replicate_degree": 2, "data_parallel_shard_degree": 1, "tensor_parallel_degree": 2},
             "cpu",
-            "found 2 without shards, but tensor parallelism needs these: use 1, and data_parallel_shard_degree 2",
+            "found 2, but replicas and tensor parallelism together are not tested: use 1, and data_parallel_shard_degree 2",
         ),
         (
             {"model_type": "lt25_hgrn", "tie_word_embeddings": True},
