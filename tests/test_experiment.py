@@ -253,6 +253,10 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
             'selective_ac_option: found "x", expected: a whole number in quotes, or `op`',
         ),
         ({"activation_checkpoint.determinism_check": "x"}, 'determinism_check: found "x", allowed: default, none'),
+        (
+            {"compile.enable": True, "parallelism.context_parallel_degree": 2},
+            "compile.enable: found true, but not with context parallelism: use false",
+        ),
         ({"activation_checkpoint.mode": "memory_budget"}, "mode: memory_budget is a compiler's: set compile.enable"),
         (
             {"training.z_loss": 1e-4},
