@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import shutil
 import sys
+import threading
+from multiprocessing.connection import wait
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +18,10 @@ from tests import tiny
 from tests.workflow import chain
 
 EXPERIMENTS = chain.EXPERIMENTS
+
+# A process's status can be read once, and starting one reads that of all others: where threads did so at the same time, the later
+# would be told 255.
+_status = threading.Lock()
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(
@@ -53,11 +59,13 @@ def lt25(root: Path, *arguments: str) -> SimpleNamespace:
     """Run a command in a project; return its ``returncode`` and what it printed, ``output``."""
     output = root / "output.txt"
     process = _forks.Process(target=_command, args=(root, list(arguments), output))
-    process.start()
-    process.join(timeout=300)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
+    with _status:
+        process.start()
+    wait([process.sentinel], timeout=300)
+    with _status:
+        if process.exitcode is None:
+            process.kill()
+            process.join()
     return SimpleNamespace(returncode=process.exitcode, output=output.read_text(errors="replace"))
 
 

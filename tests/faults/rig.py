@@ -190,7 +190,7 @@ def _followers(fault: Fault) -> list[tuple[str, ...]]:
     of_step = re.search(r"/step-([24])/", fault.file)
     at = ("--step", of_step[1]) if of_step else ()
     if fault.stopped or fault.stage == "configure":
-        return [train, (*export, *at), export, report]
+        return [train, (*export, *at), export, ("evaluate", name), report]
     # After half of the faults the command that reads comes first, after the others that which writes.
     first = [train] if fault.seed % 2 else []
     return {
@@ -228,6 +228,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="how many faults are tried at a time, each on one core")
     parser.add_argument("--only", help="the experiment")
+    parser.add_argument("--like", default="", help="of the faults drawn only those in whose line this stands")
     options = parser.parse_args()
     names = [options.only] if options.only else list(chains.EXPERIMENTS)
     table: Counter[tuple[str, str]] = Counter()
@@ -238,7 +239,7 @@ def main() -> int:
             pristine.mkdir()
             chains.build(pristine, experiment)
             share = options.count // len(names) + (number < options.count % len(names))
-            drawn = faults(pristine, experiment, share, options.seed)
+            drawn = [one for one in faults(pristine, experiment, share, options.seed) if options.like in str(one)]
 
             def attempt(fault: Fault, pristine: Path = pristine) -> tuple[str, str]:
                 with tempfile.TemporaryDirectory(dir=folder) as scratch:
