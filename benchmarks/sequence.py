@@ -1,0 +1,302 @@
+"""Sequence classifiers side by side, with equal parameters and one recipe; and on small series what needs no gradients.
+
+    python benchmarks/sequence.py [--only hgrn,lru] [--seconds 100] [--seed 0] [--json FILE]
+    python benchmarks/sequence.py --small
+    python benchmarks/sequence.py --device cpu --images 2000 --batch 50 --seconds 60 --only hgrn,gru
+
+MNIST is read pixel by pixel, 784 steps. HGRN, nn.LSTM, nn.GRU, a Transformer encoder and a linear recurrent unit (LRU, as
+"Resurrecting Recurrent Neural Networks for Long Sequences", https://arxiv.org/abs/2303.06349, describes it) all read in both
+directions, have 4 layers and the width that brings their parameters closest to HGRN's. Each is trained for so many seconds with
+AdamW, a warm-up and a cosine in time, and images that are moved, turned and scaled at random. Printed are parameters, steps,
+images a second, the most memory (of a GPU), the accuracy on images held out from training, and the seconds until that has first
+been 98 %. The data is what `lt25 prepare smnist` wrote.
+
+``--small`` compares HGRN on scikit-learn's digits, 64 steps, with a random forest, and with the nearest neighbour by dynamic
+time warping: accuracy on a fifth that is held out, and seconds.
+"""
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numba import njit, prange
+from torch import Tensor, nn
+
+from lt25.data.image_augmentation import image_transform
+from lt25.data.prepared import PreparedSplit
+from lt25.experiment import load_experiment
+from lt25.models import HGRNConfig, HGRNForSequenceClassification
+
+LAYERS, WIDTH, CLASSES, WANTED = 4, 128, 10, 0.98
+AUGMENT = {"shift": 2, "crop": 0, "rotate": 10, "scale": 0.1, "flip": False, "noise": 0, "mixup": 0}
+
+
+class Hgrn(nn.Module):
+    """The package's classifier, without convolutions and position embeddings."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": LAYERS, "input_size": 1}
+        config = HGRNConfig(**sizes, num_labels=CLASSES, bidirectional=True, initializer_range=0.1)
+        self.hf = HGRNForSequenceClassification(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, 1] to logits [B, classes]."""
+        return self.hf(x).logits
+
+
+class Recurrent(nn.Module):
+    """nn.LSTM or nn.GRU, both ways."""
+
+    def __init__(self, kind: Any, width: int) -> None:
+        super().__init__()
+        self.cells = kind(1, width, LAYERS, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(2 * width, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, 1] to logits [B, classes]."""
+        return self.head(self.cells(x)[0].mean(1))
+
+
+class Transformer(nn.Module):
+    """torch's encoder with the norm first, and learned positions."""
+
+    def __init__(self, width: int, steps: int = 784) -> None:
+        super().__init__()
+        self.enter, self.head = nn.Linear(1, width), nn.Linear(width, CLASSES)
+        self.places = nn.Parameter(0.02 * torch.randn(steps, width))
+        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, LAYERS, nn.LayerNorm(width), enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, 1] to logits [B, classes]."""
+        return self.head(self.layers(self.enter(x) + self.places[: x.shape[1]]).mean(1))
+
+
+class LruLayer(nn.Module):
+    """h_t = lambda * h_{t-1} + gamma * B x_t with complex lambda, as a convolution by FFT; half of the states read backwards."""
+
+    def __init__(self, width: int, least: float = 0.9, most: float = 0.999) -> None:
+        super().__init__()
+        u, angle = torch.rand(width), torch.rand(width) * math.pi / 5
+        self.nu = nn.Parameter((-0.5 * (u * (most**2 - least**2) + least**2).log()).log())
+        self.theta = nn.Parameter(angle.log())
+        self.gamma = nn.Parameter((1 - (-2 * self.nu.detach().exp()).exp()).sqrt().log())
+        self.enter, self.leave = nn.Linear(width, 2 * width, bias=False), nn.Linear(2 * width, width, bias=False)
+        self.norm, self.skip = nn.LayerNorm(width), nn.Parameter(torch.ones(width))
+        self.gate = nn.Linear(width, 2 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, width] to the same."""
+        normed, steps = self.norm(x), x.shape[1]
+        real, imaginary = (self.enter(normed).float() * self.gamma.exp().repeat(2)).chunk(2, -1)
+        inputs = torch.complex(real, imaginary)
+        half = inputs.shape[2] // 2
+        inputs = torch.cat((inputs[..., :half], inputs[..., half:].flip(1)), -1)
+        powers = torch.arange(steps, device=x.device)[:, None] * torch.complex(-self.nu.exp(), self.theta.exp())
+        states = torch.fft.ifft(torch.fft.fft(inputs, 2 * steps, 1) * torch.fft.fft(powers.exp(), 2 * steps, 0), dim=1)
+        states = states[:, :steps]
+        states = torch.cat((states[..., :half], states[..., half:].flip(1)), -1)
+        mixed = self.leave(torch.cat((states.real, states.imag), -1)) + self.skip * normed
+        return x + F.glu(self.gate(F.gelu(mixed)), -1)
+
+
+class Lru(nn.Module):
+    """Layers of linear recurrent units."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.enter, self.head = nn.Linear(1, width), nn.Linear(width, CLASSES)
+        self.layers = nn.Sequential(*(LruLayer(width) for _ in range(LAYERS)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, 1] to logits [B, classes]."""
+        return self.head(self.layers(self.enter(x)).mean(1))
+
+
+NETWORKS: dict[str, Any] = {
+    "hgrn": Hgrn,
+    "lstm": lambda width: Recurrent(nn.LSTM, width),
+    "gru": lambda width: Recurrent(nn.GRU, width),
+    "transformer": Transformer,
+    "lru": Lru,
+}
+
+
+def parameters(network: nn.Module) -> int:
+    """Count a network's parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def build(name: str) -> nn.Module:
+    """Return a network whose width, a multiple of 4, brings its parameters closest to HGRN's."""
+    with torch.device("meta"):
+        wanted = parameters(Hgrn(WIDTH))
+        width = min(range(16, 400, 4), key=lambda width: abs(parameters(NETWORKS[name](width)) - wanted))
+    return NETWORKS[name](width)
+
+
+def race(name: str, options: argparse.Namespace, data: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
+    """Train one network for `options.seconds`, and say how it went."""
+    torch.manual_seed(options.seed)
+    device = torch.device(options.device)
+    network = build(name).to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), options.lr, (0.9, 0.95), weight_decay=0.05)
+    augment, generator = image_transform(AUGMENT, (28, 28), 1), torch.Generator(device).manual_seed(options.seed)
+    images, labels = data["train"]
+    assert augment is not None
+    curve, steps, trained, reached = [], 0, 0.0, None
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    while trained < options.seconds:
+        started = time.perf_counter()
+        for _ in range(50):
+            done = min(1.0, trained / options.seconds)
+            rate = options.lr * min(1.0, (steps + 1) / 200) * 0.5 * (1 + math.cos(math.pi * done))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            chosen = torch.randint(len(images), (options.batch,), device=device, generator=generator)
+            batch = augment({"input_features": images[chosen].float(), "labels": labels[chosen]}, generator)
+            with torch.autocast(device.type, torch.bfloat16, device.type == "cuda"):
+                loss = F.cross_entropy(network(batch["input_features"]).float(), batch["labels"], label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            steps += 1
+        loss.item()
+        trained += time.perf_counter() - started
+        accuracy = measure(network, *data["validation"], device)
+        curve.append((round(trained, 1), steps, accuracy))
+        reached = trained if reached is None and accuracy >= WANTED else reached
+    memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
+    found = {"parameters": parameters(network), "steps": steps, "images_a_second": steps * options.batch / trained}
+    return {"network": name, **found, "gib": memory, "accuracy": accuracy, "seconds_to_98": reached, "curve": curve}
+
+
+@torch.no_grad()
+def measure(network: nn.Module, images: Tensor, labels: Tensor, device: torch.device) -> float:
+    """Return the share of images that are classified right."""
+    network.eval()
+    right = 0
+    for some, of in zip(images.split(250), labels.split(250), strict=True):
+        with torch.autocast(device.type, torch.bfloat16, device.type == "cuda"):
+            right += int((network(some.float()).argmax(-1) == of).sum())
+    network.train()
+    return right / len(labels)
+
+
+def load(device: str, count: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the prepared images float16 [n, 784, 1] and labels [n] of training and validation, on the device."""
+    folder, data = load_experiment("smnist").processed_dir, {}
+    for name in ("train", "validation"):
+        split = PreparedSplit(folder, name)
+        images = split.shards["inputs"].view(len(split), -1, 1)
+        data[name] = (images[:count].to(device), split.shards["labels"][:count].long().to(device))
+    return data
+
+
+@njit(parallel=True)
+def warped_distances(series: np.ndarray, others: np.ndarray, band: int) -> np.ndarray:
+    """Dynamic time warping with absolute differences in a Sakoe-Chiba band: float64 [n, m] of float64 [n, T] and [m, T]."""
+    found = np.empty((len(series), len(others)))
+    steps = series.shape[1]
+    for i in prange(len(series)):
+        row, last = np.empty(steps + 1), np.empty(steps + 1)
+        for j in range(len(others)):
+            last[:] = np.inf
+            last[0] = 0.0
+            for s in range(steps):
+                row[:] = np.inf
+                for t in range(max(0, s - band), min(steps, s + band + 1)):
+                    step = min(last[t], last[t + 1], row[t])
+                    row[t + 1] = abs(series[i, s] - others[j, t]) + step
+                last[:] = row
+            found[i, j] = last[steps]
+    return found
+
+
+def small(seed: int, seconds: float) -> list[dict[str, Any]]:
+    """Compare HGRN with a random forest and the nearest neighbour by dynamic time warping on scikit-learn's digits."""
+    from sklearn.datasets import load_digits
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.model_selection import train_test_split
+
+    values, labels = load_digits(return_X_y=True)
+    parts = train_test_split(values / 16, labels, test_size=0.2, random_state=seed, stratify=labels)
+    train, test, train_labels, test_labels = parts
+    rows = []
+
+    def note(name: str, started: float, predictions: np.ndarray) -> None:
+        accuracy = float((predictions == test_labels).mean())
+        rows.append({"network": name, "accuracy": accuracy, "seconds": time.perf_counter() - started})
+
+    started = time.perf_counter()
+    forest = RandomForestClassifier(500, random_state=seed, n_jobs=-1).fit(train, train_labels)
+    note("random forest", started, forest.predict(test))
+    warped_distances(test[:2], train[:2], 4)
+    started = time.perf_counter()
+    note("nearest neighbour, warped", started, train_labels[warped_distances(test, train, 4).argmin(1)])
+    torch.manual_seed(seed)
+    network = Hgrn(64)
+    # The kernels are compiled first, as those of the warped distances are.
+    network(torch.zeros(64, 64, 1)).sum().backward()
+    network.zero_grad()
+    started = time.perf_counter()
+    optimizer = torch.optim.AdamW(network.parameters(), 4e-3, weight_decay=0.05)
+    inputs, targets = torch.from_numpy(train).float()[..., None] * 4 - 1.2, torch.from_numpy(train_labels)
+    while (done := (time.perf_counter() - started) / seconds) < 1:
+        chosen = torch.randint(len(inputs), (64,))
+        for group in optimizer.param_groups:
+            group["lr"] = 4e-3 * 0.5 * (1 + math.cos(math.pi * done))
+        loss = F.cross_entropy(network(inputs[chosen]), targets[chosen], label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = network.eval()(torch.from_numpy(test).float()[..., None] * 4 - 1.2).argmax(-1)
+    note("HGRN", started, found.numpy())
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(NETWORKS), help="some of the networks; default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=100, help="of training each; default: %(default)s")
+    parser.add_argument("--batch", type=int, default=250)
+    parser.add_argument("--images", type=int, default=60_000, help="at most so many of a split")
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--small", action="store_true", help="small series, on a CPU")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    if options.small:
+        rows = small(options.seed, options.seconds)
+        for row in rows:
+            print(f"{row['network']:26} {row['accuracy']:7.2%}  {row['seconds']:6.1f} s", flush=True)
+    else:
+        data = load(options.device, options.images)
+        for name in options.only.split(","):
+            row = race(name, options, data)
+            rows.append(row)
+            memory = "" if row["gib"] is None else f"  {row['gib']:.2f} GiB"
+            reached = "never 98 %" if row["seconds_to_98"] is None else f"98 % after {row['seconds_to_98']:.0f} s"
+            print(
+                f"{name:12} {row['parameters']:9,} parameters  {row['steps']:6,} steps  {row['images_a_second']:8,.0f} images/s"
+                f"{memory}  accuracy {row['accuracy']:.2%}  {reached}",
+                flush=True,
+            )
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
