@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput, can_return_tuple
 
-from lt25.models.affine import to_classes
 from lt25.models.configuration import HGRNConfig
 from lt25.models.hgrn import HGRNModel, HGRNPreTrainedModel
+from lt25.models.plain import to_classes
 from lt25.ops import ctc_loss
 from lt25.ops.context import joined, whole
 

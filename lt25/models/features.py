@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lt25.errors import UserError
-from lt25.models.affine import from_channels
 from lt25.models.configuration import HGRNConfig
-from lt25.models.plain import dtype_of
+from lt25.models.plain import dtype_of, from_channels
 from lt25.ops.context import neighbour
 
 

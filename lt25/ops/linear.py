@@ -6,8 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lt25.ops.backends import as_multiplied, choose, joined, kernels, reference, sum_dtype
-from lt25.ops.backends.sizes import are_constant, fits_norm_linear, fits_row, is_few
+from lt25.ops.backends import (
+    are_constant,
+    as_multiplied,
+    choose,
+    fits_norm_linear,
+    fits_row,
+    is_few,
+    joined,
+    kernels,
+    reference,
+    sum_dtype,
+)
 from lt25.ops.operator import operator
 from lt25.ops.rows import add_rms_norm
 

@@ -9,8 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lt25.ops.backends import as_multiplied, choose, kernels, reference
-from lt25.ops.backends.sizes import are_constant, fits_narrow_mlp, fits_row, fits_wide_mlp, is_few
+from lt25.ops.backends import (
+    are_constant,
+    as_multiplied,
+    choose,
+    fits_narrow_mlp,
+    fits_row,
+    fits_wide_mlp,
+    is_few,
+    kernels,
+    reference,
+)
 from lt25.ops.operator import operator
 from lt25.ops.rows import swiglu
 

@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lt25.ops.backends import as_multiplied, choose, kernels, reference, state_dtype
-from lt25.ops.backends.sizes import are_constant, fits_row
+from lt25.ops.backends import are_constant, as_multiplied, choose, fits_row, kernels, reference, state_dtype
 from lt25.ops.operator import operator
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from lt25.ops import gated_mlp, hgrn_mix, hgrn_scan, hgrn_step, linear_cross_entropy
-from lt25.ops.backends.sizes import on_hopper
+from lt25.ops.backends import on_hopper
 from tests.ops import compare, products
 from tests.ops.compare import COMPOSED, Sizes
 

@@ -165,7 +165,7 @@ def forward(
         gate: [..., D] with rows `gate.stride(-2)` apart, or None; excludes a residual.
         norm_weight: [D].
         eps: added to the mean square.
-        weights: one to three [N, D], contiguous, of sizes that :mod:`lt25.ops.backends.sizes` allows.
+        weights: one to three [N, D], contiguous, of sizes that :func:`lt25.ops.backends.fits_norm_linear` allows.
 
     Returns:
         y [..., len(weights) * N] in x's dtype, the products concatenated; and the sum [..., D], x itself if there is a gate.
