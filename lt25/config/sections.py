@@ -21,9 +21,8 @@ _FOLDER = {"pattern": f"{_INSIDE}.", "$comment": "a folder inside the run's, wit
 SCHEDULES = (
     "1F1B",
     "Interleaved1F1B",
-    "InterleavedZeroBubble",
 )
-"""torch's schedules of a pipeline that are tested; the interleaved ones have two stages a process."""
+"""torch's schedules of a pipeline that are tested; the interleaved one has two stages a process."""
 
 TRAINING: Section = {
     # torchtitan has a default for the steps. They are not part of the identity, because a run of more steps goes on from one of

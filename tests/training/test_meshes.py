@@ -68,7 +68,6 @@ OPTIONS = [
     ("TP 2", "speech_recognition", {"model": {"bidirectional": True, "subsampling": 2}}),
     ("TP 2", "classification", {"model": {"bidirectional": True, "pooling": "last"}}),
     ("PP 2", "language_modeling", {"parallelism": {"pipeline_parallel_schedule": "Interleaved1F1B"}}),
-    ("PP 2", "speech_recognition", {"parallelism": {"pipeline_parallel_schedule": "InterleavedZeroBubble"}}),
 ]
 """What else must not change the numbers, on a mesh."""
 
