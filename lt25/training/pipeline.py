@@ -210,7 +210,7 @@ def cut(
     )
     parts: dict[int, Any] = {}
     for number in mine:
-        part = copy.deepcopy(model)
+        part: Any = copy.deepcopy(model)
         subsampling = getattr(model.hf.config, "subsampling", 1)
         part.stage = Stage(number, count - 1, job.debug.seed, subsampling, dtype)
         _keep(part, family, range(ends[number], ends[number + 1]))

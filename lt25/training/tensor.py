@@ -91,7 +91,7 @@ def split(model: Any, family: Family, mesh: DeviceMesh, loss_parallel: bool) -> 
     _answer_all(norm, mesh, Partial())
     if getattr(hf.base_model, "lower_bounds", None) is not None:
         _answer(hf.base_model, "lower_bounds", mesh, Shard(1))
-    if shares_vocabulary:
+    if shares_vocabulary and embedding is not None:
         head = hf.get_submodule(model.head)
         if head.weight is embedding.weight:
             _answer(embedding, "weight", mesh, Shard(0))
@@ -105,7 +105,7 @@ def split(model: Any, family: Family, mesh: DeviceMesh, loss_parallel: bool) -> 
     _answer_all(hf, mesh, Replicate())
 
 
-def _split_block(block: nn.Module, mesh: DeviceMesh) -> None:
+def _split_block(block: Any, mesh: DeviceMesh) -> None:
     """Share out a mixer's heads or channels, or an MLP's channels."""
     ranks, rank = mesh.size(), mesh.get_local_rank()
     if type(block).__name__ == "Mamba2":
@@ -250,7 +250,8 @@ def _answer(
     read = _own if gradient is None else _summed if gradient.is_partial() else _same
     read = read if rows is None else partial(_rows, rows=rows)
     answers = getattr(type(module), "answers", {})
-    module.__class__ = _answering(getattr(type(module), "plain_kind", type(module)), (*answers.items(), (name, read)))
+    kind = _answering(getattr(type(module), "plain_kind", type(module)), (*answers.items(), (name, read)))
+    module.__class__ = kind  # type: ignore[assignment]
 
 
 @cache
@@ -263,7 +264,7 @@ def _answering(kind: type[nn.Module], answers: tuple[tuple[str, Callable[[Any], 
     return type(kind.__name__, (kind,), {"plain_kind": kind, "answers": dict(answers), **properties})
 
 
-def _read(module: nn.Module, name: str, read: Callable[[Any], Tensor]) -> Tensor:
+def _read(module: Any, name: str, read: Callable[[Any], Tensor]) -> Tensor:
     parameter = module._parameters[name]
     return read(parameter) if _Computing.depth and parameter is not None else parameter
 
@@ -376,7 +377,7 @@ def split_cross_entropy(
     """
     hidden, labels = hidden.flatten(0, -2), labels.flatten()
     pieces = -(-len(hidden) * len(weight) // _PIECE)
-    losses = [
+    losses: list[Any] = [
         checkpoint(_piece, part, weight, of_part, z_loss, start, group, use_reentrant=False, preserve_rng_state=False)
         for part, of_part in zip(hidden.chunk(pieces), labels.chunk(pieces), strict=True)
     ]
