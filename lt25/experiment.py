@@ -720,6 +720,9 @@ def _check_job(experiment: Experiment, where: str) -> None:
             f"{where}: training.label_smoothing: found {training['label_smoothing']}, but the loss of {experiment.task} has "
             "none: use 0"
         )
+    soft = {"training.label_smoothing": training["label_smoothing"], "augment.mixup": experiment.augment.get("mixup")}
+    if experiment.job["parallelism"]["pipeline_parallel_degree"] > 1 and (key := next(filter(soft.get, soft), None)):
+        raise UserError(f"{where}: {key}: found {soft[key]}, but a pipeline computes the plain loss: use 0")
     own = [key for key in ("gate_lr", "gate_weight_decay") if experiment.job["optimizer"][key] is not None]
     if own and not (family := families.find(experiment.model["model_type"])).gates:
         raise UserError(

@@ -216,7 +216,7 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
         ({"evaluation.batch_size": 0}, "evaluation.batch_size: found 0, expected at least 1"),
         ({"evaluation.splits": []}, "evaluation.splits: found [], expected a list of at least 1 value"),
         ({"evaluation.max_bytes": 3}, "evaluation.max_bytes: unknown key"),
-        ({"prepare.layuot": "rows"}, "prepare.layuot: unknown key: did you mean layout? There are faulty, layout, "),
+        ({"prepare.layuot": "rows"}, "prepare.layuot: unknown key: did you mean layout? There are faulty, grey, layout, "),
         ({"prepare.alphabet": "ab"}, "prepare.alphabet: unknown key"),
         ({"prepare.layout": "columns"}, 'prepare.layout: found "columns", allowed: pixels, rows, series'),
         ({"prepare.size": [8]}, "prepare.size: found [8], expected a list of 2 values"),
@@ -263,6 +263,10 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
             "training.z_loss: found 0.0001, but the loss of lt25_hgrn in classification has none",
         ),
         ({"training.label_smoothing": 1}, "training.label_smoothing: found 1, expected less than 1"),
+        (
+            {"training.label_smoothing": 0.1, "parallelism.pipeline_parallel_degree": 2},
+            "training.label_smoothing: found 0.1, but a pipeline computes the plain loss: use 0",
+        ),
         ({"training.float8": "fast"}, 'training.float8: found "fast", allowed: tensorwise, rowwise'),
         ({"optimizer.name": "SGD"}, 'optimizer.name: found "SGD", allowed: Adam, AdamW, Muon'),
         (
