@@ -107,6 +107,11 @@ def test_overrides_make_a_variant_with_results_of_its_own(project):
     assert config.load_experiment("tiny", ["prepare.layout=rows"]).processed_dir != plain.processed_dir
 
 
+def test_a_key_of_the_model_that_changes_nothing_makes_no_variant(project):
+    write(project)
+    assert config.load_experiment("tiny", ["model.dtype=bfloat16"]).results_dir == project / "results" / "tiny"
+
+
 def test_an_override_by_what_the_file_says_is_no_variant(project):
     write(project)
     same = config.load_experiment("tiny", ["optimizer.lr=1e-3", "checkpoint.interval=500", "training.max_norm=1"])
@@ -191,6 +196,13 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
         ({"dataset": "digit"}, "config/datasets/digit.yaml: no such dataset file: did you mean digits?"),
         ({"extra": 1}, "extra: unknown key"),
         ({"model.droput": 0.5}, "model.droput: unknown key: did you mean dropout? `lt25 config` shows all "),
+        ({"model.dtype": "float99"}, 'model.dtype: found "float99", expected: bfloat16, float16, float32 or float64'),
+        ({"model.pad_token_id": 3}, "model.pad_token_id: the data decides it: remove the key"),
+        (
+            {"model": {"base": "config/models/hgrn_ctc_tiny.json", "model_type": "lt25_hgrm"}},
+            "model.model_type: found lt25_hgrm, no such model type: did you mean lt25_hgrn?",
+        ),
+        ({"lr_scheduler": {}}, "lr_scheduler.warmup_steps: 200, the default, is more than training.steps, 10"),
         (
             {
                 "task": "language_modeling",

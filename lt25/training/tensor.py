@@ -277,7 +277,7 @@ def _same(parameter: DTensor) -> Tensor:
 
 
 def _summed(parameter: DTensor) -> Tensor:
-    # The redistribution does nothing on the way there, and on the way back it sums.
+    # In the forward pass the redistribution does nothing; in the backward pass it sums.
     return parameter.redistribute(placements=[Replicate()]).to_local(grad_placements=[Partial()])
 
 
