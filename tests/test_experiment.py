@@ -228,7 +228,10 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
         ({"evaluation.batch_size": 0}, "evaluation.batch_size: found 0, expected at least 1"),
         ({"evaluation.splits": []}, "evaluation.splits: found [], expected a list of at least 1 value"),
         ({"evaluation.max_bytes": 3}, "evaluation.max_bytes: unknown key"),
-        ({"prepare.layuot": "rows"}, "prepare.layuot: unknown key: did you mean layout? There are faulty, layout, "),
+        (
+            {"prepare.layuot": "rows"},
+            "prepare.layuot: unknown key: did you mean layout? There are faulty, grey, layout, ",
+        ),
         ({"prepare.alphabet": "ab"}, "prepare.alphabet: unknown key"),
         ({"prepare.layout": "columns"}, 'prepare.layout: found "columns", allowed: pixels, rows, series'),
         ({"prepare.size": [8]}, "prepare.size: found [8], expected a list of 2 values"),
@@ -246,8 +249,8 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
             "validation.steps: found 0, which is not allowed: as many examples as so many steps take",
         ),
         (
-            {"parallelism.tensor_parallel_degree": 2},
-            "parallelism.tensor_parallel_degree: found 2, but lt25_hgrn has data parallelism only",
+            {"parallelism.tensor_parallel_degree": 2, "parallelism.context_parallel_degree": 2},
+            "parallelism: found tensor and context parallelism together, which is not tested",
         ),
         ({"training": "much"}, 'training: found "much", expected keys and values'),
         (
@@ -552,7 +555,7 @@ def test_a_base_of_another_type_is_not_blamed_for_its_keys(project):
         ({"debug.seed": True}, "debug.seed: found true, expected a whole number"),
         ({"debug.seed": 0.5}, "debug.seed: found 0.5, expected a whole number"),
         ({"debug.seed": None}, "debug.seed: found null, expected a whole number"),
-        ({"augment": {"gain_db": [1, 2]}}, "augment.gain_db: unknown key: there are flip, "),
+        ({"augment": {"gain_db": [1, 2]}}, "augment.gain_db: unknown key: there are crop, "),
         ({"metrics.save_tb_folder": "../../x"}, 'metrics.save_tb_folder: found "../../x", expected: a folder inside'),
         ({"metrics.save_tb_folder": "/tmp/x"}, "expected: a folder inside the run's"),
         ({"profiling.save_traces_folder": "a/../../x"}, "expected: a folder inside the run's"),
