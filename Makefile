@@ -18,7 +18,8 @@ check: .venv/ready
 	@.venv/bin/ruff format --check .
 	@.venv/bin/snakefmt --check Snakefile workflow
 	@.venv/bin/pyright
-	@.venv/bin/python -m pytest -q tests/config tests/test_files.py tests/test_experiment.py tests/test_cli.py tests/test_imports.py
+	@.venv/bin/python -m pytest -q tests/config tests/test_files.py tests/test_experiment.py tests/test_cli.py tests/test_imports.py \
+		tests/test_tables.py
 
 # Two hundred times: something happens to a file that a stage hands on, and the commands that follow heal it or say what to do.
 faults: .venv/ready

@@ -59,7 +59,7 @@ class _Parser(argparse.ArgumentParser):
             from lt25.config.key import suggestion
 
             known = suggestion(match[1], re.findall(r"\w+", match[2]), f"{self.prog} --help")
-            raise UserError(f"{self.prog}: no such command: {match[1]}: {known}")
+            raise UserError(f"no such command: {match[1]}: {known}")
         raise UserError(f"{self.prog}: {message}: see {self.prog} --help")
 
 
@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         help="kept checkpoints, exported to hf/step-N/; default: the last, to hf/",
     )
     sub.add_argument(
-        "--to-dcp", nargs=2, metavar=("HF", "DCP"), type=Path, help="the way back: a folder into a checkpoint"
+        "--to-dcp", nargs=2, metavar=("HF", "DCP"), type=Path, help="the other way: a folder into a checkpoint"
     )
 
     sub = command("evaluate", _evaluate, "measure an exported model, in results/<experiment>/evaluation/")

@@ -476,7 +476,9 @@ def _datasets(values: Mapping[str, Any], root: Path, where: str) -> tuple[tuple[
 
 def _decides(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Whether the override of a key decides where training arrives, given all values without and with the overrides."""
-    section = key.split(".")[0]
+    section, name = key.split(".", 1)
+    if section == "model":
+        return name not in MODEL or MODEL[name].identity
     if section not in JOB:
         return section != "evaluation"
     if key == "training.steps":
@@ -541,6 +543,7 @@ def _resolve_model(
     path = own.pop("base", None)
     base = read_model(root / path, f"{where}: model.base") if path else {}
     if len({str(one["model_type"]) for one in (own, base) if "model_type" in one}) > 1:
+        _model_keys(own["model_type"], f"{where}: model.model_type")
         raise UserError(
             f"{where}: model.model_type: found {own['model_type']}, but model.base, {path}, is of the type "
             f"{base['model_type']}: name another base, or none"
@@ -548,15 +551,21 @@ def _resolve_model(
     model = {**base, **own}
     if "model_type" not in model:
         raise UserError(f"{where}: model.model_type: missing: name a model type (lt25_hgrn) or a `base:` file")
-    try:
-        known = model_keys(model["model_type"])
-    except UserError as error:
-        key = f"{where}: model.model_type" if "model_type" in own else f"{path}: model_type"
-        raise UserError(f"{key}: {error}") from None
+    known = _model_keys(
+        model["model_type"], f"{where}: model.model_type" if "model_type" in own else f"{path}: model_type"
+    )
     if known is not None:
         check(base, known, path)
         model = {**model, **resolve(model, known)}
     return model, base, known
+
+
+def _model_keys(model_type: str, key: str) -> Section | None:
+    """Return `model_keys`; a complaint names the key that said the type."""
+    try:
+        return model_keys(model_type)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
 
 
 def _origins(
@@ -682,8 +691,12 @@ def _check_model(experiment: Experiment, base: Mapping[str, Any], where: str) ->
             )
     # On which device it will be trained is not known yet: `lt25 check` and the trainer look at that.
     families.check(experiment.model, task.name, experiment.job["parallelism"], family.devices[0], where)
-    for key in task.decided:
+    # What another task's data decides means nothing here; a base may still carry it.
+    others = {key for other in TASKS.values() for key in other.decided} - {*task.decided}
+    for key in (*task.decided, *sorted(others)):
         if (origin := experiment.origins.get(f"model.{key}", DEFAULT)) != DEFAULT:
+            if key in others and origin.endswith(".json"):
+                continue
             place = f"{origin}: {key}" if origin.endswith(".json") else f"{where}: model.{key}"
             raise UserError(f"{place}: the data decides it: remove the key")
 
@@ -702,8 +715,9 @@ def _check_job(experiment: Experiment, where: str) -> None:
         )
     if schedule["warmup_steps"] > (schedule["total_steps"] or steps):
         of = "lr_scheduler.total_steps" if schedule["total_steps"] else "training.steps"
+        default = ", the default," if experiment.origins["lr_scheduler.warmup_steps"] == DEFAULT else ""
         raise UserError(
-            f"{where}: lr_scheduler.warmup_steps: {schedule['warmup_steps']} is more than {of}, "
+            f"{where}: lr_scheduler.warmup_steps: {schedule['warmup_steps']}{default} is more than {of}, "
             f"{schedule['total_steps'] or steps}: lower it"
         )
     if training["z_loss"]:

@@ -1,4 +1,4 @@
-"""The reference tables of docs/, written from the descriptions of the keys: ``python -m lt25.tables``.
+"""The tables of README.md and docs/, written from what they describe: ``python -m lt25.tables``.
 
 A table stands between two comments, ``<!-- keys: NAME -->`` and ``<!-- end of keys -->``; what is between them is replaced.
 """
@@ -19,7 +19,7 @@ from lt25.files import write_text
 from lt25.models import families, meshes
 from lt25.tasks import TASKS
 
-DOCS = ("data.md", "evaluation.md", "scaling.md", "training.md")
+DOCS = ("README.md", "docs/data.md", "docs/evaluation.md", "docs/scaling.md", "docs/training.md")
 
 _PLACE = re.compile(r"(<!-- keys: (\w+) -->\n).*?(<!-- end of keys -->)", re.DOTALL)
 
@@ -29,6 +29,7 @@ def tables() -> dict[str, str]:
     return {
         "training": _training(),
         "model": table({"": families.find("lt25_hgrn").model_keys() or {}}, "key"),
+        "families": f"{families.table()}\n",
         "meshes": meshes.table(families.FAMILIES.values()),
         "dataset": table(_named({"": DATASET}), "key"),
         "config": table(_named({"": CONFIG}), "key"),
@@ -150,7 +151,7 @@ def _meaning(key: Key) -> str:
 
 def main() -> None:
     for name in DOCS:
-        path = Path(__file__).parents[1] / "docs" / name
+        path = Path(__file__).parents[1] / name
         write_text(path, renew(path.read_text(encoding="utf-8")))
 
 

@@ -63,7 +63,7 @@ def test_the_version_is_the_packages(capsys):
         (["train", "tiny", "--what", "3"], "a key of the experiment is --SECTION.KEY VALUE"),
         (["download", "digits", "--seed", "3"], "lt25 download: --seed: no such option or argument"),
         (["train"], "lt25 train: the following arguments are required: EXPERIMENT: see lt25 train --help"),
-        (["trian", "tiny"], "lt25: no such command: trian: did you mean train?"),
+        (["trian", "tiny"], "no such command: trian: did you mean train?"),
         (["train", "tiny", "--time-limit", "3"], "expected a number and its unit"),
         (["train", "tiny@optimizer.lr=1", "--training.steps", "0"], "training.steps: found 0"),
         (["prepare", "$(touch F)"], "found '$(touch F)' as the name of an experiment"),

@@ -107,6 +107,11 @@ def test_overrides_make_a_variant_with_results_of_its_own(project):
     assert config.load_experiment("tiny", ["prepare.layout=rows"]).processed_dir != plain.processed_dir
 
 
+def test_a_key_of_the_model_that_changes_nothing_makes_no_variant(project):
+    write(project)
+    assert config.load_experiment("tiny", ["model.dtype=bfloat16"]).results_dir == project / "results" / "tiny"
+
+
 def test_an_override_by_what_the_file_says_is_no_variant(project):
     write(project)
     same = config.load_experiment("tiny", ["optimizer.lr=1e-3", "checkpoint.interval=500", "training.max_norm=1"])
@@ -191,6 +196,13 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
         ({"dataset": "digit"}, "config/datasets/digit.yaml: no such dataset file: did you mean digits?"),
         ({"extra": 1}, "extra: unknown key"),
         ({"model.droput": 0.5}, "model.droput: unknown key: did you mean dropout? `lt25 config` shows all "),
+        ({"model.dtype": "float99"}, 'model.dtype: found "float99", expected: bfloat16, float16, float32 or float64'),
+        ({"model.pad_token_id": 3}, "model.pad_token_id: the data decides it: remove the key"),
+        (
+            {"model": {"base": "config/models/hgrn_ctc_tiny.json", "model_type": "lt25_hgrm"}},
+            "model.model_type: found lt25_hgrm, no such model type: did you mean lt25_hgrn?",
+        ),
+        ({"lr_scheduler": {}}, "lr_scheduler.warmup_steps: 200, the default, is more than training.steps, 10"),
         (
             {
                 "task": "language_modeling",
@@ -234,8 +246,8 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
             "validation.steps: found 0, which is not allowed: as many examples as so many steps take",
         ),
         (
-            {"parallelism.tensor_parallel_degree": 2},
-            "parallelism.tensor_parallel_degree: found 2, but lt25_hgrn has data parallelism only",
+            {"parallelism.tensor_parallel_degree": 2, "parallelism.context_parallel_degree": 2},
+            "parallelism: found tensor and context parallelism together, which is not tested",
         ),
         ({"training": "much"}, 'training: found "much", expected keys and values'),
         (
@@ -544,7 +556,7 @@ def test_a_base_of_another_type_is_not_blamed_for_its_keys(project):
         ({"debug.seed": True}, "debug.seed: found true, expected a whole number"),
         ({"debug.seed": 0.5}, "debug.seed: found 0.5, expected a whole number"),
         ({"debug.seed": None}, "debug.seed: found null, expected a whole number"),
-        ({"augment": {"gain_db": [1, 2]}}, "augment.gain_db: unknown key: there are flip, "),
+        ({"augment": {"gain_db": [1, 2]}}, "augment.gain_db: unknown key: there are crop, "),
         ({"metrics.save_tb_folder": "../../x"}, 'metrics.save_tb_folder: found "../../x", expected: a folder inside'),
         ({"metrics.save_tb_folder": "/tmp/x"}, "expected: a folder inside the run's"),
         ({"profiling.save_traces_folder": "a/../../x"}, "expected: a folder inside the run's"),

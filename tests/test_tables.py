@@ -1,4 +1,4 @@
-"""The reference tables of docs/ say what the descriptions say."""
+"""The tables of README.md and docs/ say what the descriptions say."""
 
 import pytest
 
@@ -9,12 +9,12 @@ from tests.tiny import REPOSITORY
 
 @pytest.mark.parametrize("name", DOCS)
 def test_the_tables_of_the_docs_are_in_step(name):
-    text = (REPOSITORY / "docs" / name).read_text()
+    text = (REPOSITORY / name).read_text()
     assert renew(text) == text, "run `python -m lt25.tables`"
 
 
 def test_every_table_stands_somewhere_and_is_whole():
-    docs = "".join((REPOSITORY / "docs" / name).read_text() for name in DOCS)
+    docs = "".join((REPOSITORY / name).read_text() for name in DOCS)
     for name, made in tables().items():
         assert f"<!-- keys: {name} -->\n{made}<!-- end of keys -->" in docs
     for section, keys in JOB.items():

@@ -539,7 +539,13 @@ MODEL: Section = {
     "model_type": Key("string", REQUIRED, "the kind of model, as Hugging Face's config.json names it", True, _TEXT),
     "architectures": Key("array", OPTIONAL, "classes that the configuration was made for", False, _TEXTS),
     "transformers_version": Key("string", OPTIONAL, "what wrote the configuration", False),
-    "dtype": Key(("string", "null"), OPTIONAL, "type of the weights that lie beside it", False),
+    "dtype": Key(
+        ("string", "null"),
+        OPTIONAL,
+        "type of the weights that lie beside it",
+        False,
+        {"pattern": "^(bfloat16|float(16|32|64))$", "$comment": "bfloat16, float16, float32 or float64"},
+    ),
 }
 """The keys of ``model`` that every family has."""
 

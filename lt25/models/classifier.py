@@ -67,7 +67,7 @@ def _pool(hidden: Tensor, mask: Tensor | None, pooling: str, group: dist.Process
         mask = hidden.new_ones(hidden.shape[:2], dtype=torch.int64)
     every = mask if group is None else whole(mask, group)
     if pooling == "mean":
-        # As a product, which reads the hidden states once, and the way back writes their gradient once.
+        # As a product: it reads the hidden states once, and its backward pass writes their gradient once.
         shares = mask / every.sum(1, keepdim=True, dtype=torch.float32).clamp_min(1)
         pooled = (shares[:, None].to(hidden.dtype) @ hidden)[:, 0]
         return pooled if group is None else total(pooled, group)

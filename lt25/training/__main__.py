@@ -11,7 +11,7 @@ import socket
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lt25.importing import without_garbage
 from lt25.training.processes import stop_at_once
@@ -171,7 +171,7 @@ def _record(config: Job, run: runs.Run, trainer: Trainer, code: dict[str, Any] |
         "run_dir": os.path.relpath(run.directory, run.results_dir),
         "checkpoints": kept_steps(run.checkpoints),
         **({"best": trainer.validator.best} if config.checkpoint.keep == "best" and trainer.validator else {}),
-        "parameters": trainer.model_args.parameters,
+        "parameters": cast(Any, trainer.model_args).parameters,
         "seconds": last["seconds"],
         "samples_per_second": mean("samples_per_second"),
         "positions_per_second": mean("positions_per_second"),

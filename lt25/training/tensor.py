@@ -264,7 +264,7 @@ def _answering(kind: type[nn.Module], answers: tuple[tuple[str, Callable[[Any], 
     return type(kind.__name__, (kind,), {"plain_kind": kind, "answers": dict(answers), **properties})
 
 
-def _read(module: Any, name: str, read: Callable[[Any], Tensor]) -> Tensor:
+def _read(module: Any, name: str, read: Callable[[Any], Tensor]) -> Any:
     parameter = module._parameters[name]
     return read(parameter) if _Computing.depth and parameter is not None else parameter
 
@@ -278,7 +278,7 @@ def _same(parameter: DTensor) -> Tensor:
 
 
 def _summed(parameter: DTensor) -> Tensor:
-    # The redistribution does nothing on the way there, and on the way back it sums.
+    # In the forward pass the redistribution does nothing; in the backward pass it sums.
     return parameter.redistribute(placements=[Replicate()]).to_local(grad_placements=[Partial()])
 
 

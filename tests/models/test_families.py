@@ -231,12 +231,6 @@ def test_nothing_heavy_is_imported_for_the_table():
     assert result.stdout.strip() == "[]"
 
 
-def test_the_readme_has_the_table():
-    """`python -c "from lt25.models.families import table; print(table())"` prints what belongs there."""
-    text = (ROOT / "README.md").read_text()
-    assert text.split("<!-- families -->\n")[1].strip() == families.table()
-
-
 @pytest.mark.parametrize("path", sorted((ROOT / "config" / "models").glob("*.json")), ids=lambda path: path.stem)
 def test_the_configs_that_come_along_name_known_keys(path):
     fields = json.loads(path.read_text())
