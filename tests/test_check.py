@@ -215,7 +215,10 @@ def test_the_first_example_must_be_one_of_the_task(project, capsys):
     tiny.write_experiment(project, "classification", dataset="reviews", prepare={"n_mels": 80})
     status, said = checked(capsys)
     assert status == 2
-    assert "tiny.yaml: prepare.n_mels: has no effect on images, for which there are layout, size, grey, permutation" in said
+    assert (
+        "tiny.yaml: prepare.n_mels: has no effect on images, for which there are layout, size, grey, permutation"
+        in said
+    )
 
 
 def test_a_checkpoint_that_is_not_kept_is_said_before_training(project, capsys):

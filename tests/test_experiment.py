@@ -228,7 +228,10 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
         ({"evaluation.batch_size": 0}, "evaluation.batch_size: found 0, expected at least 1"),
         ({"evaluation.splits": []}, "evaluation.splits: found [], expected a list of at least 1 value"),
         ({"evaluation.max_bytes": 3}, "evaluation.max_bytes: unknown key"),
-        ({"prepare.layuot": "rows"}, "prepare.layuot: unknown key: did you mean layout? There are faulty, grey, layout, "),
+        (
+            {"prepare.layuot": "rows"},
+            "prepare.layuot: unknown key: did you mean layout? There are faulty, grey, layout, ",
+        ),
         ({"prepare.alphabet": "ab"}, "prepare.alphabet: unknown key"),
         ({"prepare.layout": "columns"}, 'prepare.layout: found "columns", allowed: pixels, rows, series'),
         ({"prepare.size": [8]}, "prepare.size: found [8], expected a list of 2 values"),
