@@ -11,20 +11,13 @@ A model whose million tokens do not fit is tried again with fewer layers. What `
 
 import argparse
 import json
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from step import REPOSITORY, Case, Variant, write_project
-
-sys.path.insert(0, str(REPOSITORY))
-
-from lt25.launch import plan
+import trainings
+from step import Case, Variant, write_project
 
 CHANNELS, VOCABULARY, LAYERS = 1024, 1024, (24, 16)
 EQUAL, LONG = 2**15, 2**20
@@ -47,25 +40,10 @@ def train(gpus: int, length: int, layers: int, steps: int, limit: float) -> dict
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         job = write_project(folder, case, steps, Variant("language_modeling", settings, model))
-        path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-        environment = {**os.environ, "NGPU": str(gpus), "PYTHONPATH": path}
-        start = plan(parallelism, environment)
-        environment |= start.environment(environment)
-        process = subprocess.Popen(
-            start.command("-m", "lt25.training", "--job.config_file", job.name),
-            cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
         try:
-            said, _ = process.communicate(timeout=limit)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            said, _ = process.communicate()
-            return {"error": f"stopped after {limit:.0f} s: {' '.join(said.split())[-300:]}"}
-        if process.returncode:
-            wrong = [line for line in said.splitlines() if "rror" in line] or said.splitlines() or ["no message"]
-            short = next((line for line in wrong if "out of memory" in line), " / ".join(wrong[:3]))
-            return {"error": short[:400]}
-        records = [json.loads(line) for line in next(folder.rglob("metrics.jsonl")).read_text().splitlines()]
+            records, _ = trainings.train(job, gpus, parallelism, limit)
+        except trainings.Failed as error:
+            return {"error": str(error)}
         return {
             "per_second": records[-1]["positions_per_second"],
             "memory_gib": max(record["memory_gib"] for record in records),

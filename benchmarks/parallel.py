@@ -12,21 +12,14 @@ fit into ``--seconds`` is left out and named.
 
 import argparse
 import json
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import trainings
 from architectures import read_config
-from step import REPOSITORY, write_job
-
-sys.path.insert(0, str(REPOSITORY))
-
-from lt25.launch import plan
+from step import write_job
 
 BATCH, STEPS = 8, 20
 
@@ -58,28 +51,10 @@ def train(name: str, gpus: int, degrees: dict[str, int], local: int, small: bool
         folder = Path(place)
         tensors = {"inputs": drawn, "input_offsets": torch.tensor([0, len(drawn)])}
         job = write_job(folder, "language_modeling", tensors, config, {**settings, "parallelism": shape})
-        path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-        environment = {**os.environ, "NGPU": str(gpus), "PYTHONPATH": path}
-        start = plan(degrees, environment)
-        environment |= start.environment(environment)
-        code = "import json, os, sys; from lt25.launch import Launch; from lt25.training.processes import run; "
-        code += "sys.exit(run(Launch(*json.loads(sys.argv[1])), sys.argv[2:], dict(os.environ)))"
-        launch = json.dumps([start.processes, start.nodes, start.device])
-        command = [sys.executable, "-m", "lt25.training", "--job.config_file", job.name]
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, launch, *command],
-            cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
         try:
-            said, _ = process.communicate(timeout=limit)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            said, _ = process.communicate()
-            return {"error": f"stopped after {limit:.0f} s: {' '.join(said.split())[-300:]}"}
-        if process.returncode:
-            wrong = [line for line in said.splitlines() if "rror" in line] or said.splitlines() or ["no message"]
-            return {"error": " / ".join(wrong[:3])[:600]}
-        records = [json.loads(line) for line in next(folder.rglob("metrics.jsonl")).read_text().splitlines()]
+            records, _ = trainings.train(job, gpus, degrees, limit)
+        except trainings.Failed as error:
+            return {"error": str(error)}
         half, last = records[len(records) // 2], records[-1]
         tokens = (last["step"] - half["step"]) * BATCH * length
         return {

@@ -330,6 +330,7 @@ def write_job(
             "data": "data",
             "init_from": "",
             "augment": "{}",
+            "probabilities": [1.0],
         },
         "training": {"global_batch_size": -1},
         "parallelism": {f"{kind}_parallel_degree": 1 for kind in ("tensor", "context", "pipeline")},

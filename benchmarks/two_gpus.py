@@ -11,21 +11,14 @@ and named. What differs from the experiments: no dropout, so that losses can be 
 
 import argparse
 import json
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import trainings
 from step import REPOSITORY, Case, Variant, write_project
-
-sys.path.insert(0, str(REPOSITORY))
-
-from lt25.launch import plan
 
 
 @dataclass(frozen=True)
@@ -91,25 +84,11 @@ def train(workload: Workload, gpus: int, parallelism: dict[str, int], graphs: bo
         folder = Path(name)
         variant = Variant(workload.task, settings, workload.model)
         job = write_project(folder, case, workload.steps, variant)
-        path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-        environment = {**os.environ, "NGPU": str(gpus), "PYTHONPATH": path}
-        start = plan(parallelism, environment)
-        environment |= start.environment(environment)
-        process = subprocess.Popen(
-            start.command("-m", "lt25.training", "--job.config_file", job.name),
-            cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
         try:
-            said, _ = process.communicate(timeout=limit)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            said, _ = process.communicate()
-            return {"error": f"stopped after {limit:.0f} s: {' '.join(said.split())[-300:]}"}
-        if process.returncode:
-            wrong = [line for line in said.splitlines() if "rror" in line] or said.splitlines() or ["no message"]
-            return {"error": " / ".join(wrong[:3])[:600]}
-        lines = next(folder.rglob("metrics.jsonl")).read_text().splitlines()
-        last = json.loads(lines[-1])
+            records, said = trainings.train(job, gpus, parallelism, limit)
+        except trainings.Failed as error:
+            return {"error": str(error)}
+        last = records[-1]
         chosen = next((line.split(": ", 1)[1] for line in said.splitlines() if " of state " in line), "")
         return {"per_second": last["positions_per_second"], "loss": last["loss"], "chosen": chosen}
 

@@ -1,0 +1,65 @@
+"""Trainings in processes of their own, on one GPU or several, for benchmarks that compare them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[1]
+
+_START = """
+import json, os, sys
+from lt25.launch import plan
+from lt25.training.processes import run
+launch = plan(json.loads(sys.argv[1]))
+command = [sys.executable, "-m", "lt25.training", "--job.config_file", sys.argv[2]]
+sys.exit(run(launch, command, {**os.environ, **launch.environment()}))
+"""
+
+
+class Failed(Exception):
+    """A training that ended with an error or not in time; its message is one line."""
+
+
+def train(job: Path, gpus: int, parallelism: Mapping[str, int], limit: float) -> tuple[list[dict[str, Any]], str]:
+    """Run a job.
+
+    Args:
+        job: the job's file; it runs in that folder.
+        gpus: how many.
+        parallelism: degrees, as in the job.
+        limit: seconds.
+
+    Returns:
+        The records of the run's metrics, one for each logged step, and what it printed.
+
+    Raises:
+        Failed: if it did not end well, or not within the limit.
+    """
+    path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    process = subprocess.Popen(
+        [sys.executable, "-c", _START, json.dumps(dict(parallelism)), job.name],
+        cwd=job.parent,
+        env={**os.environ, "NGPU": str(gpus), "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        # What this process has started ends with it.
+        os.killpg(process.pid, signal.SIGKILL)
+        said, _ = process.communicate()
+        raise Failed(f"stopped after {limit:.0f} s: {' '.join(said.split())[-300:]}") from None
+    if process.returncode:
+        wrong = [line for line in said.splitlines() if "rror" in line] or said.splitlines() or ["no message"]
+        short = next((line for line in wrong if "out of memory" in line), " / ".join(wrong[:3]))
+        raise Failed(short[:600])
+    lines = next(job.parent.rglob("metrics.jsonl")).read_text().splitlines()
+    return [json.loads(line) for line in lines], said
