@@ -12,14 +12,14 @@ from pathlib import Path
 
 from lt25.checkpoints.whole import kept_steps
 from lt25.config.files import read_model
-from lt25.data import acquire, read, tokenizer
+from lt25.data import acquire, read
 from lt25.data.folders import Folder
 from lt25.errors import Mistakes, UserError
 from lt25.experiment import Experiment, load_config, load_experiment, project_root
-from lt25.launch import Launch, plan
+from lt25.launch import plan
 from lt25.models import families
 from lt25.tasks import TASKS
-from lt25.training.ahead import changed
+from lt25.training.ahead import changed, check_devices
 
 LABELS = 10_000
 """Rows of a split whose labels are compared with those that are listed."""
@@ -138,7 +138,12 @@ def check_tokenizer(experiment: Experiment) -> str:
         UserError: if there is none.
     """
     name = experiment.prepare.get("tokenizer")
-    if name is None or name in tokenizer.TRAINED or tokenizer.here(name):
+    if name is None:
+        return ""
+    # It imports numpy, which most mistakes are answered without.
+    from lt25.data import tokenizer
+
+    if name in tokenizer.TRAINED or tokenizer.here(name):
         return ""
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
@@ -254,31 +259,3 @@ def check_load_step(experiment: Experiment) -> None:
         raise UserError(
             f"{experiment.path}: checkpoint.load_step: no checkpoint of step {step} is kept: there are {there}"
         )
-
-
-def check_devices(experiment: Experiment) -> Launch:
-    """Compare the degrees of parallelism and the global batch with the processes that training would have.
-
-    Returns:
-        What it would be started on.
-
-    Raises:
-        UserError: if they do not fit.
-    """
-    parallelism, training = experiment.job["parallelism"], experiment.job["training"]
-    start = plan(parallelism, where=str(experiment.path))
-    families.check(experiment.model, experiment.task, parallelism, start.device, str(experiment.path))
-    if training["float8"] and start.device == "cpu":
-        raise UserError(
-            f"{experiment.path}: training.float8: found {training['float8']}, but there is no GPU here, and a CPU has no such "
-            "products: remove the key"
-        )
-    readers = start.world_size // (parallelism["tensor_parallel_degree"] * parallelism["pipeline_parallel_degree"])
-    readers //= parallelism["context_parallel_degree"]
-    local, total = training["local_batch_size"], training["global_batch_size"]
-    if total > 0 and total % (local * readers):
-        raise UserError(
-            f"{experiment.path}: training.global_batch_size: {total} is no multiple of training.local_batch_size, {local}, "
-            f"times the {readers} processes that read data: change one"
-        )
-    return start

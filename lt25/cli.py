@@ -258,14 +258,17 @@ def _configure(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     from lt25 import slurm
-    from lt25.check import check_devices
-    from lt25.training.ahead import settle
+    from lt25.launch import plan
+
+    if batch := slurm.batch_job():
+        os.environ.update(slurm.meeting(batch))
+    # What is wrong with the environment is said before anything is read.
+    plan({})
+    experiment = _load(options)
+    from lt25.training.ahead import check_devices, settle
     from lt25.training.job import write_job
     from lt25.training.processes import run
 
-    experiment = _load(options)
-    if batch := slurm.batch_job():
-        os.environ.update(slurm.meeting(batch))
     launch = check_devices(experiment)
     job = write_job(experiment)
     if batch:

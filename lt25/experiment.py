@@ -374,7 +374,8 @@ def _load_plugins(root: Path) -> None:
 
 def hub_mirror() -> Path | None:
     """Return the local mirror of the Hub that ``LT25_HUB_MIRROR`` or config/config.yaml's ``hub_mirror`` names."""
-    name = os.environ.get("LT25_HUB_MIRROR") or load_config()["hub_mirror"]
+    is_there = (project_root() / "config" / "config.yaml").is_file()
+    name = os.environ.get("LT25_HUB_MIRROR") or (load_config()["hub_mirror"] if is_there else None)
     return Path(name).expanduser() if name else None
 
 

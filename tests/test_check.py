@@ -297,6 +297,8 @@ def test_a_tokenizer_that_is_nowhere_is_refused_and_one_that_cannot_be_looked_fo
     def no_such(self, name, timeout):
         raise RepositoryNotFoundError("404", response=httpx.Response(404, request=httpx.Request("GET", "http://there")))
 
+    # Neither names a mirror, and the project has no config/config.yaml.
+    monkeypatch.delenv("LT25_HUB_MIRROR", raising=False)
     wanted = ["tiny", "--prepare.tokenizer=nobody/nothing"]
     monkeypatch.setattr(HfApi, "model_info", no_such)
     status, said = checked(capsys, *wanted)

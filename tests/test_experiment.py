@@ -554,6 +554,7 @@ def test_a_base_of_another_type_is_not_blamed_for_its_keys(project):
     ("change", "message"),
     [
         ({"compile.backend": "foo"}, 'compile.backend: found "foo", allowed: inductor'),
+        ({"compile.components": []}, "compile.components: found [], expected a list of at least 1 value"),
         ({"debug.seed": -1}, "debug.seed: found -1, expected at least 0"),
         ({"debug.seed": 2**63}, f"debug.seed: found {2**63}, expected at most {2**63 - 1}"),
         ({"debug.seed": True}, "debug.seed: found true, expected a whole number"),

@@ -63,6 +63,15 @@ def test_every_part_has_its_layer():
     assert parts <= HEIGHT.keys()
 
 
+def test_the_document_draws_these_layers_and_names_every_part():
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    _, house, _, layers, *_ = text.split("```\n")
+    drawn = [set(line.strip(" └").split(", ")) for line in layers.splitlines()]
+    assert drawn == [set(layer) for layer in reversed(LAYERS)]
+    named = {name.removesuffix(".py").removesuffix("/") for name in house.split()}
+    assert HEIGHT.keys() - named == set()
+
+
 @pytest.mark.parametrize("name", sorted(IMPORTS))
 def test_a_module_imports_from_lower_layers_only(name):
     part = name.split(".")[1]

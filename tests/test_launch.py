@@ -159,6 +159,24 @@ def test_lt25_train_says_it_before_it_writes_anything(tmp_path, monkeypatch, cap
     assert not (tmp_path / "results").exists()
 
 
+def test_the_environment_is_looked_at_before_anything_is_read_or_imported():
+    script = """
+import os, sys
+sys.argv = ["lt25"]
+from lt25.cli import main
+for wrong in ({"NGPU": "0"}, {"NNODE": "abc"}, {"NNODE": "2"}, {"MASTER_PORT": "http"}, {"NODE_RANK": "5"}):
+    os.environ.update(wrong)
+    assert main(["train", "nosuch"]) == 2
+    for name in wrong:
+        del os.environ[name]
+print({"jsonschema", "numpy", "lt25.experiment"} & set(sys.modules))"""
+    environment = {name: value for name, value in os.environ.items() if name not in ("MASTER_ADDR", "SLURM_JOB_ID")}
+    shown = subprocess.run([sys.executable, "-c", script], env=environment | NO_GPU, capture_output=True, text=True)
+    assert shown.stdout == "set()\n", shown.stderr
+    named = [line.split(": ")[2] for line in shown.stderr.splitlines()]
+    assert named == ["NGPU", "NNODE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK"]
+
+
 def test_it_imports_no_torch():
     # The second is what a process sees that `python -m lt25.cli` has started.
     for program in ("lt25", tiny.REPOSITORY / "lt25" / "cli.py"):

@@ -310,7 +310,7 @@ COMPILE: Section = {
         ["model", "loss"],
         "what is compiled",
         False,
-        {"items": {"enum": ["model", "loss"]}, "uniqueItems": True},
+        {"items": {"enum": ["model", "loss"]}, "uniqueItems": True, "minItems": 1},
     ),
     "backend": Key(
         "string", "inductor", "what compiles", False, {"enum": ["inductor", "cudagraphs", "aot_eager", "eager"]}

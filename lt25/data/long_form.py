@@ -4,22 +4,24 @@ A table in long form has a step a row: ``id, time, channels..., label``. The row
 in the order of their times, wherever in the file they stand.
 """
 
+import math
 import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from lt25.data.faults import Fault
 from lt25.data.records import Record, Records
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _SORTS = re.compile(r"\d{4}([-/.]?)\d{2}(\1\d{2})?(?!\d)|\d{2}:\d{2}(?!\d)")
 """What dates and times begin with that sort as texts in the order in which they pass."""
 
 
-def in_a_row(record: Record, columns: list[str], comma: bool) -> np.ndarray:
+def in_a_row(record: Record, columns: list[str], comma: bool) -> "np.ndarray":
     """Return the series float64 [T] whose steps are the values of some columns.
 
     Args:
@@ -30,6 +32,9 @@ def in_a_row(record: Record, columns: list[str], comma: bool) -> np.ndarray:
     Raises:
         Fault: if a value is no number.
     """
+    # numpy is imported where there is something to read, so that a mistake is answered before.
+    import numpy as np
+
     return np.array([_number(record, column, comma) for column in columns])
 
 
@@ -46,6 +51,8 @@ def in_rows(records: Records, columns: dict[str, Any], name: str, comma: bool) -
         Records whose values are those of the first row, but under ``columns["id"]`` the id, and under "" the series, float64
         [T, C].
     """
+    import numpy as np
+
     channels = [columns["input"]] if isinstance(columns["input"], str) else columns["input"]
     alike = [column for role, column in columns.items() if role in ("label", "group")]
     series: dict[str, _Series] = {}
@@ -111,7 +118,7 @@ def _time(value: Any, record: Record, column: str, comma: bool) -> float | str:
 def _number(record: Record, column: str, comma: bool) -> float:
     value = record.values[column]
     number = _parsed(value, comma)
-    if number is None or not np.isfinite(number):
+    if number is None or not math.isfinite(number):
         raise Fault(
             "values that are no numbers", record.where, f"column {column}: no finite number: {str(value)[:40]!r}"
         )

@@ -8,9 +8,39 @@ from typing import Any
 from lt25.errors import UserError
 from lt25.experiment import Experiment
 from lt25.files import load_record
+from lt25.launch import Launch, plan
+from lt25.models import families
 from lt25.progress import say
 from lt25.training import run as runs
 from lt25.training.job import job_of, read_job
+
+
+def check_devices(experiment: Experiment) -> Launch:
+    """Compare the degrees of parallelism and the global batch with the processes that training would have.
+
+    Returns:
+        What it would be started on.
+
+    Raises:
+        UserError: if they do not fit.
+    """
+    parallelism, training = experiment.job["parallelism"], experiment.job["training"]
+    start = plan(parallelism, where=str(experiment.path))
+    families.check(experiment.model, experiment.task, parallelism, start.device, str(experiment.path))
+    if training["float8"] and start.device == "cpu":
+        raise UserError(
+            f"{experiment.path}: training.float8: found {training['float8']}, but there is no GPU here, and a CPU has no such "
+            "products: remove the key"
+        )
+    readers = start.world_size // (parallelism["tensor_parallel_degree"] * parallelism["pipeline_parallel_degree"])
+    readers //= parallelism["context_parallel_degree"]
+    local, total = training["local_batch_size"], training["global_batch_size"]
+    if total > 0 and total % (local * readers):
+        raise UserError(
+            f"{experiment.path}: training.global_batch_size: {total} is no multiple of training.local_batch_size, {local}, "
+            f"times the {readers} processes that read data: change one"
+        )
+    return start
 
 
 def settle(file: Path, processes: int, fresh: bool, wait: bool) -> bool:
