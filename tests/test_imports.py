@@ -79,6 +79,11 @@ def test_a_module_imports_from_lower_layers_only(name):
     assert {other for other in others if HEIGHT[other.split(".")[1]] >= HEIGHT[part]} == set()
 
 
+def test_nothing_is_mocked_outside_of_tests():
+    product = [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "workflow").rglob("*.py"), PACKAGE.parent / "Snakefile"]
+    assert [path for path in product if "unittest" in path.read_text(encoding="utf-8")] == []
+
+
 def test_modules_import_each_other_in_no_circle():
     try:
         TopologicalSorter(IMPORTS).prepare()

@@ -8,6 +8,7 @@ import pytest
 
 from lt25.config.key import REQUIRED, identity, resolve
 from lt25.config.sections import HIDDEN, JOB, SCHEDULES, SET, training_identity
+from lt25.launch import DEGREES
 
 # Where lt25's default is another than torchtitan's, and where its keys are lt25's own.
 OTHER_DEFAULTS = {
@@ -95,6 +96,19 @@ def test_names_types_and_defaults_are_torchtitans(section):
     from torchtitan.config import JobConfig
 
     compare(JOB[section], typing.get_type_hints(JobConfig)[section], section)
+
+
+def test_every_section_of_torchtitans_is_described_or_lt25s_own_business():
+    from torchtitan.config import JobConfig
+
+    # lt25 writes the first two and sets products in float8 by a key of its own; the others are features that it does not have.
+    others = {"job", "model", "quantize", "experimental", "fault_tolerance", "memory_estimation"}
+    assert {field.name for field in dataclasses.fields(JobConfig)} == {*JOB, *others}
+
+
+def test_the_degrees_that_decide_on_processes_have_the_defaults_of_their_keys():
+    described = {name: key.default for name, key in JOB["parallelism"].items() if name.endswith("_degree")}
+    assert described == DEGREES
 
 
 def test_torchtitan_reads_lt25s_own_keys_with_the_same_defaults():
