@@ -374,8 +374,9 @@ def _load_plugins(root: Path) -> None:
 
 def hub_mirror() -> Path | None:
     """Return the local mirror of the Hub that ``LT25_HUB_MIRROR`` or config/config.yaml's ``hub_mirror`` names."""
-    is_there = (project_root() / "config" / "config.yaml").is_file()
-    name = os.environ.get("LT25_HUB_MIRROR") or (load_config()["hub_mirror"] if is_there else None)
+    name = os.environ.get("LT25_HUB_MIRROR")
+    if not name and (project_root() / "config" / "config.yaml").is_file():
+        name = load_config()["hub_mirror"]
     return Path(name).expanduser() if name else None
 
 

@@ -194,6 +194,14 @@ def test_a_model_of_the_best_step_says_so(experiments):
     assert facts["Model of step"] == "600 of 700, the best on the validation split (accuracy 0.9300)"
 
 
+def test_a_model_that_was_continued_says_how_it_came_about(experiments):
+    results = collect(experiments[0])
+    assert "Came about" not in dict(story(results, "x")["facts"])
+    path = [{"from": 0, "steps": 300}, {"from": 300, "steps": 600}]
+    facts = dict(story(replace(results, train={**results.train, "path": path}), "x")["facts"])
+    assert facts["Came about"] == "trained to step 300 of a schedule of 300 steps, then continued to 600"
+
+
 def test_a_cut_off_line_of_the_history_is_left_out(experiments):
     assert collect(experiments[0]).history[-1]["step"] == 596
 
