@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -180,18 +181,24 @@ def test_a_damaged_record_of_a_continued_run_is_read_from_its_checkpoint(run, ex
 
 def test_retraining_moves_the_former_run_aside(experiment, run, monkeypatch):
     started = []
-    monkeypatch.setattr(os, "execve", lambda path, command, environment: started.append(command))
-    cli.main(["train", "tiny", "--fresh"])
+
+    def become(path, command, environment):
+        started.append(command)
+        sys.exit()  # Another program would go on from here.
+
+    monkeypatch.setattr(os, "execve", become)
+    with pytest.raises(SystemExit):
+        cli.main(["train", "tiny", "--fresh"])
     assert started[0][-1] == "--lt25.fresh"
     before = tiny.weights(experiment, 12)
     former = run.directory.with_name(f"{run.directory.name}-former-1")
     shard = next(experiment.processed_dir.glob("train-*.safetensors"))
-    content = shard.read_bytes()
-    shard.write_bytes(content[:-1])
+    shard.write_bytes(shard.read_bytes()[:-1])
     done = tiny.train(experiment, "--lt25.fresh")
     assert done.returncode == 2 and shard.name in done.stderr
     assert run.directory.is_dir() and not former.exists()
-    shard.write_bytes(content)
+    # The record of damaged data is set aside, so it is prepared anew.
+    tiny.prepare(experiment)
     done = tiny.train(experiment, "--lt25.fresh")
     assert done.returncode == 0, done.stderr
     assert "training from the start; the former run is" in done.stdout
