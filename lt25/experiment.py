@@ -244,7 +244,9 @@ class Experiment:
             "evaluate": (self.evaluation_dir / "metrics.json", f"lt25 evaluate {self.arguments}"),
         }
         names = list(stages)
-        names = names if stage is None else names[: names.index(stage)]
+        # Without checkpoints there is nothing to export.
+        last = stage or (None if self.job["checkpoint"]["enable"] else "export")
+        names = names if last is None else names[: names.index(last)]
         done = [number for number, name in enumerate(names, 1) if stages[name][0].is_file()]
         return {name: stages[name][1] for name in names[max(done, default=0) :]}
 

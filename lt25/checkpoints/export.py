@@ -55,7 +55,8 @@ def export(experiment: Experiment, steps: Sequence[int] = ()) -> None:
                 f"{experiment.path}: checkpoint.enable: false, so there is nothing to export: set it to true"
             )
         there = ", ".join(map(str, kept)) or "none"
-        raise UserError(f"{experiment.name}: no checkpoint of step {missing[0]} is kept: there are {there}")
+        again = f": run `{train}`" if missing[0] == final else ""
+        raise UserError(f"{experiment.name}: no checkpoint of step {missing[0]} is kept: there are {there}{again}")
     for step in wanted.values():
         checkpoint = checkpoints / f"step-{step}"
         if wrong := damage(checkpoint, trained):

@@ -41,13 +41,14 @@ _CLASSES = {
     "pathlib": {"PosixPath", "WindowsPath"},
     "pathlib._local": {"PosixPath", "WindowsPath"},
 }
+_UNREADABLE = (OSError, EOFError)
 
 
 def load(states: dict[str, Any], checkpoint: Path, no_dist: bool = False) -> None:
     """Load a checkpoint into ``states``, in place, as `torch.distributed.checkpoint.load` does.
 
     Raises:
-        UserError: if the checkpoint holds anything but tensors and plain values.
+        UserError: if the checkpoint holds anything but tensors and plain values, or cannot be read.
     """
     # torch takes no notice of what is wrong with the metadata until it misses it.
     read_metadata(checkpoint)
@@ -63,6 +64,10 @@ def load(states: dict[str, Any], checkpoint: Path, no_dist: bool = False) -> Non
         )
         if name := next((match[1] for match in missing if match), None):
             raise UserError(f"{checkpoint}: holds no {name}: go on from another checkpoint, or start afresh") from None
+        if why := next((failure for failure, _ in error.failures.values() if isinstance(failure, _UNREADABLE)), None):
+            raise UserError(
+                f"{checkpoint}: cannot be read ({why}): move it away, and go on from another checkpoint"
+            ) from None
         raise
 
 

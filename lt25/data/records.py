@@ -195,7 +195,9 @@ def _parquet(path: Path, name: str, select: Select, part: Part | None) -> Record
 
     try:
         with pq.ParquetFile(path if isinstance(path, Path) else path.open("rb")) as file:
-            columns, number = select(file.schema_arrow.names, name), 0 if part is None else part.begin
+            there, number = file.schema_arrow.names, 0 if part is None else part.begin
+            columns = select(there, name)
+            _named_once(columns, there, name)
             for batch in _batches(file, columns, part):
                 try:
                     rows = batch.to_pylist()

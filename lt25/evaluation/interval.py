@@ -33,15 +33,15 @@ def bootstrap_interval(numerators, denominators, resamples: int = 1000, seed: in
 
     Serves word error rate (errors / words) and bits per byte (bits / bytes) alike: the example (utterance, document) is
     what was drawn at random, so it is what is drawn again (Efron, 1979; for word error rates Bisani and Ney, ICASSP
-    2004). The seed is fixed: the same examples give the same interval. Where all examples have the same ratio it has no
-    width.
+    2004). The seed is fixed: the same examples give the same interval. Examples that all have the same ratio say nothing about
+    how far others are from it, so there is no interval.
 
     Args:
         numerators, denominators: [n] numbers.
 
     Returns:
-        [low, high] in the ratio's unit, or None when fewer than two examples or an all-zero denominator leave nothing to
-        say.
+        [low, high] in the ratio's unit, or None when fewer than two examples, an all-zero denominator or equal ratios leave
+        nothing to say.
     """
     numerators = np.asarray(numerators, dtype=np.float64)
     denominators = np.asarray(denominators, dtype=np.float64)
@@ -54,13 +54,13 @@ def bootstrap_interval(numerators, denominators, resamples: int = 1000, seed: in
         drawn = generator.integers(0, n, n)
         ratios[r] = numerators[drawn].sum() / max(denominators[drawn].sum(), 1e-12)
     low, high = np.percentile(ratios, [2.5, 97.5])
-    return [float(low), float(high)]
+    return [float(low), float(high)] if high - low > 1e-9 * abs(high) else None
 
 
 def rate_interval(counts, lengths) -> list[float] | None:
     """95 % interval of a rate, counts / lengths over whole examples, such as errors / words or right / asked.
 
-    It is `bootstrap_interval`'s. Where all examples have the same rate that has no width, and Wilson's takes its place, as of a
+    It is `bootstrap_interval`'s. Where all examples have the same rate there is none, and Wilson's takes its place, as of a
     proportion of the examples: of those with an error, where none has one, since an example hardly has more errors than it is
     long. A rate above 1 is its own upper end.
 
@@ -70,9 +70,11 @@ def rate_interval(counts, lengths) -> list[float] | None:
     Returns:
         [low, high], or None where there is nothing to say.
     """
-    interval = bootstrap_interval(counts, lengths)
-    if interval and interval[1] - interval[0] < 1e-9:
-        rate, n = sum(counts) / sum(lengths), len(counts)
-        low, high = wilson_interval(min(rate, 1.0) * n, n) or interval
-        return [low, max(high, rate)]
-    return interval
+    n, total = len(counts), sum(lengths)
+    if n < 2 or not total:
+        return None
+    if interval := bootstrap_interval(counts, lengths):
+        return interval
+    rate = sum(counts) / total
+    low, high = wilson_interval(min(rate, 1.0) * n, n) or (rate, rate)
+    return [low, max(high, rate)]

@@ -11,6 +11,7 @@ from lt25.checkpoints import convert, plain
 from lt25.checkpoints.export import export
 from lt25.errors import UserError
 from lt25.experiment import TASKS
+from lt25.files import write_record
 from lt25.models.auto import auto_class
 from tests import tiny
 
@@ -112,3 +113,24 @@ def test_what_cannot_be_exported_is_one_line(trained):
     untrained = tiny.write_experiment(trained.root, "classification", "untrained")
     with pytest.raises(UserError, match="run `lt25 train untrained` first"):
         export(untrained)
+
+
+@pytest.mark.parametrize(
+    ("enabled", "left", "said"),
+    [
+        (True, ["export", "evaluate"], "no checkpoint of step 4 is kept: there are none: run `lt25 train tiny`"),
+        (False, [], "checkpoint.enable: false, so there is nothing to export: set it to true"),
+    ],
+)
+def test_a_training_without_checkpoints_is_not_exported(tmp_path, monkeypatch, enabled, left, said):
+    monkeypatch.chdir(tiny.make_project(tmp_path))
+    experiment = tiny.write_experiment(tmp_path, "classification", checkpoint={"enable": enabled})
+    tiny.prepare(experiment)
+    trained = {"run_dir": "runs/1", "fingerprint": "1", "checkpoints": [], "steps": 4}
+    write_record(experiment.results_dir / "train.json", trained)
+    manifest = experiment.raw_dir_of(experiment.dataset) / "SOURCE.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{}")
+    assert list(experiment.missing()) == left
+    with pytest.raises(UserError, match=said):
+        export(experiment)

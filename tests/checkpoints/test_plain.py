@@ -66,6 +66,18 @@ def test_a_file_elsewhere_is_not_read(checkpoint):
         plain.read_metadata(checkpoint)
 
 
+@pytest.mark.parametrize("damage", ["gone", "empty", "short", "other"])
+def test_a_file_that_is_listed_as_it_is_and_cannot_be_read_is_one_line(checkpoint, damage):
+    (file,) = checkpoint.glob("*.distcp")
+    content = file.read_bytes()
+    file.unlink()
+    if damage != "gone":
+        file.write_bytes({"empty": b"", "short": content[:100], "other": b"x" * len(content)}[damage])
+    with pytest.raises(UserError, match=r"step-4: .*: move it away, and go on from another checkpoint") as caught:
+        plain.load({"hf.a": torch.zeros(3), "step": 0, "rates": [0.0]}, checkpoint, no_dist=True)
+    assert "\n" not in str(caught.value)
+
+
 def test_the_trainer_runs_no_program_either(tmp_path, monkeypatch):
     monkeypatch.chdir(tiny.make_project(tmp_path))
     experiment = tiny.tiny(tmp_path, "classification", training={"steps": 2}, checkpoint={"interval": 1})

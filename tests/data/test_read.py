@@ -5,6 +5,8 @@ import io
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lt25.data.examples import Examples
@@ -256,6 +258,12 @@ def test_two_columns_of_one_name_are_one_line(tmp_path):
     with pytest.raises(UserError, match=r"a.csv, line 1: 2 columns are named text: give each a name of its own"):
         found(tmp_path, "language_modeling")
     make.write(tmp_path / "a.csv", "text,id,id\na,1,b\n")
+    assert len(found(tmp_path, "language_modeling")[0]) == 1
+    (tmp_path / "a.csv").unlink()
+    pq.write_table(pa.table([["a"], ["b"]], names=["text", "text"]), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet: 2 columns are named text: give each a name of its own"):
+        found(tmp_path, "language_modeling")
+    pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["text", "id", "id"]), tmp_path / "a.parquet")
     assert len(found(tmp_path, "language_modeling")[0]) == 1
 
 

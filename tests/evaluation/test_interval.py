@@ -27,8 +27,9 @@ def test_the_bootstrap_of_a_proportion_is_close_to_the_normal_interval():
     assert bootstrap_interval(right, np.ones(1000)) == [low, high]
 
 
-def test_examples_that_all_agree_have_no_spread():
-    assert bootstrap_interval([2, 4, 6], [1, 2, 3]) == pytest.approx([2, 2])
+@pytest.mark.parametrize("ratio", [0, 2, 0.1, 1234.567])
+def test_examples_that_all_agree_do_not_make_certain(ratio):
+    assert bootstrap_interval(ratio * np.array([1, 2, 3, 7]), [1, 2, 3, 7]) is None
 
 
 def test_no_error_in_few_utterances_is_not_certainty():
