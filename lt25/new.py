@@ -1,5 +1,6 @@
 """``lt25 new``: an experiment file for another dataset, made from the file of an experiment that does the same task."""
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -43,13 +44,20 @@ def new(name: str, like: str, dataset: str) -> tuple[Path, str]:
             f"--dataset {dataset}: is for {', '.join(data.options['tasks'])}, and {source.name} does {source.task}: "
             "name a dataset of that task, or with --like an experiment of another"
         )
-    write_text(root / path, _text(source, data))
+    text = _text(source, data)
+    write_text(root / path, text)
     try:
-        remark = check_columns(load_experiment(root / path))
-    except UserError:
+        return path, check_columns(load_experiment(root / path))
+    except UserError as error:
+        # What is done to images means nothing to series.
+        without = _without(text, "augment")
+        if without != text:
+            write_text(root / path, without)
+            with contextlib.suppress(UserError):
+                remark = check_columns(load_experiment(root / path))
+                return path, f"; `augment` of {source.name} is left out, since it is for other data{remark}"
         (root / path).unlink()
-        raise
-    return path, remark
+        raise error
 
 
 def _text(source: Experiment, dataset: Dataset) -> str:
@@ -99,6 +107,15 @@ def _set(text: str, keys: list[str], value: Any) -> str:
         # A block ends where the next key begins; what stands for it is further in than its key.
         return f"{text[: start.index]} {written}\n{' ' * end.column}{text[end.index :]}"
     return f"{text[: start.index]}{written}{text[end.index :]}"
+
+
+def _without(text: str, section: str) -> str:
+    """Return a YAML text without one of its sections."""
+    for key, value in yaml.compose(text, Loader=yaml.SafeLoader).value:
+        if key.value == section:
+            rest = text[value.end_mark.index :]
+            return text[: key.start_mark.index] + (rest[1:] if value.flow_style else rest)
+    return text
 
 
 def _scalar(name: str) -> str:

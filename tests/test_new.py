@@ -5,7 +5,7 @@ import yaml
 
 from lt25 import cli
 from lt25.experiment import load_experiment
-from lt25.new import _set
+from lt25.new import _set, _without
 from tests.data import make
 
 LIKE = """\
@@ -118,3 +118,11 @@ def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_written(config, ca
     assert said.count("\n") == 1
     assert [path.name for path in (config / "experiments").iterdir()] == ["digits.yaml"]
     assert (config / "experiments" / "digits.yaml").read_text() == LIKE
+
+
+def test_a_section_is_taken_out_of_a_text():
+    block = "task: a\naugment:\n  shift: 1\n\nmodel: {x: 1}\n"
+    flow = "task: a\naugment: {shift: 1}\nmodel: {x: 1}\n"
+    for text in (block, flow):
+        assert yaml.safe_load(_without(text, "augment")) == {"task": "a", "model": {"x": 1}}
+    assert _without(flow, "training") == flow

@@ -64,12 +64,12 @@ def test_learns_a_rule_that_needs_memory():
 def test_long_series_are_pooled_right_in_half_precision():
     """Their steps are more than such numbers count exactly."""
     hidden = torch.randn(2, 1003, 4).bfloat16()
-    assert torch.equal(_pool(hidden, None, "last"), hidden[:, -1])
+    assert torch.equal(_pool(hidden, None, "last", None), hidden[:, -1])
     torch.testing.assert_close(
-        _pool(hidden + 1, None, "mean").float(), (hidden + 1).float().mean(1), atol=0.01, rtol=0.01
+        _pool(hidden + 1, None, "mean", None).float(), (hidden + 1).float().mean(1), atol=0.01, rtol=0.01
     )
     mask = torch.arange(1003) < torch.tensor([[1001], [3]])
-    assert torch.equal(_pool(hidden, mask.long(), "last"), torch.stack((hidden[0, 1000], hidden[1, 2])))
+    assert torch.equal(_pool(hidden, mask.long(), "last", None), torch.stack((hidden[0, 1000], hidden[1, 2])))
 
 
 def test_position_embeddings_tell_the_places_of_equal_steps_apart():

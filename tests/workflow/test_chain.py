@@ -287,7 +287,7 @@ def test_a_cluster_is_asked_for_the_gpus_of_the_experiment(tmp_path):
     asked = ("--executor", "slurm", "--jobs", "2", "--dry-run", "--printshellcmds", "results/digits/train.json")
     done = chain.run(root, "snakemake", *asked)
     assert done.returncode == 0, done.stdout
-    assert "NGPU=4 lt25 train digits" in done.stdout
+    assert "gpus=$((4 / 1)); NGPU=${gpus#0} NNODE=1 lt25 train digits" in done.stdout
     done = chain.run(root, "snakemake", *asked, NGPU="abc")
     assert "lt25: error: NGPU: found 'abc', expected a whole number of at least 1" in done.stdout
     assert "Traceback" not in done.stdout
