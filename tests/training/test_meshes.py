@@ -1,7 +1,9 @@
 """Every mesh that is offered trains as one process does: losses, norms of gradients and weights after ten steps, in float32."""
 
+import contextlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -133,13 +135,14 @@ def _experiment(root: Path, cell: Cell) -> Any:
 
 
 def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+    """Return ports that nobody listens at, below those that the system gives to connections while earlier cells train."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+    return found
 
 
 def train(root: Path, cells: list[Cell], processes: int) -> None:
