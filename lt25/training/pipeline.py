@@ -14,12 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage
-from torch.distributed.pipelining.schedules import (
-    PipelineScheduleSingle,
-    ScheduleDualPipeV,
-    ScheduleZBVZeroBubble,
-    get_schedule_class,
-)
+from torch.distributed.pipelining.schedules import PipelineScheduleSingle, get_schedule_class
 from torch.distributed.tensor import DTensor
 from torchtitan.config import TORCH_DTYPE_MAP
 from torchtitan.distributed import ParallelDims
@@ -203,13 +198,8 @@ def cut(
     half = TORCH_DTYPE_MAP[job.training.mixed_precision_param]
     dtype = half if parallel_dims.fsdp_enabled else torch.float32
     ends = balance(*_costs(model, family), count)
-    mine = (
-        (rank, count - 1 - rank)
-        if schedule in (ScheduleZBVZeroBubble, ScheduleDualPipeV)
-        else range(rank, count, degree)
-    )
     parts: dict[int, Any] = {}
-    for number in mine:
+    for number in range(rank, count, degree):
         part: Any = copy.deepcopy(model)
         subsampling = getattr(model.hf.config, "subsampling", 1)
         part.stage = Stage(number, count - 1, job.debug.seed, subsampling, dtype)

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lt25.errors import UserError
 from lt25.models.families import Family
+from lt25.ops.context import total
 from lt25.training.losses import IGNORE
 
 _NORMS = ("attn_norm", "mlp_norm", "norm", "input_layernorm", "post_attention_layernorm")
@@ -287,27 +288,23 @@ def _rows(parameter: DTensor, rows: Tensor) -> Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over the ranks, which all of them get. The gradients of it are the same on all ranks, or are summed too."""
+    """The sum over the ranks, which all of them get, and whose gradient is the same on all of them."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup, sums_gradients: bool) -> Tensor:
-        ctx.group, ctx.sums = group, sums_gradients
-        total = x.clone()
-        dist.all_reduce(total, group=group)
-        return total
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        summed = x.clone()
+        dist.all_reduce(summed, group=group)
+        return summed
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        if ctx.sums:
-            gradient = gradient.clone()
-            dist.all_reduce(gradient, group=ctx.group)
-        return gradient, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradient, None
 
 
 def _rms_norm(x: Tensor, weight: Tensor | None, eps: float, width: int, group: dist.ProcessGroup) -> Tensor:
     """Normalise over channels of which this rank has some, x [..., width / ranks]."""
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    mean = _Sum.apply(wide.square().sum(-1, keepdim=True), group, True) / width
+    mean = total(wide.square().sum(-1, keepdim=True), group) / width
     y = wide * (mean + eps).rsqrt()
     return (y if weight is None else y * weight).to(x.dtype)
 
@@ -359,7 +356,7 @@ def _embed(embedding: nn.Embedding, tokens: Tensor, start: int, group: dist.Proc
     padding = None if embedding.padding_idx is None else embedding.padding_idx - start
     padding = padding if padding is not None and 0 <= padding < len(weight) else None
     rows = F.embedding(places.masked_fill(elsewhere, 0), weight, padding)
-    return _Sum.apply(rows.masked_fill(elsewhere[..., None], 0), group, False)
+    return _Sum.apply(rows.masked_fill(elsewhere[..., None], 0), group)
 
 
 def split_cross_entropy(
@@ -391,11 +388,11 @@ def _piece(
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     largest = logits.detach().amax(-1)
     dist.all_reduce(largest, dist.ReduceOp.MAX, group)
-    norms = _Sum.apply((logits - largest[:, None]).exp().sum(-1), group, False).log() + largest
+    norms = _Sum.apply((logits - largest[:, None]).exp().sum(-1), group).log() + largest
     places = labels - start
     here = (places >= 0) & (places < len(weight))
     picked = logits.gather(1, places.masked_fill(~here, 0)[:, None])[:, 0].masked_fill(~here, 0)
-    losses = norms - _Sum.apply(picked, group, False)
+    losses = norms - _Sum.apply(picked, group)
     if z_loss:
         losses = losses + z_loss * norms.square()
     return losses.masked_fill(labels == IGNORE, 0).sum()

@@ -184,9 +184,9 @@ def _train_some(root: Path, files: list[str], cells: list[Cell], processes: int)
 
 
 @cache
-def _group(processes: int, interpreted: bool, quick: bool) -> Path:
-    """Train all cells of a kind; return the project."""
-    root = tiny.make_project(Path(mkdtemp()))
+def _group(folder: Path, processes: int, interpreted: bool, quick: bool) -> Path:
+    """Train all cells of a kind; return the project, in a folder of the tests'."""
+    root = tiny.make_project(Path(mkdtemp(dir=folder)))
     wanted = [cell for cell in CELLS if _is_quick(cell) == quick and cell.interpreted == interpreted]
     if processes == 1:
         chosen = list(dict.fromkeys(cell.alone for cell in wanted))
@@ -216,12 +216,12 @@ def result(root: Path, cell: Cell) -> tuple[list[float], list[float], dict[str, 
 
 
 @pytest.mark.parametrize("cell", PARAMETERS)
-def test_a_mesh_trains_as_one_process(cell, monkeypatch):
+def test_a_mesh_trains_as_one_process(cell, monkeypatch, tmp_path_factory):
     """Slow are what Triton's interpreter computes, and most meshes of four and eight processes."""
-    quick = _is_quick(cell)
+    quick, folder = _is_quick(cell), tmp_path_factory.getbasetemp()
     monkeypatch.chdir(Path.cwd())  # back again afterwards
-    losses, norms, weights = result(_group(cell.mesh.processes, cell.interpreted, quick), cell)
-    expected_losses, expected_norms, expected_weights = result(_group(1, cell.interpreted, quick), cell.alone)
+    losses, norms, weights = result(_group(folder, cell.mesh.processes, cell.interpreted, quick), cell)
+    expected_losses, expected_norms, expected_weights = result(_group(folder, 1, cell.interpreted, quick), cell.alone)
     assert len(losses) == STEPS and losses == pytest.approx(expected_losses, abs=1e-4)
     assert norms == pytest.approx(expected_norms, rel=1e-3, abs=1e-5)
     assert weights.keys() == expected_weights.keys()
