@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lt25 import files
+from lt25.checkpoints.card import device_of
 from lt25.data.acquire import data_root, source_digest
 from lt25.errors import UserError
 from lt25.experiment import load_dataset_config, project_root
@@ -117,7 +118,7 @@ def _of_training(trained: Mapping[str, Any]) -> dict[str, Any]:
         else None,
         "seed": trained["identity"]["debug"]["seed"],
         "started from": trained["init_from"],
-        "on": f"{trained['device']}, {trained['world_size']} process(es)",
+        "on": device_of(trained),
         "versions": versions,
     }
 

@@ -26,6 +26,12 @@ def path_of(trained: Mapping[str, Any]) -> str:
     return ", ".join(told)
 
 
+def device_of(trained: Mapping[str, Any]) -> str:
+    """Say on what a model was trained: "NVIDIA H100, 2 processes"; ``trained`` is a ``train.json``."""
+    processes = trained["world_size"]
+    return f"{trained['device']}, {processes} {'process' if processes == 1 else 'processes'}"
+
+
 def step_of(trained: Mapping[str, Any], step: int) -> str:
     """Say which step a model is from: "5 of 12", or "5 of 12, the best on the validation split (accuracy 0.9812)".
 
@@ -66,7 +72,6 @@ def model_card(experiment: Experiment, trained: Mapping[str, Any], stats: Mappin
     )
     code = trained.get("code")
     local, total = training["local_batch_size"], training["global_batch_size"]
-    processes = trained["world_size"]
     settings = {
         "steps": step_of(trained, step),
         "how it came about": path_of(trained),
@@ -74,7 +79,7 @@ def model_card(experiment: Experiment, trained: Mapping[str, Any], stats: Mappin
         "optimizer": optimizer["name"],
         "highest learning rate": optimizer["lr"],
         "weight decay": optimizer["weight_decay"],
-        "device": f"{trained['device']}, {processes} {'process' if processes == 1 else 'processes'}",
+        "device": device_of(trained),
         "seed": trained["identity"]["debug"]["seed"],
         "fingerprint of the run": trained["fingerprint"],
         "fingerprint of the data": stats["fingerprint"],

@@ -8,7 +8,6 @@ parameters are DTensors, and a module that is asked for one of them while the mo
 
 from collections.abc import Callable
 from functools import cache, partial
-from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -32,8 +31,6 @@ _OUTPUTS = {
     *("q_conv1d", "k_conv1d", "v_conv1d", "i_conv1d", "f_conv1d", "gate_proj", "up_proj"),
 }
 _INPUTS = {"o_proj", "down_proj"}
-# A layer's own parameters, one number for each head.
-_OF_HEADS = {"A_log", "dt_bias"}
 # Logits of this rank in one piece of the loss.
 _PIECE = 2**27
 
@@ -109,9 +106,6 @@ def split(model: Any, family: Family, mesh: DeviceMesh, loss_parallel: bool) -> 
 def _split_block(block: Any, mesh: DeviceMesh) -> None:
     """Share out a mixer's heads or channels, or an MLP's channels."""
     ranks, rank = mesh.size(), mesh.get_local_rank()
-    if type(block).__name__ == "Mamba2":
-        _split_mamba2(block, mesh)
-        return
     for name, module in block.named_modules():
         dim = 0 if name in _OUTPUTS else 1 if name in _INPUTS else None
         if dim is None:
@@ -122,19 +116,12 @@ def _split_block(block: Any, mesh: DeviceMesh) -> None:
                     f"parallelism.tensor_parallel_degree: found {ranks}, but {name} has a bias, which cannot be shared out: use 1"
                 )
             _answer(module, parameter, mesh, Shard(dim))
-    for parameter in _OF_HEADS:
-        if parameter in block._parameters:
-            _answer(block, parameter, mesh, Shard(0))
     norm, out = getattr(block, "g_norm", None), getattr(block, "o_proj", None)
     if norm is not None and out is not None and norm.weight.numel() == out._parameters["weight"].shape[1]:
         width = norm.weight.numel()
         _answer(norm, "weight", mesh, Shard(0))
         normalise = partial(_rms_norm, width=width, group=mesh.get_group())
         norm.forward = partial(_norm, norm, normalise)
-        forward = type(block).forward
-        if "rms_norm_linear" in forward.__globals__:
-            # Norm and projection are one function there, which reads the weights.
-            block.forward = MethodType(_with_globals(forward, rms_norm_linear=partial(_norm_linear, normalise)), block)
     if getattr(block, "bidirectional", False):
         if ranks % 2 or getattr(block, "i_conv1d", None) is not None:
             raise UserError(
@@ -143,34 +130,6 @@ def _split_block(block: Any, mesh: DeviceMesh) -> None:
             )
         # The first half of the channels reads forwards: so do the first half of the ranks.
         block.directions = (rank >= ranks // 2,)
-
-
-def _split_mamba2(block: Any, mesh: DeviceMesh) -> None:
-    """Share out the heads of a Mamba-2 layer. What belongs to one head stands in several places of the weights before the scan:
-    each rank holds these weights whole, and computes with the rows of its heads, and with those that all heads read."""
-    ranks, rank = mesh.size(), mesh.get_local_rank()
-    if block.n_groups != 1 or block.D_has_hdim or block.use_bias or block.num_heads % ranks:
-        raise UserError(
-            f"parallelism.tensor_parallel_degree: found {ranks}, which takes a multiple of it as model.num_heads, model.n_groups "
-            "1, and no model.use_bias: use 1"
-        )
-    inner, heads, states = block.intermediate_size, block.num_heads, 2 * block.ssm_state_size
-    own = torch.arange(inner).chunk(ranks)[rank]
-    shared, own_heads = torch.arange(states), torch.arange(heads).chunk(ranks)[rank]
-    convolved = torch.cat([own, inner + shared])
-    rows = torch.cat([own, inner + convolved, 2 * inner + states + own_heads])
-    for module, picked in ((block.in_proj, rows), (block.conv1d, convolved)):
-        for name, _ in list(module.named_parameters(recurse=False)):
-            _answer(module, name, mesh, Replicate(), Partial(), picked)
-    for name in ("A_log", "dt_bias", "D"):
-        _answer(block, name, mesh, Shard(0))
-    _answer(block.out_proj, "weight", mesh, Shard(1))
-    if block.norm is not None:
-        _answer(block.norm, "weight", mesh, Shard(0))
-        normalise = partial(_rms_norm, width=inner, group=mesh.get_group())
-        block.norm.forward = partial(_gate_and_norm, block.norm, normalise)
-    block.intermediate_size, block.num_heads = inner // ranks, heads // ranks
-    block.conv_dim = block.conv1d.groups = block.conv1d.in_channels = block.conv1d.out_channels = len(convolved)
 
 
 class _Sequence:
@@ -221,7 +180,6 @@ def _answer(
     mesh: DeviceMesh,
     placement: Placement | nn.Parameter,
     gradient: Placement | None = None,
-    rows: Tensor | None = None,
 ) -> None:
     """Make a parameter a DTensor, and let the module's attribute be this rank's part of it, an ordinary tensor.
 
@@ -231,7 +189,6 @@ def _answer(
         mesh: one-dimensional.
         placement: how the parameter is spread; or the parameter of another module that it shall be.
         gradient: of a parameter that all ranks have whole, whether each gets its gradient or a summand (`Partial`).
-        rows: the only ones of a whole parameter that the module is to see.
 
     Raises:
         UserError: if a dimension cannot be shared out evenly.
@@ -249,7 +206,6 @@ def _answer(
         spread = distribute_tensor(parameter.detach(), mesh, [placement], src_data_rank=None)
         module._parameters[name] = nn.Parameter(spread, requires_grad=parameter.requires_grad)
     read = _own if gradient is None else _summed if gradient.is_partial() else _same
-    read = read if rows is None else partial(_rows, rows=rows)
     answers = getattr(type(module), "answers", {})
     kind = _answering(getattr(type(module), "plain_kind", type(module)), (*answers.items(), (name, read)))
     module.__class__ = kind  # type: ignore[assignment]
@@ -283,10 +239,6 @@ def _summed(parameter: DTensor) -> Tensor:
     return parameter.redistribute(placements=[Replicate()]).to_local(grad_placements=[Partial()])
 
 
-def _rows(parameter: DTensor, rows: Tensor) -> Tensor:
-    return _summed(parameter)[rows.to(parameter.device)]
-
-
 class _Sum(torch.autograd.Function):
     """The sum over the ranks, which all of them get, and whose gradient is the same on all of them."""
 
@@ -313,39 +265,6 @@ def _norm(norm: Any, normalise: Callable[..., Tensor], x: Tensor, gate: Tensor |
     """What a norm of `torch.nn`, of lt25 or of FLA computes, the latter with a gate."""
     y = normalise(x, norm.weight, norm.eps)
     return y if gate is None else y * F.silu(gate)
-
-
-def _gate_and_norm(norm: Any, normalise: Callable[..., Tensor], x: Tensor, gate: Tensor) -> Tensor:
-    """What Mamba-2's norm computes."""
-    if norm.norm_before_gate:
-        return normalise(x, norm.weight, norm.eps) * F.silu(gate)
-    return normalise(x * F.silu(gate), norm.weight, norm.eps)
-
-
-def _norm_linear(
-    normalise: Callable[..., Tensor],
-    x: Tensor,
-    norm_weight: Tensor,
-    norm_bias: None,
-    weight: Tensor,
-    bias: None,
-    eps: float = 1e-5,
-) -> Tensor:
-    """What FLA's function ``rms_norm_linear`` computes."""
-    return F.linear(normalise(x, norm_weight, eps), weight)
-
-
-def _with_globals(function: Callable[..., Any], **others: Any) -> Callable[..., Any]:
-    """Return a function of the same code that finds other things under some of the names of its module."""
-    own = FunctionType(
-        function.__code__,
-        {**function.__globals__, **others},
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
-    )
-    own.__kwdefaults__ = function.__kwdefaults__
-    return own
 
 
 def _embed(embedding: nn.Embedding, tokens: Tensor, start: int, group: dist.ProcessGroup) -> Tensor:
