@@ -3,8 +3,10 @@
 They have the variables that ``torchrun`` gives. Nothing here imports torch.
 """
 
+import contextlib
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -43,7 +45,7 @@ def run(launch: Launch, command: list[str], environment: Mapping[str, str]) -> i
     Raises:
         UserError: if the other nodes do not come.
     """
-    host, port = launch.address if launch.address and launch.nodes > 1 else ("127.0.0.1", _free_port())
+    host, port = launch.address if launch.address and launch.nodes > 1 else ("127.0.0.1", free_port())
     node = _agree(launch, host, port) if launch.node_rank is None and launch.nodes > 1 else launch.node_rank or 0
     shared = {"WORLD_SIZE": launch.world_size, "LOCAL_WORLD_SIZE": launch.processes, "GROUP_RANK": node}
     shared |= {"MASTER_ADDR": host, "MASTER_PORT": port}
@@ -124,10 +126,16 @@ def _end_with(parent: int) -> Callable[[], None]:
     return ask
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_port() -> int:
+    """Return a port of this node that nobody listens at.
+
+    It lies below those that Linux gives to connections, one of which could take it before the first process listens there.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _agree(launch: Launch, host: str, port: int) -> int:

@@ -1,10 +1,7 @@
 """Every mesh that is offered trains as one process does: losses, norms of gradients and weights after ten steps, in float32."""
 
-import contextlib
 import json
 import os
-import random
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +19,7 @@ from lt25.models import meshes
 from lt25.models.families import FAMILIES
 from lt25.models.meshes import MESHES, Mesh
 from lt25.tasks import TASKS
+from lt25.training.processes import free_port
 from tests import tiny
 from tests.models.tiny import family_fields
 from tests.training.ranks import train_in_turn
@@ -134,17 +132,6 @@ def _experiment(root: Path, cell: Cell) -> Any:
     )
 
 
-def _free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens at, below those that the system gives to connections while earlier cells train."""
-    found: list[int] = []
-    while len(found) < count:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            found.append(port)
-    return found
-
-
 def train(root: Path, cells: list[Cell], processes: int) -> None:
     """Train the cells of one number of processes, one after another in the same processes; those after a failure in others."""
     experiments = [_experiment(root, cell) for cell in cells]
@@ -155,7 +142,7 @@ def train(root: Path, cells: list[Cell], processes: int) -> None:
 
 
 def _train_some(root: Path, files: list[str], cells: list[Cell], processes: int) -> None:
-    jobs = list(zip(_free_ports(len(files)), files, strict=True))
+    jobs = [(free_port(), file) for file in files]
     interpreted = any(cell.interpreted for cell in cells)
     settings = tiny.environment(MASTER_ADDR="127.0.0.1", WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes))
     if interpreted:

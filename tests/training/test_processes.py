@@ -119,7 +119,7 @@ def test_each_process_knows_its_place(tmp_path, monkeypatch):
 
 
 def test_nodes_without_numbers_agree_on_them(monkeypatch):
-    port = processes._free_port()
+    port = processes.free_port()
     three = Launch(1, 3, address=("localhost", port))
     with ThreadPoolExecutor(3) as nodes:
         assert sorted(nodes.map(lambda _: processes._agree(three, "localhost", port), range(3))) == [0, 1, 2]
