@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lt25.errors import UserError
-from lt25.files import read_json, whole_file, whole_folder, write_json, write_text
+from lt25.files import believe, load_record, read_json, whole_file, whole_folder, write_json, write_record, write_text
 
 
 def names(folder):
@@ -91,3 +91,58 @@ def test_json_that_is_missing_or_torn_is_one_line(tmp_path):
         (tmp_path / "b.json").write_bytes(content)
         with pytest.raises(UserError, match=r"b.json: not JSON \(.*\): make this file again"):
             read_json(tmp_path / "b.json", "")
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def replace_digit(path):
+    """Leave a record of the same form and size."""
+    path.write_text(path.read_text().replace("7", "8", 1))
+
+
+def nest(path):
+    path.write_text("[" * 100_000)
+
+
+def replace(path):
+    """Put a whole record of another name in the place."""
+    write_record(path.with_name("other.json"), {"count": 7})
+    path.with_name("other.json").replace(path)
+
+
+@pytest.mark.parametrize(
+    ("file", "harm", "said"),
+    [
+        ("tensors", flip, "tensors has changed since it was written"),
+        ("tensors", truncate, "tensors has 97 bytes instead of 100"),
+        ("tensors", empty, "tensors has 0 bytes instead of 100"),
+        ("tensors", Path.unlink, "tensors is missing"),
+        ("facts.json", replace_digit, "facts.json: has changed since it was written"),
+        ("facts.json", replace, "facts.json: has changed since it was written"),
+        ("facts.json", truncate, "facts.json: damaged"),
+        ("facts.json", empty, "facts.json: damaged"),
+        ("facts.json", nest, "facts.json: damaged"),
+    ],
+)
+def test_what_is_not_as_it_was_written_is_one_line_with_the_command_that_makes_it_anew(tmp_path, file, harm, said):
+    (tmp_path / "tensors").write_bytes(bytes(range(100)))
+    written = write_record(tmp_path / "facts.json", {"count": 7, "of": {1: "ü"}}, [tmp_path / "tensors"])
+    assert believe(tmp_path / "facts.json", "lt25 prepare x") == written == load_record(tmp_path / "facts.json")
+    harm(tmp_path / file)
+    with pytest.raises(UserError, match=f"{said}.*: run `lt25 prepare x`$") as caught:
+        believe(tmp_path / "facts.json", "lt25 prepare x")
+    assert "\n" not in str(caught.value)
+    # Snakemake, which asks for the record, makes it anew.
+    assert not (tmp_path / "facts.json").exists() and (tmp_path / "facts.json.damaged").exists()

@@ -112,7 +112,10 @@ class _PlainPlanner(DefaultLoadPlanner):
     """torch's planner, but for values that are neither tensors nor plain."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        name, loaded = read_item.dest_index.fqn, torch.load(value, weights_only=True)
+        with warnings.catch_warnings():
+            # torch warns of what it has not written, beside the line that refuses it.
+            warnings.simplefilter("ignore")
+            name, loaded = read_item.dest_index.fqn, torch.load(value, weights_only=True)
         if self.flatten_state_dict:
             set_element(self.original_state_dict, self.mappings[name], loaded)
         else:

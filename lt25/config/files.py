@@ -81,7 +81,7 @@ def read_model(path: Path, where: str) -> dict[str, Any]:
     shown = _shown(path)
     at = shown if where == shown else f"{where}: {shown}"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
         _measure(values)
     except IsADirectoryError:
         there = ", ".join(sorted(file.name for file in path.glob("*.json"))[:3]) or "none here"
@@ -94,7 +94,7 @@ def read_model(path: Path, where: str) -> dict[str, Any]:
         raise UserError(f"{at}: byte {error.start} is not UTF-8: convert the file") from None
     except (RecursionError, _TooMuch):
         raise UserError(f"{at}: {_TooMuch.said}") from None
-    except _Twice as error:
+    except KeyTwice as error:
         raise UserError(f"{at}: {error}: remove one") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{at}:{error.lineno}: not valid JSON: {error.msg}") from None
@@ -117,16 +117,20 @@ class _TooMuch(Exception):
     said = f"more than {MOST} values, or nested more than {DEEPEST} deep: is it the right file?"
 
 
-class _Twice(Exception):
-    pass
+class KeyTwice(ValueError):
+    """A key stands twice in an object, and only one of its values could count."""
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object whose keys stand once each."""
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, as ``object_pairs_hook`` of `json.loads`.
+
+    Raises:
+        KeyTwice: if a key stands twice.
+    """
     values = dict(pairs)
     if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise _Twice(f"the key {next(key for key in keys if keys.count(key) > 1)} stands twice")
+        raise KeyTwice(f"the key {next(key for key in keys if keys.count(key) > 1)} stands twice")
     return values
 
 

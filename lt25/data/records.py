@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lt25.config.files import once
 from lt25.data.faults import Fault
 from lt25.errors import UserError
 
@@ -163,7 +164,7 @@ def _json_lines(path: Path, name: str, select: Select, encoding: str, part: Part
             try:
                 if has_surrogate(line):
                     raise Fault("text in another encoding", where, not_in(encoding))
-                values = json.loads(line)
+                values = json.loads(line, object_pairs_hook=once)
                 if not isinstance(values, dict):
                     raise Fault(
                         "a row that cannot be read",

@@ -57,6 +57,20 @@ def test_a_program_in_a_value_is_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_pickle_in_the_place_of_a_value_is_not_run_and_nothing_is_warned_of(checkpoint, tmp_path, protocol):
+    program = pickle.dumps(Program(tmp_path / "ran"), protocol)
+    metadata = plain.PlainReader(checkpoint).read_metadata()
+    stored = next(stored for index, stored in metadata.storage_data.items() if index.fqn == "step")
+    stored.offset, stored.length = 0, len(program)
+    (checkpoint / stored.relative_path).write_bytes(program)
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
+    with pytest.raises(UserError, match="step-4: holds more than tensors and plain values"):
+        plain.load({"step": 0}, checkpoint, no_dist=True)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_file_elsewhere_is_not_read(checkpoint):
     metadata = plain.PlainReader(checkpoint).read_metadata()
     for stored in metadata.storage_data.values():

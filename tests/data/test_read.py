@@ -67,6 +67,13 @@ def texts(root, **options):
         ),
         (
             "a.jsonl",
+            b'{"text": "a"}\n{"text": "b", "text": "c"}\n{"text": "d"}\n',
+            ["a", "d"],
+            "a row that cannot be read",
+            "a.jsonl, line 2: no valid JSON (the key text stands twice)",
+        ),
+        (
+            "a.jsonl",
             b'{"text": "a"}\n{"text": ' + b"[" * 10**5 + b"\n",
             ["a"],
             "a row that cannot be read",

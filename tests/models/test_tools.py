@@ -192,3 +192,63 @@ def test_loss_over_accumulated_batches(kind):
     assert total == pytest.approx(whole.item(), rel=1e-5)
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-4)
+
+
+# `make test` installs them; who only uses lt25 need not have them.
+MISSING = "not installed: pip install --constraint constraints.txt --editable '.[dev]'"
+
+
+@pytest.mark.parametrize("kind", ["lm", "ctc", "classifier"])
+def test_an_adapter_of_peft_learns_is_saved_loaded_and_merged(kind, tmp_path):
+    peft = pytest.importorskip("peft", reason=MISSING)
+    given, options = inputs(kind), peft.LoraConfig(r=4, target_modules="all-linear")
+    expected = MAKERS[kind]()(**given).logits
+    model = peft.get_peft_model(MAKERS[kind](), options)
+    torch.testing.assert_close(model(**given).logits, expected, atol=2e-5, rtol=2e-5)
+    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learning and all("lora_" in name for name in learning)
+    optimizer = torch.optim.SGD(learning.values(), lr=0.1)
+    model(**given).logits.square().mean().backward()
+    # The other factor is zero, and so is the gradient of this one, in the first step.
+    assert all(parameter.grad.abs().sum() > 0 for name, parameter in learning.items() if "lora_B" in name)
+    optimizer.step()
+    learnt = model.eval()(**given).logits
+    assert not torch.allclose(learnt, expected, atol=1e-4)
+    model.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(MAKERS[kind](), tmp_path).eval()
+    torch.testing.assert_close(loaded(**given).logits, learnt)
+    torch.testing.assert_close(loaded.merge_and_unload()(**given).logits, learnt, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["lm", "classifier"])
+def test_the_trainer_of_transformers_accumulates_as_it_would_not(kind, tmp_path):
+    """Loss and norm of the gradients of four micro-batches are those of one batch."""
+    pytest.importorskip("accelerate", reason=MISSING)
+    from transformers import Trainer, TrainingArguments
+
+    if kind == "lm":
+        ids = torch.randint(0, 50, (8, 9), generator=torch.Generator().manual_seed(0))
+        examples = [
+            {"input_ids": row, "labels": row.masked_fill(torch.arange(9) < n, -100)} for n, row in enumerate(ids)
+        ]
+    else:
+        features = torch.randn(8, 9, 2, generator=torch.Generator().manual_seed(0))
+        examples = [{"input_features": row, "labels": torch.tensor(n % 5)} for n, row in enumerate(features)]
+    logs = []
+    for size, accumulation in ((4, 1), (1, 4)):
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+            max_steps=2,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+        )
+        trainer = Trainer(MAKERS[kind](), arguments, train_dataset=examples)
+        trainer.train()
+        logs.append([{name: log[name] for name in ("loss", "grad_norm")} for log in trainer.state.log_history[:2]])
+    for one, other in zip(*logs, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)

@@ -263,8 +263,9 @@ def poison(device: str) -> None:
     if device == "cpu":
         return
     # Below 1 MiB and above it memory comes from different pools, and is cut from segments of 2 MiB and of 20 MiB or more.
-    # Small ones first: they fill the remainders of segments in use, which others would not fit into.
-    sizes = [2**7] * 8192 + [2**17] * 64 + [2**20] * 16 + [2**26]
+    # Small ones first: they fill the remainders of segments in use, which others would not fit into. Of each size there are so
+    # many that they fill new segments to the end.
+    sizes = [2**7] * 8192 + [2**17] * 64 + [2**20] * 20 + [2**26]
     freed = [torch.full((size,), torch.nan, device=device) for size in sizes]
     del freed
 
