@@ -168,15 +168,15 @@ def test_an_intermediate_checkpoint_is_exported_and_evaluated_on_request(built):
 def test_the_steps_of_a_learning_curve_are_evaluated_by_one_command_as_one_by_one(built):
     evaluation = built / "results" / "spoken-digits" / "evaluation"
     splits = {}
-    for target in ("step-2/metrics.json", "curve.done"):
+    for target in ("step-2/metrics.json", "steps.json"):
         done = chain.snakemake(built, f"results/spoken-digits/evaluation/{target}")
         assert done.returncode == 0, done.stdout
         splits[target] = json.loads((evaluation / "step-2" / "metrics.json").read_text())["splits"]
     assert json.loads((evaluation / "step-4" / "metrics.json").read_text())["step"] == 4
-    assert list(splits["curve.done"]) == ["validation"]
+    assert list(splits["steps.json"]) == ["validation"]
     for one in splits.values():
         one["validation"].pop("real_time_factor", None)
-    assert splits["curve.done"] == splits["step-2/metrics.json"]
+    assert splits["steps.json"] == splits["step-2/metrics.json"]
     again = chain.snakemake(built, "--dry-run", "results/spoken-digits/evaluation/step-4/metrics.json")
     assert NOTHING in again.stdout, again.stdout
 

@@ -33,6 +33,7 @@ rule train_model:
         start=starting_model,
     output:
         "results/{experiment}/train.json",
+        history="results/{experiment}/metrics.jsonl",
     log:
         "results/logs/train/{experiment}.log",
     benchmark:
