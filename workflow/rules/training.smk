@@ -1,3 +1,8 @@
+# A second's work that is not worth the wait for a node of a cluster.
+localrules:
+    configure_job,
+
+
 rule configure_job:
     input:
         experiment=experiment_file,
