@@ -321,18 +321,19 @@ def _evaluate(options: argparse.Namespace) -> None:
 
         trained = read_record(experiment.results_dir / "train.json", experiment.commands("train"))
         steps = reachable_steps(experiment.results_dir, trained)
-        if not steps:
-            return
-    if options.export:
+    if options.export and (steps or not options.kept):
         from lt25.checkpoints.export import export
 
         export(experiment, steps)
-    parts = [f"step-{step}" for step in steps] or [""]
+    parts = [f"step-{step}" for step in steps] or ([] if options.kept else [""])
     for part in parts:
         require(experiment, experiment.results_dir / "hf" / part)
-    for part in parts:
-        model, measured = experiment.results_dir / "hf" / part, experiment.evaluation_dir / part
-        evaluate(experiment, model, measured, intermediate=bool(part))
+    metrics = [
+        evaluate(
+            experiment, experiment.results_dir / "hf" / part, experiment.evaluation_dir / part, intermediate=bool(part)
+        )
+        for part in parts
+    ]
     if experiment.evaluation_dir.parent != experiment.results_dir:
         from lt25.config.overrides import note
 
@@ -341,6 +342,10 @@ def _evaluate(options: argparse.Namespace) -> None:
         from lt25.report.tracked import write_tracked
 
         write_tracked(experiment)
+    elif options.kept:
+        from lt25.files import write_record
+
+        write_record(experiment.evaluation_dir / "steps.json", {"steps": metrics})
 
 
 def _generate(options: argparse.Namespace) -> None:

@@ -138,7 +138,7 @@ def stages(experiments: Sequence[Experiment], learning_curves: bool = True) -> s
             ("train_model",),
             [f"{results}/train.json"],
             deps=[f"{results}/job.toml", f"{results}/model/config.json", data, *start],
-            outs=[f"{results}/train.json"],
+            outs=[f"{results}/train.json", f"{results}/metrics.jsonl"],
         )
         found[f"export-{_slug(name)}"] = _stage(
             f"export {name}",
@@ -147,7 +147,7 @@ def stages(experiments: Sequence[Experiment], learning_curves: bool = True) -> s
             deps=[f"{results}/train.json"],
             outs=[f"{results}/hf"],
         )
-        curve = [f"{results}/evaluation/curve.done"] if has_curve(experiment, learning_curves) else []
+        curve = [f"{results}/evaluation/steps.json"] if has_curve(experiment, learning_curves) else []
         found[f"evaluate-{_slug(name)}"] = _stage(
             f"evaluate {name}",
             ("evaluate_model", *(["evaluate_curve"] if curve else [])),

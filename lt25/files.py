@@ -218,22 +218,18 @@ def damage(folder: Path, listed: Mapping[str, Any], names: Collection[str] | Non
     return None
 
 
-def believe(
-    path: Path, command: str, names: Collection[str] | None = None, folder: Path | None = None
-) -> dict[str, Any]:
+def believe(path: Path, command: str, names: Collection[str] | None = None) -> dict[str, Any]:
     """Read a record, and compare its files.
 
     Args:
         path: the record.
         command: what makes it and its files anew.
         names: which files to compare; None: all.
-        folder: that holds them; None: the record's own.
 
     Raises:
         UserError: if the record is not there, or it or a file is not as it was written: then the record is set aside.
     """
-    folder = path.parent if folder is None else folder
-    record = read_record(path, command)
+    folder, record = path.parent, read_record(path, command)
     wrong = damage(folder, record["files"], names)
     if wrong and (again := read_record(path, command)) != record:
         # It was made anew meanwhile.

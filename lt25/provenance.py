@@ -136,10 +136,6 @@ def _damage(link: Link) -> str | None:
     folder = project_root() / link.path.parent
     if link.what == "source":
         return _damaged_source(folder, record)
-    if link.what == "training":
-        # The history lies in the run's folder, which is not sent to others.
-        folder = folder / record["run_dir"]
-        return files.damage(folder, record["files"]) if folder.is_dir() else None
     return files.damage(folder, record["files"])
 
 

@@ -29,7 +29,7 @@ class Results:
         figures: the evaluation's SVG files, name -> text.
         steps: metrics of the evaluated checkpoints and of the final model, ascending by step.
         train: train.json.
-        history, validations: the logged steps and the validations of the run's metrics.jsonl.
+        history, validations: the logged steps and the validations of metrics.jsonl.
         model: the model's config.json.
         stats: the prepared data's stats.json.
         source: the raw data's SOURCE.json.
@@ -77,7 +77,7 @@ def collect(experiment: Experiment) -> Results:
     metrics = read_metrics(experiment)
     train = read_train(experiment)
     if train:
-        believe(folder / "train.json", f"lt25 train {again}", folder=folder / train["run_dir"])
+        believe(folder / "train.json", f"lt25 train {again}")
     final = [metrics] if metrics.get("step") is not None else []
     kept = {
         m["step"]: m for m in read_steps(experiment) if not train or m["model"] == f"{train['fingerprint']}-{m['step']}"
@@ -86,7 +86,7 @@ def collect(experiment: Experiment) -> Results:
     stats, config = experiment.processed_dir / "stats.json", experiment.root / experiment.path
     if stats.exists():
         shards.believe(experiment.processed_dir, [metrics["headline"]], f"lt25 prepare {again}")
-    history = folder / train["run_dir"] / "metrics.jsonl" if train else None
+    history = folder / "metrics.jsonl"
     return Results(
         experiment=experiment,
         metrics=metrics,
@@ -98,8 +98,8 @@ def collect(experiment: Experiment) -> Results:
         },
         steps=[kept[step] for step in sorted(kept)],
         train=train,
-        history=read_history(history) if history else [],
-        validations=read_validations(history) if history else [],
+        history=read_history(history) if train else [],
+        validations=read_validations(history) if train else [],
         model=train["identity"]["model"] if train else {},
         stats=read_record(stats, f"lt25 prepare {again}") if stats.exists() else {},
         source=read_if_there(experiment.raw_dir / "SOURCE.json"),
@@ -126,19 +126,22 @@ def read_metrics(experiment: Experiment) -> dict:
 
 def read_steps(experiment: Experiment) -> list[dict]:
     """The metrics of the evaluated checkpoints. Raises UserError if a file is damaged, or one of a whole curve is missing."""
-    folder, steps = experiment.evaluation_dir, []
+    folder, steps = experiment.evaluation_dir, {}
     evaluated = {int(path.parent.name.removeprefix("step-")) for path in folder.glob("step-*/metrics.json")}
-    # Snakemake has it that all kept steps are evaluated.
-    curve, trained = folder / "curve.done", read_train(experiment)
-    wanted = reachable_steps(experiment.results_dir, trained) if trained and curve.exists() else ()
-    for step in sorted(evaluated.union(wanted)):
+    # There if all kept steps were evaluated together; where they were elsewhere, it is all there is of them.
+    curve, trained = folder / "steps.json", read_train(experiment)
+    if curve.exists():
+        kept = read_record(curve, f"lt25 evaluate {experiment.arguments} --export --kept")["steps"]
+        steps = {metrics["step"]: metrics for metrics in kept}
+        evaluated.update(reachable_steps(experiment.results_dir, trained) if trained else ())
+    for step in sorted(evaluated):
         command = f"lt25 evaluate {experiment.arguments} --export --step {step}"
         try:
-            steps.append(believe(folder / f"step-{step}" / "metrics.json", command))
+            steps[step] = believe(folder / f"step-{step}" / "metrics.json", command)
         except UserError:
             curve.unlink(missing_ok=True)
             raise
-    return steps
+    return list(steps.values())
 
 
 def read_train(experiment: Experiment) -> dict:

@@ -7,7 +7,7 @@ import io
 from typing import TYPE_CHECKING
 
 from lt25.files import write_json, write_text
-from lt25.report.collect import read_history, read_if_there, read_metrics, read_validations
+from lt25.report.collect import read_history, read_metrics, read_validations
 from lt25.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -32,15 +32,11 @@ def write_tracked(experiment: Experiment) -> None:
         name = f"{said.name} {'percent' if said.unit == '%' else said.unit}".strip().lower().replace(" ", "_")
         numbers[split] = {name: round(said.measured, 6)}
     write_json(folder / "headline.json", numbers)
-    trained = read_if_there(experiment.results_dir / "train.json")
-    history = experiment.results_dir / trained["run_dir"] / "metrics.jsonl" if trained else None
-    if history and not history.exists() and (folder / "curve.csv").exists():
-        # It was trained elsewhere, and its curve was pulled.
-        return
+    history = experiment.results_dir / "metrics.jsonl"
     # A step that was trained a second time, after a stop, counts as it was last.
-    steps = {record["step"]: dict(record) for record in (read_history(history) if history else [])}
+    steps = {record["step"]: dict(record) for record in read_history(history)}
     columns = list(_COLUMNS)
-    for record in read_validations(history) if history else []:
+    for record in read_validations(history):
         found = {f"validation_{name}": value for name, value in record["validation"].items()}
         steps.setdefault(record["step"], {"step": record["step"]}).update(found)
         columns += [name for name in found if name not in columns]

@@ -261,7 +261,7 @@ def no_such_step(run: Run, step: int) -> str | None:
 
 
 def finish(run: Run, record: Mapping[str, Any], is_wanted: bool) -> None:
-    """Write the run's ``train.json``, and the experiment's.
+    """Write the run's ``train.json``, and the experiment's with a copy of the history, which is shared when checkpoints are not.
 
     Args:
         run: a run that has arrived.
@@ -273,6 +273,7 @@ def finish(run: Run, record: Mapping[str, Any], is_wanted: bool) -> None:
     _restore_history(run, record)
     written = write_record(run.marker, facts, [run.directory / HISTORY])
     if run.own and is_wanted and _current(run.results_dir) == run.directory.resolve():
+        files.write_text(run.results_dir / HISTORY, (run.directory / HISTORY).read_text(encoding="utf-8"))
         write_json(run.results_dir / "train.json", written)
 
 
@@ -291,8 +292,8 @@ def start_afresh(run: Run) -> Path | None:
         )
         run.directory.rename(former)
     if run.own:
-        for left in (run.results_dir / "checkpoints", run.results_dir / "train.json"):
-            left.unlink(missing_ok=True)
+        for left in ("checkpoints", "train.json", HISTORY):
+            (run.results_dir / left).unlink(missing_ok=True)
     return former
 
 

@@ -13,7 +13,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -24,6 +26,7 @@ from tests.workflow import chain
 
 # Enough steps that something can happen between them, also where they are fast: half a minute.
 STEPS, INTERVAL = 1500, 100
+TRAINED = "results/digits/train.json"
 MARK = "<!-- cluster -->"
 _HEAD = ("| scenario | result | seconds |", "| --- | --- | --- |")
 
@@ -44,7 +47,7 @@ def prepared(root: Path) -> Path:
     return root
 
 
-def profile(root: Path, nodes: int = 1, **train: object) -> str:
+def profile(root: Path, nodes: int = 1, **train: Any) -> str:
     """Write the profile for this cluster, which has no accounts and little memory; ``train``: resources of the training."""
     settings = yaml.safe_load((root / "workflow/profiles/slurm/config.yaml").read_text())
     settings |= {
@@ -66,7 +69,7 @@ def profile(root: Path, nodes: int = 1, **train: object) -> str:
 class Run:
     """A snakemake that sends its jobs to the cluster, in the background; it ends with this process at the latest."""
 
-    def __init__(self, root: Path, *targets: str, nodes: int = 1, **train: object) -> None:
+    def __init__(self, root: Path, *targets: str, nodes: int = 1, **train: Any) -> None:
         command = [str(Path(sys.executable).parent / "snakemake"), "--profile", profile(root, nodes, **train), *targets]
         self.root, self.log = root, root / "snakemake.log"
         path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
@@ -81,6 +84,10 @@ class Run:
         status = self.process.wait(seconds)
         assert status == 0, f"snakemake ended with {status}: {self.log.read_text()[-4000:]}"
         return self.log.read_text()
+
+    def jobs(self, seconds: float = 1500) -> int:
+        """Wait for its end, which has to be a good one; return how many jobs it has sent."""
+        return self.finish(seconds).count("has been submitted with SLURM jobid")
 
 
 def until(what: str, true: Callable[[], object], seconds: float = 600) -> None:
@@ -125,41 +132,63 @@ class Scenarios:
 
     def __init__(self, cluster: slurm.Cluster, folder: Path) -> None:
         self.cluster, self.folder = cluster, folder
-        self.original = prepared(folder / "original")
-        self.undisturbed: list[tuple[int, float]] | None = None
 
-    def project(self, name: str) -> Path:
-        return Path(shutil.copytree(self.original, self.folder / name, symlinks=True))
+    @cached_property
+    def _original(self) -> Path:
+        return prepared(self.folder / "original")
 
-    def reference(self) -> list[tuple[int, float]]:
-        """Return the losses of a run on this machine, without Slurm."""
-        if self.undisturbed is None:
-            root = self.project("reference")
-            done = chain.run(root, "lt25", "train", "digits")
-            assert done.returncode == 0, done.stdout
-            self.undisturbed = history(root)
-        return self.undisturbed
+    @cached_property
+    def _undisturbed(self) -> list[tuple[int, float]]:
+        """The losses of a run on this machine, without Slurm."""
+        root = self._project("reference")
+        done = chain.run(root, "lt25", "train", "digits")
+        assert done.returncode == 0, done.stdout
+        return history(root)
+
+    def _project(self, name: str) -> Path:
+        return Path(shutil.copytree(self._original, self.folder / name, symlinks=True))
+
+    def _training(self, name: str, **train: Any) -> tuple[Path, Run, str, str]:
+        """Have a project's experiment trained by a job, up to the first checkpoint.
+
+        Returns:
+            The project, its snakemake, and the number and the node of the job.
+        """
+        root = self._project(name)
+        run = Run(root, TRAINED, **train)
+        until("a checkpoint", lambda: checkpoints(root) or run.process.poll() is not None)
+        assert run.process.poll() is None, f"it ended before anything happened to it: {run.log.read_text()[-4000:]}"
+        number, _, node = job(self.cluster)
+        return root, run, number, node
+
+    def _requeued(self, number: str) -> None:
+        until("requeued", lambda: restarts(self.cluster, number) == 1)
 
     def _arrived(self, root: Path) -> None:
-        assert json.loads((root / "results/digits/train.json").read_text())["steps"] == STEPS
-        assert history(root) == self.reference(), "other losses than the undisturbed run"
+        assert json.loads((root / TRAINED).read_text())["steps"] == STEPS
+        assert history(root) == self._undisturbed, "other losses than the undisturbed run"
+
+    def _stopped_by_the_signal(self, root: Path, run: Run, seen: int) -> str:
+        run.finish()
+        self._arrived(root)
+        assert seen % INTERVAL, f"step {seen} is no step at which one is saved anyway"
+        return f"checkpoint of step {seen} on the signal, requeued, same losses"
 
     def the_whole_chain(self) -> str:
         """Three experiments, from data to report, every job on the cluster."""
         root = self.folder / "whole"
         root.mkdir()
         chain.project(root)
-        printed = Run(root).finish()
-        jobs = printed.count("has been submitted with SLURM jobid")
+        jobs = Run(root).jobs()
         assert (root / "results" / "report.html").is_file()
-        assert "Nothing to be done" in chain.snakemake(root, "--dry-run").stdout
+        assert chain.NOTHING in chain.snakemake(root, "--dry-run").stdout
         return f"{jobs} jobs, then nothing to be done"
 
     def two_nodes(self) -> str:
         """Two nodes train what one node trains with as many processes."""
         losses = {}
         for nodes in (1, 2):
-            root = self.project(f"nodes-{nodes}")
+            root = self._project(f"nodes-{nodes}")
             chain.write_experiment(
                 root,
                 "digits",
@@ -168,21 +197,18 @@ class Scenarios:
                 training={"steps": 50},
                 metrics={"log_freq": 1},
             )
-            Run(root, "results/digits/train.json", nodes=nodes, gpu=2).finish()
+            Run(root, TRAINED, nodes=nodes, gpu=2).finish()
             losses[nodes] = history(root)
-            assert json.loads((root / "results/digits/train.json").read_text())["world_size"] == 2
+            assert json.loads((root / TRAINED).read_text())["world_size"] == 2
         assert losses[1] == losses[2]
         return f"{len(losses[1])} recorded losses are equal bit for bit"
 
     def a_killed_node(self) -> str:
         """The node on which training runs loses its power."""
-        root = self.project("node")
-        run = Run(root, "results/digits/train.json")
-        until("a checkpoint", lambda: checkpoints(root))
-        number, _, node = job(self.cluster)
+        root, run, number, node = self._training("node")
         self.cluster.stop(node)
         seen = checkpoints(root)[-1]
-        until("requeued", lambda: restarts(self.cluster, number) == 1)
+        self._requeued(number)
         run.finish()
         self._arrived(root)
         self.cluster.start(node)
@@ -190,39 +216,24 @@ class Scenarios:
 
     def the_time_limit(self) -> str:
         """A job's time is up before its training has arrived."""
-        root = self.project("limit")
-        run = Run(root, "results/digits/train.json", runtime=60, slurm_extra="'--signal=USR1@600'")
-        until("a checkpoint", lambda: checkpoints(root))
-        number, _, _ = job(self.cluster)
+        root, run, number, _ = self._training("limit", runtime=60, slurm_extra="'--signal=USR1@600'")
         # Now less is left than what the signal goes ahead by.
         self.cluster.call("scontrol", "update", f"JobId={number}", "TimeLimit=5")
-        until("requeued", lambda: restarts(self.cluster, number) == 1)
+        self._requeued(number)
         seen = checkpoints(root)[-1]
         self.cluster.call("scontrol", "update", f"JobId={number}", "TimeLimit=60")
-        run.finish()
-        self._arrived(root)
-        assert seen % INTERVAL, f"step {seen} is no step at which one is saved anyway"
-        return f"checkpoint of step {seen} on the signal, requeued, same losses"
+        return self._stopped_by_the_signal(root, run, seen)
 
     def preemption(self) -> str:
         """A job of a higher partition takes both nodes."""
-        root = self.project("preempted")
-        run = Run(root, "results/digits/train.json")
-        until("a checkpoint", lambda: checkpoints(root))
-        number, _, _ = job(self.cluster)
+        root, run, number, _ = self._training("preempted")
         self.cluster.call("sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
-        until("requeued", lambda: restarts(self.cluster, number) == 1)
-        seen = checkpoints(root)[-1]
-        run.finish()
-        self._arrived(root)
-        assert seen % INTERVAL, f"step {seen} is no step at which one is saved anyway"
-        return f"checkpoint of step {seen} on the signal, requeued, same losses"
+        self._requeued(number)
+        return self._stopped_by_the_signal(root, run, checkpoints(root)[-1])
 
     def a_stopped_controller(self) -> str:
         """slurmctld is killed while a job runs, and comes back half a minute later."""
-        root = self.project("controller")
-        run = Run(root, "results/digits/train.json")
-        until("a checkpoint", lambda: checkpoints(root))
+        root, run, *_ = self._training("controller")
         self.cluster.stop("slurmctld")
         time.sleep(30)
         self.cluster.start("slurmctld")
@@ -232,48 +243,66 @@ class Scenarios:
 
     def a_killed_snakemake(self) -> str:
         """The snakemake that sent the jobs is killed, and the same command is given again."""
-        root = self.project("snakemake")
-        run = Run(root, "results/digits/train.json")
-        until("a checkpoint", lambda: checkpoints(root))
+        root, run, *_ = self._training("snakemake")
         run.process.kill()
         run.process.wait()
-        Run(root, "results/digits/train.json").finish()
+        Run(root, TRAINED).finish()
         self._arrived(root)
         return "the second waited for the first's trainer, same losses"
 
     def a_cancelled_job(self) -> str:
         """Somebody cancels the training, and the same command is given again."""
-        root = self.project("cancelled")
-        run = Run(root, "results/digits/train.json")
-        until("a checkpoint", lambda: checkpoints(root))
-        number, _, _ = job(self.cluster)
+        root, run, number, _ = self._training("cancelled")
         self.cluster.call("scancel", number)
-        status = run.process.wait(300)
-        assert status == 1 and "status is: 'CANCELLED'" in run.log.read_text()
-        Run(root, "results/digits/train.json").finish()
+        status = run.process.wait(600)
+        assert status == 1 and "status is: 'CANCELLED'" in run.log.read_text(), run.log.read_text()[-4000:]
+        Run(root, TRAINED).finish()
         self._arrived(root)
         return "snakemake says CANCELLED; the same command goes on, same losses"
 
+    def a_colleagues_morning(self) -> str:
+        """A colleague clones, pulls, changes a seed and runs on two nodes."""
+        built = self.folder / "built"
+        built.mkdir()
+        chain.project(built)
+        settings = {"experiments": ["digits"], "learning_curves": True}
+        (built / "config" / "config.yaml").write_text(yaml.safe_dump(settings))
+        chain.repository(built)
+        for command in (("dvc", "remote", "add", "--default", "folder", str(self.folder / "remote")), ("snakemake",)):
+            done = chain.run(built, *command)
+            assert done.returncode == 0, done.stdout
+        clone = chain.hand_on(built, self.folder / "clone")
+        before = json.loads((clone / "results/digits/evaluation/headline.json").read_text())
+        chain.write_experiment(clone, "digits", "classification", debug={"seed": 1})
+        jobs = Run(clone, nodes=2, gpu=2).jobs()
+        assert json.loads((clone / TRAINED).read_text())["world_size"] == 2
+        planned = chain.snakemake(clone, "--dry-run")
+        assert chain.NOTHING in planned.stdout, planned.stdout
+        after = json.loads((clone / "results/digits/evaluation/headline.json").read_text())
+        told = json.loads(chain.run(clone, "dvc", "metrics", "diff", "--json", "--all").stdout)
+        both = told["results/digits/evaluation/headline.json"]["test.accuracy_percent"]
+        assert (both["old"], both["new"]) == (before["test"]["accuracy_percent"], after["test"]["accuracy_percent"])
+        return f"nothing to do at first; {jobs} jobs; dvc metrics diff shows {both['old']} % and {both['new']} %"
+
     def forty_experiments(self) -> str:
         """Forty experiments that share their data are queued at once."""
-        root = self.project("forty")
+        root = self._project("forty")
         names = [f"digits-{number}" for number in range(40)]
         for number, name in enumerate(names):
             chain.write_experiment(root, name, "classification", debug={"seed": number})
         started = time.time()
-        printed = Run(root, *(f"results/{name}/train.json" for name in names)).finish(3600)
+        jobs = Run(root, *(f"results/{name}/train.json" for name in names)).jobs(5400)
         losses = {json.loads((root / "results" / name / "train.json").read_text())["loss"] for name in names}
         assert len(losses) > 1
-        jobs = printed.count("has been submitted with SLURM jobid")
         return f"{jobs} jobs in {time.time() - started:.0f} s"
 
 
-NAMES = [name for name in vars(Scenarios) if not name.startswith("_") and name not in ("project", "reference")]
+NAMES = [name for name in vars(Scenarios) if not name.startswith("_")]
 
 
 def main() -> int:
     """Run scenarios, print a table; return 1 if one failed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
     parser.add_argument("--table", type=Path, metavar="FILE", help="where the results are written, between two marks")
     options = parser.parse_args()
@@ -295,10 +324,10 @@ def main() -> int:
                 print(error, file=sys.stderr)
             rows[what] = f"| {what} | {result} | {time.time() - started:.0f} |"
             print(rows[what], flush=True)
-    if options.table:
-        before, _, after = options.table.read_text().split(MARK)
-        table = "\n".join(["", *_HEAD, *rows.values(), ""])
-        write_text(options.table, MARK.join([before, table, after]))
+            if options.table:
+                before, _, after = options.table.read_text().split(MARK)
+                table = "\n".join(["", *_HEAD, *rows.values(), ""])
+                write_text(options.table, MARK.join([before, table, after]))
     return int(failed)
 
 

@@ -113,7 +113,12 @@ def files(root: Path, experiment: str) -> Iterator[tuple[str, str]]:
         "download": ["data/raw/*/SOURCE.json"],
         "prepare": ["data/processed/*/*/*"],
         "configure": [f"{results}/job.toml", f"{results}/model/config.json"],
-        "train": [f"{results}/train.json", f"{results}/runs/*/*.json*", f"{results}/runs/*/checkpoints/*/*"],
+        "train": [
+            f"{results}/*.json",
+            f"{results}/*.jsonl",
+            f"{results}/runs/*/*.json*",
+            f"{results}/runs/*/checkpoints/*/*",
+        ],
         "export": [f"{results}/hf/*", f"{results}/hf/*/*"],
         "evaluate": [f"{results}/evaluation/*", f"{results}/evaluation/*/*"],
     }

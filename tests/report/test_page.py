@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -177,6 +178,22 @@ def test_utterances_show_what_was_heard_and_can_be_heard(experiments):
 
 def test_the_learning_curve_has_the_kept_steps_and_the_last(experiments):
     assert [metrics["step"] for metrics in collect(experiments[0]).steps] == [200, 400, 600]
+
+
+def test_the_learning_curve_is_whole_where_its_steps_were_evaluated_elsewhere(experiments, tmp_path):
+    experiment = replace(experiments[0], root=shutil.copytree(experiments[0].root, tmp_path / "pulled"))
+    folders = sorted(experiment.evaluation_dir.glob("step-*"))
+    write_record(
+        experiment.evaluation_dir / "steps.json", {"steps": [load_record(one / "metrics.json") for one in folders]}
+    )
+    for folder in folders:
+        shutil.rmtree(folder)
+    results = collect(experiment)
+    assert [metrics["step"] for metrics in results.steps] == [200, 400, 600]
+    assert results.history and results.validations
+    (experiment.evaluation_dir / "steps.json").write_text("{")
+    with pytest.raises(UserError, match=rf"run `lt25 evaluate {experiment.name} --export --kept`"):
+        collect(experiment)
 
 
 def test_utterances_to_listen_to_are_drawn_from_all(experiments, page):

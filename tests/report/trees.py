@@ -42,7 +42,6 @@ def make(root: Path, task: str, name: str, **evaluation) -> Experiment:
         job={"training": {"steps": 600}},
     )
     write(root / experiment.path, f"# An experiment.\ntask: {task}\ndataset: {name}  # here\nsteps: 600\n")
-    run = experiment.results_dir / "runs" / "0123456789ab"
     write_record(
         experiment.results_dir / "train.json",
         {
@@ -90,7 +89,10 @@ def make(root: Path, task: str, name: str, **evaluation) -> Experiment:
         for step in range(100, 601, 100)
     ]
     lines = sorted([*history, *held_out], key=lambda line: line["step"])
-    write(run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 601, "lo')
+    write(
+        experiment.results_dir / "metrics.jsonl",
+        "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 601, "lo',
+    )
     {"classification": digits, "speech_recognition": spoken, "language_modeling": source}[task](experiment)
     return experiment
 

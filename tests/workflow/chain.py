@@ -1,5 +1,6 @@
 """A project with the repository's rules and tiny data of its own, under the names of the demonstration's experiments."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from tests import tiny
 from tests.data import make
 
 EXPERIMENTS = {"digits": "classification", "spoken-digits": "speech_recognition", "stdlib-lm": "language_modeling"}
+NOTHING = "Nothing to be done"
 WORDS = ("one", "two", "three", "four")
 
 
@@ -69,6 +71,38 @@ def write_experiment(root: Path, name: str, task: str, **changes) -> None:
     for section, values in changes.items():
         experiment[section] = {**experiment.get(section, {}), **values} if isinstance(values, dict) else values
     (root / "config" / "experiments" / f"{name}.yaml").write_text(yaml.safe_dump(experiment))
+
+
+def repository(root: Path) -> Path:
+    """Make a project with an experiment one of git and DVC, with everything committed."""
+    (root / ".gitignore").write_text("/data\n/results\n.snakemake\n")
+    for command in (("git", "init", "--quiet"), ("dvc", "init", "--quiet"), ("lt25", "dvc")):
+        done = run(root, *command)
+        assert done.returncode == 0, done.stdout
+    commit(root, "experiments")
+    return root
+
+
+def commit(root: Path, message: str) -> None:
+    """Commit everything that git does not ignore."""
+    run(root, "git", "add", "--all")
+    done = run(root, "git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--quiet", "-m", message)
+    assert done.returncode == 0, done.stdout
+
+
+def hand_on(root: Path, clone: Path, **extra: str) -> Path:
+    """Share a repository's results as its owner does, and fetch them as a colleague does, who has nothing to do then."""
+    pushed = run(root, "lt25", "push", **extra)
+    assert pushed.returncode == 0 and pushed.stdout.startswith("pushed; "), pushed.stdout
+    commit(root, "results")
+    run(root, "git", "clone", "--quiet", str(root), str(clone))
+    pulled = run(clone, "lt25", "pull", **extra)
+    assert pulled.returncode == 0, pulled.stdout
+    assert pulled.stdout == "pulled: everything that config/config.yaml names is there and up to date\n"
+    planned = snakemake(clone, "--dry-run")
+    assert NOTHING in planned.stdout, planned.stdout
+    assert json.loads(run(clone, "dvc", "status", "--json", **extra).stdout) == {}
+    return clone
 
 
 def run(root: Path, *command: str, **extra: str) -> subprocess.CompletedProcess:

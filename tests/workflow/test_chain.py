@@ -14,8 +14,7 @@ import yaml
 
 from tests import tiny
 from tests.workflow import chain
-
-NOTHING = "Nothing to be done"
+from tests.workflow.chain import NOTHING
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +27,9 @@ def built(tmp_path_factory):
     (root / "config" / "config.yaml").write_text(
         yaml.safe_dump({"experiments": [*chain.EXPERIMENTS, "Digits_v1.5-again"]})
     )
-    assert chain.run(root, "lt25", "dvc").stdout == "dvc.yaml: is written\n"
-    (root / ".gitignore").write_text("/data\n/results\n.snakemake\n")
-    chain.run(root, "git", "init", "--quiet")
-    assert chain.run(root, "dvc", "init", "--quiet").returncode == 0
-    commit(root, "experiments")
-    done = chain.run(root, "dvc", "repro")
+    done = chain.run(chain.repository(root), "dvc", "repro")
     assert done.returncode == 0, done.stdout
     return root
-
-
-def commit(root: Path, message: str) -> None:
-    """Commit everything that git does not ignore."""
-    chain.run(root, "git", "add", "--all")
-    chain.run(root, "git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--quiet", "-m", message)
 
 
 def test_every_stage_has_left_what_its_contract_says(built):
@@ -99,16 +87,7 @@ def test_what_is_pushed_is_up_to_date_in_a_fresh_clone_where_an_evaluations_sett
     refused = chain.run(built, "lt25", "push")
     assert refused.returncode == 2 and "no remote specified" in refused.stdout, refused.stdout
     chain.run(built, "dvc", "remote", "add", "--default", "folder", str(tmp_path / "remote"))
-    pushed = chain.run(built, "lt25", "push")
-    assert pushed.returncode == 0 and pushed.stdout.startswith("pushed; "), pushed.stdout
-    commit(built, "results")
-    clone = tmp_path / "clone"
-    chain.run(tmp_path, "git", "clone", "--quiet", str(built), str(clone))
-    pulled = chain.run(clone, "lt25", "pull")
-    assert pulled.returncode == 0, pulled.stdout
-    assert pulled.stdout == "pulled: everything that config/config.yaml names is there and up to date\n"
-    assert NOTHING in chain.snakemake(clone, "--dry-run").stdout
-    assert json.loads(chain.run(clone, "dvc", "status", "--json").stdout) == {}
+    clone = chain.hand_on(built, tmp_path / "clone")
     assert not list(clone.glob("results/*/runs"))
 
     chain.write_experiment(clone, "digits", "classification", evaluation={"batch_size": 7})
@@ -128,6 +107,9 @@ def test_what_is_pushed_is_up_to_date_in_a_fresh_clone_where_an_evaluations_sett
     assert "results/digits/evaluation/headline.json" in differing
     drawn = chain.run(clone, "dvc", "plots", "diff", "HEAD", "--json")
     assert drawn.returncode == 0 and "results/digits/evaluation/curve.csv" in drawn.stdout
+    written = chain.run(clone, "lt25", "report", "digits")
+    assert written.returncode == 0, written.stdout
+    assert "loss over the training steps" in (clone / "results" / "report.html").read_text()
 
 
 def test_a_models_provenance_leads_to_its_files_whose_hashes_can_be_computed_again(built):
@@ -168,15 +150,15 @@ def test_an_intermediate_checkpoint_is_exported_and_evaluated_on_request(built):
 def test_the_steps_of_a_learning_curve_are_evaluated_by_one_command_as_one_by_one(built):
     evaluation = built / "results" / "spoken-digits" / "evaluation"
     splits = {}
-    for target in ("step-2/metrics.json", "curve.done"):
+    for target in ("step-2/metrics.json", "steps.json"):
         done = chain.snakemake(built, f"results/spoken-digits/evaluation/{target}")
         assert done.returncode == 0, done.stdout
         splits[target] = json.loads((evaluation / "step-2" / "metrics.json").read_text())["splits"]
     assert json.loads((evaluation / "step-4" / "metrics.json").read_text())["step"] == 4
-    assert list(splits["curve.done"]) == ["validation"]
+    assert list(splits["steps.json"]) == ["validation"]
     for one in splits.values():
         one["validation"].pop("real_time_factor", None)
-    assert splits["curve.done"] == splits["step-2/metrics.json"]
+    assert splits["steps.json"] == splits["step-2/metrics.json"]
     again = chain.snakemake(built, "--dry-run", "results/spoken-digits/evaluation/step-4/metrics.json")
     assert NOTHING in again.stdout, again.stdout
 

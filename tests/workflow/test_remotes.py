@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from functools import partial
 from urllib.error import URLError
 
 import pytest
@@ -60,31 +59,20 @@ def endpoint(monkeypatch):
 @pytest.mark.skipif(bool(LACKING), reason=f"{', '.join(LACKING)} missing: pip install dvc-s3 'moto[server]'")
 def test_a_server_of_s3_holds_what_was_pushed_and_nobodys_keys(tmp_path, endpoint):
     """Slow because it builds a chain: a minute and a half."""
-    run = partial(chain.run, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
+    packages = os.pathsep.join(filter(None, sys.path))
     root = tmp_path / "built"
     root.mkdir()
     chain.project(root)
     (root / "config" / "config.yaml").write_text(yaml.safe_dump({"experiments": ["digits"]}))
-    (root / ".gitignore").write_text("/data\n/results\n.snakemake\n")
+    chain.repository(root)
     for command in (
-        ("lt25", "dvc"),
-        ("git", "init", "--quiet"),
-        ("dvc", "init", "--quiet"),
         ("dvc", "remote", "add", "--default", "store", "s3://lt25/results"),
         ("dvc", "remote", "modify", "store", "endpointurl", endpoint),
         ("snakemake",),
-        ("lt25", "push"),
-        ("git", "add", "--all"),
-        ("git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--quiet", "-m", "one"),
-        ("git", "clone", "--quiet", str(root), str(tmp_path / "clone")),
     ):
-        done = run(root, *command)
+        done = chain.run(root, *command, PYTHONPATH=packages)
         assert done.returncode == 0, done.stdout
-    clone = tmp_path / "clone"
-    pulled = run(clone, "lt25", "pull")
-    assert pulled.returncode == 0, pulled.stdout
-    assert "Nothing to be done" in chain.snakemake(clone, "--dry-run").stdout
-    assert "up to date" in run(clone, "dvc", "status").stdout
+    clone = chain.hand_on(root, tmp_path / "clone", PYTHONPATH=packages)
     for folder in (root, clone):
         for file in (path for path in folder.rglob("*") if path.is_file()):
             assert not any(secret.encode() in file.read_bytes() for secret in list(KEYS.values())[:2]), file

@@ -154,5 +154,5 @@ def starting_model(wildcards):
 
 def curve(experiment):
     """What tells that the kept steps before the last are evaluated, which with the final numbers make the learning curve."""
-    done = f"results/{experiment.name}/evaluation/curve.done"
-    return [done] if has_curve(experiment, SETTINGS["learning_curves"]) else []
+    steps = f"results/{experiment.name}/evaluation/steps.json"
+    return [steps] if has_curve(experiment, SETTINGS["learning_curves"]) else []

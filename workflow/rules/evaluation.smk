@@ -11,8 +11,7 @@ rule evaluate_model:
         ),
         predictions="results/{experiment}/evaluation/predictions.parquet",
         headline="results/{experiment}/evaluation/headline.json",
-        # Kept where training ran elsewhere, so that it cannot be written anew.
-        curve=update("results/{experiment}/evaluation/curve.csv"),
+        curve="results/{experiment}/evaluation/curve.csv",
     log:
         "results/logs/evaluate/{experiment}.log",
     benchmark:
@@ -53,13 +52,13 @@ rule evaluate_step:
 
 
 # All steps of the learning curve in one process, which imports torch once. Which steps they are, wildcards cannot say: the output
-# tells that they are there.
+# has the numbers of all.
 rule evaluate_curve:
     input:
         "results/{experiment}/train.json",
         stats=lambda wildcards: stats_file(EXPERIMENTS[wildcards.experiment]),
     output:
-        touch("results/{experiment}/evaluation/curve.done"),
+        "results/{experiment}/evaluation/steps.json",
     log:
         "results/logs/evaluate/{experiment}-curve.log",
     benchmark:

@@ -1,3 +1,8 @@
+# A second's work that is not worth the wait for a node of a cluster.
+localrules:
+    configure_job,
+
+
 rule configure_job:
     input:
         experiment=experiment_file,
@@ -33,6 +38,7 @@ rule train_model:
         start=starting_model,
     output:
         "results/{experiment}/train.json",
+        history="results/{experiment}/metrics.jsonl",
     log:
         "results/logs/train/{experiment}.log",
     benchmark:
