@@ -5,7 +5,8 @@ model to start from and the devices.
 """
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -15,9 +16,10 @@ from lt25.config.files import read_model
 from lt25.data import acquire, read
 from lt25.data.folders import Folder
 from lt25.errors import Mistakes, UserError
-from lt25.experiment import Experiment, load_config, load_experiment, project_root
+from lt25.experiment import Experiment, load_config, load_experiment, load_experiments, project_root
 from lt25.launch import plan
 from lt25.models import families
+from lt25.progress import track
 from lt25.tasks import TASKS
 from lt25.training.ahead import changed, check_devices
 
@@ -29,7 +31,7 @@ HUB = 5
 
 
 def check(names: Iterable[str], overrides: Iterable[str] = ()) -> int:
-    """Print for each experiment: ok, or a line for everything that is wrong.
+    """Print for each experiment: ok, or a line for everything that is wrong; of the runs of a sweep, one for all that are alike.
 
     What is wrong with a file that nobody asked for, by its name or in config/config.yaml, is a warning.
 
@@ -51,14 +53,35 @@ def check(names: Iterable[str], overrides: Iterable[str] = ()) -> int:
     status = 0
     for name in every:
         try:
-            experiment = load_experiment(name, overrides)
-            remark = check_experiment(experiment)
-            print(f"{experiment.name}: ok{remark}")
+            for said in check_runs(load_experiments(name, overrides)):
+                print(said)
         except UserError as error:
             status = 2 if name in asked else status
             for line in error.lines:
                 print(f"{'' if name in asked else 'warning: '}{Path(name).name.removesuffix('.yaml')}: {line}")
     return status
+
+
+def check_runs(runs: Sequence[Experiment]) -> list[str]:
+    """Check an experiment, or the runs of a sweep.
+
+    Returns:
+        "tiny: ok" and what `check_experiment` remarks; of several runs, how many have one and the same remark.
+
+    Raises:
+        UserError: if anything is wrong with any of them, each line once.
+    """
+    if len(runs) == 1:
+        return [f"{runs[0].name}: ok{check_experiment(runs[0])}"]
+    mistakes, remarks = Mistakes(), []
+    for run in track(runs, f"checking {runs[0].path.stem}", len(runs)):
+        with mistakes:
+            remarks.append(check_experiment(run))
+    mistakes.complain()
+    return [
+        f"{runs[0].path.stem}: {count} of {len(runs)} runs by {', '.join(runs[0].swept)}: ok{remark}"
+        for remark, count in Counter(remarks).items()
+    ]
 
 
 def check_experiment(experiment: Experiment) -> str:

@@ -184,11 +184,15 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     sub = command("report", _report, "write one page that shows experiments side by side")
-    sub.add_argument("experiments", nargs="+", **experiment)
+    sub.add_argument("experiments", nargs="+", **{**experiment, "help": f"{experiment['help']}, or a sweep"})
     sub.add_argument("--output", type=Path, default=Path("results/report.html"), help="default: %(default)s")
     sub.add_argument("--table", type=Path, metavar="FILE", help="instead, renew the results table in a Markdown file")
 
-    sub = command("config", _config, "print an experiment with every value resolved, and where each comes from")
+    sub = command(
+        "config",
+        _config,
+        "print an experiment with every value resolved, and where each comes from; of a sweep, its runs",
+    )
     sub.add_argument("experiment", **experiment)
 
     sub = command("check", _check, "check experiments, and what they need, before anything runs")
@@ -366,19 +370,25 @@ def _classify(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from lt25 import report
-    from lt25.experiment import load_experiment
+    from lt25.experiment import load_experiments
 
-    experiments = [load_experiment(name, options.overrides) for name in options.experiments]
+    named = [load_experiments(name, options.overrides) for name in options.experiments]
     if options.table:
-        report.renew_table(experiments, options.table)
+        report.renew_table([one for runs in named for one in runs], options.table)
     else:
-        report.build(experiments, options.output)
+        alone = [one for runs in named for one in runs if len(runs) == 1]
+        report.build(alone, options.output, sweeps=[runs for runs in named if len(runs) > 1])
 
 
 def _config(options: argparse.Namespace) -> None:
     from lt25.config.describe import describe
+    from lt25.experiment import load_experiments
 
-    experiment = _load(options)
+    experiment, *others = load_experiments(options.experiment, options.overrides)
+    if others:
+        print(f"# {experiment.path}: a sweep, {len(others) + 1} runs that differ in {', '.join(experiment.swept)}")
+        print("\n".join(run.name for run in (experiment, *others)))
+        return
     print(f"# {experiment.name}: {experiment.results_dir.relative_to(experiment.root)}")
     print(f"# prepared data: {experiment.processed_dir.relative_to(experiment.root)}")
     print(describe(*experiment.resolved()))

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from lt25.errors import UserError
-from lt25.experiment import Experiment, has_curve, load_config, load_experiment, project_root
+from lt25.experiment import Experiment, has_curve, load_config, load_experiments, project_root
 from lt25.files import write_text
 from lt25.progress import say
 from lt25.tasks import TASKS
@@ -38,7 +38,9 @@ def write_stages() -> str:
     Raises:
         UserError: if config/config.yaml or an experiment that it names is not valid.
     """
-    text = stages([load_experiment(name) for name in load_config()["experiments"]], load_config()["learning_curves"])
+    settings = load_config()
+    shown = {one.name: one for name in settings["experiments"] for one in load_experiments(name)}
+    text = stages([*shown.values()], settings["learning_curves"])
     file = project_root() / FILE
     if not file.is_file() or file.read_text() != text:
         write_text(file, text)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from lt25 import plugins
+from lt25 import plugins, sweeps
 from lt25.config import overrides as on_command_line
 from lt25.config.files import read_model, read_yaml
 from lt25.config.key import OPTIONAL, Section, check, flat, identity, resolve, suggestion
@@ -96,6 +96,7 @@ class Experiment:
         origins: dotted key -> the file that its value comes from, ``default`` or ``command line``.
         overrides: what the command line changed, by dotted key.
         decisive: those of them that decide where training arrives, and so make a variant with results of its own.
+        swept: the keys of which the file has a list, if it is a sweep's; their values here are among ``decisive``.
         augment: what is done to training examples at random, resolved.
         further: datasets that are read besides; what is held out of them is held out together.
         probabilities: of the dataset and of each further one, that a training example is of it; they add up to one.
@@ -114,6 +115,7 @@ class Experiment:
     origins: dict[str, str] = field(default_factory=dict)
     overrides: dict[str, Any] = field(default_factory=dict)
     decisive: dict[str, Any] = field(default_factory=dict)
+    swept: tuple[str, ...] = ()
     augment: dict[str, Any] = field(default_factory=dict)
     further: tuple[Dataset, ...] = ()
     probabilities: tuple[float, ...] = (1.0,)
@@ -302,16 +304,63 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
     Raises:
         UserError: if a file is missing or is not YAML, or a key or value is not allowed or does not fit the others.
     """
+    path, given, root = _find(path, overrides)
+    return _load(path, given, root, ())
+
+
+def load_experiments(path: str | Path, overrides: Iterable[str] = ()) -> list[Experiment]:
+    """Read an experiment as `load_experiment`, or all runs of a sweep, in the order of its lists.
+
+    Overrides of a sweep hold for all runs; of a key that has a list, for those with that value.
+
+    Raises:
+        UserError: as `load_experiment`.
+    """
+    path, given, root = _find(path, overrides)
+    swept = sweep_of(path, root)
+    free = {key: values for key, values in swept.items() if key not in given}
+    known: dict[str, Dataset] = {}
+    return [_load(path, {**given, **setting}, root, (), known=known) for setting in sweeps.settings(free)]
+
+
+def sweep_of(path: Path, root: Path | None = None) -> sweeps.Axes:
+    """Return the keys of which an experiment file has a list, with the values; nothing for what is no sweep, or no such file.
+
+    Args:
+        path: the file, relative to the project.
+        root: the project's directory, if plugins are loaded already.
+
+    Raises:
+        UserError: if the file is no YAML, or the lists make no sweep.
+    """
+    if root is None:
+        root = project_root()
+        _load_plugins(root)
+    return sweeps.axes(read_yaml(root / path, "experiment"), str(path), root) if (root / path).is_file() else {}
+
+
+def _find(path: str | Path, overrides: Iterable[str]) -> tuple[Path, dict[str, Any], Path]:
+    """Return the file that an experiment's name stands for, relative to the project, what is overridden, and the project."""
     root = project_root()
     _load_plugins(root)
     text, given = str(path), on_command_line.parse(overrides)
     if not text.endswith((".yaml", ".yml")):
         text, at, variant = text.partition("@")
         _check_name(text, "an experiment, or a path")
+        file = Path(f"config/experiments/{text}.yaml")
         if at:
-            given = {**on_command_line.of_variant(variant, root / "results" / f"{text}@{variant}"), **given}
-        text = f"{root}/config/experiments/{text}.yaml"
-    return _load(Path(os.path.relpath(text, root)), given, root, ())
+            given = {**_of_variant(file, variant, root), **given}
+        text = f"{root}/{file}"
+    return Path(os.path.relpath(text, root)), given, root
+
+
+def _of_variant(file: Path, variant: str, root: Path) -> dict[str, Any]:
+    """Return the overrides that a variant's name stands for: of a sweep's run, the name that it is listed with."""
+    if re.search(r"-[0-9a-f]{8}$", variant):
+        for setting in sweeps.settings(swept) if (swept := sweep_of(file, root)) else ():
+            if on_command_line.variant(setting) == f"@{variant}":
+                return setting
+    return on_command_line.of_variant(variant, root / "results" / f"{file.stem}@{variant}")
 
 
 def load_dataset_config(name: str | Path, root: Path | None = None, named: str = "") -> Dataset:
@@ -393,7 +442,12 @@ def _check_name(name: str, what: str, where: str = "") -> None:
 
 
 def _load(
-    path: Path, overrides: Mapping[str, Any], root: Path, descendants: tuple[str, ...], named: str = ""
+    path: Path,
+    overrides: Mapping[str, Any],
+    root: Path,
+    descendants: tuple[str, ...],
+    named: str = "",
+    known: dict[str, Dataset] | None = None,
 ) -> Experiment:
     """As `load_experiment`.
 
@@ -403,29 +457,42 @@ def _load(
         root: the project.
         descendants: the experiments that start, directly or not, from this one.
         named: the file and key that name it, for messages.
+        known: datasets whose files were read already, by name; those that are read are added.
     """
+    known = {} if known is None else known
     where, decisive = str(path), {}
     _check_name(path.stem, "a file", where)
     written = read_yaml(root / path, "experiment", named)
+    swept = sweeps.axes(written, where, root)
+    if free := [key for key in swept if key not in overrides]:
+        first = f"{path.stem}{on_command_line.variant({**next(sweeps.settings(swept)), **overrides})}"
+        raise UserError(
+            f"{where}: is a sweep, {sweeps.size(swept)} runs that differ in {', '.join(free)}: name one, such as {first}; "
+            f"`lt25 config {path.stem}` lists them"
+        )
+    # A run is what the file would say with one value of each list.
+    chosen = {key: overrides[key] if overrides[key] in values else values[0] for key, values in swept.items()}
+    written = on_command_line.merge(written, chosen)
     mistakes = Mistakes()
     with mistakes:
         values, base = _resolve(written, where, root)
     with mistakes:
         if isinstance(written.get("dataset"), str):
-            load_dataset_config(written["dataset"], root, f"{where}: dataset")
+            _dataset(written["dataset"], root, f"{where}: dataset", known)
     mistakes.complain()
-    if overrides:
+    if changes := {key: value for key, value in overrides.items() if key not in chosen or chosen[key] != value}:
         plain = values
         before = {**flat(values), **flat(written)}
-        _check_overrides(overrides)
-        written = on_command_line.merge(written, overrides)
+        _check_overrides(changes)
+        written = on_command_line.merge(written, changes)
         values, base = _resolve(written, on_command_line.WHERE, root)
         after = {**flat(written), **flat(values)}
-        overrides = {key: after[key] for key in overrides if before.get(key, DEFAULT) != after[key]}
-        decisive = {key: value for key, value in overrides.items() if _decides(key, plain, values)}
+        changes = {key: after[key] for key in changes if before.get(key, DEFAULT) != after[key]}
+        decisive = {key: value for key, value in changes.items() if key in chosen or _decides(key, plain, values)}
         where = f"{path}, with what the command line sets"
 
-    datasets, probabilities = _datasets(values, root, where)
+    decisive = {**chosen, **decisive}
+    datasets, probabilities = _datasets(values, root, where, known)
     experiment = Experiment(
         name=f"{path.stem}{on_command_line.variant(decisive)}",
         path=path,
@@ -437,9 +504,10 @@ def _load(
         init_from=values["init_from"],
         evaluation=values["evaluation"],
         job={name: values[name] for name in JOB},
-        origins=_origins(values, written, base, overrides, path),
-        overrides=dict(overrides),
+        origins=_origins(values, written, base, changes, path),
+        overrides={**chosen, **changes},
         decisive=decisive,
+        swept=tuple(swept),
         augment=values["augment"],
         further=datasets[1:],
         probabilities=probabilities,
@@ -456,13 +524,21 @@ def _load(
     return experiment
 
 
-def _datasets(values: Mapping[str, Any], root: Path, where: str) -> tuple[tuple[Dataset, ...], tuple[float, ...]]:
+def _dataset(name: str, root: Path, named: str, known: dict[str, Dataset]) -> Dataset:
+    if name not in known:
+        known[name] = load_dataset_config(name, root, named)
+    return known[name]
+
+
+def _datasets(
+    values: Mapping[str, Any], root: Path, where: str, known: dict[str, Dataset]
+) -> tuple[tuple[Dataset, ...], tuple[float, ...]]:
     """Load the datasets that an experiment names, one or several; return them and how often each is read."""
     if ("dataset" in values) == ("datasets" in values):
         found = "missing" if "dataset" not in values else "is there, and datasets too"
         raise UserError(f"{where}: dataset: {found}: name one dataset, or several under datasets")
     if "dataset" in values:
-        return (load_dataset_config(values["dataset"], root, f"{where}: dataset"),), (1.0,)
+        return (_dataset(values["dataset"], root, f"{where}: dataset", known),), (1.0,)
     if values["task"] != "language_modeling":
         raise UserError(
             f"{where}: datasets: several are for language_modeling, and the task is {values['task']}: use dataset"
@@ -474,7 +550,7 @@ def _datasets(values: Mapping[str, Any], root: Path, where: str) -> tuple[tuple[
     # Thirds may be written with three digits.
     if abs(total - 1) > 0.005:
         raise UserError(f"{where}: datasets: the probabilities add up to {total:.6g}, expected 1: change them")
-    loaded = tuple(load_dataset_config(name, root, f"{where}: datasets") for name in names)
+    loaded = tuple(_dataset(name, root, f"{where}: datasets", known) for name in names)
     return loaded, tuple(one["probability"] / total for one in values["datasets"])
 
 

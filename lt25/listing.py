@@ -7,7 +7,7 @@ from typing import Any
 from lt25.config.files import read_model
 from lt25.config.key import check, resolve
 from lt25.errors import UserError
-from lt25.experiment import load_dataset_config, load_experiment, model_keys, project_root
+from lt25.experiment import load_dataset_config, load_experiments, model_keys, project_root
 
 
 def listing() -> str:
@@ -38,8 +38,10 @@ def _dataset(path: Path) -> str:
 
 
 def _experiment(path: Path) -> str:
-    experiment = load_experiment(path)
-    return f"{experiment.task} on {' and '.join(dataset.name for dataset in experiment.datasets)}: {_size(experiment.model)}"
+    experiment, *others = load_experiments(path)
+    runs = f"; a sweep of {len(others) + 1} runs, by {', '.join(experiment.swept)}" if others else ""
+    datasets = " and ".join(dataset.name for dataset in experiment.datasets)
+    return f"{experiment.task} on {datasets}: {_size(experiment.model)}{runs}"
 
 
 def _model(path: Path) -> str:

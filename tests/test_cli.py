@@ -116,9 +116,9 @@ def test_a_variant_has_a_job_of_its_own(tmp_path, monkeypatch):
     experiment = tiny.tiny(tmp_path, "classification")
     before = (experiment.results_dir / "job.toml").read_text()
     assert cli.main(["configure", "tiny", "--optimizer.lr", "1e-3", "--training.steps=5"]) == 0
-    job = tomllib.loads((tmp_path / "results" / "tiny@optimizer.lr=0.001,training.steps=5" / "job.toml").read_text())
+    job = tomllib.loads((tmp_path / "results" / "tiny@optimizer.lr=0.001+training.steps=5" / "job.toml").read_text())
     assert (job["optimizer"]["lr"], job["training"]["steps"]) == (1e-3, 5)
-    assert job["job"]["dump_folder"] == "results/tiny@optimizer.lr=0.001,training.steps=5"
+    assert job["job"]["dump_folder"] == "results/tiny@optimizer.lr=0.001+training.steps=5"
     assert (experiment.results_dir / "job.toml").read_text() == before
 
 

@@ -99,7 +99,7 @@ def test_overrides_make_a_variant_with_results_of_its_own(project):
     write(project)
     plain = config.load_experiment("tiny")
     variant = config.load_experiment("tiny", ["training.steps=20", "optimizer.lr=1e-2"])
-    assert variant.name == "tiny@optimizer.lr=0.01,training.steps=20"
+    assert variant.name == "tiny@optimizer.lr=0.01+training.steps=20"
     assert variant.results_dir == project / "results" / variant.name
     assert variant.arguments == "tiny --training.steps 20 --optimizer.lr 0.01"
     assert (variant.job["training"]["steps"], variant.job["optimizer"]["lr"]) == (20, 0.01)
@@ -323,11 +323,11 @@ def test_all_mistakes_of_a_file_and_of_its_dataset_are_said_together(project):
         assert f"{key}: " in said
     assert len(caught.value.lines) == 5
     # A value of another type is one mistake, although it is none of the allowed ones either.
-    write(project, {"optimizer.name": ["AdamW"]})
+    write(project, {"optimizer.name": {"is": "AdamW"}})
     with pytest.raises(UserError) as twice:
         config.load_experiment("tiny")
     said = [line for line in twice.value.lines if "optimizer" in line]
-    assert said == ['config/experiments/tiny.yaml: optimizer.name: found ["AdamW"], expected a text']
+    assert said == ['config/experiments/tiny.yaml: optimizer.name: found {"is": "AdamW"}, expected a text']
     assert str(caught.value) == f"{caught.value.lines[0]} (and 4 more, which `lt25 check` lists)"
     # What only shows when a file's keys are right is said together too.
     write_dataset(project, tasks=["language_modeling"], columns={"input": "image"})
@@ -650,7 +650,7 @@ def test_the_name_of_a_variant_stands_wherever_a_name_does(project):
     assert config.load_experiment(variant.name) == variant
     assert config.load_experiment("tiny@optimizer.lr=1e-2").name == "tiny@optimizer.lr=0.01"
     both = config.load_experiment(variant.name, ["training.steps=20"])
-    assert both.name == "tiny@optimizer.lr=0.01,training.steps=20"
+    assert both.name == "tiny@optimizer.lr=0.01+training.steps=20"
     with pytest.raises(UserError, match="tiny@nonsense: no such variant"):
         config.load_experiment("tiny@nonsense")
 

@@ -18,6 +18,7 @@ LAYERS = (
     ("config", "slurm"),
     ("tasks", "plugins", "ops"),
     ("models",),
+    ("sweeps",),
     ("experiment",),
     ("exported",),
     ("data", "generation"),

@@ -17,6 +17,8 @@ WHERE = "command line"
 
 NOTED = "overrides.json"
 
+BASE = "model.base"
+
 _OPTION = re.compile(r"--([A-Za-z_]\w*(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
 
 
@@ -77,15 +79,17 @@ def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
 
 
 def variant(overrides: Mapping[str, Any]) -> str:
-    """Return what overrides add to an experiment's name: "@optimizer.lr=0.001,training.steps=50", or nothing.
+    """Return what overrides add to an experiment's name: "@optimizer.lr=0.001+training.steps=50", or nothing.
 
-    The keys are sorted. What a folder's name should not hold becomes a "_"; then, and where the name is longer than 120
-    characters, it ends in eight digits of its hash, so that different overrides have different names.
+    The keys are sorted, and a model's base in config/models/ is named as `lt25 list` does. What a folder's name should not hold
+    becomes a "_"; then, and where the name is longer than 120 characters, it ends in eight digits of its hash, so that different
+    overrides have different names.
     """
     if not overrides:
         return ""
-    whole = ",".join(f"{key}={_text(value)}" for key, value in sorted(overrides.items()))
-    name = re.sub(r"[^\w.=,-]", "_", whole, flags=re.ASCII)
+    # No commas: Snakemake tells a job on a cluster its wildcards in a list with commas.
+    whole = "+".join(f"{key}={_said(key, value)}" for key, value in sorted(overrides.items()))
+    name = re.sub(r"[^\w.=+-]", "_", whole, flags=re.ASCII)
     if name != whole or len(name) > 120:
         name = f"{name[:120]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
     return f"@{name}"
@@ -103,10 +107,13 @@ def of_variant(name: str, folder: Path) -> dict[str, Any]:
     """
     if (folder / NOTED).is_file():
         return read_json(folder / NOTED, "")
-    parts = re.split(r",(?=[A-Za-z_]\w*(?:\.\w+)+=)", name)
+    parts = re.split(r"\+(?=[A-Za-z_]\w*(?:\.\w+)+=)", name)
     if re.search(r"-[0-9a-f]{8}$", name) or not all(re.match(r"[A-Za-z_]\w*(\.\w+)+=.", part) for part in parts):
         raise UserError(f"{folder.name}: no such variant of an experiment: write --SECTION.KEY VALUE after its name")
-    return parse(parts)
+    given = parse(parts)
+    if isinstance(base := given.get(BASE), str):
+        given[BASE] = f"config/models/{base}.json"
+    return given
 
 
 def note(overrides: Mapping[str, Any], folder: Path) -> None:
@@ -115,6 +122,14 @@ def note(overrides: Mapping[str, Any], folder: Path) -> None:
         write_json(folder / NOTED, dict(overrides))
 
 
+def _said(key: str, value: Any) -> str:
+    if key == BASE and isinstance(value, str):
+        named = re.fullmatch(r"config/models/([\w.-]+)\.json", value, re.ASCII)
+        # With a slash, any other path has a hash in the name.
+        return named[1] if named else f"./{value}"
+    return _text(value)
+
+
 def _text(value: Any) -> str:
-    is_plain = isinstance(value, str) and "," not in value and parse_value(value, "") == value
+    is_plain = isinstance(value, str) and not {"+", ","} & {*value} and parse_value(value, "") == value
     return value if is_plain else json.dumps(value, sort_keys=True, default=str)

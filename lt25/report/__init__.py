@@ -12,20 +12,26 @@ if TYPE_CHECKING:
 __all__ = ["build", "renew_table", "table"]
 
 
-def build(experiments: Sequence[Experiment], out: Path) -> None:
+def build(experiments: Sequence[Experiment], out: Path, sweeps: Sequence[Sequence[Experiment]] = ()) -> None:
     """Write one HTML page with everything inside it that shows the experiments side by side; see `lt25.report.page`.
 
-    Raises UserError if an experiment has not been evaluated.
+    Args:
+        experiments: each is shown whole.
+        out: the page's file.
+        sweeps: the runs of each sweep, which are shown by their settings.
+
+    Raises:
+        UserError: if an experiment has not been evaluated.
     """
     from lt25.report.collect import read_metrics
 
-    for experiment in experiments:
+    for experiment in [*experiments, *(run for runs in sweeps for run in runs)]:
         read_metrics(experiment)
     # pandas and matplotlib take seconds to import, which a mistake of the user's should not wait for
     from lt25.files import write_text
     from lt25.report.page import render
 
-    write_text(Path(out), render(experiments))
+    write_text(Path(out), render(experiments, sweeps))
 
 
 def table(experiments: Sequence[Experiment]) -> str:

@@ -25,24 +25,28 @@ from lt25.report.comparison import say as value_of
 from lt25.report.headline import Headline, count, duration, size
 from lt25.report.html import draw, fill
 from lt25.report.svg import inline
+from lt25.report.sweep import sweep
 from lt25.tasks import TASKS
 
 HERE = Path(__file__).parent
 REASONS = 3
 
 
-def render(experiments: Sequence[Experiment]) -> str:
-    """The page as HTML. Raises UserError if an experiment has not been evaluated."""
+def render(experiments: Sequence[Experiment], sweeps: Sequence[Sequence[Experiment]] = ()) -> str:
+    """The page as HTML, of experiments and of the runs of sweeps. Raises UserError if one has not been evaluated."""
     results = []
     # The same one twice is shown once.
     for experiment in {experiment.evaluation_dir: experiment for experiment in experiments}.values():
         results.append(collect(experiment))
         say(f"report: {results[-1].name}")
-    keys = unique([one.name for one in results])
-    stories = [story(one, key) for one, key in zip(results, keys, strict=True)]
+    swept = [runs[0].path.stem for runs in sweeps]
+    keys = unique([*(one.name for one in results), *swept])
+    stories = [story(one, key) for one, key in zip(results, keys, strict=False)]
     return fill(
         HERE / "page.html",
         stories=stories,
+        swept=swept,
+        sweeps=[sweep(runs, key) for runs, key in zip(sweeps, keys[len(results) :], strict=True)],
         comparison=comparison(results, [one["headline"] for one in stories]),
         style=Markup((HERE / "page.css").read_text()),
         date=datetime.date.today().strftime("%-d %B %Y"),

@@ -47,13 +47,17 @@ def test_merging_leaves_what_was_given_as_it_was():
 
 def test_a_variant_is_named_after_its_sorted_overrides():
     assert variant({}) == ""
-    assert variant({"training.steps": 50, "optimizer.lr": 1e-3}) == "@optimizer.lr=0.001,training.steps=50"
+    assert variant({"training.steps": 50, "optimizer.lr": 1e-3}) == "@optimizer.lr=0.001+training.steps=50"
 
 
 def test_what_a_folder_should_not_hold_is_replaced_and_names_stay_different():
-    one, other = variant({"model.base": "config/models/a.json"}), variant({"model.base": "config_models/a.json"})
-    assert one.startswith("@model.base=config_models_a.json-")
+    one, other = variant({"init.from": "config/models/a"}), variant({"init.from": "config_models/a"})
+    assert one.startswith("@init.from=config_models_a-")
     assert one != other
+    assert "," not in variant({"prepare.size": [8, 8], "optimizer.lr": 1e-3})
+    bases = ("config/models/a.json", "models/a.json", "a.json", "a", "config/models/b/a.json")
+    assert len({variant({"model.base": base}) for base in bases}) == len(bases)
+    assert variant({"model.base": "config/models/a.json"}) == "@model.base=a"
     long = variant({f"section.key{n}": n for n in range(40)})
     assert len(long) < 140
     assert long != variant({f"section.key{n}": n for n in range(41)})
@@ -64,6 +68,7 @@ def test_what_a_folder_should_not_hold_is_replaced_and_names_stay_different():
     [
         {"optimizer.lr": 1e-3, "training.steps": 50},
         {"optimizer.name": "Adam"},
+        {"model.base": "config/models/gla_1.3b.json", "debug.seed": 3},
         {"model.bidirectional": False, "lr_scheduler.total_steps": None},
     ],
 )

@@ -415,3 +415,20 @@ def test_a_broken_audio_file_stops_the_chain_and_is_named(tmp_path):
     assert broken.name in done.stdout
     assert "Logfile results/logs/prepare/spoken-digits" in done.stdout, "the profile's show-failed-logs"
     assert "Traceback" not in done.stdout
+
+
+def test_a_sweep_is_planned_whole_and_on_a_cluster_run_by_run(tmp_path):
+    root = chain.project(tmp_path)
+    chain.write_experiment(root, "rates", "classification", optimizer={"lr": [0.01, 0.02]}, debug={"seed": [0, 1]})
+    planned = chain.snakemake(root, "--dry-run", "results/rates/report.html").stdout
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", planned, re.MULTILINE))
+    assert (counts["prepare_data"], counts["train_model"], counts["write_sweep"]) == ("1", "4", "1"), planned
+    # As a job of a cluster is told its target: what is planned is that run's alone.
+    target = "train_model:experiment=rates@debug.seed=1+optimizer.lr=0.02"
+    planned = chain.snakemake(root, "--dry-run", "--target-jobs", target).stdout
+    assert {*re.findall(r"^train_model +(\d+)$", planned, re.MULTILINE)} == {"1"}, planned
+    assert "training rates@debug.seed=1+optimizer.lr=0.02; " in planned
+    unknown = chain.snakemake(root, "--dry-run", "results/rates@optimizer.lr=0.01/train.json")
+    assert unknown.stdout.splitlines()[-1].startswith(
+        "lt25: error: config/experiments/rates.yaml: is a sweep, 4 runs "
+    ), unknown.stdout

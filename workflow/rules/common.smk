@@ -10,7 +10,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from lt25.data.acquire import changes
-from lt25.experiment import Experiment, has_curve, load_config, load_experiment
+from lt25.experiment import Experiment, has_curve, load_config, load_experiments, sweep_of
 from lt25.errors import UserError
 from lt25.launch import gpus
 from lt25.training.ahead import is_trained
@@ -52,35 +52,59 @@ EXPERIMENTS: dict[str, Experiment] = {}
 INVALID: dict[str, str] = {}
 
 
+# Sweeps by name, whose runs are many and are loaded when one asks for them; then with the runs.
+SWEEPS: dict[str, list[Experiment]] = {}
+# Of prepared data, the first experiment that needs it: all that do prepare it in the same way.
+PREPARING: dict[tuple[str, str], Experiment] = {}
+
+
 def enter(name):
-    """Load an experiment, or the variant of one, and return the name that its results have."""
+    """Load an experiment, the variant of one or all runs of a sweep, and return the names that their results have."""
     try:
-        experiment = load_experiment(name)
-        EXPERIMENTS[experiment.name] = experiment
-        return experiment.name
+        runs = load_experiments(name)
     except UserError as error:
         INVALID[name] = str(error)
-        return name
+        return [name]
+    for run in runs:
+        EXPERIMENTS[run.name] = run
+        PREPARING.setdefault((run.dataset.name, run.preparation), run)
+    if name in SWEEPS:
+        SWEEPS[name] = runs
+    return [run.name for run in runs]
 
 
-for path in sorted(Path("config/experiments").glob("*.yaml")):
-    enter(path.stem)
 try:
     SETTINGS = load_config()
     # Complains of an NGPU that makes no sense before anything runs.
     gpus({})
 except UserError as error:
     stop(error)
-NAMES = [enter(name) if "@" in name else name for name in SETTINGS["experiments"]]
-# While this file is read, Snakemake has not told its targets yet: they are in the command.
+for path in sorted(Path("config/experiments").glob("*.yaml")):
+    try:
+        is_sweep = bool(sweep_of(path))
+    except UserError as error:
+        INVALID[path.stem] = str(error)
+        continue
+    if is_sweep:
+        SWEEPS[path.stem] = []
+    else:
+        enter(path.stem)
+NAMES = [run for name in SETTINGS["experiments"] for run in (enter(name) if "@" in name or name in SWEEPS else [name])]
+NAMES = list(dict.fromkeys(NAMES))
+# While this file is read, Snakemake has not told its targets yet: they are in the command, as files, or on a cluster as a rule and
+# its wildcards.
+TARGET = re.compile(r"(?:\./)?results/([^/]+)/(hf|evaluation)?|\w+:(?:experiment|sweep)=([^,]+)")
 EXPORTED = list(NAMES)
 for argument in sys.argv[1:]:
-    if asked := re.match(r"(?:\./)?results/([^/]+)/(hf|evaluation)?", argument):
-        if "@" in asked[1]:
-            enter(asked[1])
-        if asked[1] in INVALID:
-            stop(INVALID[asked[1]])
-        EXPORTED += [asked[1]] if asked[2] else []
+    if asked := TARGET.match(argument):
+        name = asked[1] or asked[3]
+        if "@" in name or not SWEEPS.get(name, True):
+            enter(name)
+        if name in INVALID:
+            stop(INVALID[name])
+        if "@" in name and name not in EXPERIMENTS:
+            stop(f"{name}: no such variant of an experiment: `lt25 config {name}` says what it is called")
+        EXPORTED += [name] if asked[2] else []
 for name in NAMES:
     if name not in EXPERIMENTS:
         stop(INVALID.get(name, f"config/config.yaml: experiments: no such file: config/experiments/{name}.yaml"))
@@ -96,7 +120,12 @@ SHOWN: list[Experiment] = [EXPERIMENTS[name] for name in NAMES]
 
 
 wildcard_constraints:
-    experiment="|".join(map(re.escape, EXPERIMENTS)),
+    # Snakemake searches this text for each file: a sweep's runs are too many to be listed.
+    experiment="|".join(
+        [re.escape(name) for name, run in EXPERIMENTS.items() if not run.swept]
+        + [rf"{re.escape(name)}@[^/]+" for name in {run.path.stem for run in EXPERIMENTS.values() if run.swept}]
+    ),
+    sweep="|".join(map(re.escape, SWEEPS)) or "no sweep",
     dataset=r"[\w.-]+",
     preparation=r"[a-z]+-[0-9a-f]{8}",
     step=r"\d+",
@@ -107,11 +136,14 @@ def stats_file(experiment):
 
 
 def preparing(wildcards):
-    """The first experiment that needs this prepared data: all that do prepare it in the same way."""
-    for experiment in EXPERIMENTS.values():
-        if (experiment.dataset.name, experiment.preparation) == (wildcards.dataset, wildcards.preparation):
-            return experiment
-    raise WorkflowError(f"data/processed/{wildcards.dataset}/{wildcards.preparation}: no experiment needs this data")
+    """The first experiment that needs this prepared data."""
+    wanted = wildcards.dataset, wildcards.preparation
+    # A job on a cluster is told the data alone, which may be of a sweep that nobody has asked for by name.
+    for name in [] if wanted in PREPARING else [name for name, runs in SWEEPS.items() if not runs]:
+        enter(name)
+    if wanted not in PREPARING:
+        raise WorkflowError(f"data/processed/{'/'.join(wanted)}: no experiment needs this data")
+    return PREPARING[wanted]
 
 
 def changed_source(wildcards):

@@ -16,8 +16,27 @@ rule write_report:
         mem_mb=1000,
         runtime="30m",
     params:
-        experiments=[experiment.name for experiment in SHOWN],
+        experiments=SETTINGS["experiments"],
     message:
         "writing the report, {output}"
     shell:
         "lt25 report --output {output:q} {params.experiments:q} 2>&1 | tee {log:q}"
+
+
+# All runs of a sweep, compared.
+rule write_sweep:
+    input:
+        lambda wildcards: [f"results/{run.name}/evaluation/metrics.json" for run in SWEEPS[wildcards.sweep]],
+    output:
+        "results/{sweep}/report.html",
+    log:
+        "results/logs/sweep/{sweep}.log",
+    benchmark:
+        "results/benchmarks/sweep/{sweep}.tsv"
+    resources:
+        mem_mb=1000,
+        runtime="30m",
+    message:
+        "comparing the runs of {wildcards.sweep}: {output}"
+    shell:
+        "lt25 report --output {output:q} {wildcards.sweep:q} 2>&1 | tee {log:q}"
