@@ -240,7 +240,7 @@ def test_the_tokenizer_of_another_model_is_taken_without_what_it_puts_around_a_t
     assert (
         AutoTokenizer.from_pretrained(taken)("def").input_ids == AutoTokenizer.from_pretrained(folder)("def").input_ids
     )
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
         UserError, match=r"prepare.tokenizer: found nowhere: no such tokenizer \(.*\): name bpe, unigram"
     ):
