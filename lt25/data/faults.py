@@ -12,7 +12,7 @@ REASONS = {
     "a file that cannot be read": "an image, a recording or an array is damaged, cut short, empty or of more than a gigabyte",
     "a file of a kind that is not read": "an image in a format that has to be converted first, as HEIC",
     "an image that is too large": "it has more than 100 million pixels",
-    "a row that cannot be read": "a line of CSV has other fields than its header, a line of JSON is none, is nested too deeply or has a key twice",
+    "a row that cannot be read": "a line of CSV has other fields than its header, one of JSON is none, nested too deeply or has a key twice",
     "text in another encoding": "a text or a label has a byte that `encoding` does not have, or half a pair of surrogates",
     "a missing value": "a field is empty or `null`, or a line of JSON lacks the column",
     "an unusable label": "a label is neither a name nor a whole number, is none of train's, or changes within a series",
