@@ -14,6 +14,10 @@ pytestmark = [
 ]
 
 
+# Enough that the signal comes before the end.
+STEPS = 300
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     # The paths of sockets are short.
@@ -25,7 +29,7 @@ def test_a_training_on_two_nodes_stops_on_the_signal_is_requeued_and_arrives(clu
     """What a time limit does, with the signal sent by hand: Slurm looks at limits every half a minute."""
     root = tiny.make_project(tmp_path / "project")
     monkeypatch.chdir(root)
-    experiment = tiny.tiny(root, "classification", training={"steps": 400}, checkpoint={"interval": 20})
+    experiment = tiny.tiny(root, "classification", training={"steps": STEPS}, checkpoint={"interval": STEPS})
     environment = tiny.environment(NNODE="2", NGPU="1", PATH=cluster.environment["PATH"])
     script = f"{sys.executable} -m lt25.cli train tiny"
     (root / "job.sh").write_text(f"#!/bin/sh\nexec {script}\n")
@@ -36,14 +40,21 @@ def test_a_training_on_two_nodes_stops_on_the_signal_is_requeued_and_arrives(clu
         return (root / "job.out").read_text() if (root / "job.out").exists() else ""
 
     folder = experiment.results_dir
-    rig.until("a checkpoint", lambda: list(folder.glob("runs/*/checkpoints/step-*/manifest.json")), 200)
+    rig.until("a step", lambda: any(file.stat().st_size for file in folder.glob("runs/*/metrics.jsonl")))
     cluster.call("scancel", "--signal=USR1", number)
-    rig.until("requeued", lambda: rig.restarts(cluster, number) == 1 or (folder / "train.json").exists(), 200)
+    rig.until("requeued", lambda: rig.restarts(cluster, number) == 1 or (folder / "train.json").exists())
     assert not (folder / "train.json").exists(), f"it arrived before the signal: {told()}"
-    rig.until("the end", lambda: (folder / "train.json").exists(), 200)
+    (stopped,) = folder.glob("runs/*/checkpoints/step-*")
+    rig.until("the end", lambda: (folder / "train.json").exists())
     marker = json.loads((folder / "train.json").read_text())
-    assert (marker["steps"], marker["world_size"]) == (400, 2)
-    assert [line["step"] for line in tiny.history(experiment)] == list(range(1, 401))
-    rig.until(
-        "an empty queue", lambda: not cluster.call("squeue", "-h", "-t", "running,pending", "-o", "%i").strip(), 60
-    )
+    assert (marker["steps"], marker["world_size"]) == (STEPS, 2)
+    assert [line["step"] for line in tiny.history(experiment)] == list(range(1, STEPS + 1))
+    log = (stopped.parents[1] / "trainer.log").read_text()
+    assert f"Training starts at step {int(stopped.name.removeprefix('step-')) + 1}\n" in log, log
+    rig.until("an empty queue", lambda: not cluster.call("squeue", "-h", "-t", "running,pending", "-o", "%i").strip())
+
+
+@pytest.mark.slow
+def test_a_colleagues_morning(cluster, tmp_path):
+    """Slow because it builds a chain and a part of it again."""
+    assert rig.Scenarios(cluster, tmp_path).a_colleagues_morning().startswith("nothing to do at first")
