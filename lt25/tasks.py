@@ -374,6 +374,10 @@ TRANSCRIPTS: Section = {
 """What `lt25.data.transcripts` does."""
 
 
+OF_AUDIO = ("speed", "equalise_db", "noise_db", "gain_db")
+"""The keys of a speech recogniser's ``augment`` section that are about samples, in the order in which they are done."""
+
+
 def _speech_complaint(prepare: Mapping[str, Any], augment: Mapping[str, Any]) -> str | None:
     capitals = [letter for letter in prepare["alphabet"] if letter.lower() != letter]
     if capitals and prepare["transcripts"]["case"] == "lower":
@@ -381,11 +385,13 @@ def _speech_complaint(prepare: Mapping[str, Any], augment: Mapping[str, Any]) ->
             f"prepare.alphabet: found {capitals[0]}, and transcripts are put in lower case: write it small, or set "
             f"prepare.transcripts.case to keep"
         )
-    for name in ("speed", "gain_db"):
+    for name in OF_AUDIO:
         if augment[name] is not None and prepare["store"] != "audio":
             return f"augment.{name}: needs audio, and prepare.store is features: set it to audio, or remove the key"
-    gain = augment["gain_db"]
-    return f"augment.gain_db: found {gain}, expected the lower gain first" if gain and gain[0] > gain[1] else None
+    for name in ("noise_db", "gain_db"):
+        if augment[name] and augment[name][0] > augment[name][1]:
+            return f"augment.{name}: found {augment[name]}, expected the lower one first"
+    return None
 
 
 register(
@@ -455,6 +461,22 @@ print(recognise("speech.wav")["text"])""",
                 "needs `prepare.store: audio`",
                 True,
                 {"items": {"type": "number", "minimum": 0.5, "maximum": 2}, "minItems": 1},
+            ),
+            "equalise_db": Key(
+                ("number", "null"),
+                None,
+                "some frequencies are made louder and others softer, smoothly and by up to so many dB, as by another microphone "
+                "or throat, drawn anew for every utterance in every epoch; needs `prepare.store: audio`",
+                True,
+                _ABOVE_ZERO,
+            ),
+            "noise_db": Key(
+                ("array", "null"),
+                None,
+                "`[low, high]`: noise, from white to falling by 6 dB an octave, is added at a ratio of signal to noise between "
+                "them, in dB, drawn anew for every utterance in every epoch; needs `prepare.store: audio`",
+                True,
+                {"items": {"type": "number", "minimum": -20, "maximum": 100}, "minItems": 2, "maxItems": 2},
             ),
             "gain_db": Key(
                 ("array", "null"),

@@ -629,6 +629,13 @@ DATASET: Section = {
                 False,
                 {"enum": ["george", "jackson", "lucas", "nicolas"]},
             ),
+            "synthetic": Key(
+                "integer",
+                OPTIONAL,
+                "connected_digits only: so many utterances by the voices of espeak-ng are added to the train split",
+                False,
+                _POSITIVE,
+            ),
             "hub": Key(
                 "string",
                 OPTIONAL,
@@ -705,6 +712,7 @@ ORIGIN_OF: Mapping[str, tuple[str, ...]] = {
     "utterances": ("espeak", "connected_digits"),
     "megabytes": ("repeated_stdlib",),
     "left_out": ("connected_digits",),
+    "synthetic": ("connected_digits",),
     "streamed": ("hub",),
     "revision": ("hub",),
     "files": ("hub", "path"),

@@ -22,7 +22,7 @@ from lt25.data.audio import (
     normalised_log_mel,
     to_int16,
 )
-from lt25.data.audio_augmentation import speed
+from lt25.data.audio_augmentation import equalise, noise, speed
 from lt25.data.batches import IGNORE, NO_GRID, Batch, Grid, Item, ItemTransform, Transforms, pad
 from lt25.data.examples import Example, Examples
 from lt25.data.faults import Fault
@@ -35,6 +35,7 @@ from lt25.experiment import Dataset
 from lt25.files import read_json, write_json
 from lt25.ops import frames_needed
 from lt25.progress import say, track
+from lt25.tasks import OF_AUDIO
 
 BLANK, SPACE, UNKNOWN = "<pad>", "|", "<unk>"
 """The first tokens of the vocabulary: CTC's blank, which is also the padding, the space between words, and what
@@ -143,7 +144,7 @@ def transforms(split: PreparedSplit, augment: Mapping[str, Any], training: bool)
     if augment.get("time_masks") or augment.get("band_masks"):
         masks = (partial(_mask, **{name: augment[name] for name in MASKS}),)
     if not holds_audio(split):
-        for name in ("speed", "gain_db"):
+        for name in OF_AUDIO:
             if augment.get(name) is not None:
                 raise UserError(
                     f"augment.{name}: needs audio, but {split.path} holds features: set prepare.store to audio, "
@@ -154,6 +155,10 @@ def transforms(split: PreparedSplit, augment: Mapping[str, Any], training: bool)
     audio: list[ItemTransform] = [_waveform]
     if augment.get("speed") is not None:
         audio.append(partial(speed, factors=augment["speed"], sample_rate=facts["sampling_rate"]))
+    if augment.get("equalise_db") is not None:
+        audio.append(partial(equalise, decibels=augment["equalise_db"], sample_rate=facts["sampling_rate"]))
+    if augment.get("noise_db") is not None:
+        audio.append(partial(noise, decibels=augment["noise_db"]))
     if augment.get("gain_db") is not None:
         audio.append(partial(_gain, decibels=augment["gain_db"]))
     frames = partial(

@@ -67,7 +67,7 @@ def test_no_voice_is_heard_in_two_splits():
     speakers = [set(names) for names in espeak.SPEAKERS.values()]
     assert sum(map(len, speakers)) == len(set.union(*speakers))
     for split, names in espeak.SPEAKERS.items():
-        script = espeak._script(split, espeak.UTTERANCES[split])
+        script = espeak.script(split, espeak.UTTERANCES[split])
         assert {line["speaker"] for line in script} == set(names)
 
 
@@ -109,6 +109,19 @@ def test_connected_digits_are_strung_by_one_speaker_and_tested_on_another(four_s
             for at, word in ((samples[:800], words[0]), (samples[-800:], words[-1])):
                 hz = 10 * np.abs(np.fft.rfft(at)).argmax()
                 assert espeak.WORDS[round((hz - 300) / 100)] == word
+
+
+def test_voices_of_espeak_are_added_to_the_connected_digits_of_training(four_speakers):
+    folder = four_speakers / "built"
+    folder.mkdir()
+    counts = {"train": 7, "validation": 7, "test": 7}
+    connected_digits.build(folder, {"utterances": counts, "synthetic": 4})
+    rows = lines(folder, "train")
+    assert [row["file_name"] for row in rows] == [f"{n:05d}.flac" for n in range(11)]
+    assert [row["text"] for row in rows[7:]] == [line["text"] for line in espeak.script("train", 4)]
+    assert {row["speaker"] for row in rows[7:]} == {"espeak m1"}
+    assert all(soundfile.info(folder / "train" / row["file_name"]).samplerate == 16000 for row in rows[7:])
+    assert [len(lines(folder, split)) for split in ("validation", "test")] == [7, 7]
 
 
 def test_every_voice_and_accent_speaks():

@@ -238,6 +238,43 @@ def test_speed_makes_audio_shorter_and_higher(stored):
         assert hz == pytest.approx(500 * 8000 / len(samples), abs=3)
 
 
+def test_an_equaliser_changes_the_spectrum_smoothly_and_within_its_bounds(stored):
+    split = PreparedSplit(stored["audio"], "train")
+    waveform, equalise, _ = transforms(split, {"equalise_db": 12}, training=True).item
+    impulse = np.zeros(8000)
+    impulse[4000] = 0.5
+    item = waveform({**split[0], "input": torch.from_numpy(to_int16(impulse))}, None)
+    drawn = []
+    for seed in range(10):
+        played = equalise(item, torch.Generator().manual_seed(seed))["input"]
+        assert played.shape == item["input"].shape and played.dtype == torch.float32
+        response = 20 * np.log10(np.abs(np.fft.rfft(played.numpy()[3000:5000])) / 0.5)
+        assert np.abs(response).max() < 12.1 and np.abs(np.diff(response[25:])).max() < 1
+        drawn.append(response[250])
+    assert max(drawn) - min(drawn) > 8
+    assert torch.equal(played, equalise(item, torch.Generator().manual_seed(9))["input"])
+
+
+def test_noise_has_the_ratio_that_is_asked_for(stored):
+    split = PreparedSplit(stored["audio"], "train")
+    waveform, noise, _ = transforms(split, {"noise_db": [3, 30]}, training=True).item
+    item = waveform(split[0], None)
+    ratios, slopes = [], []
+    for seed in range(40):
+        added = (noise(item, torch.Generator().manual_seed(seed))["input"] - item["input"]).numpy()
+        ratios.append(10 * np.log10(item["input"].square().mean().item() / np.square(added).mean()))
+        power = np.square(np.abs(np.fft.rfft(added)))
+        low, high = (power[int(at * len(power)) : int(2 * at * len(power))].mean() for at in (0.05, 0.4))
+        slopes.append(10 * np.log10(low / high) / 3)
+    assert 2.9 < min(ratios) < 8 and 25 < max(ratios) < 30.1
+    assert -2 < min(slopes) < 2 and 4 < max(slopes) < 8
+
+
+def test_noise_of_silence_is_silence(stored):
+    _, noise, _ = transforms(PreparedSplit(stored["audio"], "train"), {"noise_db": [3, 30]}, training=True).item
+    assert not noise({"input": torch.zeros(800)}, torch.Generator())["input"].any()
+
+
 @pytest.mark.parametrize("store", ["features", "audio"])
 def test_masks_cover_some_frames_and_bands_with_the_mean(stored, store):
     split = PreparedSplit(stored[store], "train")

@@ -2,7 +2,8 @@
 
 The dataset comes from a mirror or the Hub. One speaker, ``left_out``, is heard in the test split only. Of the others, the takes
 that the authors propose for testing make the validation split, and all others the training split. Digits follow each other after
-20 to 300 ms, which are filled with noise as loud as the quietest tenth of the recording before.
+20 to 300 ms, which are filled with noise as loud as the quietest tenth of the recording before. Where asked, the training split
+also has utterances by the voices of espeak-ng that train `spoken-digits`, of 16 kHz: they begin after the others.
 
 Writes ``<split>/<number>.flac`` (mono, 8 kHz, 16 bits) and ``<split>/metadata.csv`` with the columns ``file_name``, ``text`` and
 ``speaker``.
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from lt25.data.builders import espeak
 
 SOURCE = {
     "hub": "free-spoken-digit-dataset",
@@ -35,7 +38,8 @@ def build(folder: Path, options: dict[str, Any]) -> str:
 
     Args:
         folder: an empty one.
-        options: may set ``left_out``, a speaker, otherwise the first, and ``utterances``: {split: count}.
+        options: may set ``left_out``, a speaker, otherwise the first; ``utterances``: {split: count}; and ``synthetic``: how
+            many utterances of espeak-ng there are.
 
     Raises:
         UserError: if neither a mirror nor the Hub has the source.
@@ -51,6 +55,8 @@ def build(folder: Path, options: dict[str, Any]) -> str:
         _write(
             folder / split, recordings[split], count, seed=[25, SPEAKERS.index(left_out), list(UTTERANCES).index(split)]
         )
+    if count := options.get("synthetic"):
+        _synthesize(folder / "train", count, {**UTTERANCES, **options.get("utterances", {})}["train"])
     return revision
 
 
@@ -89,6 +95,14 @@ def _write(folder: Path, recordings: dict[str, list[Recording]], count: int, see
             name = f"{number:05d}.flac"
             soundfile.write(folder / name, _strung(spoken, random), SAMPLE_RATE, subtype="PCM_16")
             table.writerow([name, " ".join(word for _, word in spoken), speaker])
+
+
+def _synthesize(folder: Path, count: int, first: int) -> None:
+    """Add utterances of espeak-ng to a split, whose numbers begin at ``first``."""
+    said = [{**line, "file_name": f"{first + at:05d}.flac"} for at, line in enumerate(espeak.script("train", count))]
+    espeak.speak([(folder, line) for line in said])
+    with (folder / "metadata.csv").open("a", newline="") as file:
+        csv.writer(file).writerows((line["file_name"], line["text"], f"espeak {line['speaker']}") for line in said)
 
 
 def _strung(spoken: list[Recording], random: np.random.Generator) -> np.ndarray:

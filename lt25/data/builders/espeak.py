@@ -42,22 +42,20 @@ PARTS = 2  # fixed, whatever the machine: the samples depend on what the same pr
 def build(folder: Path, options: dict) -> str:
     """Write the dataset into ``folder``; ``options`` may set ``utterances``: {split: count}. Returns the revision."""
     utterances = {**UTTERANCES, **options.get("utterances", {})}
-    lines = [(folder / split, line) for split, count in utterances.items() for line in _script(split, count)]
     for split in utterances:
         (folder / split).mkdir()
-    with ProcessPoolExecutor(PARTS, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        list(pool.map(_speak, [lines[part::PARTS] for part in range(PARTS)]))
+    speak([(folder / split, line) for split, count in utterances.items() for line in script(split, count)])
     for split, count in utterances.items():
         with (folder / split / "metadata.csv").open("w", newline="") as file:
             writer = csv.DictWriter(
                 file, ["file_name", "text", "speaker", "accent", "rate", "pitch", "playback"], extrasaction="ignore"
             )
             writer.writeheader()
-            writer.writerows(_script(split, count))
+            writer.writerows(script(split, count))
     return f"espeakng-loader {version('espeakng-loader')}"
 
 
-def _script(split: str, count: int) -> list[dict]:
+def script(split: str, count: int) -> list[dict]:
     """What is said in ``split``, by whom and how; the same at every call. Lengths and speakers come equally often."""
     random = np.random.default_rng([25, list(SPEAKERS).index(split)])
     script = []
@@ -79,6 +77,12 @@ def _script(split: str, count: int) -> list[dict]:
             }
         )
     return script
+
+
+def speak(lines: list[tuple[Path, dict]]) -> None:
+    """Write what a script says, each line into its folder: `(folder, line)`."""
+    with ProcessPoolExecutor(PARTS, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        list(pool.map(_speak, [lines[part::PARTS] for part in range(PARTS)]))
 
 
 def _speak(lines: list[tuple[Path, dict]]) -> None:
