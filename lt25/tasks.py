@@ -171,12 +171,22 @@ def augment_complaint(augment: Mapping[str, Any], kind: str) -> str | None:
         kind: "image", "series" or, for the samples of recordings, "audio"; their frames are a series.
     """
     for key, value in augment.items():
-        meant = "audio" if key == "speed" else "image"
-        if value and kind != meant:
-            instead = "samples of recordings (prepare.n_mels: 0)" if meant == "audio" else "images"
+        meant = _AUGMENTED.get(key, ("image",))
+        if value and kind not in meant:
+            instead = " or ".join(_CHANGED[one] for one in meant)
             return f"augment.{key}: is for {instead}, and the inputs are none: remove the key"
     return None
 
+
+_AUGMENTED = {
+    "speed": ("audio",),
+    "equalise": ("audio",),
+    "noise": ("image", "audio"),
+    "mixup": ("image", "audio"),
+}
+"""Keys of ``augment`` -> the inputs that they change; the others change images."""
+
+_CHANGED = {"image": "images", "audio": "samples of recordings (prepare.n_mels: 0)"}
 
 _OF_KIND = {
     "image": ("layout", "size", "grey", "permutation"),
@@ -317,7 +327,8 @@ print(model.config.id2label[int(logits.argmax())])""",
             "noise": Key(
                 "number",
                 0.0,
-                "standard deviation of the noise that is added to images, in standard deviations of their pixels",
+                "standard deviation of the noise that is added to images, in standard deviations of their pixels; to "
+                "recordings, of which each gets its own, up to so much, in root mean squares of their samples",
                 True,
                 {"minimum": 0},
             ),
@@ -329,11 +340,19 @@ print(model.config.id2label[int(logits.argmax())])""",
                 True,
                 {"items": {"type": "number", "minimum": 0.5, "maximum": 2}, "minItems": 1},
             ),
+            "equalise": Key(
+                "number",
+                0.0,
+                "recordings pass a random smooth filter, which makes each frequency louder or softer by up to so many dB and "
+                "turns its phase, as another microphone in another room would; needs `prepare.n_mels: 0`",
+                True,
+                {"minimum": 0, "maximum": 40},
+            ),
             "mixup": Key(
                 "number",
                 0.0,
-                "another image of the batch is mixed into each, with a weight of up to this, and its class counts with the same "
-                "weight",
+                "another image or recording of the batch is mixed into each, with a weight of up to this, and its class counts "
+                "with the same weight",
                 True,
                 {"minimum": 0, "maximum": 0.5},
             ),

@@ -1,12 +1,25 @@
-"""Recordings changed at random where they are read."""
+"""Recordings changed at random: one by one where they are read, or those of a batch on the device where it is."""
 
 import math
+from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from lt25.data.audio import resample
-from lt25.data.batches import Item
+from lt25.data.batches import Batch, BatchTransform, Item
+
+# A curve of gain or phase goes through so many random points, at equal distances from 0 Hz to half the sample rate.
+POINTS = 9
+# Between so many points for each sample, interpolation by straight lines is good enough.
+FINE = 4
+# Zeros behind a batch, so that what a filter spreads from its end does not come back at its beginning.
+MARGIN = 512
+# Lengths that a change of speed makes are multiples of this.
+MULTIPLE = 16
 
 
 def speed(item: Item, generator: torch.Generator, factors: list[float], sample_rate: int) -> Item:
@@ -71,4 +84,74 @@ def _transform_size(samples: int) -> int:
     """Return a size of a Fourier transform that is fast to compute and leaves room for what a filter smears."""
     from scipy.fft import next_fast_len
 
-    return 2 * next_fast_len(samples // 2 + 512, real=True)
+    return 2 * cast(int, next_fast_len(samples // 2 + 512, real=True))
+
+
+def waveform_transform(augment: Mapping[str, Any]) -> BatchTransform | None:
+    """Return what changes the samples of a batch of recordings, or None if nothing is to be changed.
+
+    Args:
+        augment: the keys of a classification's section.
+
+    Returns:
+        A transform of ``input_features`` float32 [B, T, 1], which are of equal loudness before and after it, and of
+        ``attention_mask`` int64 [B, T], where there is one. With ``speed`` the batch becomes longer or shorter; with ``mixup`` it
+        has ``partners`` int64 [B] and ``shares`` float32 [B], the class of what is mixed into each, and its weight.
+    """
+    if not any(augment[key] for key in ("speed", "equalise", "noise", "mixup")):
+        return None
+
+    def transform(batch: Batch, generator: torch.Generator) -> Batch:
+        samples, mask = batch["input_features"][..., 0], batch.get("attention_mask")
+        device = samples.device
+        if augment["speed"] or augment["equalise"]:
+            samples, mask = _played(samples, mask, augment, generator)
+        if augment["noise"]:
+            samples = _equally_loud(samples, mask)
+            level = augment["noise"] * torch.rand(len(samples), 1, device=device, generator=generator)
+            samples = samples + level * torch.randn(samples.shape, device=device, generator=generator)
+        samples = _equally_loud(samples, mask)
+        if augment["mixup"]:
+            shares = augment["mixup"] * torch.rand(len(samples), device=device, generator=generator)
+            mask = None if mask is None else torch.maximum(mask, mask.roll(1, 0))
+            samples = _equally_loud(samples.lerp(samples.roll(1, 0), shares[:, None]), mask)
+            batch = {**batch, "partners": batch["labels"].roll(1, 0), "shares": shares}
+        if mask is not None:
+            batch = {**batch, "attention_mask": mask}
+        return {**batch, "input_features": samples[..., None]}
+
+    return transform
+
+
+def _played(
+    samples: Tensor, mask: Tensor | None, augment: Mapping[str, Any], generator: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """Play samples [B, T] through a random filter and at a random speed: what comes out, [B, T'], and its mask."""
+    count, steps = samples.shape
+    device, padded = samples.device, steps + MARGIN
+    spectrum = torch.fft.rfft(samples, padded)
+    if augment["equalise"]:
+        drawn = 2 * torch.rand(2, count, POINTS, device=device, generator=generator) - 1
+        gain, phase = F.interpolate(drawn, spectrum.shape[1], mode="linear", align_corners=True)
+        spectrum = spectrum * torch.polar(10 ** (augment["equalise"] / 20 * gain), math.pi * phase)
+    factors = torch.tensor(augment["speed"] or [1.0], device=device)
+    factor = factors[torch.randint(len(factors), (count, 1), device=device, generator=generator)]
+    # What would lie above half the sample rate when it is played faster.
+    spectrum = spectrum * (torch.linspace(0, 1, spectrum.shape[1], device=device) * factor <= 1)
+    fine = torch.fft.irfft(FINE * spectrum, FINE * padded)
+    if augment["speed"]:
+        lengths = torch.full((count, 1), steps, device=device) if mask is None else mask.sum(1, keepdim=True)
+        steps = MULTIPLE * math.ceil(steps / min(augment["speed"]) / MULTIPLE)
+        mask = (torch.arange(steps, device=device) < (lengths / factor).ceil()).long()
+    places = FINE * factor * torch.arange(steps, device=device)
+    before = places.long().clamp_max(fine.shape[1] - 2)
+    played = fine.gather(1, before).lerp(fine.gather(1, before + 1), (places - before).clamp(0, 1))
+    return (played if mask is None else played * mask), mask
+
+
+def _equally_loud(samples: Tensor, mask: Tensor | None) -> Tensor:
+    """Do to samples [B, T], where the mask [B, T] is not 0, what `lt25.data.audio.waveform` does; the others become 0."""
+    inside = torch.ones_like(samples) if mask is None else mask.to(samples.dtype)
+    count = inside.sum(1, keepdim=True)
+    centred = (samples - (samples * inside).sum(1, keepdim=True) / count) * inside
+    return centred / (centred.square().sum(1, keepdim=True) / count).sqrt().clamp_min(1e-4)

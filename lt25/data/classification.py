@@ -5,7 +5,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from lt25.data.audio import HOP_SECONDS, TooLong, decode_audio, log_mel, waveform
-from lt25.data.audio_augmentation import speed
+from lt25.data.audio_augmentation import waveform_transform
 from lt25.data.batches import NO_GRID, Batch, Grid, Item, Transforms, pad
 from lt25.data.examples import Example, Examples
 from lt25.data.faults import Fault
@@ -139,11 +138,12 @@ def transforms(split: PreparedSplit, augment: Mapping[str, Any], training: bool)
     if complaint := augment_complaint(augment, kind):
         raise UserError(f"{complaint} (found in {split.path})")
     if kind == "audio":
-        return Transforms((partial(speed, factors=augment["speed"], sample_rate=extractor["sampling_rate"]),))
-    order = pixel_order(extractor["size"], extractor["permutation"])
-    transform = image_transform(
-        augment, extractor["size"], len(extractor["mean"]), None if order is None else torch.from_numpy(order)
-    )
+        transform = waveform_transform(augment)
+    else:
+        order = pixel_order(extractor["size"], extractor["permutation"])
+        transform = image_transform(
+            augment, extractor["size"], len(extractor["mean"]), None if order is None else torch.from_numpy(order)
+        )
     return Transforms(batch=() if transform is None else (transform,))
 
 

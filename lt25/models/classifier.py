@@ -24,6 +24,8 @@ class HGRNForSequenceClassification(HGRNPreTrainedModel):
         if config.input_size is None:
             raise ValueError("HGRNForSequenceClassification reads features: set input_size to their number of channels")
         self.model = HGRNModel(config)
+        # What a step counts for is the exponential of this.
+        self.importance = nn.Linear(config.hidden_size, 1, bias=False) if config.pooling == "attention" else None
         self.classifier = nn.Linear(config.hidden_size, cast(int, config.num_labels))
         self.post_init()
 
@@ -53,7 +55,12 @@ class HGRNForSequenceClassification(HGRNPreTrainedModel):
             input_features=input_features, attention_mask=attention_mask, output_hidden_states=output_hidden_states
         )
         mask = None if attention_mask is None else attention_mask[:, :: self.config.subsampling]
-        logits = self.classifier(_pool(outputs.last_hidden_state, mask, self.config.pooling, self.model.group))
+        hidden = outputs.last_hidden_state
+        if self.importance is None:
+            pooled = _pool(hidden, mask, self.config.pooling, self.model.group)
+        else:
+            pooled = _attend(hidden, self.importance(hidden)[..., 0], mask, self.model.group)
+        logits = self.classifier(pooled)
         loss = None
         if labels is not None:
             count = len(labels) if num_items_in_batch is None else num_items_in_batch
@@ -76,3 +83,19 @@ def _pool(hidden: Tensor, mask: Tensor | None, pooling: str, group: dist.Process
         return hidden[torch.arange(len(hidden), device=hidden.device), last]
     own = torch.arange(hidden.shape[1], device=hidden.device) + dist.get_rank(group) * hidden.shape[1]
     return total(hidden.where((own == last[:, None])[..., None], 0.0).sum(1), group)
+
+
+def _attend(hidden: Tensor, scores: Tensor, mask: Tensor | None, group: dist.ProcessGroup | None) -> Tensor:
+    """[B, T, H] to [B, H]: the mean over steps that are not padding, weighted by the exponentials of their scores [B, T]."""
+    scores = scores.float()
+    if mask is not None:
+        scores = scores.masked_fill(mask == 0, -torch.inf)
+    top = scores.detach().amax(1, keepdim=True)
+    if group is not None:
+        top = whole(top, group).amax(1, keepdim=True)
+    # A sequence may have nothing but padding in a part.
+    weights = (scores - top.clamp_min(torch.finfo(top.dtype).min)).exp()
+    sums = weights.sum(1, keepdim=True)
+    shares = weights / (sums if group is None else total(sums, group)).clamp_min(torch.finfo(sums.dtype).tiny)
+    pooled = (shares[:, None].to(hidden.dtype) @ hidden)[:, 0]
+    return pooled if group is None else total(pooled, group)

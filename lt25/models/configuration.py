@@ -44,6 +44,8 @@ class HGRNConfig(PreTrainedConfig):
     dropout: float | int = 0.0
     tied_dropout: bool = False
     stochastic_depth: float | int = 0.0
+    norm: Literal["rms", "layer", "batch"] = "rms"
+    norm_position: Literal["pre", "post"] = "pre"
     norm_eps: float = 1e-6
     initializer_range: float = 0.02
     vocab_size: int = 32000
@@ -56,7 +58,7 @@ class HGRNConfig(PreTrainedConfig):
     subsampling: Literal[1, 2, 4, 8, 16] = 1
     position_embeddings: int = 0
     hop_length: int = 160
-    pooling: Literal["mean", "last"] = "mean"
+    pooling: Literal["mean", "last", "attention"] = "mean"
 
     def __post_init__(self, **kwargs: Any) -> None:
         for key, expected in _FLA_FIXED.items():

@@ -196,6 +196,10 @@ def _not_shared_out(family: Family, model: Mapping[str, Any], task: str, paralle
     for key in ("tied_dropout", "stochastic_depth") if tensor > 1 else ():
         if model.get(key):
             return f"{degree}, but with model.{key} its ranks, which have parts of a sequence, would draw apart: use 1"
+    for key in ("norm", "norm_position", "pooling"):
+        default = keys[key].default if key in keys else None
+        if default and model.get(key, default) not in (default, "last"):
+            return f"{degree}, but model.{key} {model[key]} is tested with whole layers only: use 1, or {default} there"
     for key in _HEADS if tensor > 1 else ():
         heads = model.get(key, keys[key].default if key in keys else None)
         if isinstance(heads, int) and heads % tensor:
@@ -360,6 +364,8 @@ register(
             "position_embeddings": (_CLASSIFIER, _CTC),
             "tied_dropout": (_CLASSIFIER, _CTC),
             "stochastic_depth": (_CLASSIFIER, _CTC),
+            "norm": (_CLASSIFIER,),
+            "norm_position": (_CLASSIFIER,),
             "pooling": (_CLASSIFIER,),
             "num_labels": (_CLASSIFIER,),
             "hop_length": (_CTC,),
@@ -421,8 +427,25 @@ register(
                 True,
                 _PROBABILITY,
             ),
+            "norm": Key(
+                "string",
+                "rms",
+                "of a classifier, what scales the residual stream: each step by the root of its mean square (`rms`), or by its "
+                "mean and deviation (`layer`), or each channel by its mean and deviation over a batch, padding left out "
+                "(`batch`), of which an exported model has the averages over training. `batch` is for training by one process",
+                True,
+                {"enum": ["rms", "layer", "batch"]},
+            ),
+            "norm_position": Key(
+                "string",
+                "pre",
+                "of a classifier, whether a norm stands before a branch (`pre`), or behind the sum of a branch and the residual "
+                "stream, so that the stream itself is normalised (`post`)",
+                True,
+                {"enum": ["pre", "post"]},
+            ),
             "norm_eps": Key(
-                "number", 1e-6, "added to the mean square under the root of the RMS norms", True, _POSITIVE
+                "number", 1e-6, "added to the mean square or the variance under the root of the norms", True, _POSITIVE
             ),
             "initializer_range": Key("number", 0.02, "standard deviation of initial weights", True, _POSITIVE),
             "vocab_size": Key(
@@ -462,9 +485,10 @@ register(
             "pooling": Key(
                 "string",
                 "mean",
-                "what a classifier reads: the mean over time or the last step",
+                "what a classifier reads: the mean over time (`mean`), the last step (`last`), or a mean with learned weights, "
+                "by which some steps count for more than others (`attention`)",
                 True,
-                {"enum": ["mean", "last"]},
+                {"enum": ["mean", "last", "attention"]},
             ),
         },
     )

@@ -42,6 +42,60 @@ class RMSNorm(nn.RMSNorm):
     eps: float
 
 
+class LayerNorm(nn.LayerNorm):
+    """Its base class, in float32 whatever the residual stream is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, H] to float32 [B, T, H]."""
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps)
+
+
+class BatchNorm(nn.Module):
+    """Scales each channel by its mean and deviation over all steps of a batch that are not padding.
+
+    When not training, it takes averages of these over the last batches that it was trained on: a step then depends on no other.
+
+    Attributes:
+        running_mean, running_var: those averages, float32 [H].
+    """
+
+    # The part of an average that the newest batch is.
+    NEWEST = 0.1
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, T, H], and the mask bool [B, T], False for padding, to float32 [B, T, H]."""
+        x = x.float()
+        if not self.training:
+            mean, var = self.running_mean, self.running_var
+        else:
+            inside = x.new_ones(1, 1, 1) if mask is None else mask[..., None].float()
+            steps = x.shape[0] * x.shape[1] if mask is None else inside.sum().clamp_min(1)
+            mean = (x * inside).sum((0, 1)) / steps
+            var = ((x - mean) * inside).square().sum((0, 1)) / steps
+            with torch.no_grad():
+                # A batch that overflows is no step of the weights either.
+                for average, newest in ((self.running_mean, mean), (self.running_var, var)):
+                    average.lerp_(newest.to(average.dtype).where(newest.isfinite(), average), self.NEWEST)
+        return (x - mean) * (self.weight.float() * (var + self.eps).rsqrt()) + self.bias.float()
+
+
+def _norm(config: HGRNConfig) -> nn.Module:
+    """Return a norm of the residual stream."""
+    kinds = {"rms": RMSNorm, "layer": LayerNorm, "batch": BatchNorm}
+    return kinds[config.norm](config.hidden_size, eps=config.norm_eps)
+
+
 class HGRNMixer(nn.Module):
     """Mixes over time: norm, projections, optional short convolution, gates, scan, gated RMS norm, projection.
 
@@ -53,7 +107,7 @@ class HGRNMixer(nn.Module):
 
     def __init__(self, config: HGRNConfig, layer_idx: int) -> None:
         super().__init__()
-        self.layer_idx = layer_idx
+        self.layer_idx, self.post_norm = layer_idx, config.norm_position == "post"
         self.bidirectional, self.conv_size = config.bidirectional, config.conv_size
         # Of equal parts of the channels, whether each is scanned from the end of the sequence.
         self.directions = (False, True) if config.bidirectional else (False,)
@@ -69,23 +123,29 @@ class HGRNMixer(nn.Module):
         self,
         branch: Tensor,
         residual: Tensor | None,
-        norm: RMSNorm,
+        norm: nn.Module,
         lower_bound: Tensor | None = None,
         mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         cache: HGRNCache | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """What is mixed of norm(branch + residual), and branch + residual, all [B, T, H].
+        """What is mixed of norm(branch + residual), and the residual stream, all [B, T, H].
 
-        The other arguments are those of :func:`lt25.ops.hgrn_mix`. A cache is read and brought up to date in place: the
-        scan's state [B, D], and the last inputs of the short convolutions [B, conv_size - 1, 2 D].
+        The stream is branch + residual, or what the norm makes of it if the norm's position is "post". The other arguments are
+        those of :func:`lt25.ops.hgrn_mix`. A cache is read and brought up to date in place: the scan's state [B, D], and the last
+        inputs of the short convolutions [B, conv_size - 1, 2 D].
         """
         projections = (self.i_proj, self.f_proj, self.g_proj)
-        if is_plain(RMSNorm, norm) and is_plain(nn.Linear, *projections):
+        if (
+            not self.post_norm
+            and isinstance(norm, RMSNorm)
+            and is_plain(RMSNorm, norm)
+            and is_plain(nn.Linear, *projections)
+        ):
             weights = [projection.weight for projection in projections]
             ifg, residual = add_norm_linear(branch, residual, norm.weight, norm.eps, weights)
         else:
-            normed, residual = _add_norm(branch, residual, norm)
+            normed, residual = _add_norm(branch, residual, norm, mask, self.post_norm)
             ifg = torch.cat([projection(normed) for projection in projections], -1)
         if self.i_conv1d is not None and self.f_conv1d is not None:
             ifg = self._convolve(ifg, self.i_conv1d, self.f_conv1d, mask, cu_seqlens, cache)
@@ -240,13 +300,17 @@ class StochasticDepth(nn.Module):
 
 
 class HGRNLayer(GradientCheckpointingLayer):
-    """A mixer and an MLP, each behind a norm and joined to the residual stream."""
+    """A mixer and an MLP, each behind a norm and joined to the residual stream.
+
+    With the norm's position "post" the stream itself is what the norm made of it: x + f(x) is normalised, and the next branch is
+    added to that.
+    """
 
     def __init__(self, config: HGRNConfig, layer_idx: int) -> None:
         super().__init__()
-        self.attn_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.attn_norm = _norm(config)
         self.attn = HGRNMixer(config, layer_idx)
-        self.mlp_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp_norm = _norm(config)
         self.mlp = GatedMLP(config)
         self.dropout = Dropout(config.dropout, config.tied_dropout)
         # The deeper a layer, the more can do without it: the probability rises from a share of the last one's to that.
@@ -269,25 +333,31 @@ class HGRNLayer(GradientCheckpointingLayer):
         mixed, residual = self.attn(branch, residual, self.attn_norm, lower_bound, mask, cu_seqlens, cache)
         branch = self.depth(self.dropout(mixed))
         if cache is not None and branch.shape[1] == 1 and not self.training and self._is_plain():
-            mlp, norm = self.mlp, self.mlp_norm
+            mlp, norm = self.mlp, cast(RMSNorm, self.mlp_norm)
             weights = mlp.gate_proj.weight, mlp.up_proj.weight
             gate_up, residual = add_norm_linear(branch, residual, norm.weight, norm.eps, weights)
             return swiglu_linear(gate_up, mlp.down_proj.weight), residual
-        normed, residual = _add_norm(branch, residual, self.mlp_norm)
+        normed, residual = _add_norm(branch, residual, self.mlp_norm, mask, self.attn.post_norm)
         return self.depth(self.dropout(self.mlp(normed))), residual
 
     def _is_plain(self) -> bool:
         """Whether the MLP and the norm before it may be computed without being called."""
         mlp = self.mlp
         linears = is_plain(GatedMLP, mlp) and is_plain(nn.Linear, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-        return linears and is_plain(RMSNorm, self.mlp_norm) and is_plain(Dropout, self.dropout)
+        norm = is_plain(RMSNorm, self.mlp_norm) and not self.attn.post_norm
+        return linears and norm and is_plain(Dropout, self.dropout)
 
 
-def _add_norm(branch: Tensor, residual: Tensor | None, norm: RMSNorm) -> tuple[Tensor, Tensor]:
-    if is_plain(RMSNorm, norm):
-        return add_rms_norm(branch, residual, norm.weight, norm.eps)
-    total = branch if residual is None else branch + residual
-    return norm(total).to(branch.dtype), total
+def _add_norm(
+    branch: Tensor, residual: Tensor | None, norm: nn.Module, mask: Tensor | None = None, post: bool = False
+) -> tuple[Tensor, Tensor]:
+    """norm(branch + residual), and the residual stream: the sum, or with ``post`` what the norm made of it; all [B, T, H]."""
+    if isinstance(norm, RMSNorm) and is_plain(RMSNorm, norm):
+        normed, total = add_rms_norm(branch, residual, norm.weight, norm.eps)
+    else:
+        total = branch if residual is None else branch + residual
+        normed = (norm(total, mask) if isinstance(norm, BatchNorm) else norm(total)).to(branch.dtype)
+    return normed, normed if post else total
 
 
 class HGRNPreTrainedModel(ModelHooks):
@@ -321,6 +391,12 @@ class HGRNPreTrainedModel(ModelHooks):
             init.normal_(module.weight, std=std)
         elif isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)
+        elif isinstance(module, LayerNorm | BatchNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+            if isinstance(module, BatchNorm):
+                init.zeros_(module.running_mean)
+                init.ones_(module.running_var)
         elif isinstance(module, HGRNModel) and module.lower_bounds is not None:
             init.zeros_(module.lower_bounds)
 
@@ -346,7 +422,7 @@ class HGRNModel(HGRNPreTrainedModel):
             nn.Parameter(torch.zeros(config.num_hidden_layers, config.channels)) if config.use_lower_bound else None
         )
         self.layers = nn.ModuleList(HGRNLayer(config, n) for n in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.norm = _norm(config)
         self.post_init()
 
     @can_return_tuple
@@ -411,7 +487,7 @@ class HGRNModel(HGRNPreTrainedModel):
             if keep_hidden:
                 all_hidden.append(hidden if residual is None else hidden + residual)
             hidden, residual = layer(hidden, residual, lower_bound, mask, cu_seqlens, cache)
-        hidden, _ = _add_norm(hidden, residual, self.norm)
+        hidden, _ = _add_norm(hidden, residual, self.norm, mask)
         if use_cache and past_key_values is not None:
             past_key_values.steps += hidden.shape[1]
         return BaseModelOutputWithPast(
@@ -438,7 +514,7 @@ class HGRNModel(HGRNPreTrainedModel):
         constants = []
         for layer, stream, bound in zip(self.layers, streams, self._lower_bounds(), strict=False):
             mixer = cast(HGRNMixer, layer.attn)
-            log_f = mixer.log_forget(cast(RMSNorm, layer.attn_norm)(stream).to(stream.dtype), bound, mask)
+            log_f = mixer.log_forget(cast(nn.Module, layer.attn_norm)(stream).to(stream.dtype), bound, mask)
             every = log_f.flatten(0, 1) if mask is None else log_f[mask]
             constants.append(-1 / every.mean(0))
         return constants

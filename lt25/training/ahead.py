@@ -32,6 +32,17 @@ def check_devices(experiment: Experiment) -> Launch:
             f"{experiment.path}: training.float8: found {training['float8']}, but there is no GPU here, and a CPU has no such "
             "products: remove the key"
         )
+    if experiment.model.get("norm") == "batch" and start.world_size > 1:
+        raise UserError(
+            f"{experiment.path}: model.norm: found batch, which one process's batch decides, but {start.world_size} would train: "
+            "use layer, or NGPU=1"
+        )
+    mode = experiment.job["activation_checkpoint"]["mode"]
+    if experiment.model.get("norm") == "batch" and mode != "none":
+        raise UserError(
+            f"{experiment.path}: activation_checkpoint.mode: found {mode}, but what is computed twice would count twice in the "
+            "averages of model.norm batch: use none, or model.norm layer"
+        )
     readers = start.world_size // (parallelism["tensor_parallel_degree"] * parallelism["pipeline_parallel_degree"])
     readers //= parallelism["context_parallel_degree"]
     local, total = training["local_batch_size"], training["global_batch_size"]

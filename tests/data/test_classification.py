@@ -301,14 +301,15 @@ def test_recordings_as_their_samples_are_equally_loud_and_played_faster_or_slowe
 
     import lt25  # noqa: F401
     from lt25.data.audio import decode_audio
-    from lt25.data.classification import transforms
+    from lt25.data.classification import collate, transforms
 
     test = PreparedSplit(folder, "test")
     extractor = AutoFeatureExtractor.from_pretrained(folder)
     features = extractor(decode_audio(test.table().audio[0], 8000), return_tensors="pt").input_features[0]
     torch.testing.assert_close(features.half(), test[0]["input"], rtol=1e-2, atol=1e-2)
-    faster = transforms(train, {"speed": [1.25]}, training=True).of_item(train[0])["input"]
-    assert faster.shape == (640, 1)
+    augment = {"speed": [1.25], "equalise": 0.0, "noise": 0.0, "mixup": 0.0}
+    faster = transforms(train, augment, training=True).of_batch(collate([train[0]]), 0, 0, 0)
+    assert faster["attention_mask"].sum() == 640
     with pytest.raises(UserError, match=r"augment\.shift: is for images"):
         transforms(train, {"shift": 1.0}, training=True)
 

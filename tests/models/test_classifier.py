@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from lt25.errors import UserError
-from lt25.models.classifier import _pool
+from lt25.models.classifier import _attend, _pool
+from lt25.models.hgrn import BatchNorm
 from tests.models import tiny
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("pooling", ["mean", "last", "attention"])
 @pytest.mark.parametrize("subsampling", [1, 2])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_padding_changes_nothing(pooling, subsampling, bidirectional):
@@ -25,6 +26,58 @@ def test_padding_changes_nothing(pooling, subsampling, bidirectional):
         torch.testing.assert_close(logits[n : n + 1], alone, atol=1e-4, rtol=1e-4)
     full = torch.ones_like(mask)
     torch.testing.assert_close(model(features, full).logits, model(features).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+@pytest.mark.parametrize("norm_position", ["pre", "post"])
+def test_padding_changes_nothing_whatever_the_norm(norm, norm_position):
+    """Neither what is learned of a batch nor what an exported model says of it."""
+    model = tiny.classifier(norm=norm, norm_position=norm_position, pooling="attention", bidirectional=True)
+    lengths, features, mask = (9, 4), torch.randn(2, 9, 2), torch.ones(2, 9, dtype=torch.int64)
+    mask[1, 4:], features[1, 4:] = 0, 0
+    conspicuous = torch.cat((features, torch.full((2, 3, 2), 50.0)), 1)
+    conspicuous[1, 4:] = 50.0
+    model.train()
+    found = [model(features, mask).logits, model(conspicuous, torch.nn.functional.pad(mask, (0, 3))).logits]
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
+    model.eval()
+    logits = model(conspicuous, torch.nn.functional.pad(mask, (0, 3))).logits
+    for n, length in enumerate(lengths):
+        torch.testing.assert_close(logits[n : n + 1], model(features[n : n + 1, :length]).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_batch_norm_is_torchs_over_the_steps_that_are_not_padding():
+    x, mask = torch.randn(3, 7, 4) * 3 + 2, torch.arange(7) < torch.tensor([[7], [3], [5]])
+    own, other = BatchNorm(4, 1e-5), torch.nn.BatchNorm1d(4, 1e-5)
+    torch.testing.assert_close(own(x, mask)[mask], other(x[mask]))
+    torch.testing.assert_close(own.running_mean, other.running_mean)
+    torch.testing.assert_close(own(x), other.train()(x.flatten(0, 1)).view_as(x))
+    own(torch.full_like(x, torch.inf))
+    assert own.running_mean.isfinite().all() and own.running_var.isfinite().all()
+    torch.testing.assert_close(own.eval()(x)[:, :2], own(x[:, :2]))
+
+
+def test_with_the_norm_behind_the_sum_the_stream_itself_is_normalised():
+    for norm in ("rms", "layer"):
+        model = tiny.classifier(norm=norm, norm_position="post")
+        layer, x = model.model.layers[0], torch.randn(2, 6, 24)
+        branch, stream = layer(x, None)
+        before = layer.attn_norm(x)
+        mixed, _ = layer.attn(before, None, torch.nn.Identity())
+        expected = layer.mlp_norm(before + mixed)
+        torch.testing.assert_close(stream, expected)
+        torch.testing.assert_close(branch, layer.mlp(expected))
+
+
+def test_attention_pooling_begins_as_a_mean_and_weighs_by_importance():
+    hidden, scores = torch.randn(2, 5, 4), torch.zeros(2, 5)
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    mean = _pool(hidden, mask, "mean", None)
+    torch.testing.assert_close(_attend(hidden, scores, mask, None), mean)
+    scores[:, 1] = 1000.0
+    torch.testing.assert_close(_attend(hidden, scores, mask, None), hidden[:, 1])
+    scores[0, 4] = torch.nan
+    assert _attend(hidden, scores, mask, None).isfinite().all()
 
 
 def test_left_padding_counts_as_little():

@@ -98,7 +98,7 @@ def test_every_field_of_the_own_configuration_is_a_key():
         ({"dropout": 1.5}, "dropout: found 1.5, expected less than 1"),
         ({"hidden_size": -3}, "hidden_size: found -3, expected at least 1"),
         ({"subsampling": 3}, "subsampling: found 3, allowed: 1, 2, 4"),
-        ({"pooling": "max"}, 'pooling: found "max", allowed: mean, last'),
+        ({"pooling": "max"}, 'pooling: found "max", allowed: mean, last, attention'),
     ],
     ids=str,
 )
@@ -181,6 +181,20 @@ def test_an_unknown_type_is_one_line():
             {"tensor_parallel_degree": 2},
             "cpu",
             "tensor_parallel_degree: found 2, but with model.stochastic_depth its ranks",
+        ),
+        (
+            {"model_type": "lt25_hgrn", "norm": "layer"},
+            "classification",
+            {"pipeline_parallel_degree": 2},
+            "cpu",
+            "pipeline_parallel_degree: found 2, but model.norm layer is tested with whole layers only: use 1, or rms there",
+        ),
+        (
+            {"model_type": "lt25_hgrn", "norm_position": "post"},
+            "language_modeling",
+            {},
+            "cpu",
+            "model.norm_position: found post, which has no effect on language_modeling",
         ),
         (
             {"model_type": "llama"},

@@ -22,6 +22,10 @@ KINDS = {
     "lt25_hgrn-tied": ("language_modeling", {**OURS, "tie_word_embeddings": True}),
     "lt25_hgrn-ctc": ("speech_recognition", {**OURS, "input_size": 8, "subsampling": 4, "bidirectional": True}),
     "lt25_hgrn-classifier": ("classification", {**OURS, "input_size": 3, "num_labels": 5}),
+    "lt25_hgrn-batch-norm": (
+        "classification",
+        {**OURS, "input_size": 3, "num_labels": 5, "norm": "batch", "pooling": "attention"},
+    ),
     **{name: ("language_modeling", family_fields(name)) for name in FAMILIES if name != "lt25_hgrn"},
 }
 
