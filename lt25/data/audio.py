@@ -154,20 +154,48 @@ def log_mel(samples: torch.Tensor, sample_rate: int, n_mels: int, level: str) ->
     at hops gives the frames of the whole. If it is "running", it also depends on the loudest frame so far, which a stream has to
     remember; if it is "utterance", on the loudest frame of all. Such frames are the same however loud the samples are.
     """
-    transform, hop = _mel_spectrogram(sample_rate, n_mels), round(sample_rate * HOP_SECONDS)
-    frames = frame_count(len(samples), sample_rate)
-    padded = torch.nn.functional.pad(samples, (0, (frames - 1) * hop + transform.n_fft - len(samples)))
-    power = transform(padded).T
+    power = frame_power(samples, sample_rate, n_mels, frame_count(len(samples), sample_rate))
+    return log_power(power, level)[0]
+
+
+def frame_samples(sample_rate: int) -> tuple[int, int]:
+    """Return how many samples lie between the beginnings of two frames, and how many a frame reads."""
+    # A power of two above the window: with fewer bins the lowest of 80 bands would hold none.
+    window = 2 ** math.ceil(math.log2(round(sample_rate * WINDOW_SECONDS)))
+    return round(sample_rate * HOP_SECONDS), window
+
+
+def frame_power(samples: torch.Tensor, sample_rate: int, n_mels: int, frames: int) -> torch.Tensor:
+    """Return the power of so many frames in each band, float32 [frames, n_mels], of samples float32 [n]; zeros follow them."""
+    hop, window = frame_samples(sample_rate)
+    needed = (frames - 1) * hop + window
+    padded = torch.nn.functional.pad(samples[:needed], (0, max(needed - len(samples), 0)))
+    return _mel_spectrogram(sample_rate, n_mels)(padded).T
+
+
+def log_power(power: torch.Tensor, level: str, loudest: float = -math.inf) -> tuple[torch.Tensor, float]:
+    """Return the logarithms of the power of frames, float32 [T, n_mels], measured as `log_mel` says.
+
+    Args:
+        power: of each band, float32 [T, n_mels].
+        level: "running", "utterance" or "recorded".
+        loudest: if the level is "running", what the frame before these was measured by.
+
+    Returns:
+        The frames, and what the last one was measured by, a logarithm.
+    """
     if level == "recorded":
-        return torch.log(power + FLOOR)
+        return torch.log(power + FLOOR), loudest
     # In float64, so that what is added to the logarithms in a long stream does not round them.
     loudness = power.double().mean(1).clamp_min(SILENCE).log()
     if level == "running":
-        forgotten = FORGETTING * HOP_SECONDS * math.log(10) / 10 * torch.arange(frames)
-        loudest = (loudness + forgotten).cummax(0).values - forgotten
+        fall = FORGETTING * HOP_SECONDS * math.log(10) / 10
+        loudness[0] = max(float(loudness[0]), loudest - fall)
+        forgotten = fall * torch.arange(len(power))
+        measure = (loudness + forgotten).cummax(0).values - forgotten
     else:
-        loudest = loudness.max()
-    return torch.log(power / loudest.exp().float().reshape(-1, 1) + RELATIVE_FLOOR)
+        measure = loudness.max(0, keepdim=True).values
+    return torch.log(power / measure.exp().float()[:, None] + RELATIVE_FLOOR), float(measure[-1])
 
 
 def normalised_log_mel(
@@ -205,13 +233,12 @@ def _is_cut_off(data: bytes) -> bool:
 def _mel_spectrogram(sample_rate: int, n_mels: int):
     from torchaudio.transforms import MelSpectrogram
 
-    window = round(sample_rate * WINDOW_SECONDS)
+    hop, size = frame_samples(sample_rate)
     return MelSpectrogram(
         sample_rate,
-        # A power of two above the window: with fewer bins the lowest of 80 bands would hold none.
-        n_fft=2 ** math.ceil(math.log2(window)),
-        win_length=window,
-        hop_length=round(sample_rate * HOP_SECONDS),
+        n_fft=size,
+        win_length=round(sample_rate * WINDOW_SECONDS),
+        hop_length=hop,
         f_min=20.0,
         n_mels=n_mels,
         center=False,

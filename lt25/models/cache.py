@@ -1,4 +1,4 @@
-"""What a language model remembers between calls: a state of constant size for each layer."""
+"""What a model remembers between calls: a state of constant size for each layer."""
 
 from collections.abc import Mapping
 
@@ -18,6 +18,8 @@ class HGRNCache(Cache):
         recurrent: state [B, D] of each layer's scan; None before the first step.
         convolved: last inputs [B, conv_size - 1, 2 D] of each layer's short convolutions; None before the first step and
             without such convolutions.
+        subsampled: of a model of features, the last inputs [B, C, n] of each convolution that halves the rate, n at most 2; None
+            before the first step.
         lower_bounds: of the forget gates [D], layer by layer, which depend on the weights alone; None until a model without
             gradients has computed them.
         steps: how many steps have been read, padding included.
@@ -27,6 +29,7 @@ class HGRNCache(Cache):
         super().__init__(layers=[])
         self.recurrent: list[Tensor | None] = [None] * config.num_hidden_layers
         self.convolved: list[Tensor | None] = [None] * config.num_hidden_layers
+        self.subsampled: list[Tensor | None] = [None] * (config.subsampling.bit_length() - 1)
         self.lower_bounds: list[Tensor | None] | None = None
         self.steps = 0
 
@@ -41,22 +44,22 @@ class HGRNCache(Cache):
         """Forget what was read."""
         self.recurrent = [None] * len(self)
         self.convolved = [None] * len(self)
+        self.subsampled = [None] * len(self.subsampled)
         self.steps = 0
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all that it remembers by name, as `restore` takes it."""
-        kinds = {"recurrent": self.recurrent, "convolved": self.convolved}
         return {
             f"{kind} {layer}": state
-            for kind, states in kinds.items()
+            for kind, states in self._kinds().items()
             for layer, state in enumerate(states)
             if state is not None
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Remember what `tensors` has returned, here or of another cache; other names are left out."""
-        for kind, states in (("recurrent", self.recurrent), ("convolved", self.convolved)):
-            states[:] = [tensors.get(f"{kind} {layer}") for layer in range(len(self))]
+        for kind, states in self._kinds().items():
+            states[:] = [tensors.get(f"{kind} {layer}") for layer in range(len(states))]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep the sequences of the given indices, int64 [B], in their order; called by beam search."""
@@ -88,6 +91,9 @@ class HGRNCache(Cache):
         """False: keeps `generate` from compiling the model unasked."""
         return False
 
+    def _kinds(self) -> dict[str, list[Tensor | None]]:
+        return {"recurrent": self.recurrent, "convolved": self.convolved, "subsampled": self.subsampled}
+
     def _each_state(self, change) -> None:
-        for states in (self.recurrent, self.convolved):
+        for states in self._kinds().values():
             states[:] = [None if state is None else change(state) for state in states]

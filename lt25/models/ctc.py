@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput, can_return_tuple
 
+from lt25.models.cache import HGRNCache
 from lt25.models.configuration import HGRNConfig
 from lt25.models.hgrn import HGRNModel, HGRNPreTrainedModel
 from lt25.models.plain import to_classes
@@ -90,6 +91,27 @@ class HGRNForCTC(HGRNPreTrainedModel):
             count = (labels >= 0).sum().clamp_min(1) if num_items_in_batch is None else num_items_in_batch
             loss = ctc_loss(logits, logit_lengths, labels, blank) / count
         return CTCOutput(loss=loss, logits=logits, logit_lengths=logit_lengths, hidden_states=outputs.hidden_states)
+
+    @torch.inference_mode()
+    def stream(self, input_features: Tensor, cache: HGRNCache, last: bool = False) -> Tensor:
+        """Read on: the logits [B, T', vocab_size] that are complete once more features have come; together those of `forward`.
+
+        Args:
+            input_features: float [B, T, input_size] that follow what was read; may be of no step.
+            cache: what was read before, brought up to date in place.
+            last: whether nothing comes after them.
+
+        Raises:
+            ValueError: of a model that reads each sequence from both ends, or has embeddings of its places.
+        """
+        config = self.config
+        if config.bidirectional or config.position_embeddings:
+            raise ValueError("HGRNForCTC: a model that is bidirectional or has position embeddings reads no stream")
+        hidden = self.model.features.stream(input_features, cache.subsampled, last)
+        if not hidden.shape[1]:
+            return hidden.new_zeros(len(hidden), 0, config.vocab_size)
+        outputs = self.model(inputs_embeds=hidden, past_key_values=cache, use_cache=True)
+        return to_classes(outputs.last_hidden_state, self.ctc_head)
 
     def frames(self, input_lengths: Tensor) -> Tensor:
         """Return the number of frames of logits for numbers of frames of input (int, any shape)."""

@@ -59,6 +59,32 @@ class FeatureEncoder(nn.Module):
         places = F.pad(places, (0, 0, 0, steps - len(places)))
         return hidden + places.to(hidden.dtype), attention_mask
 
+    def stream(self, features: Tensor, kept: list[Tensor | None], last: bool) -> Tensor:
+        """Return the hidden states [B, T', hidden_size] that are complete once features [B, T, input_size] more have come.
+
+        Args:
+            features: may be of no step.
+            kept: the last inputs of each convolution, brought up to date in place; None before the first.
+            last: whether nothing comes after these features, so that all hidden states are complete.
+        """
+        if self.proj is not None:
+            return from_channels(features, self.proj)
+        hidden = features.to(dtype_of(self.convs[0])).transpose(1, 2)
+        for number, conv in enumerate(self.convs):
+            before = kept[number]
+            hidden = torch.cat((hidden.new_zeros(*hidden.shape[:2], 1) if before is None else before, hidden), 2)
+            if last and hidden.shape[2] % 2 == 0:
+                hidden = F.pad(hidden, (0, 1))
+            # Each step reads one before its pair of inputs, which is kept.
+            pairs = (hidden.shape[2] - 1) // 2
+            kept[number] = hidden[:, :, 2 * pairs :].clone()
+            weight, bias = conv.weight, conv.bias
+            if pairs:
+                hidden = F.silu(F.conv1d(hidden[:, :, : 2 * pairs + 1], weight, bias, stride=2))
+            else:
+                hidden = hidden.new_zeros(len(hidden), len(weight), 0)
+        return hidden.transpose(1, 2)
+
     def _encode(self, features: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if self.proj is not None:
             return from_channels(features, self.proj), attention_mask

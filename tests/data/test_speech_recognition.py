@@ -249,7 +249,7 @@ def test_an_equaliser_changes_the_spectrum_smoothly_and_within_its_bounds(stored
         played = equalise(item, torch.Generator().manual_seed(seed))["input"]
         assert played.shape == item["input"].shape and played.dtype == torch.float32
         response = 20 * np.log10(np.abs(np.fft.rfft(played.numpy()[3000:5000])) / 0.5)
-        assert np.abs(response).max() < 12.1 and np.abs(np.diff(response[25:])).max() < 1
+        assert np.abs(response).max() < 12.1 and np.abs(np.diff(response[25:])).max() < 1.5
         drawn.append(response[250])
     assert max(drawn) - min(drawn) > 8
     assert torch.equal(played, equalise(item, torch.Generator().manual_seed(9))["input"])

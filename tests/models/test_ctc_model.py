@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lt25.models.cache import HGRNCache
 from lt25.ops import ctc_loss
 from tests.models import tiny
 
@@ -80,3 +81,30 @@ def test_training_reads_no_frame_past_the_end():
     assert not gradients[0][0][1, 5:].any()
     for found, expected in zip(*gradients, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("subsampling", [1, 2, 4])
+@pytest.mark.parametrize("steps", [1, 2, 3, 22, 23])
+@pytest.mark.parametrize("size", [1, 5])
+def test_a_stream_gives_the_logits_of_the_whole(subsampling, steps, size):
+    model = tiny.ctc(subsampling=subsampling, use_short_conv=True)
+    features, cache = torch.randn(2, steps, 8), HGRNCache(model.config)
+    logits = [model.stream(part, cache) for part in features.split(size, 1)]
+    logits.append(model.stream(features[:, :0], cache, last=True))
+    torch.testing.assert_close(torch.cat(logits, 1), model(features).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_what_a_stream_remembers_can_be_taken_elsewhere():
+    model = tiny.ctc(subsampling=4, use_short_conv=True)
+    features, caches = torch.randn(1, 21, 8), [HGRNCache(model.config) for _ in range(3)]
+    model.stream(features[:, :10], caches[0])
+    caches[1].restore(caches[0].tensors())
+    rest = [model.stream(features[:, 10:], cache, last=True) for cache in caches]
+    assert torch.equal(rest[0], rest[1]) and rest[2].shape != rest[0].shape
+
+
+@pytest.mark.parametrize("options", [{"bidirectional": True}, {"position_embeddings": 9}])
+def test_what_reads_no_stream(options):
+    model = tiny.ctc(**options)
+    with pytest.raises(ValueError, match="reads no stream"):
+        model.stream(torch.randn(1, 9, 8), HGRNCache(model.config))
