@@ -15,7 +15,7 @@ pytestmark = [
 
 
 # Enough that the signal comes before the end.
-STEPS = 300
+STEPS = 200
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ def nothing_known(ask):
     return answer
 
 
-# Snakemake has imported all executors that are installed; their settings are not known here yet.
-if workflow.is_main_process and (executor := sys.modules.get("snakemake_executor_plugin_slurm")):
-    executor.query_job_status = nothing_known(executor.query_job_status)
+# Snakemake has imported all executors that are installed. Other versions may ask in another way.
+EXECUTOR = sys.modules.get("snakemake_executor_plugin_slurm")
+if workflow.is_main_process and (query := getattr(EXECUTOR, "query_job_status", None)):
+    EXECUTOR.query_job_status = nothing_known(query)
