@@ -1,4 +1,4 @@
-"""The command line: ``lt25 download|prepare|configure|train|export|evaluate|generate|classify|report|config|check|list|new|dvc``.
+"""The command line: ``lt25 download|prepare|configure|train|export|evaluate|generate|classify|report|config|check|list|new|...``.
 
 Each command is one stage of the chain and can be run by hand. A command that takes an experiment takes overrides of it too,
 ``--optimizer.lr 1e-3``. A command imports what it needs when it runs, so that ``--help`` answers at once.
@@ -58,7 +58,7 @@ class _Parser(argparse.ArgumentParser):
         if match := re.match(r"argument COMMAND: invalid choice: '([^']*)' \(choose from (.*)\)", message):
             from lt25.config.key import suggestion
 
-            known = suggestion(match[1], re.findall(r"\w+", match[2]), f"{self.prog} --help")
+            known = suggestion(match[1], re.findall(r"[\w-]+", match[2]), f"{self.prog} --help")
             raise UserError(f"no such command: {match[1]}: {known}")
         raise UserError(f"{self.prog}: {message}: see {self.prog} --help")
 
@@ -203,6 +203,17 @@ def _parser() -> argparse.ArgumentParser:
     command("push", _push, "send what is built to DVC's remote: data, models, evaluations and report", overrides=False)
 
     command("pull", _pull, "fetch what was pushed, and have nothing to build again", overrides=False)
+
+    sub = command(
+        "push-to-hub",
+        _push_to_hub,
+        "show what a model's repository on the Hub would hold, and write it",
+        overrides=False,
+    )
+    sub.add_argument("model", metavar="MODEL", help="an experiment whose model is exported and evaluated")
+    sub.add_argument("repository", metavar="OWNER/NAME", help="on the Hugging Face Hub; a new one is private")
+    sub.add_argument("--licence", metavar="LICENCE", help="of the model, as the Hub abbreviates it: apache-2.0")
+    sub.add_argument("--yes", action="store_true", help="send it; without, nothing is sent")
 
     sub = command(
         "provenance", _provenance, "say what a model was made from, back to the downloaded files", overrides=False
@@ -416,6 +427,12 @@ def _pull(options: argparse.Namespace) -> None:
     from lt25.dvc import pull
 
     pull()
+
+
+def _push_to_hub(options: argparse.Namespace) -> None:
+    from lt25.publish import push_to_hub
+
+    print("\n".join(push_to_hub(options.model, options.repository, options.licence, options.yes)))
 
 
 def _provenance(options: argparse.Namespace) -> None:

@@ -26,7 +26,7 @@ LAYERS = (
     ("training",),
     ("report",),
     ("check", "dvc", "listing", "provenance", "tables"),
-    ("new",),
+    ("new", "publish"),
     ("cli",),
 )
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}

@@ -45,6 +45,15 @@ def step_of(trained: Mapping[str, Any], step: int) -> str:
     return said
 
 
+LIMITS = "## What it is not for"
+"""The heading of a card's last section."""
+
+
+def where_measured(experiment: Experiment) -> str:
+    """Return the sentence of a card that says where the model's numbers are."""
+    return f"Its measured quality stands in `results/{experiment.name}/evaluation/metrics.json`."
+
+
 def model_card(experiment: Experiment, trained: Mapping[str, Any], stats: Mapping[str, Any], step: int) -> str:
     """Return the Markdown of a model's ``README.md``, with the metadata that the Hub reads.
 
@@ -120,9 +129,9 @@ trained by lt25.{start}
 {rows}
 
 Made with {versions}. The experiment file is `{experiment.path}`; {again} the model again.
-Its measured quality stands in `results/{experiment.name}/evaluation/metrics.json`.
+{where_measured(experiment)}
 
-## What it is not for
+{LIMITS}
 
 It has been trained on the data named above and nothing else, and it has not been examined for bias or safety.
 """

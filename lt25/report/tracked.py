@@ -16,6 +16,20 @@ if TYPE_CHECKING:
 _COLUMNS = ("step", "loss", "lr")
 
 
+def headline_numbers(experiment: Experiment) -> dict[str, tuple[str, float]]:
+    """Return the name and the value of the main number of each evaluated split: ``{"test": ("accuracy_percent", 98.6)}``.
+
+    Raises:
+        UserError: if the experiment has not been evaluated, or another model of it is exported now.
+    """
+    headline, numbers = TASKS[experiment.task].module("report").headline, {}
+    for split, measured in read_metrics(experiment)["splits"].items():
+        said = headline(measured, split)
+        name = f"{said.name} {'percent' if said.unit == '%' else said.unit}".strip().lower().replace(" ", "_")
+        numbers[split] = name, round(said.measured, 6)
+    return numbers
+
+
 def write_tracked(experiment: Experiment) -> None:
     """Write ``headline.json``, the main number of each evaluated split, and ``curve.csv``, the losses by step.
 
@@ -24,13 +38,8 @@ def write_tracked(experiment: Experiment) -> None:
     Raises:
         UserError: if the experiment has not been evaluated.
     """
-    metrics, folder = read_metrics(experiment), experiment.evaluation_dir
-    headline = TASKS[experiment.task].module("report").headline
-    numbers = {}
-    for split, measured in metrics["splits"].items():
-        said = headline(measured, split)
-        name = f"{said.name} {'percent' if said.unit == '%' else said.unit}".strip().lower().replace(" ", "_")
-        numbers[split] = {name: round(said.measured, 6)}
+    folder = experiment.evaluation_dir
+    numbers = {split: {name: value} for split, (name, value) in headline_numbers(experiment).items()}
     write_json(folder / "headline.json", numbers)
     history = experiment.results_dir / "metrics.jsonl"
     # A step that was trained a second time, after a stop, counts as it was last.

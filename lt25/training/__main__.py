@@ -87,7 +87,8 @@ def _train(arguments: list[str], rank: int) -> int:
     if os.environ.get("WANDB_PROJECT"):
         config.metrics.enable_wandb = True
     os.environ.setdefault("WANDB_PROJECT", "lt25")
-    os.environ.setdefault("WANDB_RUN_ID", f"{config.lt25.experiment}-{run.fingerprint}")
+    # W&B takes 128 characters.
+    os.environ.setdefault("WANDB_RUN_ID", f"{config.lt25.experiment}-{run.fingerprint}"[-128:])
     os.environ.setdefault("WANDB_RESUME", "allow")
 
     name = config.lt25.experiment

@@ -45,7 +45,11 @@ def make(root: Path, task: str, name: str, **evaluation) -> Experiment:
     write_record(
         experiment.results_dir / "train.json",
         {
-            "identity": {"model": {"model_type": "lt25_hgrn", "num_hidden_layers": 4, "hidden_size": 128}},
+            "identity": {
+                "model": {"model_type": "lt25_hgrn", "num_hidden_layers": 4, "hidden_size": 128},
+                "debug": {"seed": 42},
+            },
+            "init_from": None,
             "path": [{"from": 0, "steps": 600}],
             "experiment": name,
             "task": task,

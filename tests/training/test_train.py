@@ -244,9 +244,12 @@ def test_utterances_too_short_for_their_transcripts_are_counted_and_shown(root):
 
 def test_wandb_runs_offline_under_one_id_when_a_project_is_named(root):
     experiment = tiny.tiny(root, "classification", training={"steps": 4})
-    offline = {"WANDB_PROJECT": "trial", "WANDB_MODE": "offline"}
+    secret = "planted0" * 5
+    offline = {"WANDB_PROJECT": "trial", "WANDB_MODE": "offline", "WANDB_API_KEY": secret}
     done = tiny.train(experiment, **offline)
     assert done.returncode == 0, done.stderr
+    written = (path.read_bytes() for path in root.rglob("*") if path.is_file())
+    assert not any(secret.encode() in text for text in (*written, done.stdout.encode(), done.stderr.encode()))
     shutil.rmtree(experiment.results_dir / "checkpoints" / "step-4")
     (experiment.results_dir / "train.json").unlink()
     assert tiny.train(experiment, **offline).returncode == 0

@@ -14,6 +14,14 @@ from tests.data import make
 
 EXPERIMENTS = {"digits": "classification", "spoken-digits": "speech_recognition", "stdlib-lm": "language_modeling"}
 NOTHING = "Nothing to be done"
+
+SECRETS = {
+    "WANDB_API_KEY": "planted00wandb00" * 2 + "planted0",
+    "HF_TOKEN": "hf_planted00hub00planted00hub00",
+    "AWS_SECRET_ACCESS_KEY": "planted00s300planted00s300",
+}
+"""What nothing that is written may repeat."""
+
 WORDS = ("one", "two", "three", "four")
 
 
@@ -118,6 +126,21 @@ def run(root: Path, *command: str, **extra: str) -> subprocess.CompletedProcess:
         text=True,
         timeout=1800,
     )
+
+
+def plant(root: Path) -> None:
+    """Put a secret where DVC keeps those of a remote, apart from what git is given."""
+    secret = SECRETS["AWS_SECRET_ACCESS_KEY"]
+    (root / ".dvc" / "config.local").write_text(
+        f"['remote \"private\"']\n    url = s3://lt25\n    secret_access_key = {secret}\n"
+    )
+
+
+def holders(folder: Path) -> list[Path]:
+    """Return the files below a folder that hold a planted secret, but for the one that it was put into."""
+    secrets = [secret.encode() for secret in SECRETS.values()]
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "config.local")
+    return [path for path in files if any(secret in path.read_bytes() for secret in secrets)]
 
 
 def snakemake(root: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess:

@@ -27,8 +27,11 @@ def built(tmp_path_factory):
     (root / "config" / "config.yaml").write_text(
         yaml.safe_dump({"experiments": [*chain.EXPERIMENTS, "Digits_v1.5-again"]})
     )
-    done = chain.run(chain.repository(root), "dvc", "repro")
+    chain.plant(chain.repository(root))
+    done = chain.run(root, "dvc", "repro", **chain.SECRETS)
     assert done.returncode == 0, done.stdout
+    # What is printed is searched with all other files.
+    (root / "results" / "logs" / "dvc.log").write_text(done.stdout)
     return root
 
 
@@ -59,6 +62,16 @@ def test_every_stage_has_left_what_its_contract_says(built):
     assert list((built / "results" / "benchmarks").rglob("*.tsv"))
 
 
+def test_secrets_of_the_environment_and_of_dvc_stay_where_they_are(built):
+    """Logs, job files, checkpoints, cards, exports, evaluations, the report, DVC's files and its cache are searched."""
+    assert chain.SECRETS["AWS_SECRET_ACCESS_KEY"] in (built / ".dvc" / "config.local").read_text()
+    assert chain.holders(built) == []
+    searched = {path.name for path in built.rglob("*") if path.is_file()}
+    assert {"job.toml", "README.md", "export.json", "dvc.lock", "dvc.log", "report.html", "run.json"} <= searched
+    tracked = chain.run(built, "git", "ls-files", ".dvc").stdout
+    assert "config" in tracked and "config.local" not in tracked
+
+
 def test_after_dvc_repro_neither_dvc_nor_snakemake_has_anything_to_do(built):
     again = chain.run(built, "dvc", "repro")
     assert "up to date" in again.stdout, again.stdout
@@ -87,7 +100,8 @@ def test_what_is_pushed_is_up_to_date_in_a_fresh_clone_where_an_evaluations_sett
     refused = chain.run(built, "lt25", "push")
     assert refused.returncode == 2 and "no remote specified" in refused.stdout, refused.stdout
     chain.run(built, "dvc", "remote", "add", "--default", "folder", str(tmp_path / "remote"))
-    clone = chain.hand_on(built, tmp_path / "clone")
+    clone = chain.hand_on(built, tmp_path / "clone", **chain.SECRETS)
+    assert chain.holders(tmp_path) == []
     assert not list(clone.glob("results/*/runs"))
 
     chain.write_experiment(clone, "digits", "classification", evaluation={"batch_size": 7})
