@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import platform
-import socket
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -215,12 +214,10 @@ def _read_jobs(arguments: list[str]) -> tuple[Path, Job, Job]:
 def _alone_without_torchrun() -> None:
     if "RANK" in os.environ:
         return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1")
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", str(port))
+    # Whichever is free when torch binds it: one that is looked for here may be taken by another training until then.
+    os.environ.setdefault("MASTER_PORT", "0")
 
 
 def _log_to(file: Path | None) -> None:
