@@ -60,7 +60,7 @@ class Dataset:
         columns: role (``input``, ``label``, ``audio``, ``text``, ...) -> name of the column; of ``input``, or names of several.
         splits: ``train``, ``validation`` and ``test`` -> the source's split, or a held-out part of one,
             ``{"from": "train", "fraction": 0.1}``.
-        options: the other keys, ``tasks``, ``labels`` and ``encoding``.
+        options: the other keys, ``tasks``, ``labels``, ``encoding`` and ``missing``.
     """
 
     name: str
@@ -388,7 +388,7 @@ def load_dataset_config(name: str | Path, root: Path | None = None, named: str =
     check(written, _dataset_section(), where)
     values = resolve(written, DATASET)
     _check_dataset(values, where)
-    options = {key: values.pop(key) for key in ("tasks", "labels", "encoding")}
+    options = {key: values.pop(key) for key in ("tasks", "labels", "encoding", "missing")}
     _check_encoding(options["encoding"], where)
     return Dataset(name=path.stem, options=options, **values)
 
@@ -694,6 +694,10 @@ def _check_dataset(values: Mapping[str, Any], where: str) -> None:
     named = next((name for name, split in held_out.items() if "groups" in split), None)
     if named and "group" not in values["columns"]:
         raise UserError(f"{where}: splits.{named}.groups: needs a column of groups: add columns.group")
+    if values["missing"] == "carry" and "classification" not in values["tasks"]:
+        raise UserError(
+            f"{where}: missing: found carry, which is for series of numbers, which none of its tasks reads: remove the key"
+        )
     parts = {name: split.get("fraction", 0) for name, split in held_out.items()}
     if sum(parts.values()) >= 1:
         said = " and ".join(f"{name} takes {part}" for name, part in parts.items())

@@ -652,7 +652,9 @@ DATASET: Section = {
                 "hub only: files are read where they are and not copied; with `prepare.store: text`, as training goes",
                 False,
             ),
-            "revision": Key("string", OPTIONAL, "a commit of the Hub's repository; none: the newest", False, _TEXT),
+            "revision": Key(
+                "string", OPTIONAL, "a commit or a branch of the Hub's repository; none: the newest", False, _TEXT
+            ),
             "path": Key("string", OPTIONAL, "a folder, absolute or relative to the project", False, _TEXT),
             "files": Key(
                 "object",
@@ -696,6 +698,15 @@ DATASET: Section = {
                 {"anyOf": [*_SOURCE["anyOf"], _HELD_OUT]},
             ),
         },
+    ),
+    "missing": Key(
+        "string",
+        "refuse",
+        "what becomes of a series with a field that is empty, `null` or NaN: it cannot be used (`refuse`), or the value before "
+        "it in its channel stands there, the mean at the beginning, and each channel gets another that says 1 where it was "
+        "measured and 0 where not (`carry`)",
+        True,
+        {"enum": ["refuse", "carry"]},
     ),
     "labels": Key(
         ("array", "null"),

@@ -79,6 +79,8 @@ def write(
     Raises:
         UserError: if train has no usable example, or labels that are no classes.
     """
+    missing = dataset.options["missing"] == "carry"
+    options = {**options, "missing": missing}
     form, labels = _survey(dataset, examples, options)
     names, numbers = _classes(dataset, labels)
     mean, std = _measure(dataset, examples, options, form)
@@ -97,7 +99,8 @@ def write(
             # Half precision tells the 256 levels of a pixel apart, and halves what is read while training.
             inputs = image_to_series(values, options["layout"], mean, std, order).astype(np.float16)
         else:
-            inputs = normalise_series(values, mean, std).astype(np.float16 if form.kind == "audio" else np.float32)
+            inputs = normalise_series(values, mean, std, missing and form.kind == "series")
+            inputs = inputs.astype(np.float16) if form.kind == "audio" else inputs
         row = {"id": example.id, "label": names[number], "path": example.path}
         if example.split == "test" and form.kind != "series":
             row[form.kind] = example.roles["input"]["bytes"]
@@ -106,6 +109,7 @@ def write(
 
     rows = form.kind == "image" and options["layout"] == "rows"
     input_size = form.channels * form.size[1] if rows and form.size else form.channels
+    input_size *= 2 if missing and form.kind == "series" else 1
     write_json(folder / "preprocessor_config.json", _extractor(form, options, input_size, mean, std))
     return {
         "splits": {split: {"labels": dict(sorted(count.items()))} for split, count in counts.items()},
@@ -238,18 +242,21 @@ def _measure(
     """
     if form.kind == "audio" and not options["n_mels"]:
         return [0.0], [1.0]
-    count, mean, squares = 0, np.zeros(form.channels), np.zeros(form.channels)
+    mean, squares, count = np.zeros(form.channels), np.zeros(form.channels), np.zeros(form.channels, np.int64)
     measured = islice(_usable(examples, form, options), MEASURED)
     for values in track(measured, f"{dataset.name}: examples measured"):
         flat = np.asarray(values, np.float64).reshape(-1, form.channels)
-        own, n = flat.mean(0), len(flat)
-        squares = squares + np.square(flat - own).sum(0) + np.square(own - mean) * count * n / (count + n)
-        mean = mean + (own - mean) * n / (count + n)
-        count += n
-    if not count:
+        known = ~np.isnan(flat)
+        n = known.sum(0)
+        own = np.where(known, flat, 0).sum(0) / n.clip(1)
+        every = (count + n).clip(1)
+        squares = squares + np.square(np.where(known, flat - own, 0)).sum(0) + np.square(own - mean) * count * n / every
+        mean = mean + (own - mean) * n / every
+        count = count + n
+    if not count.any():
         examples.faults.report(0)
     scale = 255 if form.kind == "image" else 1
-    std = np.sqrt(squares / count)
+    std = np.sqrt(squares / count.clip(1))
     std[std == 0] = scale
     return (mean / scale).tolist(), (std / scale).tolist()
 
@@ -283,6 +290,7 @@ def _extractor(
         "size": form.size,
         "ranges": form.ranges,
         "permutation": options["permutation"],
+        "missing": options["missing"] and form.kind == "series",
         "feature_size": input_size,
         "mean": mean,
         "std": std,
@@ -415,7 +423,7 @@ def _series(example: Example, options: dict[str, Any]) -> np.ndarray:
     value = example.roles["input"]
     value = _decoded(decode_array, example) if isinstance(value, dict) else value
     try:
-        series = as_series(value)
+        series = as_series(value, options["missing"])
     except ValueError as error:
         raise Fault("values that are no numbers", example.where, str(error)) from None
     if len(series) > options["max_steps"]:

@@ -98,6 +98,7 @@ class SeriesFeatureExtractor(SequenceFeatureExtractor):
         ranges: of images of "16 bits", "32 bits" or "floats", the values that become 0 and 255.
         mean, std: of each channel over the training split (of images: of values scaled to 0..1).
         permutation: seed of the order in which the pixels of an image are read; None for line by line.
+        missing: whether numbers of a series may be missing, NaN, of which further channels tell.
     """
 
     model_input_names = ["input_features", "attention_mask"]  # noqa: RUF012 (transformers' own way to say it)
@@ -113,12 +114,13 @@ class SeriesFeatureExtractor(SequenceFeatureExtractor):
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
         permutation: int | None = None,
+        missing: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.layout, self.size, self.ranges = layout, size, dict(ranges or {})
         self.mean, self.std = list(mean), list(std)
-        self.permutation = permutation
+        self.permutation, self.missing = permutation, missing
 
     def __call__(
         self, inputs: Any, padding: bool | str = True, return_tensors: str | None = None, **kwargs: Any
@@ -138,7 +140,7 @@ class SeriesFeatureExtractor(SequenceFeatureExtractor):
         )
 
     def _series(self, series: Any) -> np.ndarray:
-        return normalise_series(np.asarray(series), self.mean, self.std)
+        return normalise_series(np.asarray(series), self.mean, self.std, self.missing)
 
     def _image(self, image: Any) -> np.ndarray:
         if hasattr(image, "save"):

@@ -21,13 +21,14 @@ _SORTS = re.compile(r"\d{4}([-/.]?)\d{2}(\1\d{2})?(?!\d)|\d{2}:\d{2}(?!\d)")
 """What dates and times begin with that sort as texts in the order in which they pass."""
 
 
-def in_a_row(record: Record, columns: list[str], comma: bool) -> "np.ndarray":
+def in_a_row(record: Record, columns: list[str], comma: bool, missing: bool = False) -> "np.ndarray":
     """Return the series float64 [T] whose steps are the values of some columns.
 
     Args:
         record: of the table.
         columns: in the order of the steps.
         comma: whether a comma may stand before decimals.
+        missing: whether a value may be missing; it is NaN then.
 
     Raises:
         Fault: if a value is no number.
@@ -35,10 +36,12 @@ def in_a_row(record: Record, columns: list[str], comma: bool) -> "np.ndarray":
     # numpy is imported where there is something to read, so that a mistake is answered before.
     import numpy as np
 
-    return np.array([_number(record, column, comma) for column in columns])
+    return np.array([_number(record, column, comma, missing) for column in columns])
 
 
-def in_rows(records: Records, columns: dict[str, Any], name: str, comma: bool) -> Iterator[Record | Fault]:
+def in_rows(
+    records: Records, columns: dict[str, Any], name: str, comma: bool, missing: bool = False
+) -> Iterator[Record | Fault]:
     """Yield a record for each series of a table in long form, in the order in which they begin.
 
     Args:
@@ -46,6 +49,7 @@ def in_rows(records: Records, columns: dict[str, Any], name: str, comma: bool) -
         columns: role -> column. ``input`` has one column or several, the channels; ``id`` and ``time`` have one.
         name: of the file, for messages.
         comma: whether a comma may stand before decimals.
+        missing: whether a value of a channel may be missing; it is NaN then.
 
     Yields:
         Records whose values are those of the first row, but under ``columns["id"]`` the id, and under "" the series, float64
@@ -73,7 +77,7 @@ def in_rows(records: Records, columns: dict[str, Any], name: str, comma: bool) -
                     raise Fault(
                         "an unusable label", record.where, f"column {column} has several values in the series {name_of}"
                     )
-            one.values.extend([_number(record, channel, comma) for channel in channels])
+            one.values.extend([_number(record, channel, comma, missing) for channel in channels])
             one.times.append(_time(record.values[columns["time"]], record, columns["time"], comma))
         except Fault as fault:
             one.fault = fault
@@ -115,8 +119,10 @@ def _time(value: Any, record: Record, column: str, comma: bool) -> float | str:
     return text
 
 
-def _number(record: Record, column: str, comma: bool) -> float:
+def _number(record: Record, column: str, comma: bool, missing: bool) -> float:
     value = record.values[column]
+    if missing and (value is None or str(value).strip().lower() in ("", "nan")):
+        return math.nan
     number = _parsed(value, comma)
     if number is None or not math.isfinite(number):
         raise Fault(

@@ -270,6 +270,7 @@ def _content(folder: Folder, name: str, where: str) -> dict[str, Any]:
 def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part | None) -> Rows:
     """Yield the examples of a table."""
     columns, encoding = dataset.columns, dataset.options["encoding"]
+    missing = dataset.options["missing"] == "carry"
     path, suffix = folder.root / name, _suffix(name)
     # Where commas separate fields they stand before no decimals.
     comma = suffix in (".csv", ".tsv") and separator(path, encoding) != ","
@@ -305,7 +306,7 @@ def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part 
             raise UserError(
                 f"{config}: columns.id: missing: with columns.time, name the column that tells series apart"
             )
-        for record in long_form.in_rows(complete(), columns, name, comma):
+        for record in long_form.in_rows(complete(), columns, name, comma, missing):
             if isinstance(record, Record):
                 roles = {role: record.values[column] for role, column in columns.items() if role != "input"}
                 record = Row(record.where, roles["id"], {**roles, "input": record.values[""]})
@@ -322,7 +323,7 @@ def _row(dataset: Dataset, folder: Folder, name: str, stem: str, record: Record,
     try:
         for role, column in dataset.columns.items():
             if isinstance(column, list):
-                row.roles[role] = long_form.in_a_row(record, column, comma)
+                row.roles[role] = long_form.in_a_row(record, column, comma, dataset.options["missing"] == "carry")
                 continue
             value = record.values[column]
             if role in _FILE_ROLES and isinstance(value, str):

@@ -218,8 +218,8 @@ def decode_array(data: bytes) -> np.ndarray:
     return np.frombuffer(body, dtype).reshape(shape, order="F" if by_columns else "C")
 
 
-def as_series(value: Any) -> np.ndarray:
-    """Return a list of numbers, or of equally long lists of them, as float64 [T, C].
+def as_series(value: Any, missing: bool = False) -> np.ndarray:
+    """Return a list of numbers, or of equally long lists of them, as float64 [T, C]; with ``missing`` some may be none, or NaN.
 
     Raises:
         ValueError: if it is anything else, or has a number whose square is infinite.
@@ -229,16 +229,27 @@ def as_series(value: Any) -> np.ndarray:
     except (TypeError, ValueError, OverflowError):
         series = np.asarray(0.0)
     series = series[:, None] if series.ndim == 1 else series
-    if series.ndim != 2 or not series.size or not (np.abs(series) < 1e100).all():
+    if series.ndim != 2 or not series.size or not ((np.abs(series) < 1e100) | (missing & np.isnan(series))).all():
         raise ValueError("the series is not a list of finite numbers, or of equally long lists of them")
     return series
 
 
-def normalise_series(series: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """Normalise a series [T] or [T, C] to float32 [T, C].
+def normalise_series(
+    series: np.ndarray, mean: Sequence[float], std: Sequence[float], missing: bool = False
+) -> np.ndarray:
+    """Normalise a series [T] or [T, C] to float32 [T, C], or with ``missing`` to [T, 2 C].
+
+    What is missing, NaN, then has the value before it in its channel, or 0, the mean, where there is none; the second half of the
+    channels is 1 where the first was measured, and 0 where not.
 
     The mean is subtracted in float64: of a pressure of 101,325 Pa, float32 would keep no change below a hundredth.
     """
     series = np.asarray(series, np.float64)
     series = series[:, None] if series.ndim == 1 else series
-    return ((series - np.asarray(mean, np.float64)) / np.asarray(std, np.float64)).astype(np.float32)
+    series = (series - np.asarray(mean, np.float64)) / np.asarray(std, np.float64)
+    if missing:
+        known = np.isfinite(series)
+        newest = np.maximum.accumulate(np.where(known, np.arange(len(series))[:, None], -1))
+        carried = np.take_along_axis(series, newest.clip(0), 0)
+        series = np.concatenate((np.where(newest < 0, 0, carried), known), 1)
+    return series.astype(np.float32)

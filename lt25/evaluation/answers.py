@@ -46,9 +46,9 @@ class Classifier:
         if hasattr(self.extractor, "level"):
             given: Any = decode_audio(data, self.extractor.sampling_rate)
         elif self.extractor.layout == "series":
-            given = _series(data)
-            if given.shape[1] != self.model.config.input_size:
-                raise ValueError(f"{given.shape[1]} values a step, the model takes {self.model.config.input_size}")
+            given, channels = _series(data, self.extractor.missing), len(self.extractor.mean)
+            if given.shape[1] != channels:
+                raise ValueError(f"{given.shape[1]} values a step, the model takes {channels}")
         else:
             given = data
         return self.extractor(given, return_tensors="pt").input_features[0]
@@ -86,11 +86,14 @@ def beginnings(model: Any, features: Tensor, part: float, mask: Tensor | None = 
     return logits.float().softmax(-1).cpu()
 
 
-def _series(data: bytes) -> np.ndarray:
+def _series(data: bytes, missing: bool) -> np.ndarray:
     if data[:6] == b"\x93NUMPY" or data[:2] == b"PK":
-        return as_series(decode_array(data))
+        return as_series(decode_array(data), missing)
     try:
         text = data.decode()
+        if missing:
+            lines = [line.split("," if "," in text else None) for line in text.splitlines() if line.strip()]
+            return as_series([[float(field.strip() or "nan") for field in line] for line in lines], missing)
         return np.loadtxt(io.StringIO(text.replace(",", " ")), ndmin=2)
     except (UnicodeDecodeError, ValueError) as error:
         raise ValueError(f"neither a NumPy file nor numbers as text ({str(error).splitlines()[0]})") from None

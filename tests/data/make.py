@@ -40,7 +40,7 @@ def dataset(task, origin, columns=None, splits=None, **options) -> Dataset:
         origin,
         columns,
         splits,
-        {"tasks": [task], "labels": None, "encoding": "utf-8", **options},
+        {"tasks": [task], "labels": None, "encoding": "utf-8", "missing": "refuse", **options},
     )
 
 

@@ -314,6 +314,50 @@ def test_recordings_as_their_samples_are_equally_loud_and_played_faster_or_slowe
         transforms(train, {"shift": 1.0}, training=True)
 
 
+def test_series_with_gaps_and_uneven_times_are_the_same_of_a_table_arrays_and_parquet(tmp_path):
+    """The example of docs/data.md."""
+    rng, patients = np.random.default_rng(0), {}
+    for number in range(24):
+        minutes = np.round(rng.uniform(0.1, 5, rng.integers(2, 9)).cumsum(), 2)
+        values = np.round(rng.normal([70 + 30 * (number % 2), 120], 5, (len(minutes), 2)), 1)
+        values[rng.random(values.shape) < 0.3] = np.nan
+        patients[f"p{number}"] = (("well", "ill")[number % 2], np.column_stack((minutes, values)))
+    lines, rows = ["patient,minute,pulse,pressure,outcome"], []
+    for name, (outcome, series) in patients.items():
+        written = [",".join("" if np.isnan(value) else str(value) for value in step) for step in series]
+        lines += [f"{name},{step},{outcome}" for step in reversed(written)]
+        rows.append({"series": [[None if np.isnan(v) else v for v in step] for step in series], "outcome": outcome})
+        buffer = io.BytesIO()
+        np.save(buffer, series)
+        make.write(tmp_path / "arrays" / outcome / f"{name}.npy", buffer.getvalue())
+    make.write(tmp_path / "table/ward.csv", "\n".join(lines))
+    make.parquet(tmp_path / "parquet/ward.parquet", rows)
+    channels = ["minute", "pulse", "pressure"]
+    columns = {
+        "table": {"input": channels, "label": "outcome", "id": "patient", "time": "minute"},
+        "arrays": {"input": "series", "label": "label"},
+        "parquet": {"input": "series", "label": "outcome"},
+    }
+    found = {}
+    for kind, roles in columns.items():
+        data = make.dataset("classification", {"path": str(tmp_path / kind)}, roles, missing="carry")
+        folder = make.prepared(tmp_path, "classification", data)
+        assert stats(folder)["model"]["input_size"] == 6
+        splits = [PreparedSplit(folder, split) for split in ("train", "validation", "test")]
+        # Each form holds out others, so what was measured is compared by when, and where it was.
+        found[kind] = sorted(len(split[i]["input"]) for split in splits for i in range(len(split)))
+        flags = torch.cat([split[i]["input"] for split in splits for i in range(len(split))])[:, 3:]
+        assert flags[:, 0].all() and flags.sum() == sum(np.isfinite(series).sum() for _, series in patients.values())
+    assert found["table"] == found["arrays"] == found["parquet"] == sorted(len(s) for _, s in patients.values())
+
+    from lt25.data.features import SeriesFeatureExtractor
+
+    series = np.array([[0, np.nan, 5], [1, 2, np.nan], [3, np.nan, np.nan]])
+    extractor = SeriesFeatureExtractor(6, layout="series", mean=[0, 0, 1], std=[1, 2, 2], missing=True)
+    expected = [[0, 0, 2, 1, 0, 1], [1, 1, 2, 1, 1, 0], [3, 1, 2, 1, 0, 0]]
+    assert extractor(series, return_tensors="pt").input_features[0].tolist() == expected
+
+
 def test_images_in_colour_become_grey(tmp_path):
     folder = make.prepared(tmp_path, "classification", images(tmp_path / "raw", shape=(4, 5, 3)), grey=True)
     assert PreparedSplit(folder, "train")[0]["input"].shape == (20, 1) and stats(folder)["model"]["input_size"] == 1

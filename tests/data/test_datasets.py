@@ -38,6 +38,12 @@ def said(rng, n):
     return {**speech(rng, n), "text": ("zero", "one")[n % 2], "speaker": ("george", "lucas", "nicolas")[n % 3]}
 
 
+def word(rng, n):
+    label, speaker = (n % 35, f"speaker{n}") if n else (35, None)
+    audio = {"bytes": make.audio(rng, 0.1 + 0.9 * (n % 2), container="WAV"), "path": f"{n}.wav"}
+    return {"file": f"{n}.wav", "audio": audio, "label": label, "is_unknown": label > 9, "speaker_id": speaker}
+
+
 def text(rng, n):
     return {"text": f"Document {n} says {rng.integers(9**9)}.", "id": f"<urn:{n}-{rng.integers(9**9)}>", "score": 3.1}
 
@@ -51,6 +57,7 @@ PUBLISHED = {
     "cifar10-small": {f"data/{s}-00000-of-00001.parquet": images("img", 10) for s in ("train", "test")},
     "fsdd": {f"data/{s}-00000-of-00001.parquet": speech for s in ("train", "test")},
     "fsdd-speakers": {f"data/{s}-00000-of-00001.parquet": said for s in ("train", "test")},
+    "speech-commands": {f"v0.02/{split}/0000.parquet": word for split in ("train", "validation", "test")},
     "librispeech": {
         f"all/{split}/0000.parquet": speech
         for split in ("train.clean.100", "train.clean.360", "train.other.500", "validation.clean", "test.clean")
@@ -67,11 +74,15 @@ PUBLISHED = {
     },
 }
 NOT_WANTED = {
+    "speech-commands": {"v0.01/train/0000.parquet": word},
     "librispeech": {"all/test.other/0000.parquet": speech},
     "peoples-speech": {"dirty/train-00000-of-01234.parquet": speech},
     "fineweb-edu": {"data/CC-MAIN-2024-10/train-00000-of-00020.parquet": text},
 }
-OPTIONS = {"fineweb-edu": {"vocab_size": 300}}
+OPTIONS = {
+    "fineweb-edu": {"vocab_size": 300},
+    "speech-commands": {"n_mels": 0, "sample_rate": 16000, "max_steps": 16000},
+}
 
 
 def test_the_datasets_are_those_promised():

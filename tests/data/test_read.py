@@ -389,3 +389,11 @@ def test_what_no_column_asks_for_is_not_opened(tmp_path, monkeypatch):
     examples, faults = found(tmp_path, "classification", {"label": "label"})
     assert [example.roles for example in examples] == [{"label": label} for label in ("cat", "cat", "dog", "dog")]
     assert not faults
+
+
+def test_where_values_may_be_missing_they_are_and_other_words_are_faults(tmp_path):
+    make.write(tmp_path / "a.csv", "who,t,x,y,what\na,1,1,,sit\nb,1,3,4,run\na,3,nan,2,sit\nb,2,n/a,4,run\n")
+    examples, faults = found(tmp_path, "classification", LONG, missing="carry")
+    assert [example.id for example in examples] == ["a"]
+    np.testing.assert_array_equal(examples[0].roles["input"], [[1, np.nan], [np.nan, 2]])
+    assert [line for _, line in faults] == ["a.csv, line 5: column x: no finite number: 'n/a'"]
