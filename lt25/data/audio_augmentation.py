@@ -1,6 +1,7 @@
 """Recordings changed at random where they are read."""
 
 import math
+from typing import cast
 
 import numpy as np
 import torch
@@ -71,4 +72,4 @@ def _transform_size(samples: int) -> int:
     """Return a size of a Fourier transform that is fast to compute and leaves room for what a filter smears."""
     from scipy.fft import next_fast_len
 
-    return 2 * next_fast_len(samples // 2 + 512, real=True)
+    return 2 * cast(int, next_fast_len(samples // 2 + 512, real=True))
