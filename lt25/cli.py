@@ -1,4 +1,4 @@
-"""The command line: ``lt25 download|prepare|configure|train|export|evaluate|generate|classify|report|config|check|list|new|...``.
+"""The command line: ``lt25 download|prepare|configure|train|export|evaluate|report``, and what is done with models and projects.
 
 Each command is one stage of the chain and can be run by hand. A command that takes an experiment takes overrides of it too,
 ``--optimizer.lr 1e-3``. A command imports what it needs when it runs, so that ``--help`` answers at once.
@@ -182,6 +182,22 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--json", action="store_true", help="print an object a line, with the probabilities of all classes"
     )
+
+    sub = command("transcribe", _transcribe, "write down what is said in recordings", overrides=False)
+    sub.add_argument("model", metavar="MODEL", help="an experiment whose model is exported, or a model's folder")
+    sub.add_argument(
+        "files", nargs="*", metavar="FILE", help="files, and folders of them; - or none: a recording on standard input"
+    )
+    sub.add_argument(
+        "--stream", action="store_true", help="hear recordings as they come, and print words when they end"
+    )
+    forms = sub.add_mutually_exclusive_group()
+    for form, help in (
+        ("json", "print objects, with the time of each word and the confidence in it"),
+        ("srt", "print subtitles as SubRip does"),
+        ("vtt", "print subtitles as WebVTT does"),
+    ):
+        forms.add_argument(f"--{form}", dest="form", action="store_const", const=form, default="text", help=help)
 
     sub = command("report", _report, "write one page that shows experiments side by side")
     sub.add_argument("experiments", nargs="+", **{**experiment, "help": f"{experiment['help']}, or a sweep"})
@@ -377,6 +393,12 @@ def _classify(options: argparse.Namespace) -> None:
     from lt25.evaluation.classify import classify
 
     classify(options.model, options.files, options.stream, options.json)
+
+
+def _transcribe(options: argparse.Namespace) -> None:
+    from lt25.evaluation.transcribe import transcribe
+
+    transcribe(options.model, options.files, options.stream, options.form)
 
 
 def _report(options: argparse.Namespace) -> None:

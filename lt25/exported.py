@@ -10,7 +10,11 @@ from lt25.experiment import load_experiment, plugin_names, project_root
 from lt25.models.families import FAMILIES
 from lt25.tasks import TASKS
 
-_DOES = {"language_modeling": "a language model", "classification": "a classifier"}
+_DOES = {
+    "language_modeling": "a language model",
+    "classification": "a classifier",
+    "speech_recognition": "a speech recogniser",
+}
 
 
 def exported_model(name: str, task: str) -> tuple[Path, dict[str, Any]]:

@@ -1,11 +1,9 @@
 """Files classified by an exported model: ``lt25 classify``."""
 
 import json
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from lt25.errors import UserError
+from lt25.evaluation.named_files import complain_of_unread, named_files, read_named
 from lt25.exported import exported_model
 from lt25.importing import without_compiler, without_garbage
 
@@ -23,18 +21,15 @@ def classify(name: str, paths: Sequence[str], stream: bool = False, as_json: boo
         UserError: if there is no such model, or once all others are answered, for files that cannot be read, a line each.
     """
     folder, _ = exported_model(name, "classification")
-    if not paths and sys.stdin.isatty():
-        raise UserError("lt25 classify: found no file, neither named nor on standard input: name one")
-    found = list(_files(paths or ["-"]))
+    found = named_files("lt25 classify", paths)
     with without_garbage(), without_compiler():
         from lt25.evaluation.answers import Classifier
 
     classifier, failed = Classifier(folder), []
     width = max(len(label) for label in classifier.labels)
     for file in found:
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         try:
-            features = classifier.features(data)
+            features = classifier.features(read_named(file))
         except ValueError as error:
             failed.append(f"{file}: {error}")
             continue
@@ -49,23 +44,4 @@ def classify(name: str, paths: Sequence[str], stream: bool = False, as_json: boo
             else:
                 read = f"  after {part:4.0%}" if stream else ""
                 print(f"{file}{read}  {label:{width}}  {probabilities[best]:6.1%}", flush=True)
-    if failed:
-        raise UserError(*failed)
-
-
-def _files(paths: Sequence[str]) -> Iterator[str]:
-    """Yield the files that are meant, those of a folder in the order of their names.
-
-    Raises:
-        UserError: for what is not there, or a folder without a file.
-    """
-    for path in paths:
-        if path == "-" or Path(path).is_file():
-            yield path
-        elif Path(path).is_dir():
-            inside = sorted(str(file) for file in Path(path).rglob("*") if file.is_file() and file.name[0] != ".")
-            if not inside:
-                raise UserError(f"{path}: found a folder without files: name one that has some")
-            yield from inside
-        else:
-            raise UserError(f"{path}: no such file or folder: name one that is there")
+    complain_of_unread(failed)

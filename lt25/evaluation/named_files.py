@@ -1,0 +1,52 @@
+"""The files that a command is given, one by one or in folders."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lt25.errors import UserError
+
+
+def named_files(command: str, paths: Sequence[str]) -> list[str]:
+    """Return the files that are meant, those of a folder in the order of their names; "-" is standard input.
+
+    Args:
+        command: what a message begins with.
+        paths: files and folders; none: standard input.
+
+    Raises:
+        UserError: for what is not there, a folder without a file, or none at all on a terminal.
+    """
+    if not paths and sys.stdin.isatty():
+        raise UserError(f"{command}: found no file, neither named nor on standard input: name one")
+    return list(_files(paths or ["-"]))
+
+
+def read_named(file: str) -> bytes:
+    """Return a file's bytes."""
+    return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+
+
+def complain_of_unread(failed: Sequence[str]) -> None:
+    """Say which files could not be read, if any, in a line each.
+
+    Raises:
+        UserError: with the last line; those before it are printed.
+    """
+    for line in failed[:-1]:
+        print(f"lt25: error: {line}", file=sys.stderr)
+    if failed:
+        raise UserError(failed[-1])
+
+
+def _files(paths: Sequence[str]) -> Iterator[str]:
+    for path in paths:
+        if path == "-" or Path(path).is_file():
+            yield path
+        elif Path(path).is_dir():
+            inside = sorted(str(file) for file in Path(path).rglob("*") if file.is_file() and file.name[0] != ".")
+            if not inside:
+                raise UserError(f"{path}: found a folder without files: name one that has some")
+            yield from inside
+        else:
+            raise UserError(f"{path}: no such file or folder: name one that is there")
