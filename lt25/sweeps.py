@@ -2,7 +2,8 @@
 
 ``optimizer: {lr: [1e-3, 3e-3]}`` and ``debug: {seed: [0, 1, 2]}`` are six runs. A run is the variant of the file that has its
 values in the lists' places: ``name@debug.seed=0+optimizer.lr=0.001``. A key whose value is a list by itself (``augment.speed``,
-``checkpoint.exclude_from_loading``) is none of a sweep, nor is one of ``evaluation``, which asks for no other training.
+``checkpoint.exclude_from_loading``) is none of a sweep, nor is a whole section, whose runs would have no readable names, nor a
+key of ``evaluation``, which asks for no other training.
 """
 
 import itertools
@@ -44,7 +45,7 @@ def axes(written: Mapping[str, Any], where: str, root: Path) -> Axes:
     sections, found = _sections(written, root), {}
     for name, values in lists.items():
         keys = [key for section in sections if (key := _find(name, section)) is not None]
-        if not keys or any("array" in key.type for key in keys):
+        if not keys or any("array" in key.type or key.keys is not None for key in keys):
             continue
         # As an experiment of this value alone would have it: 1 where a number belongs is 1.0.
         found[name] = [resolve({"": value}, {"": keys[0]})[""] for value in values]

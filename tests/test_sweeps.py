@@ -86,6 +86,7 @@ def test_a_key_that_may_have_a_list_is_none_of_a_sweep(project, sections, swept)
         ({"optimizer": {"lr": [1, {"a": 2}]}}, "optimizer.lr: found "),
         ({"dataset": ["digits", "mnist"]}, 'dataset: found ["digits", "mnist"], expected a text'),
         ({"evaluation": {"batch_size": [1, 2]}}, "evaluation.batch_size: found [1, 2], expected a whole number"),
+        ({"optimizer": [{"lr": 1e-3}, {"lr": 3e-3}]}, "expected keys and values"),
         (
             {"debug": {"seed": list(range(200))}, "training": {"steps": list(range(20, 80))}},
             "make 12,000 runs, more than 10,000",
