@@ -404,7 +404,7 @@ def test_options_of_preparation_are_checked_by_task(project, task, options, mess
     [
         ({"gain": 3}, "audio", "augment.gain: unknown key: did you mean gain_db?"),
         ({"gain_db": [3]}, "audio", "augment.gain_db: found [3], expected a list of 2 values"),
-        ({"gain_db": [3, -3]}, "audio", "augment.gain_db: found [3, -3], expected the lower gain first"),
+        ({"gain_db": [3, -3]}, "audio", "augment.gain_db: found [3, -3], expected the lower one first"),
         ({"gain_db": [-3, 3]}, "features", "augment.gain_db: needs audio, and prepare.store is features"),
     ],
 )
