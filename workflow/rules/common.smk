@@ -98,12 +98,11 @@ EXPORTED = list(NAMES)
 for argument in sys.argv[1:]:
     if asked := TARGET.match(argument):
         name = asked[1] or asked[3]
-        if "@" in name or not SWEEPS.get(name, True):
-            enter(name)
+        runs = enter(name) if "@" in name or not SWEEPS.get(name, True) else [name]
         if name in INVALID:
             stop(INVALID[name])
         if "@" in name and name not in EXPERIMENTS:
-            stop(f"{name}: no such variant of an experiment: `lt25 config {name}` says what it is called")
+            stop(f"{name}: no run is called so: name one of {len(runs)}, such as {runs[0]}")
         EXPORTED += [name] if asked[2] else []
 for name in NAMES:
     if name not in EXPERIMENTS:
