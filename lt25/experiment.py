@@ -317,10 +317,10 @@ def load_experiments(path: str | Path, overrides: Iterable[str] = ()) -> list[Ex
         UserError: as `load_experiment`.
     """
     path, given, root = _find(path, overrides)
-    swept = sweep_of(path, root)
-    free = {key: values for key, values in swept.items() if key not in given}
+    said = _read(path, root)
+    free = {key: values for key, values in said[1].items() if key not in given}
     known: dict[str, Dataset] = {}
-    return [_load(path, {**given, **setting}, root, (), known=known) for setting in sweeps.settings(free)]
+    return [_load(path, {**given, **setting}, root, (), known=known, said=said) for setting in sweeps.settings(free)]
 
 
 def sweep_of(path: Path, root: Path | None = None) -> sweeps.Axes:
@@ -336,7 +336,14 @@ def sweep_of(path: Path, root: Path | None = None) -> sweeps.Axes:
     if root is None:
         root = project_root()
         _load_plugins(root)
-    return sweeps.axes(read_yaml(root / path, "experiment"), str(path), root) if (root / path).is_file() else {}
+    return _read(path, root)[1] if (root / path).is_file() else {}
+
+
+def _read(path: Path, root: Path, named: str = "") -> tuple[dict[str, Any], sweeps.Axes]:
+    """Return what an experiment file says, and the keys of which it has a list; the arguments are those of `_load`."""
+    _check_name(path.stem, "a file", str(path))
+    written = read_yaml(root / path, "experiment", named)
+    return written, sweeps.axes(written, str(path), root)
 
 
 def _find(path: str | Path, overrides: Iterable[str]) -> tuple[Path, dict[str, Any], Path]:
@@ -448,6 +455,7 @@ def _load(
     descendants: tuple[str, ...],
     named: str = "",
     known: dict[str, Dataset] | None = None,
+    said: tuple[dict[str, Any], sweeps.Axes] | None = None,
 ) -> Experiment:
     """As `load_experiment`.
 
@@ -458,12 +466,11 @@ def _load(
         descendants: the experiments that start, directly or not, from this one.
         named: the file and key that name it, for messages.
         known: datasets whose files were read already, by name; those that are read are added.
+        said: what `_read` has returned, if the file was read already.
     """
     known = {} if known is None else known
     where, decisive = str(path), {}
-    _check_name(path.stem, "a file", where)
-    written = read_yaml(root / path, "experiment", named)
-    swept = sweeps.axes(written, where, root)
+    written, swept = _read(path, root, named) if said is None else said
     if free := [key for key in swept if key not in overrides]:
         first = f"{path.stem}{on_command_line.variant({**next(sweeps.settings(swept)), **overrides})}"
         raise UserError(
