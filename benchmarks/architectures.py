@@ -248,6 +248,8 @@ def train_plain(given: dict[str, Any]) -> None:
     torch.set_float32_matmul_precision("high")
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(fields.pop("model_type"), **fields)).train()
+    # A layer's number is a constant of what is compiled: each layer is a variant of its own.
+    torch._dynamo.config.recompile_limit = 4 * fields["num_hidden_layers"]
     step_of = torch.compile(model) if device == "cuda" else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     batches = torch.randint(3, fields["vocab_size"], (8, given["batch"], given["length"]), device=device)
