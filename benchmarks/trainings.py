@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ class Failed(Exception):
     """A training that ended with an error or not in time; its message is one line."""
 
 
-def train(job: Path, gpus: int, parallelism: Mapping[str, int], limit: float) -> tuple[list[dict[str, Any]], str]:
+def train(
+    job: Path, gpus: int, parallelism: Mapping[str, int], limit: float, devices: Iterable[int] | None = None
+) -> tuple[list[dict[str, Any]], str]:
     """Run a job.
 
     Args:
@@ -33,6 +35,7 @@ def train(job: Path, gpus: int, parallelism: Mapping[str, int], limit: float) ->
         gpus: how many.
         parallelism: degrees, as in the job.
         limit: seconds.
+        devices: the numbers of the GPUs; None for the first.
 
     Returns:
         The records of the run's metrics, one for each logged step, and what it printed.
@@ -41,10 +44,11 @@ def train(job: Path, gpus: int, parallelism: Mapping[str, int], limit: float) ->
         Failed: if it did not end well, or not within the limit.
     """
     path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    visible = {} if devices is None else {"CUDA_VISIBLE_DEVICES": ",".join(map(str, devices))}
     process = subprocess.Popen(
         [sys.executable, "-c", _START, json.dumps(dict(parallelism)), job.name],
         cwd=job.parent,
-        env={**os.environ, "NGPU": str(gpus), "PYTHONPATH": path},
+        env={**os.environ, **visible, "NGPU": str(gpus), "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

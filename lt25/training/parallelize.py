@@ -3,6 +3,7 @@ replicas."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from types import TracebackType
 from typing import Any
 
@@ -140,6 +141,9 @@ def _shard(model: nn.Module, layers: nn.ModuleList, parallel_dims: ParallelDims,
     for layer in layers:
         fully_shard(layer, **options)
     fully_shard(model, **options)
+    # Asked for a layer earlier, weights are there even where the host is late.
+    for layer, later in pairwise(layers):
+        layer.set_modules_to_forward_prefetch([later])
     for module in model.modules():
         if isinstance(module, FSDPModule):
             # The loss is already divided by the labels of all ranks.
