@@ -55,6 +55,7 @@ class Row:
         batch: windows of a step, over all GPUs.
         length: tokens of a window.
         settings: further sections of the job.
+        program: as `trainings.train` has it.
     """
 
     model: str
@@ -65,7 +66,18 @@ class Row:
     batch: int = WINDOWS
     length: int = LENGTH
     settings: dict[str, Any] = field(default_factory=dict)
+    program: tuple[str, ...] = ("-m", "lt25.training")
 
+
+# The trainer, but FSDP2 gathers every layer by itself.
+LAYER_BY_LAYER = """
+import sys
+import lt25.training.__main__ as trainer
+from lt25.training import parallelize
+parallelize.UNIT = 1
+trainer.torch.set_float32_matmul_precision("high")
+sys.exit(trainer.main())
+"""
 
 # A micro-batch of the larger model is smaller: all of it must fit into one GPU.
 NETWORKS = {"hgrn": WINDOWS, "gla": WINDOWS, "transformer": WINDOWS, "hgrn_1.3b": 2}
@@ -73,9 +85,10 @@ DEMO = ("digits", "fsdd", "stdlib-lm")
 ONE = "one GPU"
 
 
-def sharded(model: str, gpus: int, **options: Any) -> Row:
+def sharded(model: str, gpus: int, how: str = "", **options: Any) -> Row:
     """A training whose state is shared out over all GPUs."""
-    return Row(model, f"FSDP2 {gpus}", gpus, {SHARDS: gpus}, NETWORKS[model], WINDOWS * gpus, **options)
+    name = f"FSDP2 {gpus}, {how}" if how else f"FSDP2 {gpus}"
+    return Row(model, name, gpus, {SHARDS: gpus}, NETWORKS[model], WINDOWS * gpus, **options)
 
 
 def replicated(model: str, gpus: int) -> Row:
@@ -87,6 +100,7 @@ def rows(gpus: int) -> list[Row]:
     """Return all rows for so many GPUs, 2, 4 or 8, the most telling first."""
     batch = WINDOWS * gpus
     half, quarter = gpus // 2, max(gpus // 4, 1)
+    compiled = {"enable": True, "components": ["model"]}
     found = [Row(model, ONE, 1, {}, NETWORKS[model]) for model in ("hgrn", "transformer", "hgrn_1.3b")]
     found += [Row("hgrn", f"one GPU, {gpus} batches", 1, {}, WINDOWS, batch)]
     found += [sharded("hgrn", gpus), replicated("hgrn", gpus)]
@@ -108,7 +122,9 @@ def rows(gpus: int) -> list[Row]:
     found += [replicated("transformer", gpus), replicated("gla", gpus)]
     found += [Row(name, f"by default, {gpus}", gpus) for name in DEMO]
     found += [
+        sharded("hgrn", gpus, "layer by layer", program=("-c", LAYER_BY_LAYER)),
         Row("hgrn", f"FSDP2 {gpus}, gathered once", gpus, {SHARDS: gpus, GATHERED: "never"}, WINDOWS, batch),
+        sharded("hgrn", gpus, "compiled", settings={"compile": compiled}),
         Row("gla", f"one GPU, {gpus} batches", 1, {}, WINDOWS, batch),
         Row("hgrn", f"TP {min(gpus, 4)}", gpus, {TENSOR: min(gpus, 4), SHARDS: quarter}, WINDOWS * min(gpus, 4), batch),
         Row("hgrn", f"PP {min(gpus, 4)}", gpus, {PIPELINE: min(gpus, 4), SHARDS: quarter}, 2, batch),
@@ -179,7 +195,7 @@ def measure(row: Row, devices: list[int], small: bool, limit: float) -> dict[str
         job, config = write(folder, row, small)
         degrees = {} if row.model in DEMO else row.degrees
         try:
-            records, _ = trainings.train(job, row.gpus, degrees, limit, None if small else devices)
+            records, _ = trainings.train(job, row.gpus, degrees, limit, None if small else devices, row.program)
         except trainings.Failed as error:
             return {"error": str(error)}
         found: dict[str, Any] = {"memory_gib": max(record["memory_gib"] for record in records)}
