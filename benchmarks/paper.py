@@ -1,6 +1,7 @@
 """What training a large model over many GPUs needs, on paper: memory by part, communication, and the mesh to choose.
 
     python benchmarks/paper.py [--gpus 64,128,256,512] [--tokens 4194304] [--check]
+    python benchmarks/paper.py --host [--gpus 2,4,8]    # the meshes that scaling.py measures on one host
 
 A model of 7B (the sizes of config/models/transformer_7b.json) on hosts of 8 GPUs of 80 GB. For each number of GPUs, meshes of
 HSDP, TP and PP are compared by the seconds of a step: operations at 40 % of the peak, plus communication that nothing hides, plus
@@ -44,6 +45,13 @@ class Model:
         return self.layers * self.layer + 2 * self.vocabulary * self.hidden
 
 
+SIZES = {
+    "340M": Model(24, 1024, 2816, keys=1024),
+    "1.3B": Model(24, 2048, 5632, keys=2048),
+}
+"""Of the models that scaling.py measures; HGRN's four maps of a layer are as large as attention's."""
+
+
 @dataclass(frozen=True)
 class Mesh:
     """Degrees, and the windows of a micro-batch."""
@@ -53,6 +61,10 @@ class Mesh:
     tensor: int
     pipeline: int
     windows: int = 1
+
+    @property
+    def gpus(self) -> int:
+        return self.replicas * self.shards * self.tensor * self.pipeline
 
     @property
     def name(self) -> str:
@@ -105,6 +117,7 @@ def traffic(model: Model, mesh: Mesh, micro: int) -> dict[str, tuple[float, floa
     tokens = mesh.windows * model.window
     part = (mesh.shards - 1) / mesh.shards
     # With TP or stages inside a host, shards reach over hosts.
+    between = NVLINK if mesh.gpus <= HOST else NETWORK
     shard_link = NVLINK if mesh.shards * mesh.tensor <= HOST else NETWORK
     again = 1 if mesh.pipeline > 1 else micro
     fsdp = part * own * (2 * 2 * again + 4 * again)
@@ -114,25 +127,26 @@ def traffic(model: Model, mesh: Mesh, micro: int) -> dict[str, tuple[float, floa
     stages = 2 * micro * 2 * tokens * model.hidden / mesh.tensor if mesh.pipeline > 1 else 0
     return {
         "FSDP": (fsdp, fsdp / (shard_link * REACHED)),
-        "replicas": (replicas, replicas / (NETWORK * REACHED)),
+        "replicas": (replicas, replicas / (between * REACHED)),
         "TP": (tensor, tensor / (NVLINK * REACHED)),
-        "PP": (stages, stages / (NETWORK * REACHED)),
+        "PP": (stages, stages / (between * REACHED)),
     }
 
 
-def seconds(model: Model, mesh: Mesh, tokens: int) -> tuple[float, float, int]:
+def seconds(model: Model, mesh: Mesh, tokens: int, recomputed: bool = True) -> tuple[float, float, int]:
     """Return the seconds of a step, the part of them that communication adds, and the micro-batches.
 
     Args:
         model: the model.
         mesh: the mesh.
         tokens: of a step, on all GPUs.
+        recomputed: as in `memory`.
     """
     readers = mesh.replicas * mesh.shards
     micro = tokens // (readers * mesh.windows * model.window)
-    gpus = readers * mesh.tensor * mesh.pipeline
-    # The forward pass is computed twice: 8 operations a weight and token in place of 6.
-    computing = 8 * model.parameters * tokens / gpus / (PEAK * UTILIZATION)
+    # A forward pass that is computed twice makes 8 operations a weight and token of 6.
+    operations = 8 if recomputed else 6
+    computing = operations * model.parameters * tokens / mesh.gpus / (PEAK * UTILIZATION)
     sent = {kind: time for kind, (_, time) in traffic(model, mesh, micro).items()}
     # Shards and replicas travel beside computation; TP waits for every collective.
     shown = max(sent["FSDP"] + sent["replicas"] - 0.8 * computing, 0) + sent["TP"]
@@ -186,6 +200,32 @@ def report(model: Model, numbers: list[int], tokens: int) -> None:
         print(f"| {part} | {size / GIB:.1f} |")
 
 
+def times(model: Model, mesh: Mesh, tokens: int, recomputed: bool) -> float:
+    """Return how many times the speed of one GPU a mesh within a host has; the arguments are those of `seconds`."""
+    _, added, _ = seconds(model, mesh, tokens, recomputed)
+    return mesh.gpus * (1 - added)
+
+
+def within_host(numbers: list[int]) -> None:
+    """Print what the meshes of scaling.py should reach, 8 windows a step for each GPU."""
+    print("| model | GPUs | mesh | times one GPU | % sent in a step | GiB |\n" + "|" + " --- |" * 6)
+    for size, model in SIZES.items():
+        recomputed, windows = (False, 8) if size == "340M" else (True, 2)
+        for gpus in numbers:
+            shapes = [(gpus, 1, 1, 1), (1, gpus, 1, 1), (1, gpus // 2, 2, 1), (1, gpus // 2, 1, 2)]
+            shapes[2:2] = [(2, gpus // 2, 1, 1)] if gpus > 2 else []
+            for replicas, shards, tensor, pipeline in shapes:
+                mesh = Mesh(replicas, shards, tensor, pipeline, 2 if pipeline > 1 else windows * tensor)
+                tokens = 8 * model.window * gpus
+                total, _, micro = seconds(model, mesh, tokens, recomputed)
+                sent = sum(time for _, time in traffic(model, mesh, micro).values()) / total
+                held = sum(memory(model, mesh, recomputed).values()) / GIB
+                name = f"DDP {gpus}" if replicas == gpus else mesh.name
+                print(
+                    f"| {size} | {gpus} | {name} | {times(model, mesh, tokens, recomputed):.2f} | {sent:.0%} | {held:.0f} |"
+                )
+
+
 def check() -> None:
     """Compare with the published numbers of Llama 3.1 8B: FSDP on 8 and on 128 GPUs of 96 GB, two windows of 8192 each."""
     model = Model(vocabulary=128256, window=8192)
@@ -207,14 +247,18 @@ def check() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpus", default="64,128,256,512")
+    parser.add_argument("--gpus", help="numbers of GPUs; 64,128,256,512, and 2,4,8 with --host")
     parser.add_argument("--tokens", type=int, default=2**22, help="of a step")
     parser.add_argument("--check", action="store_true", help="beside published numbers")
+    parser.add_argument("--host", action="store_true", help="what scaling.py measures on the GPUs of one host")
     options = parser.parse_args()
+    numbers = [int(number) for number in (options.gpus or ("2,4,8" if options.host else "64,128,256,512")).split(",")]
     if options.check:
         check()
+    elif options.host:
+        within_host(numbers)
     else:
-        report(Model(), [int(number) for number in options.gpus.split(",")], options.tokens)
+        report(Model(), numbers, options.tokens)
 
 
 if __name__ == "__main__":

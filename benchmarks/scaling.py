@@ -11,10 +11,10 @@ takes the same windows one batch after the other ("one GPU, 4 batches"), to 1e-3
 sizes of the demonstration's experiments with the batch of one GPU on each; ``context`` is HGRN on one window of a million tokens,
 every layer computed again in the backward pass, beside one GPU on its part of it.
 
-A row says tokens (steps of input) a second over all GPUs in the middle of the run, how many times that is of one GPU, MFU as in
-architectures.py, the peak of memory on the first GPU, and from a trace of the last step how much of it the first GPU spends in
-NCCL's kernels, in all and while nothing else runs. Rows that need fewer GPUs than there are run side by side. What does not fit
-into ``--seconds`` is left out and named.
+A row says tokens (steps of input) a second over all GPUs in the middle of the run, how many times that is of one GPU, and on
+paper (paper.py, which knows no host), MFU as in architectures.py, the peak of memory on the first GPU, and from a trace of the
+last step how much of it the first GPU spends in NCCL's kernels, in all and while nothing else runs. Rows that need fewer GPUs
+than there are run side by side. What does not fit into ``--seconds`` is left out and named.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import paper
 import trainings
 from architectures import PEAK, describe, read_config
 from step import REPOSITORY, Case, Variant, write_job, write_project
@@ -98,37 +99,36 @@ def replicated(model: str, gpus: int) -> Row:
 
 def rows(gpus: int) -> list[Row]:
     """Return all rows for so many GPUs, 2, 4 or 8, the most telling first."""
-    batch = WINDOWS * gpus
-    half, quarter = gpus // 2, max(gpus // 4, 1)
+    batch, half = WINDOWS * gpus, gpus // 2
     compiled = {"enable": True, "components": ["model"]}
-    found = [Row(model, ONE, 1, {}, NETWORKS[model]) for model in ("hgrn", "transformer", "hgrn_1.3b")]
+
+    def split(name: str, kind: str, degree: int, windows: int) -> Row:
+        shards = gpus // degree
+        beside = f" x FSDP2 {shards}" if shards > 1 else ""
+        return Row("hgrn", f"{name} {degree}{beside}", gpus, {kind: degree, SHARDS: shards}, windows, batch)
+
+    found = [Row(model, ONE, 1, {}, NETWORKS[model]) for model in ("hgrn", "hgrn_1.3b", "transformer")]
     found += [Row("hgrn", f"one GPU, {gpus} batches", 1, {}, WINDOWS, batch)]
-    found += [sharded("hgrn", gpus), replicated("hgrn", gpus)]
-    if gpus > 2:
-        found += [sharded("hgrn", 2), replicated("hgrn", 2)]
-        found += [Row("hgrn", f"HSDP 2 x {half}", gpus, {REPLICAS: 2, SHARDS: half}, WINDOWS, batch)]
-        found += [
-            Row("hgrn", f"TP 2 x FSDP2 {half}", gpus, {TENSOR: 2, SHARDS: half}, 2 * WINDOWS, batch),
-            Row("hgrn", f"PP 2 x FSDP2 {half}", gpus, {PIPELINE: 2, SHARDS: half}, 2, batch),
-        ]
-    # The first step of gla takes long; meanwhile the others take what else needs one GPU.
-    found += [Row("gla", ONE, 1), Row("context", ONE, 1, {}, 1, 1, LONG // gpus)]
-    found += [
-        Row("transformer", f"one GPU, {gpus} batches", 1, {}, WINDOWS, batch),
-        *(Row(name, ONE, 1) for name in DEMO),
-    ]
-    found += [sharded("transformer", gpus), sharded("hgrn_1.3b", gpus), sharded("gla", gpus)]
-    found += [Row("context", f"CP {gpus}", gpus, {CONTEXT: gpus}, 1, 1, LONG)]
-    found += [replicated("transformer", gpus), replicated("gla", gpus)]
+    found += [sharded("hgrn", gpus), replicated("hgrn", gpus), sharded("hgrn_1.3b", gpus)]
+    found += [Row("hgrn", f"HSDP 2 x {half}", gpus, {REPLICAS: 2, SHARDS: half}, WINDOWS, batch)] if gpus > 2 else []
+    found += [split("TP", TENSOR, 2, 2 * WINDOWS), split("PP", PIPELINE, 2, 2)]
+    # The first step of gla takes long: beside it, on more than two GPUs, runs what needs one or two.
+    found += [Row("gla", ONE, 1)]
+    found += [sharded("hgrn", 2), replicated("hgrn", 2)] if gpus > 2 else []
+    found += [Row("context", ONE, 1, {}, 1, 1, LONG // gpus), *(Row(name, ONE, 1) for name in DEMO)]
+    found += [Row("transformer", f"one GPU, {gpus} batches", 1, {}, WINDOWS, batch)]
+    found += [sharded("transformer", gpus), Row("context", f"CP {gpus}", gpus, {CONTEXT: gpus}, 1, 1, LONG)]
     found += [Row(name, f"by default, {gpus}", gpus) for name in DEMO]
     found += [
         sharded("hgrn", gpus, "layer by layer", program=("-c", LAYER_BY_LAYER)),
-        Row("hgrn", f"FSDP2 {gpus}, gathered once", gpus, {SHARDS: gpus, GATHERED: "never"}, WINDOWS, batch),
+        sharded("gla", gpus),
         sharded("hgrn", gpus, "compiled", settings={"compile": compiled}),
+        Row("hgrn", f"FSDP2 {gpus}, gathered once", gpus, {SHARDS: gpus, GATHERED: "never"}, WINDOWS, batch),
+        replicated("transformer", gpus),
+        replicated("gla", gpus),
         Row("gla", f"one GPU, {gpus} batches", 1, {}, WINDOWS, batch),
-        Row("hgrn", f"TP {min(gpus, 4)}", gpus, {TENSOR: min(gpus, 4), SHARDS: quarter}, WINDOWS * min(gpus, 4), batch),
-        Row("hgrn", f"PP {min(gpus, 4)}", gpus, {PIPELINE: min(gpus, 4), SHARDS: quarter}, 2, batch),
     ]
+    found += [split("TP", TENSOR, 4, 4 * WINDOWS), split("PP", PIPELINE, 4, 2)] if gpus > 2 else []
     return found
 
 
@@ -290,9 +290,10 @@ def compared(done: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add to each row how it compares.
 
     Args:
-        done: rows; each gets ``times`` one GPU, ``share`` of as many as there are GPUs, ``mfu``, and ``off``, the largest
-            difference of a loss, where these are known.
+        done: rows; each gets ``times`` one GPU, ``predicted`` times, ``share`` of as many as there are GPUs, ``mfu``, and
+            ``off``, the largest difference of a loss, where these are known.
     """
+    planned = {(row.model, row.name, row.gpus): row for gpus in (2, 4, 8) for row in rows(gpus)}
     ones = {row["model"]: row for row in done if row["mesh"] == ONE and "per_second" in row}
     same = {(row["model"], row.get("tokens")): row for row in done if "batches" in row["mesh"] and "losses" in row}
     for row in done:
@@ -300,6 +301,9 @@ def compared(done: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if "per_second" in row and one:
             row["times"] = row["per_second"] / one["per_second"]
             row["share"] = row["times"] / row["gpus"]
+            plan = planned.get((row["model"], row["mesh"], row["gpus"]))
+            if plan and row["gpus"] > 1 and (times := predicted(plan)):
+                row["predicted"] = times
         if "operations" in row:
             row["mfu"] = row["per_second"] * row["operations"] / row["gpus"] / PEAK["H100"]
         if "losses" in row and beside and beside is not row:
@@ -307,9 +311,19 @@ def compared(done: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return done
 
 
+def predicted(row: Row) -> float | None:
+    """Return how many times one GPU a mesh of several is on paper, see paper.py; None for what that does not know."""
+    if row.model not in NETWORKS:
+        return None
+    mesh = paper.Mesh(*(row.degrees.get(degree, 1) for degree in (REPLICAS, SHARDS, TENSOR, PIPELINE)), row.windows)
+    large = row.model == "hgrn_1.3b"
+    return paper.times(paper.SIZES["1.3B" if large else "340M"], mesh, row.batch * row.length, recomputed=large)
+
+
 FORMS = {
     "per_second": ("tokens a second", "{:,.0f}", 1),
     "times": ("times one GPU", "{:.2f}", 1),
+    "predicted": ("on paper", "{:.2f}", 1),
     "share": ("% of linear", "{:.0f}", 100),
     "mfu": ("MFU %", "{:.1f}", 100),
     "memory_gib": ("GiB", "{:.1f}", 1),
