@@ -155,7 +155,12 @@ def write(folder: Path, row: Row, small: bool) -> tuple[Path, dict[str, Any] | N
     config, length = config_of(row, small), row.length // 64 if small else row.length
     torch.manual_seed(0)
     drawn = torch.randint(3, config["vocab_size"], (8 * row.batch * length,), dtype=torch.int32)
-    training = {"steps": STEPS, "local_batch_size": row.windows, "global_batch_size": row.batch, "seq_len": length}
+    training: dict[str, Any] = {
+        "steps": STEPS,
+        "local_batch_size": row.windows,
+        "global_batch_size": row.batch,
+        "seq_len": length,
+    }
     training["mixed_precision_param"] = "float32" if small else "bfloat16"
     profiling = {"enable_profiling": True, "profile_freq": STEPS, "profiler_active": 1, "profiler_warmup": 2}
     if row.model == "context":
@@ -208,8 +213,9 @@ def measure(row: Row, devices: list[int], small: bool, limit: float) -> dict[str
         found["per_second"] = tokens * (TO - FROM) / (seconds[TO] - seconds[FROM])
         parameters, operations = describe(config, row.length)
         found |= {"parameters": parameters, "operations": operations}
-        if not small:
-            found |= communication(next(folder.rglob("rank0_trace.json")))
+        # On a CPU a trace has no kernels.
+        if trace := next(folder.rglob("rank0_trace.json"), None):
+            found |= communication(trace)
         return found
 
 
@@ -315,7 +321,8 @@ def predicted(row: Row) -> float | None:
     """Return how many times one GPU a mesh of several is on paper, see paper.py; None for what that does not know."""
     if row.model not in NETWORKS:
         return None
-    mesh = paper.Mesh(*(row.degrees.get(degree, 1) for degree in (REPLICAS, SHARDS, TENSOR, PIPELINE)), row.windows)
+    replicas, shards, tensor, pipeline = (row.degrees.get(key, 1) for key in (REPLICAS, SHARDS, TENSOR, PIPELINE))
+    mesh = paper.Mesh(replicas, shards, tensor, pipeline, row.windows)
     large = row.model == "hgrn_1.3b"
     return paper.times(paper.SIZES["1.3B" if large else "340M"], mesh, row.batch * row.length, recomputed=large)
 

@@ -141,9 +141,7 @@ def _shard(model: nn.Module, layers: nn.ModuleList, parallel_dims: ParallelDims,
     }
     if training.enable_cpu_offload:
         options["offload_policy"] = CPUOffloadPolicy()
-    units = _units(layers)
-    for unit in units:
-        fully_shard(unit, **options)
+    units = [fully_shard(unit, **options) for unit in _units(layers)]
     fully_shard(model, **options)
     # Asked for a unit earlier, weights are there even where the host is late.
     for unit, later in pairwise(units):
