@@ -276,7 +276,7 @@ def run(chosen: list[Row], gpus: int, options: argparse.Namespace) -> list[dict[
                 continue
             devices = sorted(free)[: row.gpus]
             free.difference_update(devices)
-        threads.append(threading.Thread(target=work, args=(row, devices, min(left, 150))))
+        threads.append(threading.Thread(target=work, args=(row, devices, left if options.small else min(left, 150))))
         threads[-1].start()
     for thread in threads:
         thread.join()
