@@ -372,9 +372,11 @@ def picture(done: list[dict[str, Any]], path: Path) -> None:
     names = [f"{row['model']}, {row['mesh']}" for row in shown]
     axes.barh(names, [row["gpus"] for row in shown], color="#dddddd", label="as many as GPUs")
     axes.barh(names, [row["times"] for row in shown], height=0.5, color="#2a6fbb", label="measured")
+    known = [(name, row["predicted"]) for name, row in zip(names, shown, strict=True) if "predicted" in row]
+    axes.plot([times for _, times in known], [name for name, _ in known], "k|", markersize=12, label="on paper")
     axes.invert_yaxis()
     axes.set_xlabel("times the tokens a second of one GPU")
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.4, 1), ncols=3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
@@ -400,7 +402,8 @@ def main() -> None:
         if options.meshes:
             chosen = [row for row in chosen if row.name.startswith(tuple(options.meshes.split(",")))]
         done = run(chosen, options.gpus, options)
-    done = compared(done)
+    order = [*NETWORKS, "context", *DEMO]
+    done = sorted(compared(done), key=lambda row: (order.index(row["model"]), row["gpus"]))
     print(table(done))
     if options.picture:
         picture(done, options.picture)
