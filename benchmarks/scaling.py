@@ -1,220 +1,412 @@
-"""What training a large model over many GPUs needs, on paper: memory by part, communication, and the mesh to choose.
+"""Trainings on one GPU and on several of one host, by every kind of parallelism: speed, memory, communication, losses.
 
-    python benchmarks/scaling.py [--gpus 64,128,256,512] [--tokens 4194304] [--check]
+    python benchmarks/scaling.py [--gpus 4] [--only hgrn,gla,transformer,hgrn_1.3b,demo,context] [--seconds 570] [--json FILE]
+    python benchmarks/scaling.py --gpus 4 --only hgrn --small      # small models on a CPU, by gloo
+    python benchmarks/scaling.py --show FILE [--picture FILE.png]  # the tables of a file that --json wrote
 
-A model of 7B (the sizes of config/models/transformer_7b.json) on hosts of 8 GPUs of 80 GB. For each number of GPUs, meshes of
-HSDP, TP and PP are compared by the seconds of a step: operations at 40 % of the peak, plus communication that nothing hides, plus
-the pipeline's bubble. ``--check`` compares the model with what torchtitan has published of Llama 3.1 8B
-(https://github.com/pytorch/torchtitan, benchmarks/llama3_h100_202412_torchtitan.md).
+Each row is a run of the trainer as a user starts it, in bfloat16. Language models have a vocabulary of 32,000 and train on 8 x
+4096 random tokens for each GPU, so a step is larger on more GPUs. DDP, FSDP2 and HSDP share the windows out; with TP or PP a
+model is on two GPUs or more, and its windows are those of these GPUs together. The losses of a mesh must be those of one GPU that
+takes the same windows one batch after the other ("one GPU, 4 batches"), to 1e-3 in bfloat16. ``demo`` are networks of the
+sizes of the demonstration's experiments with the batch of one GPU on each; ``context`` is HGRN on one window of a million tokens,
+every layer computed again in the backward pass, beside one GPU on its part of it.
+
+A row says tokens (steps of input) a second over all GPUs in the middle of the run, how many times that is of one GPU, and on
+paper (paper.py, which knows no host), MFU as in architectures.py, the peak of memory on the first GPU, and from a trace of the
+last step how much of it the first GPU spends in NCCL's kernels, in all and while nothing else runs. Rows that need fewer GPUs
+than there are run side by side. What does not fit into ``--seconds`` is left out and named.
 """
 
 import argparse
-from dataclasses import dataclass
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-GIB = 2**30
-# Bytes a second in one direction: NVLink between the GPUs of a host, and a GPU's network card (400 Gb/s).
-NVLINK, NETWORK = 450e9, 50e9
-# Of a link, what collectives reach.
-REACHED = 0.7
-PEAK, UTILIZATION = 989e12, 0.4
-HOST = 8
-# What torch, NCCL and fragmentation take beside tensors.
-RESERVED = 5 * GIB
-MEMORY = 80e9
+import paper
+import trainings
+from architectures import PEAK, describe, read_config
+from step import REPOSITORY, Case, Variant, write_job, write_project
 
+sys.path.insert(0, str(REPOSITORY))
 
-@dataclass(frozen=True)
-class Model:
-    """Sizes of a language model with gated MLPs, and the tokens of a window."""
-
-    layers: int = 32
-    hidden: int = 4096
-    intermediate: int = 14336
-    vocabulary: int = 32000
-    keys: int = 1024
-    window: int = 4096
-
-    @property
-    def layer(self) -> int:
-        """Weights of a layer."""
-        return 2 * self.hidden * (self.hidden + self.keys) + 3 * self.hidden * self.intermediate
-
-    @property
-    def parameters(self) -> int:
-        return self.layers * self.layer + 2 * self.vocabulary * self.hidden
+WINDOWS, LENGTH, LONG = 8, 4096, 2**20
+# Ten losses; the speed is that of the steps between, and the last is traced.
+STEPS, EVERY, FROM, TO = 20, 2, 8, 16
+REPLICAS, SHARDS = "data_parallel_replicate_degree", "data_parallel_shard_degree"
+GATHERED = "fsdp_reshard_after_forward"
+TENSOR, PIPELINE, CONTEXT = (f"{kind}_parallel_degree" for kind in ("tensor", "pipeline", "context"))
 
 
 @dataclass(frozen=True)
-class Mesh:
-    """Degrees, and the windows of a micro-batch."""
+class Row:
+    """A training.
 
-    replicas: int
-    shards: int
-    tensor: int
-    pipeline: int
-    windows: int = 1
-
-    @property
-    def name(self) -> str:
-        parts = [f"HSDP {self.replicas} x {self.shards}" if self.replicas > 1 else f"FSDP {self.shards}"]
-        parts += [f"TP {self.tensor}"] if self.tensor > 1 else []
-        parts += [f"PP {self.pipeline}"] if self.pipeline > 1 else []
-        return " x ".join(parts)
-
-
-def memory(model: Model, mesh: Mesh, recomputed: bool = True) -> dict[str, float]:
-    """Return the bytes of each part on the GPU that has most.
-
-    Args:
-        model: the model.
-        mesh: the mesh.
-        recomputed: whether a layer's activations are computed again in the backward pass (activation_checkpoint.mode full).
+    Attributes:
+        model: one of `NETWORKS`.
+        name: of the mesh.
+        gpus: how many.
+        degrees: of parallelism, those that it lacks are 1, and further keys of that section.
+        windows: of a micro-batch, on each GPU that reads data of its own.
+        batch: windows of a step, over all GPUs.
+        length: tokens of a window.
+        settings: further sections of the job.
+        program: as `trainings.train` has it.
     """
-    stage = -(-model.layers // mesh.pipeline) * model.layer + 2 * model.vocabulary * model.hidden / min(
-        mesh.pipeline, 2
-    )
-    own = stage / mesh.tensor
-    tokens = mesh.windows * model.window
-    # bfloat16: inputs of both norms, of products, of what mixes, gate and up and their product.
-    of_layer = 2 * tokens * (2 * model.hidden + (4 * model.hidden + 2 * model.keys + 3 * model.intermediate))
-    layers = -(-model.layers // mesh.pipeline)
-    # The residual stream is shared out over the ranks of TP, and so is what a layer keeps.
-    kept = layers * 2 * tokens * model.hidden + of_layer if recomputed else layers * of_layer
-    waiting = mesh.pipeline  # micro-batches of the first stage in 1F1B
-    return {
-        "weights and Adam, float32": 12 * own / mesh.shards,
-        "gradients, float32": 4 * own / mesh.shards,
-        "gathered layers, bfloat16": 2 * 2 * model.layer / mesh.tensor
-        + 2 * 2 * model.vocabulary * model.hidden / mesh.tensor,
-        "gradients on their way": 4 * model.layer / mesh.tensor,
-        "activations": waiting * kept / mesh.tensor,
-        "logits of a piece": 2**28 * 2,
-        "reserved": RESERVED,
-    }
+
+    model: str
+    name: str
+    gpus: int
+    degrees: dict[str, Any] = field(default_factory=dict)
+    windows: int = WINDOWS
+    batch: int = WINDOWS
+    length: int = LENGTH
+    settings: dict[str, Any] = field(default_factory=dict)
+    program: tuple[str, ...] = ("-m", "lt25.training")
 
 
-def traffic(model: Model, mesh: Mesh, micro: int) -> dict[str, tuple[float, float]]:
-    """Return for each kind the bytes that a GPU sends in a step, and the seconds on its links.
+# The trainer, but FSDP2 gathers every layer by itself.
+LAYER_BY_LAYER = """
+import sys
+import lt25.training.__main__ as trainer
+from lt25.training import parallelize
+parallelize.UNIT = 1
+trainer.torch.set_float32_matmul_precision("high")
+sys.exit(trainer.main())
+"""
 
-    Args:
-        model: the model.
-        mesh: the mesh.
-        micro: micro-batches of a step.
-    """
-    own = model.parameters / mesh.tensor / mesh.pipeline
-    tokens = mesh.windows * model.window
-    part = (mesh.shards - 1) / mesh.shards
-    # With TP or stages inside a host, shards reach over hosts.
-    shard_link = NVLINK if mesh.shards * mesh.tensor <= HOST else NETWORK
-    again = 1 if mesh.pipeline > 1 else micro
-    fsdp = part * own * (2 * 2 * again + 4 * again)
-    replicas = 2 * 4 * own / mesh.shards * (mesh.replicas - 1) / mesh.replicas
-    # Two gathers and two sums of [tokens, hidden] a layer, forward and backward.
-    tensor = 8 * model.layers / mesh.pipeline * micro * 2 * tokens * model.hidden * (mesh.tensor - 1) / mesh.tensor
-    stages = 2 * micro * 2 * tokens * model.hidden / mesh.tensor if mesh.pipeline > 1 else 0
-    return {
-        "FSDP": (fsdp, fsdp / (shard_link * REACHED)),
-        "replicas": (replicas, replicas / (NETWORK * REACHED)),
-        "TP": (tensor, tensor / (NVLINK * REACHED)),
-        "PP": (stages, stages / (NETWORK * REACHED)),
-    }
+# A micro-batch of the larger model is smaller: all of it must fit into one GPU.
+NETWORKS = {"hgrn": WINDOWS, "gla": WINDOWS, "transformer": WINDOWS, "hgrn_1.3b": 2}
+DEMO = ("digits", "fsdd", "stdlib-lm")
+ONE = "one GPU"
 
 
-def seconds(model: Model, mesh: Mesh, tokens: int) -> tuple[float, float, int]:
-    """Return the seconds of a step, the part of them that communication adds, and the micro-batches.
-
-    Args:
-        model: the model.
-        mesh: the mesh.
-        tokens: of a step, on all GPUs.
-    """
-    readers = mesh.replicas * mesh.shards
-    micro = tokens // (readers * mesh.windows * model.window)
-    gpus = readers * mesh.tensor * mesh.pipeline
-    # The forward pass is computed twice: 8 operations a weight and token in place of 6.
-    computing = 8 * model.parameters * tokens / gpus / (PEAK * UTILIZATION)
-    sent = {kind: time for kind, (_, time) in traffic(model, mesh, micro).items()}
-    # Shards and replicas travel beside computation; TP waits for every collective.
-    shown = max(sent["FSDP"] + sent["replicas"] - 0.8 * computing, 0) + sent["TP"]
-    bubble = (mesh.pipeline - 1) / micro * computing
-    total = computing + shown + bubble
-    return total, (total - computing) / total, micro
+def sharded(model: str, gpus: int, how: str = "", **options: Any) -> Row:
+    """A training whose state is shared out over all GPUs."""
+    name = f"FSDP2 {gpus}, {how}" if how else f"FSDP2 {gpus}"
+    return Row(model, name, gpus, {SHARDS: gpus}, NETWORKS[model], WINDOWS * gpus, **options)
 
 
-def meshes(gpus: int) -> list[Mesh]:
-    """Return the meshes that are compared: TP inside a host, shards inside a host or over all."""
-    found = []
-    for tensor in (1, 2, 4, 8):
-        for pipeline in (1, 2, 4):
-            left = gpus // (tensor * pipeline)
-            for shards in {left, max(HOST // tensor, 1), 32 // tensor}:
-                if 1 < shards <= left and left % shards == 0:
-                    found += [Mesh(left // shards, shards, tensor, pipeline, windows) for windows in (1, 2, 4)]
+def replicated(model: str, gpus: int) -> Row:
+    """A training whose model is on every GPU."""
+    return Row(model, f"DDP {gpus}", gpus, {REPLICAS: gpus}, NETWORKS[model], WINDOWS * gpus)
+
+
+def rows(gpus: int) -> list[Row]:
+    """Return all rows for so many GPUs, 2, 4 or 8, the most telling first."""
+    batch, half = WINDOWS * gpus, gpus // 2
+    compiled = {"enable": True, "components": ["model"]}
+
+    def split(name: str, kind: str, degree: int, windows: int) -> Row:
+        shards = gpus // degree
+        beside = f" x FSDP2 {shards}" if shards > 1 else ""
+        return Row("hgrn", f"{name} {degree}{beside}", gpus, {kind: degree, SHARDS: shards}, windows, batch)
+
+    found = [Row(model, ONE, 1, {}, NETWORKS[model]) for model in ("hgrn", "hgrn_1.3b", "transformer")]
+    found += [Row("hgrn", f"one GPU, {gpus} batches", 1, {}, WINDOWS, batch)]
+    found += [sharded("hgrn", gpus), replicated("hgrn", gpus), sharded("hgrn_1.3b", gpus)]
+    found += [Row("hgrn", f"HSDP 2 x {half}", gpus, {REPLICAS: 2, SHARDS: half}, WINDOWS, batch)] if gpus > 2 else []
+    found += [split("TP", TENSOR, 2, 2 * WINDOWS), split("PP", PIPELINE, 2, 2)]
+    # The first step of gla takes long: beside it, on more than two GPUs, runs what needs one or two.
+    found += [Row("gla", ONE, 1)]
+    found += [sharded("hgrn", 2), replicated("hgrn", 2)] if gpus > 2 else []
+    found += [Row("context", ONE, 1, {}, 1, 1, LONG // gpus), *(Row(name, ONE, 1) for name in DEMO)]
+    found += [Row("transformer", f"one GPU, {gpus} batches", 1, {}, WINDOWS, batch)]
+    found += [sharded("transformer", gpus), Row("context", f"CP {gpus}", gpus, {CONTEXT: gpus}, 1, 1, LONG)]
+    found += [Row(name, f"by default, {gpus}", gpus) for name in DEMO]
+    found += [
+        sharded("hgrn", gpus, "layer by layer", program=("-c", LAYER_BY_LAYER)),
+        sharded("gla", gpus),
+        sharded("hgrn", gpus, "compiled", settings={"compile": compiled}),
+        Row("hgrn", f"FSDP2 {gpus}, gathered once", gpus, {SHARDS: gpus, GATHERED: "never"}, WINDOWS, batch),
+        replicated("transformer", gpus),
+        replicated("gla", gpus),
+        Row("gla", f"one GPU, {gpus} batches", 1, {}, WINDOWS, batch),
+    ]
+    found += [split("TP", TENSOR, 4, 4 * WINDOWS), split("PP", PIPELINE, 4, 2)] if gpus > 2 else []
     return found
 
 
-def choose(model: Model, gpus: int, tokens: int) -> list[tuple[float, float, int, Mesh]]:
-    """Return the meshes whose memory suffices, the fastest first, with what `seconds` says."""
-    fitting = []
-    for mesh in meshes(gpus):
-        step = mesh.replicas * mesh.shards * mesh.windows * model.window
-        if tokens % step == 0 and sum(memory(model, mesh).values()) < 0.95 * MEMORY:
-            fitting.append((*seconds(model, mesh, tokens), mesh))
-    return sorted(fitting, key=lambda found: found[0])
+def config_of(row: Row, small: bool) -> dict[str, Any]:
+    """Return the fields of a row's config.json."""
+    if row.model in ("gla", "transformer") or small:
+        return read_config("hgrn" if row.model in ("hgrn_1.3b", "context") else row.model, "lt25", small)
+    config = read_config("hgrn", "lt25", small)
+    if row.model == "hgrn_1.3b":
+        config["hidden_size"] = json.loads((REPOSITORY / "config/models/hgrn_1.3b.json").read_text())["hidden_size"]
+    return {**config, "use_short_conv": True, "vocab_size": 1024} if row.model == "context" else config
 
 
-def report(model: Model, numbers: list[int], tokens: int) -> None:
-    """Print the tables of docs/scaling.md."""
-    print(f"{model.parameters / 1e9:.2f} billion weights, {tokens:,} tokens a step\n")
-    print(
-        "| GPUs | mesh | windows x micro-batches | GiB | GB sent: FSDP, replicas, TP, PP | step s | added by communication |"
-    )
-    print("|" + " --- |" * 7)
-    for gpus in numbers:
-        best = choose(model, gpus, tokens)
-        shown = [best[0], *(found for found in best if found[3].tensor > 1)][:2]
-        shown += [found for found in best if found[3].pipeline > 1][:1]
-        for total, share, micro, mesh in shown:
-            held = sum(memory(model, mesh).values()) / GIB
-            sent = ", ".join(f"{size / 1e9:.0f}" for size, _ in traffic(model, mesh, micro).values())
-            print(
-                f"| {gpus} | {mesh.name} | {mesh.windows} x {micro} | {held:.0f} | {sent} | {total:.2f} | {share:.0%} |"
-            )
-    best = choose(model, numbers[0], tokens)[0][3]
-    print(f"\n| {best.name} on {numbers[0]} GPUs | GiB |\n| --- | --- |")
-    for part, size in memory(model, best).items():
-        print(f"| {part} | {size / GIB:.1f} |")
+def write(folder: Path, row: Row, small: bool) -> tuple[Path, dict[str, Any] | None]:
+    """Write a row's data and job; return the job's file, and the config of a language model of `NETWORKS`."""
+    import torch
+
+    metrics = {"log_freq": EVERY}
+    if row.model in DEMO:
+        case, task, base, steps = demo(row.model)
+        settings = {"training": {"mixed_precision_param": "bfloat16"}, "optimizer": {"lr": 1e-3}}
+        steps = STEPS if small else steps
+        return write_project(folder, case, steps, Variant(task, settings, base)), None
+    config, length = config_of(row, small), row.length // 64 if small else row.length
+    torch.manual_seed(0)
+    drawn = torch.randint(3, config["vocab_size"], (8 * row.batch * length,), dtype=torch.int32)
+    training: dict[str, Any] = {
+        "steps": STEPS,
+        "local_batch_size": row.windows,
+        "global_batch_size": row.batch,
+        "seq_len": length,
+    }
+    training["mixed_precision_param"] = "float32" if small else "bfloat16"
+    profiling = {"enable_profiling": True, "profile_freq": STEPS, "profiler_active": 1, "profiler_warmup": 2}
+    if row.model == "context":
+        training |= {"steps": 8, "varlen": False}
+        metrics, profiling = {"log_freq": 2}, {"enable_profiling": False}
+    settings = {"training": training, "optimizer": {"lr": 1e-4}, "metrics": metrics, "profiling": profiling}
+    if row.model in ("context", "hgrn_1.3b"):
+        settings["activation_checkpoint"] = {"mode": "full"}
+    degrees = {REPLICAS: 1, SHARDS: 1, TENSOR: 1, PIPELINE: 1, CONTEXT: 1} | row.degrees
+    settings = {**settings, **row.settings, "parallelism": degrees}
+    tensors = {"inputs": drawn, "input_offsets": torch.tensor([0, len(drawn)])}
+    return write_job(folder, "language_modeling", tensors, config, settings), config
 
 
-def check() -> None:
-    """Compare with the published numbers of Llama 3.1 8B: FSDP on 8 and on 128 GPUs of 96 GB, two windows of 8192 each."""
-    model = Model(vocabulary=128256, window=8192)
-    state = {gpus: 16 * model.parameters / gpus / GIB for gpus in (8, 128)}
-    print(f"weights: {model.parameters / 1e9:.2f} billion (published: 8.03)")
-    print(f"GiB that 128 GPUs save beside 8: {state[8] - state[128]:.1f} (published: 82.4 - 67.0 = 15.4)")
-    attention = 6 * model.layers * model.hidden * model.window
-    for gpus, published in ((8, 5762), (128, 5605)):
-        mesh = Mesh(1, gpus, 1, 1, 2)
-        tokens = gpus * 2 * model.window
-        sent = traffic(model, mesh, 1)["FSDP"][1]
-        busy = (6 * model.parameters + attention) * tokens / gpus / PEAK
-        at_33 = busy / 0.33
-        print(
-            f"{gpus} GPUs at 33 % of the peak: {tokens / gpus / at_33:,.0f} tokens/s a GPU (published: {published:,} at 33 %); "
-            f"FSDP sends for {sent:.2f} s of a step of {at_33:.2f} s"
-        )
+def demo(name: str) -> tuple[Case, str, dict[str, Any], int]:
+    """Return size, task, further fields of the model, and steps of one of the demonstration's experiments."""
+    if name == "digits":
+        case = Case(hidden=64, layers=4, batch=64, steps=64, channels=1, classes=10)
+        return case, "classification", _base("hgrn_classifier_tiny"), 900
+    if name == "fsdd":
+        case = Case(hidden=128, layers=4, batch=32, steps=50, channels=40, classes=20, labels=5)
+        return case, "speech_recognition", _base("hgrn_ctc_tiny"), 900
+    case = Case(hidden=256, layers=3, batch=4, steps=256, channels=0, classes=2048)
+    return case, "language_modeling", _base("hgrn_lm_tiny"), 900
+
+
+def _base(name: str) -> dict[str, Any]:
+    fields = json.loads((REPOSITORY / "config" / "models" / f"{name}.json").read_text())
+    left_out = ("model_type", "architectures", "dropout", "hidden_size", "num_hidden_layers", "vocab_size")
+    return {key: value for key, value in fields.items() if key not in left_out}
+
+
+def measure(row: Row, devices: list[int], small: bool, limit: float) -> dict[str, Any]:
+    """Run a row; return what is measured, or an error."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        job, config = write(folder, row, small)
+        degrees = {} if row.model in DEMO else row.degrees
+        try:
+            records, _ = trainings.train(job, row.gpus, degrees, limit, None if small else devices, row.program)
+        except trainings.Failed as error:
+            return {"error": str(error)}
+        found: dict[str, Any] = {"memory_gib": max(record["memory_gib"] for record in records)}
+        found["losses"] = [record["loss"] for record in records]
+        if config is None or row.model == "context":
+            found["per_second"] = records[-1]["positions_per_second"]
+            return found
+        seconds = {record["step"]: record["seconds"] for record in records}
+        tokens = row.batch * (row.length // 64 if small else row.length)
+        found["per_second"] = tokens * (TO - FROM) / (seconds[TO] - seconds[FROM])
+        parameters, operations = describe(config, row.length)
+        found |= {"parameters": parameters, "operations": operations}
+        # On a CPU a trace has no kernels.
+        if trace := next(folder.rglob("rank0_trace.json"), None):
+            found |= communication(trace)
+        return found
+
+
+def communication(trace: Path) -> dict[str, float]:
+    """Return which part of the traced time NCCL's kernels run: in all, ``nccl``, and with nothing beside them, ``exposed``."""
+    events = [event for event in json.loads(trace.read_text())["traceEvents"] if event.get("cat") == "kernel"]
+    spans = {True: [], False: []}
+    for event in events:
+        spans["nccl" in event["name"].lower()].append((event["ts"], event["ts"] + event["dur"]))
+    everything = union(spans[True] + spans[False])
+    if not everything:
+        return {}
+    whole = everything[-1][1] - everything[0][0]
+    busy = sum(end - begin for begin, end in everything)
+    alone = busy - sum(end - begin for begin, end in union(spans[False]))
+    sending = sum(end - begin for begin, end in union(spans[True]))
+    return {"nccl": sending / whole, "exposed": alone / whole, "idle": 1 - busy / whole, "kernels": len(events)}
+
+
+def union(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the union of intervals, as intervals that do not meet."""
+    found: list[tuple[float, float]] = []
+    for begin, end in sorted(spans):
+        if found and begin <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((begin, end))
+    return found
+
+
+def run(chosen: list[Row], gpus: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run rows, each as soon as there are GPUs for it, and write what is known after each."""
+    end, free, done = time.perf_counter() + options.seconds, set(range(gpus)), []
+    ready = threading.Condition()
+
+    def work(row: Row, devices: list[int], limit: float) -> None:
+        started = time.perf_counter()
+        found = {"model": row.model, "mesh": row.name, "gpus": row.gpus, "tokens": row.batch * row.length}
+        try:
+            found |= measure(row, devices, options.small, limit)
+        except Exception as error:
+            found["error"] = f"{type(error).__name__}: {error}"[:300]
+        found["took_s"] = round(time.perf_counter() - started, 1)
+        with ready:
+            free.update(devices)
+            done.append(found)
+            keep(done, options)
+            print(line(found), flush=True)
+            ready.notify()
+
+    threads = []
+    for row in chosen:
+        with ready:
+            ready.wait_for(lambda row=row: len(free) >= row.gpus)
+            left = end - time.perf_counter()
+            if left < 20:
+                done.append({"model": row.model, "mesh": row.name, "gpus": row.gpus, "error": "left out: no time left"})
+                continue
+            devices = sorted(free)[: row.gpus]
+            free.difference_update(devices)
+        threads.append(threading.Thread(target=work, args=(row, devices, left if options.small else min(left, 150))))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+    keep(done, options)
+    return done
+
+
+def keep(done: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Write the rows so far."""
+    if options.json:
+        draft = options.json.with_suffix(".part")
+        draft.write_text(json.dumps(done, indent=1) + "\n")
+        draft.replace(options.json)
+
+
+def compared(done: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add to each row how it compares.
+
+    Args:
+        done: rows; each gets ``times`` one GPU, ``predicted`` times, ``share`` of as many as there are GPUs, ``mfu``, and
+            ``off``, the largest difference of a loss, where these are known.
+    """
+    planned = {(row.model, row.name, row.gpus): row for gpus in (2, 4, 8) for row in rows(gpus)}
+    ones = {row["model"]: row for row in done if row["mesh"] == ONE and "per_second" in row}
+    same = {(row["model"], row.get("tokens")): row for row in done if "batches" in row["mesh"] and "losses" in row}
+    for row in done:
+        one, beside = ones.get(row["model"]), same.get((row["model"], row.get("tokens")))
+        if "per_second" in row and one:
+            row["times"] = row["per_second"] / one["per_second"]
+            row["share"] = row["times"] / row["gpus"]
+            plan = planned.get((row["model"], row["mesh"], row["gpus"]))
+            if plan and row["gpus"] > 1 and (times := predicted(plan)):
+                row["predicted"] = times
+        if "operations" in row:
+            row["mfu"] = row["per_second"] * row["operations"] / row["gpus"] / PEAK["H100"]
+        if "losses" in row and beside and beside is not row:
+            row["off"] = max(abs(a - b) for a, b in zip(row["losses"], beside["losses"], strict=True))
+    return done
+
+
+def predicted(row: Row) -> float | None:
+    """Return how many times one GPU a mesh of several is on paper, see paper.py; None for what that does not know."""
+    if row.model not in NETWORKS:
+        return None
+    replicas, shards, tensor, pipeline = (row.degrees.get(key, 1) for key in (REPLICAS, SHARDS, TENSOR, PIPELINE))
+    mesh = paper.Mesh(replicas, shards, tensor, pipeline, row.windows)
+    large = row.model == "hgrn_1.3b"
+    return paper.times(paper.SIZES["1.3B" if large else "340M"], mesh, row.batch * row.length, recomputed=large)
+
+
+FORMS = {
+    "per_second": ("tokens a second", "{:,.0f}", 1),
+    "times": ("times one GPU", "{:.2f}", 1),
+    "predicted": ("on paper", "{:.2f}", 1),
+    "share": ("% of linear", "{:.0f}", 100),
+    "mfu": ("MFU %", "{:.1f}", 100),
+    "memory_gib": ("GiB", "{:.1f}", 1),
+    "nccl": ("NCCL %", "{:.0f}", 100),
+    "exposed": ("alone %", "{:.0f}", 100),
+    "idle": ("idle %", "{:.0f}", 100),
+    "off": ("loss off by", "{:.1g}", 1),
+}
+
+
+def line(row: dict[str, Any]) -> str:
+    """Return a row as one line."""
+    shown = [f"{form.format(row[key] * scale)} {title}" for key, (title, form, scale) in FORMS.items() if key in row]
+    shown += [row["error"]] if "error" in row else []
+    return f"{row['model']:<12} {row['mesh']:<22} {', '.join(shown)} ({row.get('took_s', 0)} s)"
+
+
+def table(done: list[dict[str, Any]]) -> str:
+    """Return rows in Markdown."""
+    lines = ["| model | mesh | " + " | ".join(title for title, _, _ in FORMS.values()) + " |"]
+    lines += ["| --- | --- |" + " ---: |" * len(FORMS)]
+    for row in done:
+        cells = [form.format(row[key] * scale) if key in row else "" for key, (_, form, scale) in FORMS.items()]
+        if "error" in row:
+            cells[0] = row["error"]
+        lines.append(f"| {row['model']} | {row['mesh']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def picture(done: list[dict[str, Any]], path: Path) -> None:
+    """Draw how many times one GPU each mesh of the language models is, beside as many as there are GPUs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    shown = [row for row in done if "times" in row and row["gpus"] > 1 and row["model"] not in DEMO]
+    figure, axes = plt.subplots(figsize=(7, 0.32 * len(shown) + 0.8))
+    names = [f"{row['model']}, {row['mesh']}" for row in shown]
+    axes.barh(names, [row["gpus"] for row in shown], color="#dddddd", label="as many as GPUs")
+    axes.barh(names, [row["times"] for row in shown], height=0.5, color="#2a6fbb", label="measured")
+    known = [(name, row["predicted"]) for name, row in zip(names, shown, strict=True) if "predicted" in row]
+    axes.plot([times for _, times in known], [name for name, _ in known], "k|", markersize=12, label="on paper")
+    axes.invert_yaxis()
+    axes.set_xlabel("times the tokens a second of one GPU")
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.4, 1), ncols=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpus", default="64,128,256,512")
-    parser.add_argument("--tokens", type=int, default=2**22, help="of a step")
-    parser.add_argument("--check", action="store_true", help="beside published numbers")
+    parser.add_argument("--gpus", type=int, default=2, choices=(2, 4, 8))
+    parser.add_argument("--only", help="models, with commas between")
+    parser.add_argument("--meshes", help="what the names of meshes begin with, with commas between")
+    parser.add_argument("--seconds", type=float, default=570, help="time for everything")
+    parser.add_argument("--small", action="store_true", help="small models, in float32, on a CPU")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--show", type=Path, help="a file of --json, to print its tables")
+    parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
-    if options.check:
-        check()
+    if options.show:
+        done = json.loads(options.show.read_text())
     else:
-        report(Model(), [int(number) for number in options.gpus.split(",")], options.tokens)
+        chosen = rows(options.gpus)
+        if options.only:
+            chosen = [row for row in chosen if row.model in options.only.split(",")]
+        if options.meshes:
+            chosen = [row for row in chosen if row.name.startswith(tuple(options.meshes.split(",")))]
+        done = run(chosen, options.gpus, options)
+    order = [*NETWORKS, "context", *DEMO]
+    done = sorted(compared(done), key=lambda row: (order.index(row["model"]), row["gpus"]))
+    print(table(done))
+    if options.picture:
+        picture(done, options.picture)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import json, os, sys
 from lt25.launch import plan
 from lt25.training.processes import run
 launch = plan(json.loads(sys.argv[1]))
-command = [sys.executable, "-m", "lt25.training", "--job.config_file", sys.argv[2]]
+command = [sys.executable, *sys.argv[3:], "--job.config_file", sys.argv[2]]
 sys.exit(run(launch, command, {**os.environ, **launch.environment()}))
 """
 
@@ -25,7 +25,14 @@ class Failed(Exception):
     """A training that ended with an error or not in time; its message is one line."""
 
 
-def train(job: Path, gpus: int, parallelism: Mapping[str, int], limit: float) -> tuple[list[dict[str, Any]], str]:
+def train(
+    job: Path,
+    gpus: int,
+    parallelism: Mapping[str, int],
+    limit: float,
+    devices: Iterable[int] | None = None,
+    program: Iterable[str] = ("-m", "lt25.training"),
+) -> tuple[list[dict[str, Any]], str]:
     """Run a job.
 
     Args:
@@ -33,6 +40,8 @@ def train(job: Path, gpus: int, parallelism: Mapping[str, int], limit: float) ->
         gpus: how many.
         parallelism: degrees, as in the job.
         limit: seconds.
+        devices: the numbers of the GPUs; None for the first.
+        program: arguments of Python, before those of the trainer.
 
     Returns:
         The records of the run's metrics, one for each logged step, and what it printed.
@@ -41,10 +50,11 @@ def train(job: Path, gpus: int, parallelism: Mapping[str, int], limit: float) ->
         Failed: if it did not end well, or not within the limit.
     """
     path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    visible = {} if devices is None else {"CUDA_VISIBLE_DEVICES": ",".join(map(str, devices))}
     process = subprocess.Popen(
-        [sys.executable, "-c", _START, json.dumps(dict(parallelism)), job.name],
+        [sys.executable, "-c", _START, json.dumps(dict(parallelism)), job.name, *program],
         cwd=job.parent,
-        env={**os.environ, "NGPU": str(gpus), "PYTHONPATH": path},
+        env={**os.environ, **visible, "NGPU": str(gpus), "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -3,6 +3,7 @@ replicas."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from types import TracebackType
 from typing import Any
 
@@ -25,6 +26,8 @@ from lt25.training.tensor import split
 STATE_BYTES = 16
 # Elements of the sums of gradients that are on their way together: 100 MiB of float32.
 BUCKET = 25 * 2**20
+# Elements of the layers whose shards are gathered together: 64 MiB of bfloat16. Fewer gatherings are less work for the host.
+UNIT = 32 * 2**20
 
 # Ranks whose batches differ in shape replay a graph and run as usual in one and the same step. NCCL registers the buffers of what
 # is recorded, for which all ranks would have to record at the same time.
@@ -137,9 +140,11 @@ def _shard(model: nn.Module, layers: nn.ModuleList, parallel_dims: ParallelDims,
     }
     if training.enable_cpu_offload:
         options["offload_policy"] = CPUOffloadPolicy()
-    for layer in layers:
-        fully_shard(layer, **options)
+    units = [fully_shard(unit, **options) for unit in _units(layers)]
     fully_shard(model, **options)
+    # Asked for a unit earlier, weights are there even where the host is late.
+    for unit, later in pairwise(units):
+        unit[0].set_modules_to_forward_prefetch([later[0]])
     for module in model.modules():
         if isinstance(module, FSDPModule):
             # The loss is already divided by the labels of all ranks.
@@ -147,6 +152,19 @@ def _shard(model: nn.Module, layers: nn.ModuleList, parallel_dims: ParallelDims,
             if DEVICE_TYPE == "cpu":
                 # gloo has no reduction that multiplies beforehand.
                 module.set_force_sum_reduction_for_comms(True)
+
+
+def _units(layers: Iterable[nn.Module]) -> list[list[nn.Module]]:
+    """Return the layers in runs that are gathered together, each of `UNIT` elements at least, unless the layers end before."""
+    units: list[list[nn.Module]] = []
+    size = UNIT
+    for layer in layers:
+        if size >= UNIT:
+            units.append([])
+            size = 0
+        units[-1].append(layer)
+        size += sum(parameter.numel() for parameter in layer.parameters())
+    return units
 
 
 class GradientSum:

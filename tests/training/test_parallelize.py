@@ -143,3 +143,9 @@ def test_sums_over_one_process_are_its_gradients(group, half, bucket):
         assert expected[0] is found[0] is None
         for one, other in zip(expected[1:], found[1:], strict=True):
             torch.testing.assert_close(other, one, rtol=0, atol=0)
+
+
+def test_small_layers_are_gathered_together(monkeypatch):
+    monkeypatch.setattr(parallelize, "UNIT", 20)
+    layers = [nn.Linear(size, 1, bias=False) for size in (8, 8, 8, 30, 8)]
+    assert parallelize._units(layers) == [layers[:3], layers[3:4], layers[4:]]
