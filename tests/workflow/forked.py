@@ -37,9 +37,23 @@ PRELOADED = (
     "lt25.evaluation.run",
     "lt25.report.page",
     *(f"lt25.{stage}.{task}" for stage in ("data", "evaluation", "report") for task in TASKS),
+    "jsonschema",
+    "matplotlib.backends.backend_svg",
+    *(f"lt25.ops.backends.numba_{kind}" for kind in ("conv", "dropout", "mix", "rows", "scan", "step")),
+    "pyarrow.dataset",
+    "sklearn.metrics",
+    "tyro",
+    "typeguard",
     "snakemake.cli",
-    "dvc.cli",
+    "snakemake.report",
+    "dvc.cli.parser",
     "dvc.repo",
+    "dvc.analytics",
+    "dvc.data_cloud",
+    "networkx",
+    "ruamel.yaml",
+    "scmrepo.git",
+    "smart_open",
 )
 COMMANDS = ("lt25", "snakemake", "dvc")
 # What `python -m` forks too: as these the commands start one another.
@@ -117,8 +131,12 @@ def commands() -> Path:
 
 def _serve(listener: socket.socket) -> dict[str, Any]:
     """Fork a process for each command that is asked for, until the process of the tests is gone; return in each, as that one."""
+    import numba
+
     for module in PRELOADED:
         importlib.import_module(module)
+    # Numba sets its compiler up for the first function.
+    numba.njit(lambda number: number)(1)
     # Threads are not forked, and a lock that one of them holds would never be free again; jemalloc, of pyarrow, sees to its own.
     threads = {task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")} - {"jemalloc_bg_thd"}
     assert len(threads) == 1, f"a module has started threads: {threads}"
