@@ -123,7 +123,8 @@ def tiny(root: Path, task: str, name: str = "tiny", **sections) -> Experiment:
 def environment(**extra: str) -> dict[str, str]:
     """Return the environment of a test's trainer: one thread, no accelerator, nothing sent anywhere."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
-    return {**kept, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY), **extra}
+    own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY), "DVC_NO_ANALYTICS": "1"}
+    return {**kept, **own, **extra}
 
 
 # Every test trains in processes of its own, which are forked from one that has imported everything: a second instead of ten.

@@ -1,17 +1,11 @@
-"""Tiny chains of the three tasks, and lt25's commands as processes that are forked from one which has imported everything."""
+"""Tiny chains of the three tasks."""
 
 import json
-import multiprocessing
-import os
 import shutil
-import sys
-import threading
-from multiprocessing.connection import wait
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
-import torch
 from safetensors.torch import load_file
 
 from tests import tiny
@@ -19,54 +13,11 @@ from tests.workflow import chain
 
 EXPERIMENTS = chain.EXPERIMENTS
 
-# A process's status can be read once, and starting one reads that of all others: where threads did so at the same time, the later
-# would be told 255.
-_status = threading.Lock()
-
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(
-    [
-        "lt25.training.__main__",
-        "lt25.checkpoints.convert",
-        "lt25.evaluation.run",
-        "lt25.report.page",
-        "lt25.data.prepare",
-        *(f"lt25.{stage}.{task}" for stage in ("data", "evaluation", "report") for task in EXPERIMENTS.values()),
-    ]
-)
-
-
-def _command(root: Path, arguments: list[str], output: Path) -> None:
-    os.environ.clear()
-    os.environ.update(tiny.environment())
-    os.chdir(root)
-    opened = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for descriptor in (1, 2):
-        os.dup2(opened, descriptor)
-    torch.set_num_threads(1)
-    from lt25 import cli
-    from lt25.training.__main__ import main
-
-    def start_trainer(_: str, command: list[str], environment: dict[str, str]) -> None:
-        os.environ.update(environment)
-        sys.exit(main(command[3:]))
-
-    os.execve = start_trainer
-    sys.exit(cli.main(arguments))
-
 
 def lt25(root: Path, *arguments: str) -> SimpleNamespace:
     """Run a command in a project; return its ``returncode`` and what it printed, ``output``."""
-    output = root / "output.txt"
-    process = _forks.Process(target=_command, args=(root, list(arguments), output))
-    with _status:
-        process.start()
-    wait([process.sentinel], timeout=300)
-    with _status:
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-    return SimpleNamespace(returncode=process.exitcode, output=output.read_text(errors="replace"))
+    done = chain.run(root, "lt25", *arguments)
+    return SimpleNamespace(returncode=done.returncode, output=done.stdout)
 
 
 STAGES = ("download", "prepare", "configure", "train", "export", "evaluate", "report")

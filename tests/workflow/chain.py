@@ -11,6 +11,7 @@ import yaml
 
 from tests import tiny
 from tests.data import make
+from tests.workflow.forked import commands
 
 EXPERIMENTS = {"digits": "classification", "spoken-digits": "speech_recognition", "stdlib-lm": "language_modeling"}
 NOTHING = "Nothing to be done"
@@ -115,15 +116,15 @@ def hand_on(root: Path, clone: Path, **extra: str) -> Path:
 
 def run(root: Path, *command: str, **extra: str) -> subprocess.CompletedProcess:
     """Run a command of the environment that runs the tests, in the project; its output is in ``stdout``."""
-    tool = Path(sys.executable).parent / command[0]
-    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    path = f"{commands()}:{Path(sys.executable).parent}:/usr/bin:/bin"
     return subprocess.run(
-        [str(tool) if tool.exists() else command[0], *command[1:]],
+        [shutil.which(command[0], path=path) or command[0], *command[1:]],
         cwd=root,
         env=tiny.environment(PATH=path, **extra),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="replace",
         timeout=1800,
     )
 

@@ -35,9 +35,20 @@ def built(tmp_path_factory):
     return root
 
 
-def test_every_stage_has_left_what_its_contract_says(built):
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A project that the installed commands have built: elsewhere those of the tests are forked from a process."""
+    root = chain.project(tmp_path_factory.mktemp("installed"))
+    process = start(root)
+    assert process.wait(timeout=600) == 0, (root / "said").read_text()
+    return root
+
+
+@pytest.mark.parametrize("project", ["built", "installed"])
+def test_every_stage_has_left_what_its_contract_says(project, request):
+    root = request.getfixturevalue(project)
     for name, task in chain.EXPERIMENTS.items():
-        results = built / "results" / name
+        results = root / "results" / name
         marker = json.loads((results / "train.json").read_text())
         assert (marker["task"], marker["steps"]) == (task, 6)
         for file in (
@@ -53,13 +64,13 @@ def test_every_stage_has_left_what_its_contract_says(built):
         metrics = json.loads((results / "evaluation" / "metrics.json").read_text())
         assert metrics["step"] == 6
         assert set(metrics["splits"]) == {"validation", "test"}
-    page = (built / "results" / "report.html").read_text()
+    page = (root / "results" / "report.html").read_text()
     for name in chain.EXPERIMENTS:
         assert name in page
     assert 'src="http' not in page
     assert "@import" not in page
-    assert list((built / "results" / "logs").rglob("*.log"))
-    assert list((built / "results" / "benchmarks").rglob("*.tsv"))
+    assert list((root / "results" / "logs").rglob("*.log"))
+    assert list((root / "results" / "benchmarks").rglob("*.tsv"))
 
 
 def test_secrets_of_the_environment_and_of_dvc_stay_where_they_are(built):
