@@ -98,6 +98,7 @@ class Experiment:
         decisive: those of them that decide where training arrives, and so make a variant with results of its own.
         swept: the keys of which the file has a list, if it is a sweep's; their values here are among ``decisive``.
         augment: what is done to training examples at random, resolved.
+        halving: when the worse settings of its sweep stop, ``rungs`` and ``eta``; None: they do not.
         further: datasets that are read besides; what is held out of them is held out together.
         probabilities: of the dataset and of each further one, that a training example is of it; they add up to one.
     """
@@ -117,6 +118,7 @@ class Experiment:
     decisive: dict[str, Any] = field(default_factory=dict)
     swept: tuple[str, ...] = ()
     augment: dict[str, Any] = field(default_factory=dict)
+    halving: dict[str, Any] | None = None
     further: tuple[Dataset, ...] = ()
     probabilities: tuple[float, ...] = (1.0,)
 
@@ -148,6 +150,7 @@ class Experiment:
             "init_from": self.init_from,
             "evaluation": self.evaluation,
             **self.job,
+            **({"halving": self.halving} if self.halving else {}),
         }
         origins = dict(self.origins)
         stats = self.processed_dir / "stats.json"
@@ -516,6 +519,7 @@ def _load(
         decisive=decisive,
         swept=tuple(swept),
         augment=values["augment"],
+        halving=values.get("halving"),
         further=datasets[1:],
         probabilities=probabilities,
     )
@@ -523,6 +527,7 @@ def _load(
         lambda: _check_data(experiment, where),
         lambda: _check_model(experiment, base, where),
         lambda: _check_job(experiment, where),
+        lambda: _check_halving(experiment, where),
         lambda: _check_start(experiment, (*descendants, path.stem)),
     ):
         with mistakes:
@@ -731,7 +736,7 @@ def _names(split: str | list[str]) -> list[str]:
 
 
 def _check_overrides(overrides: Mapping[str, Any]) -> None:
-    sections = [name for name, key in EXPERIMENT.items() if key.type == "object"]
+    sections = [name for name, key in EXPERIMENT.items() if key.type == "object" and name != "halving"]
     for key in overrides:
         if (section := key.split(".")[0]) not in sections:
             hint = suggestion(section, sections, "docs/training.md")
@@ -892,6 +897,38 @@ def _check_job(experiment: Experiment, where: str) -> None:
             )
     if not experiment.job["checkpoint"]["enable"] and keep == "best":
         raise UserError(f"{where}: checkpoint.keep: best needs checkpoint.enable: set it to true")
+
+
+def _check_halving(experiment: Experiment, where: str) -> None:
+    """Check that validation measures every run of a sweep at its rungs, by numbers that can be compared."""
+    if experiment.halving is None:
+        return
+    rungs, freq = experiment.halving["rungs"], experiment.job["validation"]["freq"]
+    varied = [key for key in experiment.swept if key != sweeps.SEED]
+    if not varied:
+        raise UserError(
+            f"{where}: halving: chooses among the settings of a sweep, and there is one alone: give another key than "
+            f"{sweeps.SEED} several values, or remove the section"
+        )
+    if rungs != sorted(set(rungs)) or rungs[-1] >= experiment.job["training"]["steps"]:
+        raise UserError(
+            f"{where}: halving.rungs: found {json.dumps(rungs)}, expected steps in ascending order, each less than "
+            f"training.steps, {experiment.job['training']['steps']}"
+        )
+    if not freq or (off := next((rung for rung in rungs if rung % freq), None)):
+        found = f"no validation after step {off}" if freq else "no validation"
+        raise UserError(
+            f"{where}: halving.rungs: validation decides, and there is {found}: set validation.freq to a number of steps that "
+            "divides each rung"
+        )
+    if not experiment.job["checkpoint"]["enable"]:
+        raise UserError(f"{where}: halving: training goes on from checkpoints: set checkpoint.enable to true")
+    prepared = next((key for key in varied if key.startswith("prepare.")), None)
+    if prepared and TASKS[experiment.task].main_input == "input_ids":
+        raise UserError(
+            f"{where}: halving: compares the loss of a token, which {prepared} makes another thing: give it one value, or remove "
+            "the section"
+        )
 
 
 def _check_start(experiment: Experiment, chain: tuple[str, ...]) -> None:

@@ -21,6 +21,9 @@ from lt25.errors import UserError
 from lt25.models import families
 from lt25.tasks import TASKS
 
+SEED = "debug.seed"
+"""The key over whose values results are averaged: runs that differ in it alone are one setting."""
+
 MOST = 10_000
 """Runs of a sweep."""
 
