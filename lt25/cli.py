@@ -443,8 +443,10 @@ def _config(options: argparse.Namespace) -> None:
 
     experiment, *others = load_experiments(options.experiment, options.overrides)
     if others:
-        print(f"# {experiment.path}: a sweep, {len(others) + 1} runs that differ in {', '.join(experiment.swept)}")
-        print("\n".join(run.name for run in (experiment, *others)))
+        runs = (experiment, *others)
+        differ = [key for key in experiment.swept if any(run.overrides[key] != runs[0].overrides[key] for run in runs)]
+        print(f"# {experiment.path}: a sweep, {len(runs)} runs that differ in {', '.join(differ)}")
+        print("\n".join(run.name for run in runs))
         return
     print(f"# {experiment.name}: {experiment.results_dir.relative_to(experiment.root)}")
     print(f"# prepared data: {experiment.processed_dir.relative_to(experiment.root)}")

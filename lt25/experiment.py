@@ -275,6 +275,21 @@ def has_curve(experiment: Experiment, learning_curves: bool) -> bool:
     return learning_curves and not decides_by_validation(experiment.job) and bool(experiment.kept_steps[:-1])
 
 
+def check_shown(experiments: Iterable[Experiment], named: Iterable[str]) -> None:
+    """Complain of a sweep that stops runs early among what config/config.yaml names: its stages are not known beforehand.
+
+    Args:
+        experiments: what the report shows.
+        named: the names in config/config.yaml.
+    """
+    halved = next((one.path.stem for one in experiments if one.halving and one.path.stem in named), None)
+    if halved:
+        raise UserError(
+            f"config/config.yaml: experiments: {halved} stops runs early, and which of them is not known beforehand: leave it "
+            f"out, `snakemake results/{halved}/report.html` compares its runs; one of them can be named, {halved}@..."
+        )
+
+
 def exported_step(trained: Mapping[str, Any]) -> int:
     """Return the step that is exported of a training, by its ``train.json``: the best, if that is kept, or the last."""
     return (trained.get("best") or {"step": trained["steps"]})["step"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from lt25.data.acquire import changes
-from lt25.experiment import Experiment, has_curve, load_config, load_experiments, sweep_of
+from lt25.experiment import Experiment, check_shown, has_curve, load_config, load_experiments, sweep_of
 from lt25.errors import UserError
 from lt25.launch import gpus
 from lt25.training.ahead import is_at, is_trained
@@ -117,13 +117,10 @@ for name in EXPORTED:
 for message in INVALID.values():
     print(f"lt25: warning: left out: {message}", file=sys.stderr)
 SHOWN: list[Experiment] = [EXPERIMENTS[name] for name in NAMES]
-for experiment in SHOWN:
-    if experiment.halving and experiment.path.stem in SETTINGS["experiments"]:
-        stop(
-            f"config/config.yaml: experiments: {experiment.path.stem} stops runs early, and which of them is not known beforehand: "
-            f"leave it out, `snakemake results/{experiment.path.stem}/report.html` compares its runs; a run that has arrived can be "
-            "named"
-        )
+try:
+    check_shown(SHOWN, SETTINGS["experiments"])
+except UserError as error:
+    stop(error)
 
 
 wildcard_constraints:
