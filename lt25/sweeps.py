@@ -7,7 +7,6 @@ key of ``evaluation``, which asks for no other training.
 """
 
 import itertools
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -69,7 +68,7 @@ def axes(written: Mapping[str, Any], where: str, root: Path) -> Axes:
             )
         # As an experiment of this value alone would have it: 1 where a number belongs is 1.0.
         found[name] = [resolve({"": value}, {"": keys[0]})[""] for value in values]
-        told = [json.dumps(_plain(name, value), sort_keys=True, default=str) for value in found[name]]
+        told = [repr(_plain(name, value)) for value in found[name]]
         if not told:
             raise UserError(f"{where}: {name}: found an empty list, expected a value, or several for a sweep")
         if twice := next((value for value, text in zip(values, told, strict=True) if told.count(text) > 1), None):
