@@ -189,6 +189,15 @@ class _Rules:
             keys.add(name)
         return super().construct_mapping(node, deep)  # type: ignore[misc]
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)  # type: ignore[misc]
+        except (ValueError, LookupError, AttributeError, TypeError, OverflowError):
+            # A date of no calendar, a number of thousands of digits, or a value that its tag does not fit.
+            kind = node.tag.rpartition(":")[2]
+            said = f"{show(str(node.value))} is no {kind} that can be read"
+            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from None
+
 
 class _Loader(_Rules, yaml.SafeLoader):
     pass

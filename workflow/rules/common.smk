@@ -210,7 +210,7 @@ def choices(sweep):
 def starting_model(wildcards):
     """The exported model that an experiment starts from, if it names one; a model from elsewhere comes with the job file."""
     start = EXPERIMENTS[wildcards.experiment].parent
-    return [f"results/{start}/hf/config.json"] if start else []
+    return [f"results/{start}/hf/{file}" for file in ("config.json", "export.json")] if start else []
 
 
 def curve(experiment):
