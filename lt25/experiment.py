@@ -41,7 +41,7 @@ DEFAULT = "default"
 WINDOW = ("seq_len", "varlen", "context_len")
 """Keys of ``training`` that are about the window of a language model."""
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 """What the files of experiments and datasets may be called, without their suffix: folders and commands have these names."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -462,7 +462,8 @@ def _check_name(name: str, what: str, where: str = "") -> None:
         if what.endswith("or a path") and "/" in name:
             raise UserError(f"{found}{name}: expected the name of {what} that ends in .yaml")
         raise UserError(
-            f"{found}found {name!r} as the name of {what}, expected letters, digits, `_`, `-` and, not first, `.`: rename it"
+            f"{found}found {name!r} as the name of {what}, expected letters, digits, `_`, `-` and, not first, `.`, 100 at most: "
+            "rename it"
         )
 
 

@@ -66,6 +66,8 @@ def parse_value(text: str, where: str) -> Any:
         return _load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not a YAML value: {_problem(error)}") from None
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: not a YAML value: bytes that are not UTF-8") from None
 
 
 def read_model(path: Path, where: str) -> dict[str, Any]:
