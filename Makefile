@@ -3,7 +3,7 @@
 
 SNAKEMAKE := .venv/bin/snakemake
 
-.PHONY: demo test check faults cluster setup
+.PHONY: demo test check faults bad-input cluster setup
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready
@@ -24,6 +24,10 @@ check: .venv/ready
 # Two hundred times: something happens to a file that a stage hands on, and the commands that follow heal it or say what to do.
 faults: .venv/ready
 	@.venv/bin/python -m tests.faults.rig 200 --jobs 2
+
+# Ten thousand files and command lines that nobody would write: each is answered in one line.
+bad-input: .venv/ready
+	@.venv/bin/python -m tests.faults.bad_input 10000 --jobs 2 --table docs/bad-input.md
 
 # A Slurm of two nodes on this machine, from Debian's packages slurm-wlm and munge; as root.
 cluster: .venv/ready

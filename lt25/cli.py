@@ -121,8 +121,19 @@ def _parser() -> argparse.ArgumentParser:
         type=_seconds,
         help="save a checkpoint and stop after this long, at least one step on: 90s, 50m, 7.5h; exit status 124",
     )
+    sub.add_argument(
+        "--rung",
+        type=int,
+        default=0,
+        metavar="N",
+        help="train up to step N, one of halving.rungs, and note what validation finds",
+    )
     sub.add_argument("--fresh", action="store_true", help="train from the start; what there is is moved aside")
     sub.add_argument("--wait", action="store_true", help="wait for another trainer of the same run to end")
+
+    sub = command("halve", _halve, "choose which settings of a sweep go on from a rung", overrides=False)
+    sub.add_argument("sweep", metavar="SWEEP", help="a name in config/experiments/, of a file with the section halving")
+    sub.add_argument("--rung", type=int, required=True, metavar="N", help="the step, one of halving.rungs")
 
     sub = command("export", _export, "turn a checkpoint into a Hugging Face folder, results/<experiment>/hf/")
     sub.add_argument("experiment", nargs="?", **experiment)
@@ -297,9 +308,12 @@ def _train(options: argparse.Namespace) -> int:
     plan({})
     experiment = _load(options)
     from lt25.training.ahead import check_devices, settle
+    from lt25.training.halving import check_rung
     from lt25.training.job import write_job
     from lt25.training.processes import run
 
+    if options.rung:
+        check_rung(experiment, options.rung)
     launch = check_devices(experiment)
     job = write_job(experiment)
     if batch:
@@ -310,8 +324,11 @@ def _train(options: argparse.Namespace) -> int:
         command += ["--lt25.time_limit", str(options.time_limit)]
     if options.fresh:
         command += ["--lt25.fresh"]
+    if options.rung:
+        command += ["--lt25.rung", str(options.rung)]
     # With several nodes, the trainer's first process looks for itself.
-    if launch.nodes == 1 and settle(Path(os.path.relpath(job)), launch.processes, options.fresh, options.wait):
+    file = Path(os.path.relpath(job))
+    if launch.nodes == 1 and settle(file, launch.processes, options.fresh, options.wait, options.rung):
         return 0
     if meeting := launch.meeting():
         _say(f"{experiment.name}: {meeting}")
@@ -324,6 +341,13 @@ def _train(options: argparse.Namespace) -> int:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _halve(options: argparse.Namespace) -> None:
+    from lt25.experiment import load_experiments
+    from lt25.training.halving import halve
+
+    _say(halve(load_experiments(options.sweep), options.rung))
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -419,8 +443,10 @@ def _config(options: argparse.Namespace) -> None:
 
     experiment, *others = load_experiments(options.experiment, options.overrides)
     if others:
-        print(f"# {experiment.path}: a sweep, {len(others) + 1} runs that differ in {', '.join(experiment.swept)}")
-        print("\n".join(run.name for run in (experiment, *others)))
+        runs = (experiment, *others)
+        differ = [key for key in experiment.swept if any(run.overrides[key] != runs[0].overrides[key] for run in runs)]
+        print(f"# {experiment.path}: a sweep, {len(runs)} runs that differ in {', '.join(differ)}")
+        print("\n".join(run.name for run in runs))
         return
     print(f"# {experiment.name}: {experiment.results_dir.relative_to(experiment.root)}")
     print(f"# prepared data: {experiment.processed_dir.relative_to(experiment.root)}")

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from lt25.errors import UserError
-from lt25.experiment import Experiment, has_curve, load_config, load_experiments, project_root
+from lt25.experiment import Experiment, check_shown, has_curve, load_config, load_experiments, project_root
 from lt25.files import write_text
 from lt25.progress import say
 from lt25.tasks import TASKS
@@ -36,10 +36,11 @@ def write_stages() -> str:
     """Write the project's ``dvc.yaml``; return its name.
 
     Raises:
-        UserError: if config/config.yaml or an experiment that it names is not valid.
+        UserError: if config/config.yaml or an experiment that it names is not valid, or a sweep that it names stops runs early.
     """
     settings = load_config()
     shown = {one.name: one for name in settings["experiments"] for one in load_experiments(name)}
+    check_shown(shown.values(), settings["experiments"])
     text = stages([*shown.values()], settings["learning_curves"])
     file = project_root() / FILE
     if not file.is_file() or file.read_text() != text:

@@ -1,6 +1,10 @@
 """The error for mistakes that the user can fix."""
 
+import re
 from types import TracebackType
+
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""What breaks a line or steers a terminal, and what no encoding has: a message shows it as an escape sequence."""
 
 
 class UserError(Exception):
@@ -14,7 +18,9 @@ class UserError(Exception):
 
     def __init__(self, *lines: str) -> None:
         super().__init__(*lines)
-        self.lines = lines
+        self.lines = tuple(
+            _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), line) for line in lines
+        )
 
     def __str__(self) -> str:
         first, *others = self.lines or ("",)

@@ -41,7 +41,7 @@ DEFAULT = "default"
 WINDOW = ("seq_len", "varlen", "context_len")
 """Keys of ``training`` that are about the window of a language model."""
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 """What the files of experiments and datasets may be called, without their suffix: folders and commands have these names."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -98,6 +98,7 @@ class Experiment:
         decisive: those of them that decide where training arrives, and so make a variant with results of its own.
         swept: the keys of which the file has a list, if it is a sweep's; their values here are among ``decisive``.
         augment: what is done to training examples at random, resolved.
+        halving: when the worse settings of its sweep stop, ``rungs`` and ``eta``; None: they do not.
         further: datasets that are read besides; what is held out of them is held out together.
         probabilities: of the dataset and of each further one, that a training example is of it; they add up to one.
     """
@@ -117,6 +118,7 @@ class Experiment:
     decisive: dict[str, Any] = field(default_factory=dict)
     swept: tuple[str, ...] = ()
     augment: dict[str, Any] = field(default_factory=dict)
+    halving: dict[str, Any] | None = None
     further: tuple[Dataset, ...] = ()
     probabilities: tuple[float, ...] = (1.0,)
 
@@ -148,6 +150,7 @@ class Experiment:
             "init_from": self.init_from,
             "evaluation": self.evaluation,
             **self.job,
+            **({"halving": self.halving} if self.halving else {}),
         }
         origins = dict(self.origins)
         stats = self.processed_dir / "stats.json"
@@ -270,6 +273,21 @@ def has_curve(experiment: Experiment, learning_curves: bool) -> bool:
     """Whether the kept steps before the last are evaluated for a learning curve; ``learning_curves``: the project's setting."""
     # Where validation decides, nobody knows beforehand which steps there will be.
     return learning_curves and not decides_by_validation(experiment.job) and bool(experiment.kept_steps[:-1])
+
+
+def check_shown(experiments: Iterable[Experiment], named: Iterable[str]) -> None:
+    """Complain of a sweep that stops runs early among what config/config.yaml names: its stages are not known beforehand.
+
+    Args:
+        experiments: what the report shows.
+        named: the names in config/config.yaml.
+    """
+    halved = next((one.path.stem for one in experiments if one.halving and one.path.stem in named), None)
+    if halved:
+        raise UserError(
+            f"config/config.yaml: experiments: {halved} stops runs early, and which of them is not known beforehand: leave it "
+            f"out, `snakemake results/{halved}/report.html` compares its runs; one of them can be named, {halved}@..."
+        )
 
 
 def exported_step(trained: Mapping[str, Any]) -> int:
@@ -444,7 +462,8 @@ def _check_name(name: str, what: str, where: str = "") -> None:
         if what.endswith("or a path") and "/" in name:
             raise UserError(f"{found}{name}: expected the name of {what} that ends in .yaml")
         raise UserError(
-            f"{found}found {name!r} as the name of {what}, expected letters, digits, `_`, `-` and, not first, `.`: rename it"
+            f"{found}found {name!r} as the name of {what}, expected letters, digits, `_`, `-` and, not first, `.`, 100 at most: "
+            "rename it"
         )
 
 
@@ -516,6 +535,7 @@ def _load(
         decisive=decisive,
         swept=tuple(swept),
         augment=values["augment"],
+        halving=values.get("halving"),
         further=datasets[1:],
         probabilities=probabilities,
     )
@@ -523,6 +543,7 @@ def _load(
         lambda: _check_data(experiment, where),
         lambda: _check_model(experiment, base, where),
         lambda: _check_job(experiment, where),
+        lambda: _check_halving(experiment, where),
         lambda: _check_start(experiment, (*descendants, path.stem)),
     ):
         with mistakes:
@@ -731,7 +752,7 @@ def _names(split: str | list[str]) -> list[str]:
 
 
 def _check_overrides(overrides: Mapping[str, Any]) -> None:
-    sections = [name for name, key in EXPERIMENT.items() if key.type == "object"]
+    sections = [name for name, key in EXPERIMENT.items() if key.type == "object" and name != "halving"]
     for key in overrides:
         if (section := key.split(".")[0]) not in sections:
             hint = suggestion(section, sections, "docs/training.md")
@@ -892,6 +913,38 @@ def _check_job(experiment: Experiment, where: str) -> None:
             )
     if not experiment.job["checkpoint"]["enable"] and keep == "best":
         raise UserError(f"{where}: checkpoint.keep: best needs checkpoint.enable: set it to true")
+
+
+def _check_halving(experiment: Experiment, where: str) -> None:
+    """Check that validation measures every run of a sweep at its rungs, by numbers that can be compared."""
+    if experiment.halving is None:
+        return
+    rungs, freq = experiment.halving["rungs"], experiment.job["validation"]["freq"]
+    varied = [key for key in experiment.swept if key != sweeps.SEED]
+    if not varied:
+        raise UserError(
+            f"{where}: halving: chooses among the settings of a sweep, and there is one alone: give another key than "
+            f"{sweeps.SEED} several values, or remove the section"
+        )
+    if rungs != sorted(set(rungs)) or rungs[-1] >= experiment.job["training"]["steps"]:
+        raise UserError(
+            f"{where}: halving.rungs: found {json.dumps(rungs)}, expected steps in ascending order, each less than "
+            f"training.steps, {experiment.job['training']['steps']}"
+        )
+    if not freq or (off := next((rung for rung in rungs if rung % freq), None)):
+        found = f"no validation after step {off}" if freq else "no validation"
+        raise UserError(
+            f"{where}: halving.rungs: validation decides, and there is {found}: set validation.freq to a number of steps that "
+            "divides each rung"
+        )
+    if not experiment.job["checkpoint"]["enable"]:
+        raise UserError(f"{where}: halving: training goes on from checkpoints: set checkpoint.enable to true")
+    prepared = next((key for key in varied if key.startswith("prepare.")), None)
+    if prepared and TASKS[experiment.task].main_input == "input_ids":
+        raise UserError(
+            f"{where}: halving: compares the loss of a token, which {prepared} makes another thing: give it one value, or remove "
+            "the section"
+        )
 
 
 def _check_start(experiment: Experiment, chain: tuple[str, ...]) -> None:

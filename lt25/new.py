@@ -66,6 +66,7 @@ def _text(source: Experiment, dataset: Dataset) -> str:
     The comments of ``source`` are left out, because they may tell of its dataset ("64 steps, ten classes").
     """
     text = (source.root / source.path).read_text(encoding="utf-8")
+    text = _without(text, "halving")
     for key, value in source.overrides.items():
         text = _set(text, key.split("."), value)
     scalars = [token for token in yaml.scan(text) if isinstance(token, yaml.ScalarToken)]
@@ -104,8 +105,9 @@ def _set(text: str, keys: list[str], value: Any) -> str:
     if is_new_key:
         return f"{text[: start.index]}{keys[0]}: {written}\n{' ' * start.column}{text[start.index :]}"
     if isinstance(node, yaml.CollectionNode) and not node.flow_style:
-        # A block ends where the next key begins; what stands for it is further in than its key.
-        return f"{text[: start.index]} {written}\n{' ' * end.column}{text[end.index :]}"
+        # A block ends where the next key begins; what stands for it goes beside its key, if no comment is between them.
+        before = text[: start.index].rstrip() if text[: start.index].rstrip().endswith(":") else text[: start.index]
+        return f"{before} {written}\n{' ' * end.column}{text[end.index :]}"
     return f"{text[: start.index]}{written}{text[end.index :]}"
 
 

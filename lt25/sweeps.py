@@ -7,22 +7,28 @@ key of ``evaluation``, which asks for no other training.
 """
 
 import itertools
-import json
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lt25.config.files import read_model
-from lt25.config.key import Key, Section, flat, resolve, show
+from lt25.config.key import Key, Section, check, flat, resolve, show
 from lt25.config.sections import EXPERIMENT, JOB, MODEL
 from lt25.errors import UserError
 from lt25.models import families
 from lt25.tasks import TASKS
 
+SEED = "debug.seed"
+"""The key over whose values results are averaged: runs that differ in it alone are one setting."""
+
 MOST = 10_000
 """Runs of a sweep."""
+
+_COUNTED = ("training.steps", "training.local_batch_size", "training.global_batch_size")
+"""Keys that are no part of the identity by themselves and decide all the same."""
 
 Axes = Mapping[str, list[Any]]
 """The values of each dotted key that a file gives several of, in the order of the file."""
@@ -37,7 +43,8 @@ def axes(written: Mapping[str, Any], where: str, root: Path) -> Axes:
         root: the project.
 
     Raises:
-        UserError: if a list is empty or has a value twice, or there are more than `MOST` runs.
+        UserError: if a list is empty or has a value twice, its key decides nothing or has lists as values, or there are more than
+            `MOST` runs.
     """
     lists = {key: values for key, values in flat(written).items() if isinstance(values, list)}
     if not lists:
@@ -45,11 +52,23 @@ def axes(written: Mapping[str, Any], where: str, root: Path) -> Axes:
     sections, found = _sections(written, root), {}
     for name, values in lists.items():
         keys = [key for section in sections if (key := _find(name, section)) is not None]
-        if not keys or any("array" in key.type or key.keys is not None for key in keys):
+        if not keys or any(key.keys is not None for key in keys):
             continue
+        if any("array" in key.type for key in keys):
+            if values and all(isinstance(value, list) for value in values) and not _admits(keys, values):
+                raise UserError(
+                    f"{where}: {name}: found {show(values)}, but a key whose value is a list by itself is none of a sweep: give "
+                    "one value"
+                )
+            continue
+        if not any(key.identity for key in keys) and name not in _COUNTED:
+            raise UserError(
+                f"{where}: {name}: found {show(values)}, but it does not decide where training arrives, so runs that differ in "
+                "it alone are one: give one value"
+            )
         # As an experiment of this value alone would have it: 1 where a number belongs is 1.0.
         found[name] = [resolve({"": value}, {"": keys[0]})[""] for value in values]
-        told = [json.dumps(value, sort_keys=True, default=str) for value in found[name]]
+        told = [repr(_plain(name, value)) for value in found[name]]
         if not told:
             raise UserError(f"{where}: {name}: found an empty list, expected a value, or several for a sweep")
         if twice := next((value for value, text in zip(values, told, strict=True) if told.count(text) > 1), None):
@@ -102,6 +121,21 @@ def _model_keys(model_type: str) -> Section:
         return families.find(model_type).model_keys() or {}
     except UserError:
         return {}
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a value in one spelling: a base may be written ``./config/models/a.json`` too."""
+    return os.path.normpath(value) if name == "model.base" and isinstance(value, str) else value
+
+
+def _admits(keys: Iterable[Key], values: list[Any]) -> bool:
+    """Whether a list of lists is the one value of a key."""
+    try:
+        for key in keys:
+            check({"": values}, {"": key}, "")
+    except UserError:
+        return False
+    return True
 
 
 def _find(name: str, section: Section) -> Key | None:

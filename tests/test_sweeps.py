@@ -57,7 +57,7 @@ def test_a_list_where_one_value_belongs_makes_a_run_of_each_combination(project)
         ({"model": {"architectures": ["HGRNForSequenceClassification"]}}, {}),
         ({"augment": {"speed": [0.9, 1.1], "shift": [0, 1]}}, {"augment.shift": [0.0, 1.0]}),
         ({"optimizer": {"gate_lr": [None, 1]}}, {"optimizer.gate_lr": [None, 1]}),
-        ({"training": {"dataloader": {"num_workers": [0, 1]}}}, {"training.dataloader.num_workers": [0, 1]}),
+        ({"training": {"local_batch_size": [4, 8]}}, {"training.local_batch_size": [4, 8]}),
         ({"model": {"model_type": "lt25_hgrn", "conv_size": [0, 4]}}, {"model.conv_size": [0, 4]}),
         ({"no_such": {"key": [1, 2]}, "optimizer": {"larning_rate": [1]}}, {}),
         (
@@ -85,6 +85,22 @@ def test_a_key_that_may_have_a_list_is_none_of_a_sweep(project, sections, swept)
         ({"optimizer": {"lr": [1, [2]]}}, "optimizer.lr: found [2], expected a number"),
         ({"optimizer": {"lr": [1, {"a": 2}]}}, "optimizer.lr: found "),
         ({"dataset": ["digits", "mnist"]}, 'dataset: found ["digits", "mnist"], expected a text'),
+        (
+            {"model": {"base": ["config/models/a.json", "./config/models/a.json"], "model_type": "lt25_hgrn"}},
+            'model.base: "config/models/a.json" is in the list twice: remove one',
+        ),
+        (
+            {"checkpoint": {"interval": [1, 2]}},
+            "checkpoint.interval: found [1, 2], but it does not decide where training arrives, so runs that differ in it alone",
+        ),
+        (
+            {"training": {"dataloader": {"num_workers": [0, 1]}}},
+            "training.dataloader.num_workers: found [0, 1], but it ",
+        ),
+        (
+            {"prepare": {"size": [[8, 8], [4, 4]]}},
+            "prepare.size: found [[8, 8], [4, 4]], but a key whose value is a list by ",
+        ),
         ({"evaluation": {"batch_size": [1, 2]}}, "evaluation.batch_size: found [1, 2], expected a whole number"),
         ({"optimizer": [{"lr": 1e-3}, {"lr": 3e-3}]}, "expected keys and values"),
         (
@@ -133,15 +149,15 @@ def test_a_sweep_itself_is_no_experiment_and_says_what_to_name(project, capsys):
 
 
 def test_overrides_of_a_run_count_from_what_the_run_says(project):
-    write(project, optimizer={"lr": [1e-3, 3e-3]}, checkpoint={"interval": [3, 6]})
-    same = load_experiment("rates@checkpoint.interval=3+optimizer.lr=0.001", ["training.max_norm=1"])
-    assert same.name == "rates@checkpoint.interval=3+optimizer.lr=0.001"
+    write(project, optimizer={"lr": [1e-3, 3e-3]}, training={"steps": [3, 6]})
+    same = load_experiment("rates@optimizer.lr=0.001+training.steps=3", ["training.max_norm=1"])
+    assert same.name == "rates@optimizer.lr=0.001+training.steps=3"
     # Of an axis, another value than those in the list.
-    other = load_experiment("rates", ["checkpoint.interval=4", "optimizer.lr=2e-3", "optimizer.beta1=0.5"])
-    assert other.name == "rates@checkpoint.interval=4+optimizer.beta1=0.5+optimizer.lr=0.002"
+    other = load_experiment("rates", ["training.steps=4", "optimizer.lr=2e-3", "optimizer.beta1=0.5"])
+    assert other.name == "rates@optimizer.beta1=0.5+optimizer.lr=0.002+training.steps=4"
     assert (other.origins["optimizer.lr"], other.job_file.name) == ("command line", "job.toml")
     with pytest.raises(UserError, match=r"^command line: optimizer.lr: found \"x\", expected a number"):
-        load_experiment("rates", ["checkpoint.interval=4", "optimizer.lr=x"])
+        load_experiment("rates", ["training.steps=4", "optimizer.lr=x"])
 
 
 def test_models_have_readable_names_and_a_shortened_name_is_found_in_the_lists(project):
@@ -166,3 +182,59 @@ def test_an_experiment_made_from_a_run_has_its_values(project):
     assert json.dumps(load_experiment("best").job) == json.dumps(
         load_experiment("rates@debug.seed=1+optimizer.lr=0.003").job
     )
+
+
+def test_an_experiment_made_from_a_run_of_a_file_in_blocks_has_its_values_beside_their_keys(project):
+    write(
+        project, optimizer={"lr": [1e-3, 3e-3], "beta1": 0.8}, validation={"freq": 2}, halving={"rungs": [4], "eta": 2}
+    )
+    new("best", "rates@optimizer.lr=0.003", "digits")
+    text = (project / "config" / "experiments" / "best.yaml").read_text()
+    assert "  lr: 0.003\n  beta1: 0.8\n" in text and "halving" not in text
+    assert load_experiment("best").job == load_experiment("rates@optimizer.lr=0.003").job
+
+
+@pytest.mark.parametrize(
+    ("sections", "complaint"),
+    [
+        ({"optimizer": {"lr": 1e-3}}, "halving: chooses among the settings of a sweep, and there is one alone"),
+        ({"optimizer": {"lr": 1e-3}, "debug": {"seed": [0, 1]}}, "give another key than debug.seed several values"),
+        (
+            {"halving": {"rungs": [8, 4]}},
+            "halving.rungs: found [8, 4], expected steps in ascending order, each less than",
+        ),
+        ({"halving": {"rungs": [12]}}, "each less than training.steps, 12"),
+        (
+            {"halving": {"rungs": [4, 5]}},
+            "there is no validation after step 5: set validation.freq to a number of steps",
+        ),
+        ({"validation": {"freq": 0}}, "there is no validation: set validation.freq"),
+        ({"halving": {"rungs": []}}, "halving.rungs: found [], expected a list of at least 1 value"),
+        ({"halving": {"eta": 1}}, "halving.eta: found 1, expected at least 2"),
+        ({"checkpoint": {"enable": False}}, "training goes on from checkpoints: set checkpoint.enable to true"),
+    ],
+)
+def test_what_is_wrong_with_halving_is_one_line(project, sections, complaint):
+    write(
+        project,
+        **{
+            "optimizer": {"lr": [1e-3, 3e-3]},
+            "validation": {"freq": 2},
+            **sections,
+            "halving": {"rungs": [4, 8], "eta": 2, **sections.get("halving", {})},
+        },
+    )
+    with pytest.raises(UserError) as raised:
+        load_experiments("rates")
+    assert complaint in str(raised.value) and str(raised.value).startswith("config/experiments/rates.yaml: halving")
+
+
+def test_dvc_and_the_report_of_all_refuse_a_sweep_that_stops_runs_early(project, capsys):
+    write(project, optimizer={"lr": [1e-3, 3e-3]}, validation={"freq": 2}, halving={"rungs": [4], "eta": 2})
+    (project / "config" / "config.yaml").write_text("experiments: [rates]\n")
+    assert cli.main(["dvc"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "lt25: error: config/config.yaml: experiments: rates stops runs early, and "
+    )
+    (project / "config" / "config.yaml").write_text("experiments: [rates@optimizer.lr=0.003]\n")
+    assert cli.main(["dvc"]) == 0

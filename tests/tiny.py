@@ -138,7 +138,9 @@ def _rank(root: Path, arguments: list[str], settings: dict[str, str], output: Pa
     os.environ.update(settings)
     os.chdir(root)
     for stream, descriptor in (("stdout", 1), ("stderr", 2)):
-        os.dup2(os.open(output.with_suffix(f".{stream}"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+        os.dup2(
+            os.open(output.with_name(f"{output.name}.{stream}"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor
+        )
     exec(before, {})
     from lt25.training.__main__ import main
 

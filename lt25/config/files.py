@@ -66,6 +66,8 @@ def parse_value(text: str, where: str) -> Any:
         return _load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not a YAML value: {_problem(error)}") from None
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: not a YAML value: bytes that are not UTF-8") from None
 
 
 def read_model(path: Path, where: str) -> dict[str, Any]:
@@ -188,6 +190,15 @@ class _Rules:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {name} stands twice", key.start_mark)
             keys.add(name)
         return super().construct_mapping(node, deep)  # type: ignore[misc]
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)  # type: ignore[misc]
+        except (ValueError, LookupError, AttributeError, TypeError, OverflowError):
+            # A date of no calendar, a number of thousands of digits, or a value that its tag does not fit.
+            kind = node.tag.rpartition(":")[2]
+            said = f"{show(str(node.value))} is no {kind} that can be read"
+            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from None
 
 
 class _Loader(_Rules, yaml.SafeLoader):

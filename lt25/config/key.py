@@ -87,8 +87,11 @@ def check(values: Any, section: Section, where: str) -> None:
     errors = [one for one in errors if one.validator == "type" or tuple(one.absolute_path) not in mistyped]
     lines = [line for error in errors for line in explain(best_match([error]))]
     # JSON Schema's bounds let them pass.
-    odd = {name: value for name, value in flat(values).items() if isinstance(value, float) and not math.isfinite(value)}
-    lines += [f"{name}: found {value}, expected a finite number" for name, value in odd.items()]
+    odd = {name: one for name, one in flat(values).items() if isinstance(one, int | float) and not _is_finite(one)}
+    lines += [
+        f"{name}: found {value if isinstance(value, float) else show(value)}, expected a finite number"
+        for name, value in odd.items()
+    ]
     if lines:
         raise UserError(*(f"{where}: {line}" for line in lines))
 
@@ -108,12 +111,21 @@ def resolve(values: Mapping[str, Any], section: Section) -> dict[str, Any]:
     return resolved
 
 
+def _is_finite(value: float) -> bool:
+    """Whether a number is one that a float can hold."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def _typed(value: Any, kinds: str | tuple[str, ...]) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         numeric = {kinds} if isinstance(kinds, str) else set(kinds) - {"null"}
-        if numeric == {"number"}:
+        # What is no such number stays as it is, for `check` to complain of.
+        if numeric == {"number"} and _is_finite(value):
             return float(value)
-        if numeric == {"integer"}:
+        if numeric == {"integer"} and value % 1 == 0:
             return int(value)
     return value
 

@@ -132,4 +132,7 @@ def _said(key: str, value: Any) -> str:
 
 def _text(value: Any) -> str:
     is_plain = isinstance(value, str) and not {"+", ","} & {*value} and parse_value(value, "") == value
-    return value if is_plain else json.dumps(value, sort_keys=True, default=str)
+    try:
+        return value if is_plain else json.dumps(value, sort_keys=True, default=str)
+    except TypeError:  # Keys of several types, which have no order.
+        return str(value)

@@ -371,6 +371,18 @@ DEBUG: Section = {
     "deterministic_warn_only": Key("boolean", False, "where that cannot be had, warn instead of stopping", False),
 }
 
+HALVING: Section = {
+    "rungs": Key(
+        "array",
+        REQUIRED,
+        "steps, ascending, after each of which the settings with the highest validation loss stop",
+        False,
+        {"items": {"type": "integer", "minimum": 1}, "minItems": 1},
+    ),
+    "eta": Key("integer", 3, "one in so many settings goes on from a rung", False, {"minimum": 2}),
+}
+"""When the runs of a sweep stop early: successive halving."""
+
 JOB: Mapping[str, Section] = {
     "training": TRAINING,
     "optimizer": OPTIMIZER,
@@ -525,6 +537,7 @@ EXPERIMENT: Section = {
             "debug": "the seed, and reproducibility",
         }.items()
     },
+    "halving": Key("object", OPTIONAL, "of a sweep: when the worse settings stop", False, keys=HALVING),
 }
 """An experiment file. The keys of ``prepare``, ``augment`` and ``evaluation`` are the task's, those of ``model`` the family's."""
 

@@ -24,8 +24,9 @@ def build(experiments: Sequence[Experiment], out: Path, sweeps: Sequence[Sequenc
         UserError: if an experiment has not been evaluated.
     """
     from lt25.report.collect import read_metrics
+    from lt25.training.halving import finalists
 
-    for experiment in [*experiments, *(run for runs in sweeps for run in runs)]:
+    for experiment in [*experiments, *(run for runs in sweeps for run in finalists(runs))]:
         read_metrics(experiment)
     # pandas and matplotlib take seconds to import, which a mistake of the user's should not wait for
     from lt25.files import write_text

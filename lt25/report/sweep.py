@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from lt25.errors import UserError
 from lt25.experiment import Experiment
 from lt25.progress import track
 from lt25.report import plots
@@ -19,10 +21,9 @@ from lt25.report.comparison import ABSENT, Table, say
 from lt25.report.headline import Headline, duration
 from lt25.report.html import draw, fill
 from lt25.report.svg import COLOURS
+from lt25.sweeps import SEED
 from lt25.tasks import TASKS
-
-SEED = "debug.seed"
-"""The key over whose values results are averaged."""
+from lt25.training.halving import finalists, stopped
 
 CHOOSES = "validation"
 """The split by which settings are ordered, so that the test split chooses none."""
@@ -57,7 +58,10 @@ def sweep(runs: Sequence[Experiment], key: str) -> Markup:
         UserError: if one has not been evaluated.
     """
     name, keys = runs[0].path.stem, [one for one in runs[0].swept if one != SEED]
-    measured = [measure(collect(run)) for run in track(runs, f"report: {name}", len(runs))]
+    arrived, early = finalists(runs), table_of_stopped(stopped(runs), keys)
+    if not arrived:
+        raise UserError(f"{name}: all of these runs were stopped early: name others")
+    measured = [measure(collect(run)) for run in track(arrived, f"report: {name}", len(arrived))]
     groups = settings(measured, keys)
     first = measured[0].said
     chooses = CHOOSES if CHOOSES in first else next(iter(first))
@@ -70,15 +74,16 @@ def sweep(runs: Sequence[Experiment], key: str) -> Markup:
         dataset=runs[0].dataset,
         task=TASKS[runs[0].task].title,
         runs=len(runs),
-        settings=len(groups),
+        settings=len(groups) + len(early.rows),
         seeds=SEED in runs[0].swept,
         metric=first[chooses].name,
         better="more" if first[chooses].more_is_better else "less",
         chooses=chooses,
         table=table(groups, keys),
+        early=early,
         ranges=spread(best, keys, chooses),
         legend=[
-            (label(group, keys), COLOURS[colour], dashes)
+            (label(group[0].experiment, keys), COLOURS[colour], dashes)
             for group, (colour, dashes) in zip(best, plots.LINES, strict=False)
         ],
         figures=curves(best, key),
@@ -123,10 +128,9 @@ def value(run: Measured, key: str) -> Any:
     return run.experiment.overrides[key]
 
 
-def label(group: Sequence[Measured], keys: Sequence[str]) -> str:
-    """Name a setting by what sets it apart: "lr 0.001, base gla_10m"."""
-    said = (f"{key.split('.')[-1]} {shown(value(group[0], key))}" for key in keys)
-    return ", ".join(said) or group[0].experiment.path.stem
+def label(run: Experiment, keys: Sequence[str]) -> str:
+    """Name a run's setting by what sets it apart: "lr 0.001, base gla_10m"."""
+    return ", ".join(f"{key.split('.')[-1]} {shown(run.overrides[key])}" for key in keys) or run.path.stem
 
 
 def shown(setting: Any) -> str:
@@ -151,9 +155,25 @@ def table(groups: Sequence[Sequence[Measured]], keys: Sequence[str]) -> Table:
             cells.append(f"{statistics.fmean(numbers):.{said.digits}f}{deviation} {said.unit}".strip())
         seconds = [run.seconds for run in group if run.seconds is not None]
         cells += [str(len(group)), duration(statistics.fmean(seconds)) if seconds else ABSENT]
-        rows.append((shown(value(group[0], keys[0])) if keys else label(group, keys), cells))
+        rows.append((shown(value(group[0], keys[0])) if keys else label(group[0].experiment, keys), cells))
     names = [*keys[1:], *(f"{said.name}, {split}" for split, said in splits.items()), "Runs", "Training, mean"]
     return Table([keys[0] if keys else "", *names], rows)
+
+
+def table_of_stopped(rungs: Mapping[int, Sequence[tuple[Experiment, float]]], keys: Sequence[str]) -> Table:
+    """A row for each setting that has stopped early, the last to stop and the better ones first."""
+    rows = []
+    for step, runs in sorted(rungs.items(), reverse=True):
+        losses: dict[str, list[float]] = {}
+        for run, loss in runs:
+            losses.setdefault(label(run, keys), []).append(loss)
+        for setting, found in sorted(losses.items(), key=lambda one: statistics.fmean(one[1])):
+            spread_out = len(found) > 1 and all(map(math.isfinite, found))
+            deviation = f" ± {statistics.stdev(found):.4f}" if spread_out else ""
+            rows.append(
+                (setting, [f"stopped at step {step}", f"{statistics.fmean(found):.4f}{deviation}", str(len(found))])
+            )
+    return Table(["Setting", "Until", "Validation loss there", "Runs"], rows)
 
 
 def spread(groups: Sequence[Sequence[Measured]], keys: Sequence[str], split: str) -> dict:
@@ -173,7 +193,11 @@ def spread(groups: Sequence[Sequence[Measured]], keys: Sequence[str], split: str
         "low": said.say(low),
         "high": said.say(high),
         "rows": [
-            (label(group, keys), said.say(mean(group, split)), sorted(place(run.said[split].measured) for run in group))
+            (
+                label(group[0].experiment, keys),
+                said.say(mean(group, split)),
+                sorted(place(run.said[split].measured) for run in group),
+            )
             for group in groups
         ],
     }

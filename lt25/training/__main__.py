@@ -95,6 +95,8 @@ def _train(arguments: list[str], rank: int) -> int:
     with runs.lock(run) if rank == 0 else contextlib.nullcontext():
         if config.checkpoint.load_step == -1 and not config.lt25.fresh:
             if rank == 0 and runs.already_trained(run, name):
+                if config.lt25.rung:
+                    print(f"{name}: {runs.note_rung(run, config.lt25.rung)}", flush=True)
                 return 0
             if rank > 0 and runs.arrived(run):
                 return 0
@@ -125,6 +127,10 @@ def _train(arguments: list[str], rank: int) -> int:
                 file=sys.stderr,
             )
         elif rank == 0:
+            if config.lt25.rung:
+                print(f"{name}: {runs.note_rung(run, config.lt25.rung)}", flush=True)
+            if trainer.paused:
+                return 0
             if trainer.step < config.training.steps:
                 print(f"{name}: {_without_improvement(config, trainer)}", flush=True)
             runs.finish(run, _record(config, run, trainer, code), _is_wanted(run, file, processes))

@@ -54,7 +54,7 @@ def check_devices(experiment: Experiment) -> Launch:
     return start
 
 
-def settle(file: Path, processes: int, fresh: bool, wait: bool) -> bool:
+def settle(file: Path, processes: int, fresh: bool, wait: bool, rung: int = 0) -> bool:
     """Return whether a job has nothing left to train, after saying so.
 
     Args:
@@ -62,6 +62,7 @@ def settle(file: Path, processes: int, fresh: bool, wait: bool) -> bool:
         processes: how many ranks will train.
         fresh: whether it is to be trained from the start, whatever there is.
         wait: whether to wait for another trainer of the same run.
+        rung: the step to train up to, which is noted then; 0: the last.
 
     Raises:
         UserError: if another trainer has the run and is not waited for, or ``checkpoint.load_step`` is not there or damaged.
@@ -73,7 +74,11 @@ def settle(file: Path, processes: int, fresh: bool, wait: bool) -> bool:
         if fresh:
             return False
         if step == -1:
-            return runs.already_trained(run, job["lt25"]["experiment"])
+            name = job["lt25"]["experiment"]
+            trained = runs.already_trained(run, name)
+            if trained and rung:
+                say(f"{name}: {runs.note_rung(run, rung)}")
+            return trained
         if wrong := runs.no_such_step(run, step):
             raise UserError(wrong)
         return False
@@ -81,7 +86,16 @@ def settle(file: Path, processes: int, fresh: bool, wait: bool) -> bool:
 
 def is_trained(experiment: Experiment) -> bool:
     """Whether what ``train.json`` tells of is the run that the experiment decides on."""
-    return (found := _identities(experiment)) is not None and found[0] == found[1]
+    return _is_of(experiment, experiment.results_dir / "train.json")
+
+
+def is_at(experiment: Experiment, rung: int) -> bool:
+    """Whether what is noted of a rung is of the run that the experiment decides on."""
+    return _is_of(experiment, runs.rung_file(experiment.results_dir, rung))
+
+
+def _is_of(experiment: Experiment, record: Path) -> bool:
+    return (found := _identities(experiment, record)) is not None and found[0] == found[1]
 
 
 def changed(experiment: Experiment) -> str | None:
@@ -94,18 +108,18 @@ def changed(experiment: Experiment) -> str | None:
         return None
     if not (experiment.processed_dir / "stats.json").is_file():
         return "no data is prepared as the experiment says now"
-    found = _identities(experiment)
+    found = _identities(experiment, experiment.results_dir / "train.json")
     return runs.difference(*found) if found else None
 
 
-def _identities(experiment: Experiment) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Return the identity of the run that ``train.json`` tells of, and of the one that the experiment decides on.
+def _identities(experiment: Experiment, record: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Return the identity of the run that a record tells of, and of the one that the experiment decides on.
 
-    Both have the number of steps too; None where one is not known.
+    The record is ``train.json``, or that of a rung. Both have the number of steps too; None where one is not known.
     """
     try:
         with contextlib.chdir(experiment.root):
-            trained = load_record(experiment.results_dir / "train.json")
+            trained = load_record(record)
             decided = load_record(experiment.processed_dir / "stats.json")["model"]
             identity = runs.identity_of({**job_of(experiment), **experiment.job}, 1)
             known, steps = trained["identity"], trained["path"][-1]["steps"]

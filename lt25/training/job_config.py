@@ -40,6 +40,9 @@ class Lt25:
     time_limit: float = 0.0
     """Seconds after which training saves a checkpoint and stops, at least one step on; 0: none"""
 
+    rung: int = 0
+    """Step, a rung of a sweep, after which training saves a checkpoint and ends; 0: the last"""
+
     fresh: bool = False
     """Train from the start; what there is of the run is moved aside"""
 

@@ -277,6 +277,31 @@ def finish(run: Run, record: Mapping[str, Any], is_wanted: bool) -> None:
         write_json(run.results_dir / "train.json", written)
 
 
+def rung_file(results_dir: Path, step: int) -> Path:
+    """Return where an experiment notes what validation found at a step that is a rung of its sweep."""
+    return results_dir / "rungs" / f"step-{step}.json"
+
+
+def note_rung(run: Run, step: int) -> str:
+    """Note what validation found at a rung, as a record that says of which run it is; return a line for the user.
+
+    Args:
+        run: a run that has passed the step, or has ended before it for want of improvement.
+        step: the rung.
+
+    Raises:
+        UserError: if the history has no validation up to there.
+    """
+    lines = (json.loads(line) for line in (run.directory / HISTORY).read_text(encoding="utf-8").splitlines())
+    measured = [line for line in lines if "validation" in line and line["step"] <= step]
+    if not measured:
+        raise UserError(f"{run.directory / HISTORY}: no validation up to step {step}: set validation.freq")
+    last = measured[-1]
+    if run.own:
+        write_record(rung_file(run.results_dir, step), {**run.facts, "step": last["step"], **last})
+    return f"at step {last['step']}, for the rung of step {step}: validation loss {last['validation']['loss']:.4f}"
+
+
 def start_afresh(run: Run) -> Path | None:
     """Move what there is of a run aside, so that it begins again; nothing is deleted.
 

@@ -213,9 +213,11 @@ class Trainer(torchtitan.train.Trainer):
         """Load the newest checkpoint and train to the last step, or until somebody asks for a stop.
 
         Returns:
-            The exit status of a training that was stopped, see `lt25.training.stopping`, 0 for one that has arrived.
+            The exit status of a training that was stopped, see `lt25.training.stopping`, 0 for one that has arrived, at its last
+            step or at a rung of its sweep (`paused`).
         """
         self.stopped = 0
+        self.paused = False
         with StopRequest(self.job_config.lt25.time_limit) as self.stop, without_sleep():
             super().train()
         barrier()
@@ -233,6 +235,8 @@ class Trainer(torchtitan.train.Trainer):
         if best and self.job_config.checkpoint.keep == "best":
             self.checkpointer.best = best["step"]
         arrived = not super().should_continue_training() or (self.validator and self.validator.out_of_patience)
+        self.paused = not arrived and 0 < self.job_config.lt25.rung <= self.step
+        arrived = arrived or self.paused
         self.stopped = 0 if arrived else self.stop.agreed(self.step >= self.first_step)
         ends = self.step > 0 and (arrived or self.stopped)
         if ends or self.checkpointer.best == self.step > 0:

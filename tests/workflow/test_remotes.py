@@ -56,6 +56,7 @@ def endpoint(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(bool(LACKING), reason=f"{', '.join(LACKING)} missing: pip install dvc-s3 'moto[server]'")
 def test_a_server_of_s3_holds_what_was_pushed_and_nobodys_keys(tmp_path, endpoint):
     """Slow because it builds a chain: a minute and a half."""

@@ -1,6 +1,7 @@
 # Loads and validates the configuration; the helpers that the rules' inputs need.
 
 import fcntl
+import json
 import os
 import re
 import sys
@@ -10,10 +11,10 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from lt25.data.acquire import changes
-from lt25.experiment import Experiment, has_curve, load_config, load_experiments, sweep_of
+from lt25.experiment import Experiment, check_shown, has_curve, load_config, load_experiments, sweep_of
 from lt25.errors import UserError
 from lt25.launch import gpus
-from lt25.training.ahead import is_trained
+from lt25.training.ahead import is_at, is_trained
 from lt25.training.job import is_configured
 
 # `.venv/bin/snakemake` works without an activated environment.
@@ -116,6 +117,10 @@ for name in EXPORTED:
 for message in INVALID.values():
     print(f"lt25: warning: left out: {message}", file=sys.stderr)
 SHOWN: list[Experiment] = [EXPERIMENTS[name] for name in NAMES]
+try:
+    check_shown(SHOWN, SETTINGS["experiments"])
+except UserError as error:
+    stop(error)
 
 
 wildcard_constraints:
@@ -174,13 +179,38 @@ def experiment_file(wildcards):
 def job_files(wildcards):
     """An experiment's job, whose date counts only if it decides on another model than the one that is trained."""
     files = [f"results/{wildcards.experiment}/job.toml", f"results/{wildcards.experiment}/model/config.json"]
-    return [ancient(file) for file in files] if is_trained(EXPERIMENTS[wildcards.experiment]) else files
+    experiment, rung = EXPERIMENTS[wildcards.experiment], wildcards.get("step")
+    is_done = is_at(experiment, int(rung)) if rung else is_trained(experiment)
+    return [ancient(file) for file in files] if is_done else files
+
+
+def going_on(sweep, step=None):
+    """The names of a sweep's runs that are trained up to a rung, or to the end."""
+    names = [run.name for run in SWEEPS[sweep]]
+    if earlier := [rung for rung in rungs(sweep) if step is None or rung < step]:
+        file = f"results/{sweep}/rungs/step-{earlier[-1]}.json"
+        # A job on a cluster is told its target alone, when what it needs is there.
+        if workflow.is_main_process:
+            file = checkpoints.choose_runs.get(sweep=sweep, step=earlier[-1]).output[0]
+        chosen = set(json.loads(Path(file).read_text())["go_on"])
+        names = [name for name in names if name in chosen]
+    return names
+
+
+def rungs(sweep):
+    """The steps at which a sweep's worse settings stop; none for most."""
+    return (SWEEPS[sweep][0].halving or {}).get("rungs", [])
+
+
+def choices(sweep):
+    """What tells which of a sweep's runs went on from each rung."""
+    return [f"results/{sweep}/rungs/step-{rung}.json" for rung in rungs(sweep)]
 
 
 def starting_model(wildcards):
     """The exported model that an experiment starts from, if it names one; a model from elsewhere comes with the job file."""
     start = EXPERIMENTS[wildcards.experiment].parent
-    return [f"results/{start}/hf/config.json"] if start else []
+    return [f"results/{start}/hf/{file}" for file in ("config.json", "export.json")] if start else []
 
 
 def curve(experiment):

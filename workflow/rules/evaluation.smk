@@ -1,6 +1,9 @@
+# The record names the weights: the model's configuration may say the same as before of other ones, and Snakemake compares what
+# small files say.
 rule evaluate_model:
     input:
         model="results/{experiment}/hf/config.json",
+        record="results/{experiment}/hf/export.json",
         stats=lambda wildcards: stats_file(EXPERIMENTS[wildcards.experiment]),
     output:
         metrics=report(
@@ -32,6 +35,7 @@ rule evaluate_model:
 rule evaluate_step:
     input:
         model="results/{experiment}/hf/step-{step}/config.json",
+        record="results/{experiment}/hf/step-{step}/export.json",
         stats=lambda wildcards: stats_file(EXPERIMENTS[wildcards.experiment]),
     output:
         metrics="results/{experiment}/evaluation/step-{step}/metrics.json",

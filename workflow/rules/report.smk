@@ -26,7 +26,8 @@ rule write_report:
 # All runs of a sweep, compared.
 rule write_sweep:
     input:
-        lambda wildcards: [f"results/{run.name}/evaluation/metrics.json" for run in SWEEPS[wildcards.sweep]],
+        lambda wildcards: [f"results/{run}/evaluation/metrics.json" for run in going_on(wildcards.sweep)],
+        lambda wildcards: choices(wildcards.sweep),
     output:
         "results/{sweep}/report.html",
     log:
