@@ -63,8 +63,8 @@ class Recogniser:
             return "the model reads a recording from both ends (model.bidirectional)"
         if config.position_embeddings:
             return "the model knows a number of places only (model.position_embeddings)"
-        if self.extractor.level == "utterance":
-            return "the model measures a recording by its loudest frame (prepare.level: utterance)"
+        if (level := self.extractor.level) in ("utterance", "bands"):
+            return f"the model measures a recording by all of it (prepare.level: {level})"
         return None
 
     @torch.inference_mode()

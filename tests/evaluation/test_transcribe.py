@@ -187,7 +187,7 @@ def test_standard_input_whole_and_through_a_pipe(causal, tmp_path, capsys, monke
     ("options", "why"),
     [
         ({"bidirectional": True}, "the model reads a recording from both ends (model.bidirectional)"),
-        ({"level": "utterance"}, "the model measures a recording by its loudest frame (prepare.level: utterance)"),
+        ({"level": "utterance"}, "the model measures a recording by all of it (prepare.level: utterance)"),
     ],
 )
 def test_what_hears_whole_recordings_only(tmp_path, capsys, options, why):

@@ -149,3 +149,13 @@ def test_the_character_error_rate_counts_edits_of_greedy_decodings():
     # The second utterance counts four frames, so that its last symbol is not read.
     errors, characters = losses.metric((logits, torch.tensor([5, 4])), labels)["cer"]
     assert (errors.item(), characters.item()) == (1, 5)
+
+
+def test_the_word_error_rate_counts_words_between_spaces():
+    losses = TASKS["speech_recognition"].module("loss")
+    # Class 1 is the space. "ab a" is heard as "aa a b", "b" as nothing.
+    frames = torch.tensor([[3, 0, 3, 1, 3, 1, 4], [0, 0, 1, 0, 0, 0, 0]])
+    logits = torch.nn.functional.one_hot(frames, 5).float()
+    labels = torch.tensor([[3, 4, 1, 3], [4, -100, -100, -100]])
+    errors, words = losses.metric((logits, torch.tensor([7, 7])), labels)["wer"]
+    assert (errors.item(), words.item()) == (3, 3)
