@@ -135,6 +135,11 @@ def _parser() -> argparse.ArgumentParser:
         help="kept checkpoints, exported to hf/step-N/; default: the last, to hf/",
     )
     sub.add_argument(
+        "--onnx",
+        action="store_true",
+        help="also the graph of a streaming speech recogniser, to results/<experiment>/onnx/",
+    )
+    sub.add_argument(
         "--to-dcp", nargs=2, metavar=("HF", "DCP"), type=Path, help="the other way: a folder into a checkpoint"
     )
 
@@ -339,6 +344,10 @@ def _export(options: argparse.Namespace) -> None:
     from lt25.checkpoints.export import export
 
     export(experiment, options.step)
+    if options.onnx:
+        from lt25.checkpoints.onnx import export_onnx
+
+        export_onnx(experiment)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ def exported(folder, level="running", **options):
     torch.manual_seed(3)
     config = HGRNConfig(
         hidden_size=16, num_hidden_layers=2, intermediate_size=16, input_size=40, vocab_size=6, pad_token_id=0,
-        initializer_range=0.5, use_short_conv=True, **{"subsampling": 2, **options},
+        initializer_range=0.5, **{"subsampling": 2, "use_short_conv": True, **options},
     )  # fmt: skip
     HGRNForCTC(config).save_pretrained(folder)
     LogMelFeatureExtractor(40, level=level, mean=[-5.0] * 40, std=[2.0] * 40).save_pretrained(folder)

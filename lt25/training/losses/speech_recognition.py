@@ -1,6 +1,8 @@
 """Connectionist temporal classification (CTC) and the error rate of greedy decoding."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,9 @@ METRIC, DIRECTION, COMPILES = "wer", "min", False
 
 BLANK, SPACE = 0, 1
 """Where the vocabulary of `lt25.data.speech_recognition` has them."""
+
+SHOWN = 4
+"""So many utterances of a validation are shown."""
 
 
 def select(output: Any) -> tuple[Tensor, Tensor]:
@@ -44,6 +49,19 @@ def metric(output: tuple[Tensor, Tensor], labels: Tensor) -> dict[str, tuple[Ten
         total = sum(pair.hits + pair.substitutions + pair.deletions for pair in pairs)
         rates[name] = torch.tensor(errors, dtype=torch.float64), torch.tensor(total, dtype=torch.float64)
     return rates
+
+
+def sentences(output: tuple[Tensor, Tensor], labels: Tensor, folder: Path) -> list[tuple[str, str]]:
+    """Return what the first `SHOWN` utterances of a batch say and what is heard; ``folder`` has the vocabulary."""
+    symbols = {number: symbol for symbol, number in json.loads((folder / "vocab.json").read_text()).items()}
+    symbols[SPACE] = " "
+    logits, lengths = output
+    heard = greedy_ids(logits[:SHOWN], lengths[:SHOWN], BLANK)
+    said = [row[row != IGNORE].tolist() for row in labels[:SHOWN].cpu()]
+    return [
+        ("".join(map(symbols.__getitem__, one)), "".join(map(symbols.__getitem__, other)))
+        for one, other in zip(said, heard, strict=True)
+    ]
 
 
 def _characters(ids: list[int]) -> str:
