@@ -54,6 +54,25 @@ class _Version(argparse.Action):
 
 
 class _Parser(argparse.ArgumentParser):
+    """Answers mistakes as lt25 does.
+
+    Attributes:
+        files_anywhere: whether options may stand between the positional arguments, of which argparse otherwise takes those
+            that may be left out for left out.
+    """
+
+    files_anywhere = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if not self.files_anywhere:
+            return super().parse_known_args(args, namespace)
+        # What argparse calls for it comes back here.
+        self.files_anywhere = False
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.files_anywhere = True
+
     def error(self, message: str) -> NoReturn:
         if match := re.match(r"argument COMMAND: invalid choice: '([^']*)' \(choose from (.*)\)", message):
             from lt25.config.key import suggestion
@@ -183,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "files", nargs="*", metavar="FILE", help="files, and folders of them; - or none: a file on standard input"
     )
+    sub.files_anywhere = True
     sub.add_argument("--stream", action="store_true", help="print the answer after each tenth of the sequence")
     sub.add_argument(
         "--json", action="store_true", help="print an object a line, with the probabilities of all classes"
@@ -193,6 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "files", nargs="*", metavar="FILE", help="files, and folders of them; - or none: a recording on standard input"
     )
+    sub.files_anywhere = True
     sub.add_argument(
         "--stream", action="store_true", help="hear recordings as they come, and print words when they end"
     )

@@ -199,6 +199,15 @@ def test_what_hears_whole_recordings_only(tmp_path, capsys, options, why):
     assert capsys.readouterr().err == f"lt25: error: lt25 transcribe: --stream: {why}: leave out --stream\n"
 
 
+def test_the_command_itself_with_its_option_before_the_file(causal, tmp_path):
+    """In a process of its own, where nothing but the command makes the model known to transformers."""
+    make.write(tmp_path / "a.wav", make.wav(recording(1)))
+    command = [sys.executable, "-m", "lt25.cli", "transcribe", str(causal), "--json", str(tmp_path / "a.wav")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["text"]
+
+
 @pytest.mark.parametrize("stream", [[], ["--stream"]])
 def test_what_cannot_be_read_comes_last_in_a_line_each(causal, tmp_path, capsys, stream):
     make.write(tmp_path / "a.wav", b"no audio")
