@@ -54,6 +54,25 @@ class _Version(argparse.Action):
 
 
 class _Parser(argparse.ArgumentParser):
+    """Answers mistakes as lt25 does.
+
+    Attributes:
+        files_anywhere: whether options may stand between the positional arguments, of which argparse otherwise takes those
+            that may be left out for left out.
+    """
+
+    files_anywhere = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if not self.files_anywhere:
+            return super().parse_known_args(args, namespace)
+        # What argparse calls for it comes back here.
+        self.files_anywhere = False
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.files_anywhere = True
+
     def error(self, message: str) -> NoReturn:
         if match := re.match(r"argument COMMAND: invalid choice: '([^']*)' \(choose from (.*)\)", message):
             from lt25.config.key import suggestion
@@ -146,6 +165,11 @@ def _parser() -> argparse.ArgumentParser:
         help="kept checkpoints, exported to hf/step-N/; default: the last, to hf/",
     )
     sub.add_argument(
+        "--onnx",
+        action="store_true",
+        help="also the graph of a streaming speech recogniser, to results/<experiment>/onnx/",
+    )
+    sub.add_argument(
         "--to-dcp", nargs=2, metavar=("HF", "DCP"), type=Path, help="the other way: a folder into a checkpoint"
     )
 
@@ -189,6 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "files", nargs="*", metavar="FILE", help="files, and folders of them; - or none: a file on standard input"
     )
+    sub.files_anywhere = True
     sub.add_argument("--stream", action="store_true", help="print the answer after each tenth of the sequence")
     sub.add_argument(
         "--json", action="store_true", help="print an object a line, with the probabilities of all classes"
@@ -199,6 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "files", nargs="*", metavar="FILE", help="files, and folders of them; - or none: a recording on standard input"
     )
+    sub.files_anywhere = True
     sub.add_argument(
         "--stream", action="store_true", help="hear recordings as they come, and print words when they end"
     )
@@ -363,6 +389,10 @@ def _export(options: argparse.Namespace) -> None:
     from lt25.checkpoints.export import export
 
     export(experiment, options.step)
+    if options.onnx:
+        from lt25.checkpoints.onnx import export_onnx
+
+        export_onnx(experiment)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

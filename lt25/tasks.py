@@ -436,9 +436,10 @@ print(recognise("speech.wav")["text"])""",
                 "string",
                 "running",
                 "what the power of a frame is measured by: the loudest frame so far (`running`), the loudest of the utterance "
-                "(`utterance`), or full scale (`recorded`), so that a model hears recordings of one level only",
+                "(`utterance`; with `bands` also each band by its mean, as microphones differ in their colour), or full scale "
+                "(`recorded`), so that a model hears recordings of one level only",
                 True,
-                {"enum": ["running", "utterance", "recorded"]},
+                {"enum": ["running", "utterance", "bands", "recorded"]},
             ),
             "sample_rate": Key("integer", 16000, "Hz; all audio is brought to it", True, {"minimum": 4000}),
             "store": Key(
@@ -449,7 +450,14 @@ print(recognise("speech.wav")["text"])""",
                 True,
                 {"enum": ["features", "audio"]},
             ),
-            "units": Key("string", "characters", "what the model writes", True, {"enum": ["characters"]}),
+            "units": Key(
+                "string",
+                "characters",
+                "what the model writes: `characters`, or whole `words`, those of the training split and no other (digits, "
+                "commands)",
+                True,
+                {"enum": ["characters", "words"]},
+            ),
             "alphabet": Key(
                 "string",
                 "abcdefghijklmnopqrstuvwxyz'",

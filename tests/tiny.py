@@ -103,6 +103,9 @@ def prepare(experiment: Experiment, examples: int = 24, seed: int = 0) -> None:
             tensors["label_offsets"] = tensors["input_offsets"].clone()
             tensors["labels"] = tensors["inputs"].roll(-1).where(torch.arange(total) % 3 > 0, -100)
         save_file(tensors, folder / f"{split}-00000-of-00001.safetensors")
+    if task == "speech_recognition":
+        symbols = ["<pad>", "|", "<unk>", "a", "b"]
+        (folder / "vocab.json").write_text(json.dumps({symbol: number for number, symbol in enumerate(symbols)}))
     stats = {
         "task": task,
         "fingerprint": f"{task}-{seed}",

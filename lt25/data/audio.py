@@ -152,7 +152,8 @@ def log_mel(samples: torch.Tensor, sample_rate: int, n_mels: int, level: str) ->
     25 ms Hann window that begins with, or up to a few milliseconds after, sample t * hop; the end is padded with zeros. A
     frame depends on no sample before its hop. Nor does it on another frame, if the ``level`` is "recorded", so that a stream cut
     at hops gives the frames of the whole. If it is "running", it also depends on the loudest frame so far, which a stream has to
-    remember; if it is "utterance", on the loudest frame of all. Such frames are the same however loud the samples are.
+    remember; if it is "utterance", on the loudest frame of all. Such frames are the same however loud the samples are. If the
+    level is "bands", also the mean of each band over the utterance is taken away, and with it the colour that a microphone gives.
     """
     power = frame_power(samples, sample_rate, n_mels, frame_count(len(samples), sample_rate))
     return log_power(power, level)[0]
@@ -178,7 +179,7 @@ def log_power(power: torch.Tensor, level: str, loudest: float = -math.inf) -> tu
 
     Args:
         power: of each band, float32 [T, n_mels].
-        level: "running", "utterance" or "recorded".
+        level: "running", "utterance", "bands" or "recorded".
         loudest: if the level is "running", what the frame before these was measured by.
 
     Returns:
@@ -195,7 +196,8 @@ def log_power(power: torch.Tensor, level: str, loudest: float = -math.inf) -> tu
         measure = (loudness + forgotten).cummax(0).values - forgotten
     else:
         measure = loudness.max(0, keepdim=True).values
-    return torch.log(power / measure.exp().float()[:, None] + RELATIVE_FLOOR), float(measure[-1])
+    frames = torch.log(power / measure.exp().float()[:, None] + RELATIVE_FLOOR)
+    return frames - frames.mean(0) if level == "bands" else frames, float(measure[-1])
 
 
 def normalised_log_mel(

@@ -65,7 +65,7 @@ class LogMelStream:
     """
 
     def __init__(self, sample_rate: int, mean: Tensor, std: Tensor, level: str) -> None:
-        assert level != "utterance", "the loudest frame of all is not known before the end"
+        assert level in ("recorded", "running"), "what all of a recording is like is not known before its end"
         self.sample_rate, self.mean, self.std, self.level = sample_rate, mean, std, level
         self._kept, self._loudest = torch.zeros(0), -math.inf
 

@@ -25,8 +25,9 @@ REASONS = {
     "a silent recording": "nothing in it is louder than the rounding noise of 16 bits",
     "a transcript of another kind": "it is no text",
     "a transcript outside the alphabet": "normalised, it has characters that `prepare.alphabet` lacks",
+    "a word that train lacks": "`prepare.units` is `words`, and train has no transcript with the word",
     "an empty transcript": "nothing of it is left when it is normalised",
-    "a transcript too long for its audio": "CTC needs a frame of the model for a character, and one between two that are equal",
+    "a transcript too long for its audio": "CTC needs a frame of the model for a unit, and one between two that are equal",
 }
 """Reason -> what it means; docs/data.md has them as a table."""
 

@@ -1,9 +1,10 @@
-"""Transcribed speech: normalised log-mel frames, or the audio that they are made of, and transcripts as characters."""
+"""Transcribed speech: normalised log-mel frames, or the audio that they are made of, and transcripts as characters or words."""
 
 import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -64,7 +65,8 @@ def write(
     Raises:
         UserError: for audio or a transcript that cannot be used, if faults are to stop.
     """
-    vocabulary = {token: number for number, token in enumerate([BLANK, SPACE, UNKNOWN, *options["alphabet"]])}
+    units = options["alphabet"] if options["units"] == "characters" else _words(examples, dataset.columns, options)
+    vocabulary = {token: number for number, token in enumerate([BLANK, SPACE, UNKNOWN, *units])}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the utterances are the parallel work
     try:
@@ -288,7 +290,28 @@ def _utterance(
     Raises:
         Fault: if it cannot be used.
     """
-    text, column = example.roles["text"], columns["text"]
+    text = _transcript(example, columns["text"], options)
+    units = text.replace(" ", SPACE) if options["units"] == "characters" else text.replace(" ", f" {SPACE} ").split()
+    if unknown := [unit for unit in units if unit not in vocabulary]:
+        message = f"column {columns['text']}: prepare.units is words, and train never says {unknown[0]!r}"
+        raise Fault("a word that train lacks", example.where, message)
+    samples = _samples(example, columns["audio"], options)
+    frames = frame_count(len(samples), options["sample_rate"])
+    labels = np.array([vocabulary[unit] for unit in units], np.int32)
+    needed, there = int(frames_needed(torch.from_numpy(labels)[None])), -(-frames // options.get("subsampling", 1))
+    if needed > there:
+        message = f"the transcript needs {needed} frames of the model, and the audio gives {there}"
+        raise Fault("a transcript too long for its audio", example.where, message)
+    return to_stored(samples), frames, labels, text
+
+
+def _transcript(example: Example, column: str, options: dict[str, Any]) -> str:
+    """Return the transcript of an utterance as it is learnt.
+
+    Raises:
+        Fault: if it cannot be used.
+    """
+    text = example.roles["text"]
     if isinstance(text, int) and not isinstance(text, bool):
         text = str(text)
     if not isinstance(text, str):
@@ -299,14 +322,17 @@ def _utterance(
         raise OutsideAlphabet(example.where, column, outside, options)
     if not text:
         raise Fault("an empty transcript", example.where, f"column {column}: an empty transcript")
-    samples = _samples(example, columns["audio"], options)
-    frames = frame_count(len(samples), options["sample_rate"])
-    labels = np.array([vocabulary[SPACE if character == " " else character] for character in text], np.int32)
-    needed, there = int(frames_needed(torch.from_numpy(labels)[None])), -(-frames // options.get("subsampling", 1))
-    if needed > there:
-        message = f"the transcript needs {needed} frames of the model, and the audio gives {there}"
-        raise Fault("a transcript too long for its audio", example.where, message)
-    return to_stored(samples), frames, labels, text
+    return text
+
+
+def _words(examples: Examples, columns: Mapping[str, str], options: dict[str, Any]) -> list[str]:
+    """Return the words of the training split, sorted."""
+    words: set[str] = set()
+    for example in examples.of("train"):
+        # What cannot be used is counted when it is prepared.
+        with suppress(Fault):
+            words.update(_transcript(example, columns["text"], options).split())
+    return sorted(words)
 
 
 def _samples(example: Example, column: str, options: dict[str, Any]) -> np.ndarray:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoFeatureExtractor
 
 from lt25.data.audio import decode_audio
+from lt25.data.features import register
 from lt25.data.series import as_series, decode_array
 from lt25.models.auto import load_model
 
@@ -29,6 +30,7 @@ class Classifier:
     """
 
     def __init__(self, folder: Path) -> None:
+        register()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.extractor: Any = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
         self.model: Any = load_model("classification", folder, device)

@@ -12,6 +12,7 @@ from transformers import AutoFeatureExtractor, AutoTokenizer
 
 from lt25.data.audio import MAX_RATE, decode_audio
 from lt25.data.audio_stream import LogMelStream, ResamplerStream
+from lt25.data.features import register
 from lt25.evaluation.words import UTTERANCE_SECONDS, BestPath, Word
 from lt25.models.auto import load_model
 from lt25.models.cache import HGRNCache
@@ -50,6 +51,7 @@ class Recogniser:
     """
 
     def __init__(self, folder: Path) -> None:
+        register()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.extractor: Any = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -63,8 +65,8 @@ class Recogniser:
             return "the model reads a recording from both ends (model.bidirectional)"
         if config.position_embeddings:
             return "the model knows a number of places only (model.position_embeddings)"
-        if self.extractor.level == "utterance":
-            return "the model measures a recording by its loudest frame (prepare.level: utterance)"
+        if (level := self.extractor.level) in ("utterance", "bands"):
+            return f"the model measures a recording by all of it (prepare.level: {level})"
         return None
 
     @torch.inference_mode()

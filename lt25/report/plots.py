@@ -11,7 +11,7 @@ from lt25.evaluation.style import ACCENT, INK, SECOND, SMALL, THIRD, axes, end_a
 WIDE = (4.7, 2.8)
 """Inches of a plot of several experiments."""
 
-PERCENT = {"accuracy": "accuracy", "cer": "character error rate"}
+PERCENT = {"accuracy": "accuracy", "wer": "word error rate", "cer": "character error rate"}
 """What validation measures in shares, and how it is called."""
 
 LINES = [(colour, dashes) for dashes in ("", "5 2", "1.5 1.5") for colour in (ACCENT, SECOND, THIRD, INK)]

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torchtitan.components.metrics import MetricsProcessor
+from torchtitan.components.metrics import MetricsProcessor, TensorBoardLogger, WandBLogger
 from torchtitan.config import JobConfig
 from torchtitan.distributed import ParallelDims
 
@@ -180,6 +180,16 @@ class RunMetrics(MetricsProcessor):
             self.bar.console.print(f"{self.name}  step {step}/{self.steps}  validation: {numbers}", highlight=False)
         else:
             print(f"{self.name}  step {step}/{self.steps}  validation: {numbers}", flush=True)
+
+    def log_sentences(self, pairs: list[tuple[str, str]], step: int) -> None:
+        """Show what was said and what is heard after a step in TensorBoard and W&B."""
+        for logger in getattr(self.logger, "_loggers", []):
+            if isinstance(logger, TensorBoardLogger):
+                rows = "".join(f"| {said} | {heard} |\n" for said, heard in pairs)
+                logger.writer.add_text("validation_sentences", f"| said | heard |\n| --- | --- |\n{rows}", step)
+            elif isinstance(logger, WandBLogger):
+                table = logger.wandb.Table(columns=["said", "heard"], data=[list(pair) for pair in pairs])
+                logger.wandb.log({"validation_sentences": table}, step=step)
 
     def _write(self, record: dict[str, Any]) -> None:
         with self.history.open("a") as stream:

@@ -62,7 +62,8 @@ class Validator(BaseValidator):
         self.rank, self.ranks = dp_rank, dp_world_size
         self.parallel_dims, self.loss_fn, self.metrics = parallel_dims, loss_fn, metrics_processor
         self.context, self.amp = validation_context, maybe_enable_amp
-        split, data = PreparedSplit(Path(job_config.lt25.data), "validation"), self.task.module("data")
+        self.folder = Path(job_config.lt25.data)
+        split, data = PreparedSplit(self.folder, "validation"), self.task.module("data")
         self.source = data.source(split, reading_of(job_config, dp_rank, dp_world_size, training=False))
         self.transforms = data.transforms(split, {}, training=False)
         self.collate = data.collate
@@ -87,6 +88,8 @@ class Validator(BaseValidator):
         mesh = self.parallel_dims.get_optional_mesh("cp")
         part = None if mesh is None else Part(model, mesh)
         rounds = -(-len(self.batches) // self.ranks)
+        # Of neither the shortest nor the longest examples; the first rank, which logs, has them.
+        shown = self.ranks * (rounds // 2)
         for number in range(self.rank, rounds * self.ranks, self.ranks):
             # Ranks that have no batch left compute one in vain: sharded weights are gathered by all or by none.
             batch = self._load(self.batches[min(number, len(self.batches) - 1)])
@@ -97,6 +100,8 @@ class Validator(BaseValidator):
                 loss = self.loss_fn(output, labels)
             counts = float(number < len(self.batches))
             found = {"loss": (loss, (labels != IGNORE).sum()), **self.losses.metric(output, labels)}
+            if number == shown and hasattr(self.losses, "sentences"):
+                self.metrics.log_sentences(self.losses.sentences(output, labels, self.folder), step)
             for name, pair in found.items():
                 pair = torch.stack([part.to(labels.device, torch.float64) for part in pair])
                 sums[name] = sums.get(name, 0) + counts * pair

@@ -43,7 +43,7 @@ def test_a_tone_lights_up_its_band(n_mels, level):
 
 @pytest.mark.parametrize("samples", [1, 159, 160, 161, 400, 16000, 16001])
 def test_one_frame_every_hop(samples):
-    for level in ("recorded", "utterance", "running"):
+    for level in ("recorded", "utterance", "bands", "running"):
         frames = log_mel(torch.ones(samples), 16000, 40, level)
         assert frames.shape == (-(-samples // 160), 40) and frames.dtype == torch.float32
 
@@ -68,7 +68,17 @@ def test_silence_and_rounding_noise_look_alike():
         assert log_mel(torch.from_numpy(rounding), 16000, 80, level).max() < np.log(0.1)
 
 
-@pytest.mark.parametrize("level", ["utterance", "running"])
+def test_bands_do_not_hear_the_colour_of_a_microphone():
+    samples = speech()
+    coloured = np.convolve(samples, [1, -0.9])[: len(samples)]
+    apart = {}
+    for level in ("utterance", "bands"):
+        plain, other = (log_mel(torch.as_tensor(x, dtype=torch.float32), 16000, 40, level) for x in (samples, coloured))
+        apart[level] = float((plain - other).abs().mean())
+    assert apart["bands"] < apart["utterance"] / 2
+
+
+@pytest.mark.parametrize("level", ["utterance", "bands", "running"])
 @pytest.mark.parametrize("decibels", [12, -12, -24])
 def test_features_do_not_hear_the_level_of_a_recording(level, decibels):
     samples = speech()

@@ -146,7 +146,8 @@ EVERY = [(reason, *case) for reason, cases in CASES.items() for case in cases]
 
 
 def test_every_reason_has_a_case():
-    assert set(CASES) == set(REASONS)
+    # The word has its test in test_speech_recognition.py: whether train lacks it depends on the split of the example.
+    assert {*CASES, "a word that train lacks"} == set(REASONS)
 
 
 @pytest.mark.parametrize(("reason", "write", "bad"), EVERY)

@@ -143,6 +143,27 @@ def test_an_alphabet_of_ones_own(tmp_path):
     assert stats(folder)["model"]["vocab_size"] == 32
 
 
+def test_words_as_units(tmp_path):
+    data = speech(tmp_path / "mine", 10 * TEXTS)
+    folder = make.prepared(tmp_path, "speech_recognition", data, units="words")
+    words = sorted({word for text in TEXTS for word in text.lower().split()})
+    assert stats(folder)["model"]["vocab_size"] == 3 + len(words)
+    from transformers import AutoTokenizer
+
+    tokenizer, split = AutoTokenizer.from_pretrained(folder), PreparedSplit(folder, "train")
+    labels, text = split[0]["label"].tolist(), split.table().text[0]
+    assert tokenizer.decode(labels, group_tokens=False) == text
+    assert len(labels) == 2 * len(text.split()) - 1
+
+
+def test_a_word_that_train_lacks_is_left_out(tmp_path):
+    data = speech(tmp_path / "mine", [*5 * TEXTS, *(4 * letter for letter in "abcdef")])
+    folder = make.prepared(tmp_path, "speech_recognition", data, units="words")
+    facts = stats(folder)["splits"]
+    held_out = {split: fact.get("excluded", {}).get("a word that train lacks", 0) for split, fact in facts.items()}
+    assert held_out["train"] == 0 < sum(held_out.values())
+
+
 def test_a_missing_column_is_named(tmp_path):
     data = speech(tmp_path / "mine", text="transcript")
     with pytest.raises(UserError, match=r"metadata.csv: no column transcript: it has file_name, text"):

@@ -27,7 +27,7 @@ def exported(folder, level="running", **options):
     torch.manual_seed(3)
     config = HGRNConfig(
         hidden_size=16, num_hidden_layers=2, intermediate_size=16, input_size=40, vocab_size=6, pad_token_id=0,
-        initializer_range=0.5, use_short_conv=True, **{"subsampling": 2, **options},
+        initializer_range=0.5, **{"subsampling": 2, "use_short_conv": True, **options},
     )  # fmt: skip
     HGRNForCTC(config).save_pretrained(folder)
     LogMelFeatureExtractor(40, level=level, mean=[-5.0] * 40, std=[2.0] * 40).save_pretrained(folder)
@@ -187,7 +187,7 @@ def test_standard_input_whole_and_through_a_pipe(causal, tmp_path, capsys, monke
     ("options", "why"),
     [
         ({"bidirectional": True}, "the model reads a recording from both ends (model.bidirectional)"),
-        ({"level": "utterance"}, "the model measures a recording by its loudest frame (prepare.level: utterance)"),
+        ({"level": "utterance"}, "the model measures a recording by all of it (prepare.level: utterance)"),
     ],
 )
 def test_what_hears_whole_recordings_only(tmp_path, capsys, options, why):
@@ -197,6 +197,15 @@ def test_what_hears_whole_recordings_only(tmp_path, capsys, options, why):
     assert capsys.readouterr().out.strip()
     assert cli.main(["transcribe", str(folder), str(tmp_path / "a.wav"), "--stream"]) == 2
     assert capsys.readouterr().err == f"lt25: error: lt25 transcribe: --stream: {why}: leave out --stream\n"
+
+
+def test_the_command_itself_with_its_option_before_the_file(causal, tmp_path):
+    """In a process of its own, where nothing but the command makes the model known to transformers."""
+    make.write(tmp_path / "a.wav", make.wav(recording(1)))
+    command = [sys.executable, "-m", "lt25.cli", "transcribe", str(causal), "--json", str(tmp_path / "a.wav")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["text"]
 
 
 @pytest.mark.parametrize("stream", [[], ["--stream"]])

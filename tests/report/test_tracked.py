@@ -14,5 +14,5 @@ def test_the_curve_has_the_training_and_what_validation_measured(experiments):
         assert all(float(row["loss"]) > 0 for row in rows if row["loss"])
         validated = [row for row in rows if row["validation_loss"]]
         assert 0 < len(validated) < len(rows)
-        metric = {"classification": "accuracy", "speech_recognition": "cer"}.get(experiment.task)
+        metric = {"classification": "accuracy", "speech_recognition": "wer"}.get(experiment.task)
         assert metric is None or all(0 <= float(row[f"validation_{metric}"]) <= 1 for row in validated)

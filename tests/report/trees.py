@@ -84,7 +84,7 @@ def make(root: Path, task: str, name: str, **evaluation) -> Experiment:
         }
         for step in range(1, 601, 5)
     ]
-    metric = {"classification": "accuracy", "speech_recognition": "cer"}.get(task)
+    metric = {"classification": "accuracy", "speech_recognition": "wer"}.get(task)
     held_out = [
         {
             "step": step,

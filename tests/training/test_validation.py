@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lt25.tasks import TASKS
 from lt25.training.validation import Validator
@@ -35,6 +36,11 @@ def test_training_is_not_disturbed_and_the_tasks_metric_is_logged(root, task):
     metric = TASKS[task].module("loss").METRIC
     assert all(line["validation"][metric] >= 0 for line in found)
     assert "validation: loss" in done.stdout
+    if task == "speech_recognition":
+        events = EventAccumulator(str(next(watched.results_dir.rglob("events.*")).parent)).Reload()
+        shown = events.Tensors("validation_sentences/text_summary")
+        assert [one.step for one in shown] == [5, 10, 12]
+        assert shown[0].tensor_proto.string_val[0].decode().startswith("| said | heard |")
     # A validation that only watches is not part of what decides the weights.
     markers = [json.loads((one.results_dir / "train.json").read_text()) for one in (plain, watched)]
     assert markers[0]["fingerprint"] == markers[1]["fingerprint"]
@@ -149,3 +155,13 @@ def test_the_character_error_rate_counts_edits_of_greedy_decodings():
     # The second utterance counts four frames, so that its last symbol is not read.
     errors, characters = losses.metric((logits, torch.tensor([5, 4])), labels)["cer"]
     assert (errors.item(), characters.item()) == (1, 5)
+
+
+def test_the_word_error_rate_counts_words_between_spaces():
+    losses = TASKS["speech_recognition"].module("loss")
+    # Class 1 is the space. "ab a" is heard as "aa a b", "b" as nothing.
+    frames = torch.tensor([[3, 0, 3, 1, 3, 1, 4], [0, 0, 1, 0, 0, 0, 0]])
+    logits = torch.nn.functional.one_hot(frames, 5).float()
+    labels = torch.tensor([[3, 4, 1, 3], [4, -100, -100, -100]])
+    errors, words = losses.metric((logits, torch.tensor([7, 7])), labels)["wer"]
+    assert (errors.item(), words.item()) == (3, 3)

@@ -29,7 +29,8 @@ _FEW = 16
 def choose(operator: str, x: Tensor, backend: str | None) -> str:
     """Choose a backend: the requested one, or by default the one for x's device.
 
-    There are no kernels for float64 on CUDA; the default there is the reference.
+    There are no kernels for float64 on CUDA; the default there is the reference, as it is in graphs that torch.export makes for
+    other programs.
 
     Args:
         operator: name for the message.
@@ -43,12 +44,19 @@ def choose(operator: str, x: Tensor, backend: str | None) -> str:
         ValueError: an unknown backend.
     """
     if backend is None:
+        if is_exported():
+            return "reference"
         if not x.is_cuda:
             return "numba"
         return "reference" if x.dtype == torch.float64 else "triton"
     if backend not in BACKENDS:
         raise ValueError(f"{operator}: unknown backend {backend!r}, choose from {', '.join(BACKENDS)}")
     return backend
+
+
+def is_exported() -> bool:
+    """Whether torch.export traces the operators, for other programs; torch.compile says that it exports too."""
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
 
 
 @cache

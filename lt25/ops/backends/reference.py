@@ -1,4 +1,7 @@
-"""The operators as they are defined, in plain torch and float64, differentiated by autograd. Slow; tests compare with it."""
+"""The operators as they are defined, in plain torch and float64, differentiated by autograd. Slow; tests compare with it.
+
+Graphs for other programs (ONNX) are made of them, in the precision of their inputs.
+"""
 
 from collections.abc import Sequence
 
@@ -6,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lt25.ops.backends import is_exported
+
 
 def scan(
     x: Tensor, log_f: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None, reverse: bool
 ) -> tuple[Tensor, Tensor]:
     """Arguments and results of :func:`lt25.ops.hgrn_scan`; the final state comes in float64, h in x's dtype."""
-    h, final_state = _recur(x.double(), log_f.double().exp(), initial_state, cu_seqlens, reverse)
+    h, final_state = _recur(_exact(x), _exact(log_f).exp(), initial_state, cu_seqlens, reverse)
     return h.to(x.dtype), final_state
 
 
@@ -27,8 +32,8 @@ def mix(
     out_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Arguments and results of :func:`lt25.ops.hgrn_mix`; the final state comes in float64, y in ifg's dtype."""
-    i, f, g = ifg.double().chunk(3, -1)
-    bound = f.new_zeros(f.shape[-1]) if lower_bound is None else lower_bound.double()
+    i, f, g = _exact(ifg).chunk(3, -1)
+    bound = f.new_zeros(f.shape[-1]) if lower_bound is None else _exact(lower_bound)
     forget = bound + (1 - bound) * f.sigmoid()
     x = F.silu(i) * (1 - bound) * (-f).sigmoid()
     if mask is not None:
@@ -41,9 +46,9 @@ def mix(
         h, final_state = (torch.cat(both, -1) for both in zip(*scanned, strict=True))
     else:
         h, final_state = _recur(x, forget, initial_state, cu_seqlens, False)
-    y = _rms_norm(h, eps) * weight.double() * F.silu(g)
+    y = _rms_norm(h, eps) * _exact(weight) * F.silu(g)
     if out_weight is not None:
-        y = F.linear(y, out_weight.double())
+        y = F.linear(y, _exact(out_weight))
     return y.to(ifg.dtype), final_state
 
 
@@ -53,7 +58,7 @@ def short_conv(
     """Arguments and result of :func:`lt25.ops.short_conv`."""
     channels, size = weight.shape
     x, g = ifg.split([channels, channels // 2], -1)
-    x = x.double() if mask is None else torch.where(mask[..., None], x.double(), 0.0)
+    x = _exact(x) if mask is None else torch.where(mask[..., None], _exact(x), 0.0)
     step = torch.arange(x.shape[1], device=x.device)
     sequence = torch.zeros_like(step) if cu_seqlens is None else torch.searchsorted(cu_seqlens.long(), step, right=True)
     backward = torch.zeros(2, channels // 2, dtype=torch.bool, device=x.device)
@@ -64,32 +69,32 @@ def short_conv(
             source = (step + direction * lag).clamp(0, max(0, len(step) - 1))
             inside = (source == step + direction * lag) & (sequence[source] == sequence)
             inside = inside[:, None] & here.flatten()
-            y = y + torch.where(inside, x[:, source] * weight[:, size - 1 - lag].double(), 0.0)
+            y = y + torch.where(inside, x[:, source] * _exact(weight[:, size - 1 - lag]), 0.0)
     return torch.cat((y.to(ifg.dtype), g), -1)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """Argument and result of :func:`lt25.ops.swiglu`."""
-    gate, up = gate_up.double().chunk(2, -1)
+    gate, up = _exact(gate_up).chunk(2, -1)
     return (F.silu(gate) * up).to(gate_up.dtype)
 
 
 def swiglu_linear(gate_up: Tensor, weight: Tensor) -> Tensor:
     """Arguments and result of :func:`lt25.ops.swiglu_linear`."""
-    gate, up = gate_up.double().chunk(2, -1)
-    return F.linear(F.silu(gate) * up, weight.double()).to(gate_up.dtype)
+    gate, up = _exact(gate_up).chunk(2, -1)
+    return F.linear(F.silu(gate) * up, _exact(weight)).to(gate_up.dtype)
 
 
 def gated_mlp(x: Tensor, gate_weight: Tensor, up_weight: Tensor, down_weight: Tensor) -> Tensor:
     """Arguments and result of :func:`lt25.ops.gated_mlp`."""
-    gate, up = F.linear(x.double(), gate_weight.double()), F.linear(x.double(), up_weight.double())
-    return F.linear(F.silu(gate) * up, down_weight.double()).to(x.dtype)
+    gate, up = F.linear(_exact(x), _exact(gate_weight)), F.linear(_exact(x), _exact(up_weight))
+    return F.linear(F.silu(gate) * up, _exact(down_weight)).to(x.dtype)
 
 
 def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Arguments and results of :func:`lt25.ops.add_rms_norm`."""
     total = x if residual is None else x + residual
-    return (_rms_norm(total.double(), eps) * weight.double()).to(x.dtype), total
+    return (_rms_norm(_exact(total), eps) * _exact(weight)).to(x.dtype), total
 
 
 def add_norm_linear(
@@ -97,8 +102,8 @@ def add_norm_linear(
 ) -> tuple[Tensor, Tensor]:
     """Arguments and results of :func:`lt25.ops.add_norm_linear`."""
     total = x if residual is None else x + residual
-    normed = _rms_norm(total.double(), eps) * norm_weight.double()
-    return F.linear(normed, torch.cat(tuple(weights)).double()).to(x.dtype), total
+    normed = _rms_norm(_exact(total), eps) * _exact(norm_weight)
+    return F.linear(normed, _exact(torch.cat(tuple(weights)))).to(x.dtype), total
 
 
 def dropout(x: Tensor, p: float, seed: Tensor) -> Tensor:
@@ -108,7 +113,7 @@ def dropout(x: Tensor, p: float, seed: Tensor) -> Tensor:
         bits = bits ^ part
         for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
             bits = (bits ^ (bits >> shift)) * factor & 0xFFFFFFFF
-    return (x.double() * (bits >= int(p * 2**32)) / (1 - p)).to(x.dtype)
+    return (_exact(x) * (bits >= int(p * 2**32)) / (1 - p)).to(x.dtype)
 
 
 def _recur(
@@ -123,7 +128,7 @@ def _recur(
 
     outputs, finals = [], []
     for n, (x_n, f_n) in enumerate(sequences):
-        state = x_n.new_zeros(x.shape[-1]) if initial_state is None else initial_state[n].double()
+        state = x_n.new_zeros(x.shape[-1]) if initial_state is None else _exact(initial_state[n])
         rows: list[Tensor] = [state] * len(x_n)
         for t in reversed(range(len(x_n))) if reverse else range(len(x_n)):
             state = f_n[t] * state + x_n[t]
@@ -136,3 +141,7 @@ def _recur(
 
 def _rms_norm(x: Tensor, eps: float) -> Tensor:
     return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x if is_exported() else x.double()

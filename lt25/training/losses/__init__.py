@@ -12,6 +12,8 @@ A module has:
                             what validation measures; targets: those tensors of the batch that ``TARGETS`` names
     infinite(inputs, labels, config)    left out, or how many examples of a batch have an infinite loss, which `loss` counts as 0:
                             from the model's inputs, the labels and the model's config
+    sentences(output, labels, folder)   left out, or what the first utterances of a batch say and what is heard, in pairs; folder:
+                            of the prepared data
 
 ``output`` is what `select(output)` keeps of the model's `transformers.utils.ModelOutput`, which the trainer calls at once.
 """
