@@ -127,8 +127,10 @@ def _played(
     samples: Tensor, mask: Tensor | None, augment: Mapping[str, Any], generator: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
     """Play samples [B, T] through a random filter and at a random speed: what comes out, [B, T'], and its mask."""
+    from scipy.fft import next_fast_len
+
     count, steps = samples.shape
-    device, padded = samples.device, steps + MARGIN
+    device, padded = samples.device, cast(int, next_fast_len(steps + MARGIN, real=True))
     spectrum = torch.fft.rfft(samples, padded)
     if augment["equalise"]:
         drawn = 2 * torch.rand(2, count, POINTS, device=device, generator=generator) - 1
