@@ -17,6 +17,7 @@ from lt25.data import acquire, read
 from lt25.data.folders import Folder
 from lt25.errors import Mistakes, UserError
 from lt25.experiment import Experiment, load_config, load_experiment, load_experiments, project_root
+from lt25.files import load_record
 from lt25.launch import plan
 from lt25.models import families
 from lt25.progress import track
@@ -97,6 +98,7 @@ def check_experiment(experiment: Experiment) -> str:
     with mistakes:
         check_devices(experiment)
         check_model(experiment)
+        check_positions(experiment)
     with mistakes:
         check_load_step(experiment)
     with mistakes:
@@ -227,6 +229,26 @@ def check_model(experiment: Experiment) -> None:
             try_model(model, experiment.task)
         except UserError as error:
             raise UserError(f"{experiment.path}: {error}") from None
+
+
+def check_positions(experiment: Experiment) -> None:
+    """Compare ``model.position_embeddings`` with the longest sequence of the prepared data, if there is any.
+
+    Raises:
+        UserError: if that has more steps than the model has embeddings.
+    """
+    count = experiment.model.get("position_embeddings", 0)
+    try:
+        splits = load_record(experiment.processed_dir / "stats.json")["splits"]
+    except (FileNotFoundError, UserError):
+        return
+    longest = max((facts["lengths"]["edges"][-1] - 1 for facts in splits.values() if "lengths" in facts), default=0)
+    steps = -(-longest // experiment.model.get("subsampling", 1))
+    if 0 < count < steps:
+        raise UserError(
+            f"{experiment.path}: model.position_embeddings: found {count}, but the longest sequence has {steps} steps: use "
+            f"{steps} or more"
+        )
 
 
 def check_start(experiment: Experiment) -> None:

@@ -70,8 +70,12 @@ class Launch:
         return self.processes * self.nodes
 
     def environment(self, environment: Environment = os.environ) -> dict[str, str]:
-        """Return the variables to add to the environment of the command: each process of several gets its part of the cores."""
-        if self.processes == 1 or "OMP_NUM_THREADS" in environment:
+        """Return the variables to add to the environment of the command: how many threads each process has.
+
+        Each of several gets its part of the cores. One that trains on a GPU has few even if it is alone, because others may train
+        beside it: with a thread for each core, 12 of them on one machine waited for threads most of the time.
+        """
+        if "OMP_NUM_THREADS" in environment or (self.processes == 1 and self.device == "cpu"):
             return {}
         threads = max(len(os.sched_getaffinity(0)) // self.processes, 1)
         # Beside a GPU the threads only make batches: 16 in each process were no faster than 8 on two GPUs.

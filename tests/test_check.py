@@ -229,6 +229,21 @@ def test_a_checkpoint_that_is_not_kept_is_said_before_training(project, capsys):
     assert checked(capsys, "tiny", "--checkpoint.load_step", "4")[0] == 0
 
 
+def test_more_steps_than_position_embeddings_are_said_before_training(project, capsys):
+    dataset = {"tasks": ["classification"], "columns": {"input": "text", "label": "label"}}
+    write_dataset(project, **dataset, origin={"path": "series"})
+    make.write(project / "series" / "all.csv", "text,label\n1 2 3,1\n3 2 1,0\n")
+    model = {"position_embeddings": 5, "subsampling": 2}
+    tiny.write_experiment(project, "classification", dataset="reviews", model=model)
+    stats = load_experiment("tiny").processed_dir / "stats.json"
+    stats.parent.mkdir(parents=True)
+    write_record(stats, {"splits": {"train": {"lengths": {"edges": [3, 11]}}, "test": {"lengths": {"edges": [4, 12]}}}})
+    status, said = checked(capsys, "tiny")
+    assert status == 2
+    assert "model.position_embeddings: found 5, but the longest sequence has 6 steps: use 6 or more" in said
+    assert "position_embeddings" not in checked(capsys, "tiny", "--model.position_embeddings=6")[1].split(": ", 1)[1]
+
+
 def test_a_result_of_another_state_of_the_experiment_is_said(project, capsys):
     make.write(project / "config" / "config.yaml", "experiments: [tiny]\n")
     experiment = tiny.tiny(project, "language_modeling", dataset="reviews")

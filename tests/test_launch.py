@@ -92,6 +92,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(parallelism, environment, me
 
 def test_processes_share_the_cores():
     assert Launch(1).environment({}) == {}
+    assert int(Launch(1, device="cuda").environment({})["OMP_NUM_THREADS"]) <= launch.GPU_THREADS
     assert Launch(2).environment({"OMP_NUM_THREADS": "3"}) == {}
     assert Launch(10_000).environment({}) == {"OMP_NUM_THREADS": "1"}
 

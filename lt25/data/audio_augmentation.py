@@ -127,14 +127,17 @@ def _played(
     samples: Tensor, mask: Tensor | None, augment: Mapping[str, Any], generator: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
     """Play samples [B, T] through a random filter and at a random speed: what comes out, [B, T'], and its mask."""
+    from scipy.fft import next_fast_len
+
     count, steps = samples.shape
-    device, padded = samples.device, steps + MARGIN
+    device, padded = samples.device, cast(int, next_fast_len(steps + MARGIN, real=True))
     spectrum = torch.fft.rfft(samples, padded)
     if augment["equalise"]:
         drawn = 2 * torch.rand(2, count, POINTS, device=device, generator=generator) - 1
         gain, phase = F.interpolate(drawn, spectrum.shape[1], mode="linear", align_corners=True)
         spectrum = spectrum * torch.polar(10 ** (augment["equalise"] / 20 * gain), math.pi * phase)
-    factors = torch.tensor(augment["speed"] or [1.0], device=device)
+    # The host does not wait for the device here.
+    factors = torch.tensor(augment["speed"] or [1.0]).to(device, non_blocking=True)
     factor = factors[torch.randint(len(factors), (count, 1), device=device, generator=generator)]
     # What would lie above half the sample rate when it is played faster.
     spectrum = spectrum * (torch.linspace(0, 1, spectrum.shape[1], device=device) * factor <= 1)

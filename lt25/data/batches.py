@@ -51,13 +51,14 @@ def pad(sequences: Sequence[Tensor], grid: Grid) -> tuple[Tensor, Tensor]:
     Returns:
         Features float32 [B, T, ...], zero where there is padding, and a mask int64 [B, T], 1 where there is none.
     """
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    lengths = np.array([len(sequence) for sequence in sequences])
     longest = int(lengths.max())
     steps = longest + -longest % grid.time
     features = torch.empty(len(sequences), steps, *sequences[0].shape[1:])
     for row, sequence in zip(features, sequences, strict=True):
         row[: len(sequence)], row[len(sequence) :] = sequence, 0
-    return features, (torch.arange(steps) < lengths[:, None]).long()
+    # By numpy, in this thread alone: torch would wake all of its own for so small an array, and wait for each.
+    return features, torch.from_numpy((np.arange(steps) < lengths[:, None]).astype(np.int64))
 
 
 def longest_first(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:

@@ -164,7 +164,7 @@ def collate(items: list[Item], grid: Grid = NO_GRID) -> Batch:
     """
     features, mask = pad([item["input"] for item in items], grid)
     batch = {"input_features": features, "labels": torch.stack([item["label"] for item in items]).long()}
-    return batch if mask.all() else {**batch, "attention_mask": mask}
+    return batch if mask.numpy().all() else {**batch, "attention_mask": mask}
 
 
 def collate_stacked(examples: Item) -> Batch:

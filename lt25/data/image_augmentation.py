@@ -40,13 +40,14 @@ def image_transform(
         features = batch["input_features"]
         changed = features
         if moved:
-            images = features if back is None else features[:, back.to(features.device)]
+            # Without waiting for the device.
+            images = features if back is None else features[:, back.to(features.device, non_blocking=True)]
             images = images.reshape(len(features), height, width, channels).permute(0, 3, 1, 2)
             theta = _affine(augment, len(features), height, width, features.device, generator)
             grid = F.affine_grid(theta, [len(features), channels, height, width], align_corners=False)
             images = F.grid_sample(images, grid.to(images.dtype), padding_mode="border", align_corners=False)
             changed = images.permute(0, 2, 3, 1).reshape(features.shape)
-            changed = changed if order is None else changed[:, order.to(features.device)]
+            changed = changed if order is None else changed[:, order.to(features.device, non_blocking=True)]
         if augment["noise"]:
             changed = changed + augment["noise"] * torch.randn(
                 features.shape, device=features.device, dtype=features.dtype, generator=generator
