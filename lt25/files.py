@@ -24,6 +24,13 @@ import xxhash
 
 from lt25.errors import UserError
 
+DISK = {
+    errno.ENOSPC: "the disk is full: make room there",
+    errno.EDQUOT: "the quota of disk space is used up: make room there",
+    errno.EROFS: "the disk is read-only: make it writable",
+}
+"""What a user is told of errors of the system that are the disk's."""
+
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hex."""
@@ -48,7 +55,7 @@ def temporary(target: Path) -> Iterator[Path]:
         target: a file, a folder or a link, there or not.
 
     Raises:
-        UserError: if the disk is full.
+        UserError: if the disk is full or read-only.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{target.name}.partial-{socket.gethostname()}-"
@@ -60,12 +67,29 @@ def temporary(target: Path) -> Iterator[Path]:
     partial = target.with_name(f"{prefix}{os.getpid()}")
     try:
         yield partial
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UserError(f"{target}: the disk is full: make room there") from None
+    except Exception as error:
+        if fault := disk_fault(error, target):
+            raise UserError(fault) from None
         raise
     finally:
-        remove(partial)
+        # It cannot be removed from a disk that is read-only: the next who writes here does that.
+        with suppress(OSError):
+            remove(partial)
+
+
+def disk_fault(error: BaseException | None, where: Path | None = None) -> str | None:
+    """Say in a line that the disk is full or read-only, if that is what an error, or one that it comes from, is about.
+
+    Args:
+        error: of Python's or of a library's, which has the system's words in its text.
+        where: what was to be written, if it is known; else the file that the error names, or the folder of this process.
+    """
+    while error is not None:
+        for number, fault in DISK.items():
+            if os.strerror(number) in str(error):
+                return f"{where or getattr(error, 'filename', None) or Path.cwd()}: {fault}"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @contextmanager
@@ -73,7 +97,7 @@ def whole_file(target: Path) -> Iterator[Path]:
     """Give a path to write a file or link to; when the block succeeds it takes the place of ``target``, else it goes.
 
     Raises:
-        UserError: if the disk is full.
+        UserError: if the disk is full or read-only.
     """
     with temporary(target) as partial:
         yield partial
@@ -85,7 +109,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
     """Give an empty folder beside ``target``; when the block succeeds it takes the place of ``target``, else it goes.
 
     Raises:
-        UserError: if the disk is full.
+        UserError: if the disk is full or read-only.
     """
     with temporary(target) as partial:
         partial.mkdir()

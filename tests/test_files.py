@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from lt25.errors import UserError
-from lt25.files import believe, load_record, read_json, whole_file, whole_folder, write_json, write_record, write_text
+from lt25.files import (
+    believe,
+    disk_fault,
+    load_record,
+    read_json,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_record,
+    write_text,
+)
 
 
 def names(folder):
@@ -76,10 +86,20 @@ def test_what_a_killed_process_left_is_cleared_and_a_living_ones_or_another_mach
     assert set(names(tmp_path)) == {"a[1]", *left[1:]}
 
 
-def test_a_full_disk_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="target: the disk is full: make room there"), whole_file(tmp_path / "target"):
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.ENOSPC, "full: make room there"), (errno.EROFS, "read-only: make it writable")]
+)
+def test_a_disk_that_is_full_or_read_only_is_one_line(tmp_path, number, said):
+    with pytest.raises(UserError, match=f"target: the disk is {said}"), whole_file(tmp_path / "target"):
+        raise OSError(number, os.strerror(number))
     assert not names(tmp_path)
+    # Libraries say it in errors of their own, and what is raised in the end may only come from it.
+    of_a_library = RuntimeError(f"I/O error: {os.strerror(number)} (os error {number})")
+    of_a_library.__context__, after = None, ValueError("closing")
+    after.__context__ = of_a_library
+    assert disk_fault(after, tmp_path) == f"{tmp_path}: the disk is {said}"
+    assert disk_fault(OSError(number, os.strerror(number), "a.bin")) == f"a.bin: the disk is {said}"
+    assert disk_fault(OSError(errno.EACCES, "no")) is None
 
 
 def test_json_that_is_missing_or_torn_is_one_line(tmp_path):

@@ -7,7 +7,9 @@ import contextlib
 import logging
 import os
 import platform
+import re
 import sys
+import threading
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -29,6 +31,7 @@ with without_garbage():
 
     import torch
     import torch.distributed as dist
+    from torch.distributed.checkpoint.api import CheckpointException
     from torchtitan.config import ConfigManager
 
     from lt25 import plugins
@@ -36,6 +39,7 @@ with without_garbage():
     from lt25.data import documents
     from lt25.data.shards import believe
     from lt25.errors import UserError
+    from lt25.files import disk_fault
     from lt25.memory import keep_freed_memory
     from lt25.source import revision
     from lt25.training import run as runs
@@ -58,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     _alone_without_torchrun()
     rank = int(os.environ["RANK"])
     _log_to(None)
+    threading.excepthook = _tell_of_thread
     try:
         return _train(arguments, rank)
     except UserError as error:
@@ -68,9 +73,31 @@ def main(arguments: list[str] | None = None) -> int:
         if rank == 0:
             print("lt25: stopped: the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+    except (Exception, CheckpointException) as error:
+        if fault := disk_fault(error):
+            if rank == 0:
+                print(f"lt25: error: {fault}; the same command goes on from the last checkpoint", file=sys.stderr)
+            return 2
+        if not _is_lost_connection(error):
+            raise
+        reason = str(error).splitlines()[0]
+        print(f"lt25: process {rank} has lost its connection to another one ({reason})", file=sys.stderr)
+        return 1
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _tell_of_thread(ended: threading.ExceptHookArgs) -> None:
+    """Print what has ended a thread, but for a fault of the disk: whoever waits for the thread says that."""
+    if not disk_fault(ended.exc_value):
+        threading.__excepthook__(ended)
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    """Whether an error says that another process has ended or does not answer; of what ends there the launcher tells."""
+    several = int(os.environ["WORLD_SIZE"]) > 1
+    return several and (isinstance(error, dist.DistError) or re.search(r"\bgloo/transport\b", str(error)) is not None)
 
 
 def _train(arguments: list[str], rank: int) -> int:

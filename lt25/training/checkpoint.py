@@ -39,6 +39,7 @@ class WholeCheckpoints(CheckpointManager):
     best: int | None = None
     loaded: Path | None = None
     _newest: int | None = None
+    _published: Future | None = None
     _chosen: int = -1
 
     def dcp_save(
@@ -63,8 +64,26 @@ class WholeCheckpoints(CheckpointManager):
                 publish(partial, final, self.run.facts)
             else:
                 future = cast(Future, saved.upload_completion if isinstance(saved, AsyncSaveResponse) else saved)
-                future.add_done_callback(lambda done: done.exception() or publish(partial, final, self.run.facts))
+                published = self._published = Future()
+
+                def finish(done: Future) -> None:
+                    # What a callback raises is logged and forgotten.
+                    try:
+                        done.result()
+                        publish(partial, final, self.run.facts)
+                    except BaseException as error:
+                        published.set_exception(error)
+                    else:
+                        published.set_result(None)
+
+                future.add_done_callback(finish)
         return saved
+
+    def _async_wait(self) -> None:
+        super()._async_wait()
+        if self._published is not None:
+            published, self._published = self._published, None
+            published.result()
 
     def dcp_load(self, state_dict: dict[str, Any], checkpoint_id: str, from_hf: bool, from_quantized: bool) -> None:
         if from_hf:

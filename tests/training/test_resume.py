@@ -195,3 +195,50 @@ def test_a_change_of_the_data_is_another_run(root):
     write_job(experiment)
     done = tiny.train(experiment)
     assert "data changed from classification-0 to classification-1: starting afresh" in done.stdout
+
+
+LOST = """
+import os, signal
+from lt25.training.trainer import Trainer
+plain = Trainer.train_step
+def train_step(self, batches):
+    if self.step == 6 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    plain(self, batches)
+Trainer.train_step = train_step
+"""
+
+
+def test_a_rank_that_loses_another_says_so_in_a_line_and_the_same_command_arrives(root):
+    experiment = tiny.tiny(root, "classification", training={"local_batch_size": 2, "global_batch_size": 4})
+    left = tiny.train(experiment, processes=2, before=LOST)
+    assert left.returncode == -9 and "Traceback" not in left.stderr, left.stderr
+    assert left.stderr.startswith("lt25: process 0 has lost its connection to another one ("), left.stderr
+    assert tiny.train(experiment, processes=2).returncode == 0
+    assert [record["step"] for record in tiny.history(experiment)] == list(range(1, 13))
+
+
+FULL_DISK = """
+import errno
+from lt25.training import checkpoint
+whole = checkpoint.publish
+def publish(partial, final, run):
+    if final.name == "step-8":
+        raise OSError(errno.ENOSPC, "No space left on device")
+    whole(partial, final, run)
+checkpoint.publish = publish
+"""
+
+
+@pytest.mark.parametrize("mode", ["disabled", "async"])
+def test_a_checkpoint_that_finds_no_room_ends_the_training_in_a_line_and_it_goes_on_from_the_one_before(root, mode):
+    experiment = tiny.tiny(root, "classification", checkpoint={"interval": 4, "async_mode": mode})
+    stopped = tiny.train(experiment, before=FULL_DISK)
+    assert stopped.returncode == 2, stopped.stderr
+    assert stopped.stderr.endswith(
+        "the disk is full: make room there; the same command goes on from the last checkpoint\n"
+    )
+    assert "Traceback" not in stopped.stderr
+    assert [path.name for path in experiment.results_dir.glob("checkpoints/step-*")] == ["step-4"]
+    assert tiny.train(experiment).returncode == 0
+    assert [record["step"] for record in tiny.history(experiment)] == list(range(1, 13))
