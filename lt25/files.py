@@ -87,7 +87,7 @@ def disk_fault(error: BaseException | None, where: Path | None = None) -> str | 
     while error is not None:
         for number, fault in DISK.items():
             if os.strerror(number) in str(error):
-                return f"{where or getattr(error, 'filename', None) or Path.cwd()}: {fault}"
+                return f"{where or os.fsdecode(getattr(error, 'filename', None) or Path.cwd())}: {fault}"
         error = error.__cause__ or error.__context__
     return None
 

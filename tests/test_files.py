@@ -98,7 +98,7 @@ def test_a_disk_that_is_full_or_read_only_is_one_line(tmp_path, number, said):
     of_a_library.__context__, after = None, ValueError("closing")
     after.__context__ = of_a_library
     assert disk_fault(after, tmp_path) == f"{tmp_path}: the disk is {said}"
-    assert disk_fault(OSError(number, os.strerror(number), "a.bin")) == f"a.bin: the disk is {said}"
+    assert disk_fault(OSError(number, os.strerror(number), b"a.bin")) == f"a.bin: the disk is {said}"
     assert disk_fault(OSError(errno.EACCES, "no")) is None
 
 
