@@ -9,6 +9,7 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from lt25.errors import UserError
@@ -53,7 +54,7 @@ def finalists(runs: Sequence[Experiment]) -> list[Experiment]:
 def stopped(runs: Sequence[Experiment]) -> dict[int, list[tuple[Experiment, float]]]:
     """Return the runs that have stopped at each rung, each with its validation loss there; raises UserError as `candidates`."""
     found, rungs = {}, runs[0].halving["rungs"] if runs[0].halving else []
-    for rung, after in zip(rungs, [*rungs[1:], runs[0].job["training"]["steps"]], strict=True):
+    for rung, after in pairwise([*rungs, runs[0].job["training"]["steps"]]):
         going_on = {run.name for run in candidates(runs, after)}
         found[rung] = [(run, loss_at(run, rung)) for run in candidates(runs, rung) if run.name not in going_on]
     return found

@@ -142,11 +142,13 @@ class Trial:
     Attributes:
         root: the project, on a disk of its own.
         command: the command that is held.
+        go: the file that lets it go.
         again: gives the same command a second time, and returns what came of it.
     """
 
     root: Path
     command: chains.Command
+    go: Path
     again: Callable[[], SimpleNamespace]
     fault: Fault
 
@@ -201,7 +203,12 @@ def _signal(number: int, trial: Trial) -> None:
 
 
 def _lost_rank(rank: int, trial: Trial) -> None:
-    trial.ranks()[rank].kill()
+    # Where the command is held before it has started them, it is let go first.
+    if not trial.ranks():
+        trial.go.touch()
+    while len(ranks := trial.ranks()) < trial.fault.chain.ranks:
+        time.sleep(0.01)
+    ranks[rank].kill()
 
 
 def _full(trial: Trial) -> None:
@@ -294,6 +301,7 @@ def _suffer(before: Path, finished: Path, disk: Path, fault: Fault) -> tuple[str
     def run(name: str, *arguments: str) -> SimpleNamespace:
         return chains.lt25(root, *arguments, output=disk.with_suffix(f".{name}"), **more)
 
+    go = note.with_suffix(".go")
     away = NOBODY if fault.kind == "W&B out of reach" else {}
     held = chains.Command(
         root, *command, output=disk.with_suffix(".out"), before=partial(hold, fault.at, note), **more, **away
@@ -303,9 +311,9 @@ def _suffer(before: Path, finished: Path, disk: Path, fault: Fault) -> tuple[str
     second = None
     try:
         if there:
-            second = KINDS[fault.kind][1](Trial(root, held, lambda: run("second", *command), fault))
+            second = KINDS[fault.kind][1](Trial(root, held, go, lambda: run("second", *command), fault))
     finally:
-        note.with_suffix(".go").touch()
+        go.touch()
     done = held.finish()
     (disk / "filler").unlink(missing_ok=True)
     for name in ("data", "results"):
