@@ -21,9 +21,11 @@ check: .venv/ready
 	@.venv/bin/python -m pytest -q tests/config tests/test_files.py tests/test_experiment.py tests/test_cli.py tests/test_imports.py \
 		tests/test_tables.py
 
-# Two hundred times: something happens to a file that a stage hands on, and the commands that follow heal it or say what to do.
+# Two hundred times each: something happens to a file that a stage hands on, and to a command that runs; the commands that follow
+# heal it or say what to do. The second needs the right to mount.
 faults: .venv/ready
 	@.venv/bin/python -m tests.faults.rig 200 --jobs 2
+	@.venv/bin/python -m tests.faults.interruptions 200 --jobs 3 --table docs/faults.md
 
 # Ten thousand files and command lines that nobody would write: each is answered in one line.
 bad-input: .venv/ready

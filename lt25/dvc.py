@@ -59,7 +59,7 @@ def push() -> None:
         rules = sorted({*re.findall(r"^(\w+) +\d+$", planned, re.MULTILINE)} - {"total", "all"})
         raise UserError(f"lt25 push: results are not up to date ({', '.join(rules)} to run): run `snakemake` first")
     _run("dvc", "commit", "--force", "--quiet")
-    _run("dvc", "push")
+    _transfer("push")
     say(f"pushed; share it by `git add {FILE} dvc.lock`, a commit and `git push`")
 
 
@@ -69,7 +69,7 @@ def pull() -> None:
     Raises:
         UserError: if DVC fails, or ``dvc.lock`` is of other experiment files than there are.
     """
-    _run("dvc", "pull")
+    _transfer("pull")
     # Files that were fetched are newer than what they are made from, in no order that means anything. Touching them says that
     # they are up to date, which only DVC knows.
     if changed := json.loads(_run("dvc", "status", "--json")):
@@ -79,6 +79,18 @@ def pull() -> None:
         )
     _run("snakemake", "--touch", "--forceall", "--cores", "1", "all")
     say("pulled: everything that config/config.yaml names is there and up to date")
+
+
+def _transfer(direction: str) -> None:
+    """Let DVC push or pull; what it says where a remote does not answer, or lacks a file, leaves that open."""
+    try:
+        _run("dvc", direction)
+    except UserError as error:
+        if "no remote specified" in str(error):
+            raise
+        raise UserError(
+            f"{error}: see that DVC's remote is within reach (`dvc remote list`) and was sent what dvc.lock names (`lt25 push`)"
+        ) from None
 
 
 def _run(*command: str) -> str:
@@ -91,7 +103,10 @@ def _run(*command: str) -> str:
         errors = (
             [line for line in lines if re.match(r"(ERROR|lt25: error|\w*Error)", line)] or lines[-1:] or ["no word"]
         )
-        raise UserError(f"{' '.join(command[:2])}: {errors[0].removeprefix('ERROR: ')}")
+        said = errors[0].removeprefix("ERROR: ")
+        # A line that only announces others.
+        said += f" {lines[lines.index(errors[0]) + 1]}" if said.endswith(":") and errors[0] != lines[-1] else ""
+        raise UserError(f"{' '.join(command[:2])}: {said}")
     return done.stdout + done.stderr if command[0] == "snakemake" else done.stdout
 
 

@@ -1,11 +1,15 @@
 """`lt25 dvc`: the stages of DVC are those of the experiments in config/config.yaml."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import yaml
 
 from lt25 import dvc
+from lt25.errors import UserError
 from lt25.experiment import load_config, load_experiment
 from lt25.tasks import TASKS
 from tests import tiny
@@ -58,3 +62,19 @@ def test_an_experiments_file_reaches_training_by_its_job_alone(tmp_path, monkeyp
     assert [name for name in stages if file in stages[name]["deps"]] == ["prepare-digits", "evaluate-one"]
     assert "results/one/job.toml" in stages["train-one"]["deps"]
     assert {"results/one/job.toml": {"persist": True}} in stages["prepare-digits"]["outs"]
+
+
+def test_a_remote_that_lacks_what_was_to_be_pulled_is_a_line(tmp_path, monkeypatch):
+    """As where the remote is out of reach, which DVC does not tell from a remote without the file."""
+    monkeypatch.chdir(tiny.make_project(tmp_path))
+    for command in ("git init --quiet", "dvc init --quiet", "dvc remote add --quiet --default store gone"):
+        subprocess.run(
+            [sys.executable, "-m", *command.split()] if command.startswith("dvc") else command.split(), check=True
+        )
+    (tmp_path / "data.dvc").write_text("outs:\n- md5: 0123456789abcdef0123456789abcdef\n  hash: md5\n  path: data\n")
+    with pytest.raises(UserError) as refused:
+        dvc.pull()
+    assert str(refused.value) == (
+        "dvc pull: failed to pull data from the cloud - Checkout failed for following targets: data: see that DVC's remote is "
+        "within reach (`dvc remote list`) and was sent what dvc.lock names (`lt25 push`)"
+    )
