@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py [--gpus 4] [--only hgrn,gla,transformer,hgrn_1.3b,demo,context] [--seconds 570] [--json FILE]
     python benchmarks/scaling.py --gpus 4 --only hgrn --small      # small models on a CPU, by gloo
-    python benchmarks/scaling.py --show FILE [--picture FILE.png]  # the tables of a file that --json wrote
+    python benchmarks/scaling.py --show FILE ... [--picture FILE.png]  # the tables of files that --json wrote
 
 Each row is a run of the trainer as a user starts it, in bfloat16. Language models have a vocabulary of 32,000 and train on 8 x
 4096 random tokens for each GPU, so a step is larger on more GPUs. DDP, FSDP2 and HSDP share the windows out; with TP or PP a
@@ -390,23 +390,25 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=570, help="time for everything")
     parser.add_argument("--small", action="store_true", help="small models, in float32, on a CPU")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--show", type=Path, help="a file of --json, to print its tables")
+    parser.add_argument("--show", type=Path, nargs="+", help="files of --json, to print their tables")
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     if options.show:
-        done = json.loads(options.show.read_text())
+        files = {file.stem: json.loads(file.read_text()) for file in options.show}
     else:
         chosen = rows(options.gpus)
         if options.only:
             chosen = [row for row in chosen if row.model in options.only.split(",")]
         if options.meshes:
             chosen = [row for row in chosen if row.name.startswith(tuple(options.meshes.split(",")))]
-        done = run(chosen, options.gpus, options)
-    order = [*NETWORKS, "context", *DEMO]
-    done = sorted(compared(done), key=lambda row: (order.index(row["model"]), row["gpus"]))
-    print(table(done))
+        files = {"": run(chosen, options.gpus, options)}
+    order, every = [*NETWORKS, "context", *DEMO], []
+    for name, done in files.items():
+        done = sorted(compared(done), key=lambda row: (order.index(row["model"]), row["gpus"]))
+        print(f"{name}\n\n{table(done)}\n")
+        every += [row | {"mesh": f"{row['mesh']}, {name}"} if len(files) > 1 else row for row in done]
     if options.picture:
-        picture(done, options.picture)
+        picture(sorted(every, key=lambda row: order.index(row["model"])), options.picture)
 
 
 if __name__ == "__main__":
