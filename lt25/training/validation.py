@@ -117,7 +117,7 @@ class Validator(BaseValidator):
         """
         sign = 1 if self.losses.DIRECTION == "max" else -1
         measured = [(record["step"], record["validation"]) for record in self.metrics.validations]
-        measured = [(step, numbers) for step, numbers in measured if not math.isnan(numbers[self.metric])]
+        measured = [(step, numbers) for step, numbers in measured if not math.isnan(numbers.get(self.metric, math.nan))]
         if not measured:
             return None
 
