@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from lt25.files import write_text
@@ -137,12 +138,12 @@ class Scenarios:
     def _original(self) -> Path:
         return prepared(self.folder / "original")
 
-    @cached_property
-    def _undisturbed(self) -> list[tuple[int, float]]:
-        """The losses of a run on this machine, without Slurm."""
-        root = self._project("reference")
-        done = chain.run(root, "lt25", "train", "digits")
-        assert done.returncode == 0, done.stdout
+    def _undisturbed(self, ranks: int) -> list[tuple[int, float]]:
+        """Return the losses of a run on this machine, without Slurm."""
+        root = self.folder / f"reference-{ranks}"
+        if not (root / TRAINED).is_file():
+            done = chain.run(self._project(root.name), "lt25", "train", "digits", NGPU=str(ranks))
+            assert done.returncode == 0, done.stdout
         return history(root)
 
     def _project(self, name: str) -> Path:
@@ -164,9 +165,15 @@ class Scenarios:
     def _requeued(self, number: str) -> None:
         until("requeued", lambda: restarts(self.cluster, number) == 1)
 
-    def _arrived(self, root: Path) -> None:
+    def _arrived(self, root: Path, ranks: int = 1) -> None:
         assert json.loads((root / TRAINED).read_text())["steps"] == STEPS
-        assert history(root) == self._undisturbed, "other losses than the undisturbed run"
+        assert history(root) == self._undisturbed(ranks), "other losses than the undisturbed run"
+
+    def _stopped_with(self, line: str, root: Path, run: Run) -> None:
+        """Wait until the job has failed, which has to be said in a line of its log, with nothing of Python's."""
+        assert run.process.wait(600) == 1, run.log.read_text()[-4000:]
+        said = "".join(file.read_text() for file in (root / ".snakemake" / "slurm_logs").rglob("*.log"))
+        assert line in said and "Traceback" not in said, said[-4000:]
 
     def _stopped_by_the_signal(self, root: Path, run: Run, seen: int) -> str:
         run.finish()
@@ -260,6 +267,39 @@ class Scenarios:
         self._arrived(root)
         return "snakemake says CANCELLED; the same command goes on, same losses"
 
+    def a_lost_rank(self) -> str:
+        """One of the two processes that train is killed, and the same command is given again."""
+        root, run, *_ = self._training("rank", gpu=2)
+        (lost,) = (one for one in psutil.process_iter() if _is_rank(one, 1, root))
+        lost.kill()
+        self._stopped_with("process 1 of this node was ended by SIGKILL: the same command goes on", root, run)
+        Run(root, TRAINED, gpu=2).finish()
+        self._arrived(root, ranks=2)
+        return "the job's log names the process; the same command goes on, same losses"
+
+    def a_read_only_disk(self) -> str:
+        """The disk with the results is read-only for a while, and the same command is given again after that."""
+        root, run, *_ = self._training("read-only")
+        folder = str(root / "results")
+        subprocess.run(["mount", "--bind", folder, folder], check=True)
+        try:
+            subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+            self._stopped_with("the disk is read-only: make it writable", root, run)
+        finally:
+            subprocess.run(["umount", "--lazy", folder], check=True)
+        Run(root, TRAINED).finish()
+        self._arrived(root)
+        return "the job's log says so in a line; the same command goes on, same losses"
+
+    def a_second_snakemake(self) -> str:
+        """A colleague gives the same command in the same folder meanwhile."""
+        root, run, *_ = self._training("second")
+        second = chain.snakemake(root, "--profile", "workflow/profiles/test", TRAINED)
+        assert second.returncode == 1 and "Directory cannot be locked" in second.stdout, second.stdout
+        run.finish()
+        self._arrived(root)
+        return "the second says that the folder is locked; the first goes on, same losses"
+
     def a_colleagues_morning(self) -> str:
         """A colleague clones, pulls, changes a seed and runs on two nodes."""
         built = self.folder / "built"
@@ -295,6 +335,14 @@ class Scenarios:
         losses = {json.loads((root / "results" / name / "train.json").read_text())["loss"] for name in names}
         assert len(losses) > 1
         return f"{jobs} jobs in {time.time() - started:.0f} s"
+
+
+def _is_rank(process: psutil.Process, rank: int, root: Path) -> bool:
+    """Whether a process is one that trains in a project, of that rank."""
+    try:
+        return process.cwd() == str(root) and process.environ().get("RANK") == str(rank)
+    except psutil.Error:
+        return False
 
 
 NAMES = [name for name in vars(Scenarios) if not name.startswith("_")]
