@@ -113,7 +113,8 @@ def trial(root: Path, origin: dict, tokenizer: str, kills: int, steps: int, seed
     done = tiny.train(plain, before=NOTE, LT25_NOTES=str(root / "plain.txt"))
     assert done.returncode == 0, done.stderr
     expected = seen(root / "plain.txt")
-    assert len(expected) == len(set(expected.values())) == steps * BATCH
+    # Some windows of a text that repeats itself are alike, but few.
+    assert len(expected) == steps * BATCH and len(set(expected.values())) > 0.9 * len(expected)
 
     notes = root / "killed.txt"
     notes.touch()
