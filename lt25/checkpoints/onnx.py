@@ -13,7 +13,7 @@ from typing import Any
 
 from lt25.errors import UserError
 from lt25.experiment import Experiment
-from lt25.files import publish, read_json, temporary, write_text
+from lt25.files import read_json, whole_folder, write_text
 from lt25.importing import without_compiler, without_garbage
 from lt25.progress import say
 
@@ -48,14 +48,13 @@ def export_onnx(experiment: Experiment) -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(f"{what}: {error.name} is not installed: run `pip install onnx onnxscript`") from None
-    with temporary(experiment.results_dir / "onnx") as partial:
-        partial.mkdir()
+    target = experiment.results_dir / "onnx"
+    with whole_folder(target) as partial:
         write_graph(folder, partial / "model.onnx")
         vocabulary = read_json(folder / "vocab.json", experiment.commands("export"))
         numbered = sorted(vocabulary.items(), key=lambda entry: entry[1])
         write_text(partial / "tokens.txt", "".join(f"{symbol} {number}\n" for symbol, number in numbered))
-        publish(partial, experiment.results_dir / "onnx")
-    say(f"{experiment.name}: the graph is written to {(experiment.results_dir / 'onnx').relative_to(experiment.root)}")
+    say(f"{experiment.name}: the graph is written to {target.relative_to(experiment.root)}")
 
 
 def write_graph(folder: Path, target: Path) -> None:

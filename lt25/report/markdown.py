@@ -44,14 +44,28 @@ def results_table(experiments: Sequence[Experiment]) -> str:
 
 
 def renew(experiments: Sequence[Experiment], path: Path) -> None:
-    """Replace what stands between the two marks in a Markdown file; the file is left alone if nothing changes."""
+    """Write the table of results between the two marks of a Markdown file. Raises UserError as `replace`."""
+    replace(path, MARK, results_table(experiments))
+
+
+def replace(path: Path, mark: str, table: str) -> None:
+    """Replace what stands between two marks in a Markdown file; the file is left alone if nothing changes.
+
+    Args:
+        path: the file.
+        mark: the line before the table and after it.
+        table: lines, each with its end.
+
+    Raises:
+        UserError: if there is no such file, or it has not two marks.
+    """
     try:
         text = path.read_text()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file: name the Markdown file that holds the table") from None
-    parts = text.split(MARK)
+    parts = text.split(mark)
     if len(parts) != 3:
-        raise UserError(f"{path}: expected two lines {MARK} around the table, found {len(parts) - 1}: add them")
-    new = f"{parts[0]}{MARK}\n{results_table(experiments)}{MARK}{parts[2]}"
+        raise UserError(f"{path}: expected two lines {mark} around the table, found {len(parts) - 1}: add them")
+    new = f"{parts[0]}{mark}\n{table}{mark}{parts[2]}"
     if new != text:
         write_text(path, new)

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import yaml
 
-from lt25.files import write_text
+from lt25.report.markdown import replace
 from tests import tiny
 from tests.cluster import slurm
 from tests.workflow import chain
@@ -373,9 +373,7 @@ def main() -> int:
             rows[what] = f"| {what} | {result} | {time.time() - started:.0f} |"
             print(rows[what], flush=True)
             if options.table:
-                before, _, after = options.table.read_text().split(MARK)
-                table = "\n".join(["", *_HEAD, *rows.values(), ""])
-                write_text(options.table, MARK.join([before, table, after]))
+                replace(options.table, MARK, "\n".join([*_HEAD, *rows.values(), ""]))
     return int(failed)
 
 

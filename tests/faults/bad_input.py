@@ -29,13 +29,14 @@ from hypothesis import strategies as st
 from lt25 import cli
 from lt25.config.sections import DATASET, EXPERIMENT, JOB
 from lt25.errors import UserError
-from lt25.files import write_text
+from lt25.report.markdown import replace
 from lt25.tasks import TASKS
 from lt25.training.ahead import settle
 from tests import tiny
 from tests.data import make
 
 KINDS = ("experiment files", "dataset files", "sweeps", "job files", "command lines")
+MARK = "<!-- cases -->"
 
 HOSTILE = (
     *(
@@ -499,9 +500,7 @@ def main() -> None:
         outcomes = sum(done, Counter())
     print(told := table(outcomes, each * options.jobs, options.seed))
     if options.table:
-        text = options.table.read_text(encoding="utf-8")
-        head, tail = re.split(r"(?s)<!-- cases -->.*<!-- end of cases -->", text)
-        write_text(options.table, f"{head}<!-- cases -->\n{told}<!-- end of cases -->{tail}")
+        replace(options.table, MARK, told)
 
 
 if __name__ == "__main__":

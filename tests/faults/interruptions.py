@@ -29,7 +29,7 @@ from types import SimpleNamespace
 import psutil
 import yaml
 
-from lt25.files import write_text
+from lt25.report.markdown import replace
 from tests import tiny
 from tests.faults import chains
 from tests.workflow import chain
@@ -417,8 +417,7 @@ def main() -> int:
     text = table(results, options.seed)
     print(f"\n{text}")
     if options.table:
-        before, _, after = options.table.read_text().split(MARK)
-        write_text(options.table, f"{before}{MARK}\n{text}\n{MARK}{after}")
+        replace(options.table, MARK, f"{text}\n")
     return int(any(result == "FAILED" for _, result in results))
 
 
