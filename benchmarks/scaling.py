@@ -18,12 +18,14 @@ than there are run side by side. What does not fit into ``--seconds`` is left ou
 """
 
 import argparse
+import gzip
 import json
+import os
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,7 @@ class Row:
         batch: windows of a step, over all GPUs.
         length: tokens of a window.
         settings: further sections of the job.
-        program: as `trainings.train` has it.
+        change: of the trainer, see `program`.
     """
 
     model: str
@@ -67,17 +69,44 @@ class Row:
     batch: int = WINDOWS
     length: int = LENGTH
     settings: dict[str, Any] = field(default_factory=dict)
-    program: tuple[str, ...] = ("-m", "lt25.training")
+    change: str = ""
 
 
-# The trainer, but FSDP2 gathers every layer by itself.
-LAYER_BY_LAYER = """
-import sys
-import lt25.training.__main__ as trainer
-from lt25.training import parallelize
-parallelize.UNIT = 1
-trainer.torch.set_float32_matmul_precision("high")
-sys.exit(trainer.main())
+def program(change: str = "") -> tuple[str, ...]:
+    """Return arguments of Python: the trainer with a change, which waits for a file ``begin`` once it is imported."""
+    return ("-c", f"{_IMPORTED}{change}{_TRAINED}")
+
+
+_IMPORTED = """
+import os, sys, time
+import lt25.training.__main__ as main
+from lt25.training import parallelize, trainer
+torch = main.torch
+"""
+_TRAINED = """
+torch.set_float32_matmul_precision("high")
+while not os.path.exists("begin"):
+    time.sleep(0.02)
+sys.exit(main.main())
+"""
+# FSDP2 gathers every layer by itself, or nearly all in two parts.
+LAYER_BY_LAYER, IN_TWO_PARTS = (f"parallelize.UNIT = {elements}\n" for elements in (1, 2**27))
+# A step of FSDP2 is recorded as a CUDA graph. Its streams begin with the step and end with it, as what is recorded must.
+RECORDED = """
+update = trainer.Trainer.update_weights
+def joined(self, batches):
+    own, here = self.model_parts[0]._get_fsdp_state()._comm_ctx, torch.cuda.current_stream()
+    names = ("all_gather_copy_in_stream", "all_gather_stream", "reduce_scatter_stream", "all_reduce_stream")
+    streams = [getattr(own, name) for name in names]
+    for stream in streams:
+        stream.wait_stream(here)
+    results = update(self, batches)
+    for stream in streams:
+        here.wait_stream(stream)
+    return results
+if main.DEVICE_TYPE == "cuda":
+    trainer.Trainer.update_weights = joined
+    trainer.can_replay = lambda job: True
 """
 
 # A micro-batch of the larger model is smaller: all of it must fit into one GPU.
@@ -100,36 +129,41 @@ def replicated(model: str, gpus: int) -> Row:
 def rows(gpus: int) -> list[Row]:
     """Return all rows for so many GPUs, 2, 4 or 8, the most telling first."""
     batch, half = WINDOWS * gpus, gpus // 2
-    compiled = {"enable": True, "components": ["model"]}
+    compiled = {"compile": {"enable": True, "components": ["model"]}}
+    # What is recorded may not ask for the state of the generator, and these models draw no random numbers.
+    no_state = {"activation_checkpoint": {"mode": "full", "preserve_rng_state": False}}
 
     def split(name: str, kind: str, degree: int, windows: int) -> Row:
         shards = gpus // degree
         beside = f" x FSDP2 {shards}" if shards > 1 else ""
         return Row("hgrn", f"{name} {degree}{beside}", gpus, {kind: degree, SHARDS: shards}, windows, batch)
 
-    found = [Row(model, ONE, 1, {}, NETWORKS[model]) for model in ("hgrn", "hgrn_1.3b", "transformer")]
+    # The first step of gla takes long: beside it, on more than two GPUs, runs what needs one.
+    found = [Row(model, ONE, 1, {}, NETWORKS[model]) for model in ("gla", "hgrn")]
     found += [Row("hgrn", f"one GPU, {gpus} batches", 1, {}, WINDOWS, batch)]
-    found += [sharded("hgrn", gpus), replicated("hgrn", gpus), sharded("hgrn_1.3b", gpus)]
+    found += [Row(name, ONE, 1) for name in DEMO]
+    found += [Row("hgrn", f"one GPU, {gpus} batches, again", 1, {}, WINDOWS, batch)]
+    found += [sharded("hgrn", gpus), sharded("hgrn", gpus, "recorded", change=RECORDED), replicated("hgrn", gpus)]
+    found += [sharded("gla", gpus), *(Row(name, f"by default, {gpus}", gpus) for name in DEMO)]
+    found += [Row("hgrn", f"FSDP2 {gpus}, gathered once", gpus, {SHARDS: gpus, GATHERED: "never"}, WINDOWS, batch)]
+    found += [sharded("hgrn", gpus, "compiled", settings=compiled), replicated("gla", gpus)]
+    # Nothing runs beside it.
+    found += [sharded("hgrn", 2, "alone")] if gpus > 2 else []
+    found += [split("TP", TENSOR, 4, 4 * WINDOWS), split("PP", PIPELINE, 4, 2)] if gpus > 2 else []
+    found += [sharded("hgrn", gpus, "in two parts", change=IN_TWO_PARTS)]
+    found += [sharded("hgrn", gpus, "layer by layer", change=LAYER_BY_LAYER)]
+    found += [Row("hgrn_1.3b", ONE, 1, {}, NETWORKS["hgrn_1.3b"]), Row("transformer", ONE, 1)]
+    found += [Row("transformer", f"one GPU, {gpus} batches", 1, {}, WINDOWS, batch)]
+    found += [sharded("hgrn_1.3b", gpus), sharded("hgrn_1.3b", gpus, "recorded", change=RECORDED, settings=no_state)]
     found += [Row("hgrn", f"HSDP 2 x {half}", gpus, {REPLICAS: 2, SHARDS: half}, WINDOWS, batch)] if gpus > 2 else []
     found += [split("TP", TENSOR, 2, 2 * WINDOWS), split("PP", PIPELINE, 2, 2)]
-    # The first step of gla takes long: beside it, on more than two GPUs, runs what needs one or two.
-    found += [Row("gla", ONE, 1)]
-    found += [sharded("hgrn", 2), replicated("hgrn", 2)] if gpus > 2 else []
-    found += [Row("context", ONE, 1, {}, 1, 1, LONG // gpus), *(Row(name, ONE, 1) for name in DEMO)]
-    found += [Row("transformer", f"one GPU, {gpus} batches", 1, {}, WINDOWS, batch)]
-    found += [sharded("transformer", gpus), Row("context", f"CP {gpus}", gpus, {CONTEXT: gpus}, 1, 1, LONG)]
-    found += [Row(name, f"by default, {gpus}", gpus) for name in DEMO]
+    found += [sharded("transformer", gpus), replicated("transformer", gpus)]
     found += [
-        sharded("hgrn", gpus, "layer by layer", program=("-c", LAYER_BY_LAYER)),
-        sharded("gla", gpus),
-        sharded("hgrn", gpus, "compiled", settings={"compile": compiled}),
-        Row("hgrn", f"FSDP2 {gpus}, gathered once", gpus, {SHARDS: gpus, GATHERED: "never"}, WINDOWS, batch),
-        replicated("transformer", gpus),
-        replicated("gla", gpus),
+        Row("context", ONE, 1, {}, 1, 1, LONG // gpus),
         Row("gla", f"one GPU, {gpus} batches", 1, {}, WINDOWS, batch),
     ]
-    found += [split("TP", TENSOR, 4, 4 * WINDOWS), split("PP", PIPELINE, 4, 2)] if gpus > 2 else []
-    return found
+    found += [sharded("hgrn", 2), replicated("hgrn", 2)] if gpus > 2 else []
+    return [*found, Row("context", f"CP {gpus}", gpus, {CONTEXT: gpus}, 1, 1, LONG)]
 
 
 def config_of(row: Row, small: bool) -> dict[str, Any]:
@@ -193,14 +227,16 @@ def _base(name: str) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if key not in left_out}
 
 
-def measure(row: Row, devices: list[int], small: bool, limit: float) -> dict[str, Any]:
-    """Run a row; return what is measured, or an error."""
+def measure(row: Row, devices: list[int], begin: Callable[[], float], options: argparse.Namespace) -> dict[str, Any]:
+    """Run a row, as soon as ``begin`` returns how long it may take; return what is measured, or an error."""
+    small = options.small
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         job, config = write(folder, row, small)
         degrees = {} if row.model in DEMO else row.degrees
         try:
-            records, _ = trainings.train(job, row.gpus, degrees, limit, None if small else devices, row.program)
+            places = None if small else devices
+            records, _ = trainings.train(job, row.gpus, degrees, 0, places, program(row.change), begin)
         except trainings.Failed as error:
             return {"error": str(error)}
         found: dict[str, Any] = {"memory_gib": max(record["memory_gib"] for record in records)}
@@ -211,11 +247,17 @@ def measure(row: Row, devices: list[int], small: bool, limit: float) -> dict[str
         seconds = {record["step"]: record["seconds"] for record in records}
         tokens = row.batch * (row.length // 64 if small else row.length)
         found["per_second"] = tokens * (TO - FROM) / (seconds[TO] - seconds[FROM])
+        found["step_s"] = [
+            round((seconds[n] - seconds[n - EVERY]) / EVERY, 4) for n in range(2 * EVERY, STEPS + 1, EVERY)
+        ]
         parameters, operations = describe(config, row.length)
         found |= {"parameters": parameters, "operations": operations}
         # On a CPU a trace has no kernels.
         if trace := next(folder.rglob("rank0_trace.json"), None):
             found |= communication(trace)
+            if options.traces:
+                kept = options.traces / f"{row.model}-{row.name}.json.gz".replace(" ", "-").replace(",", "")
+                kept.write_bytes(gzip.compress(trace.read_bytes(), 3))
         return found
 
 
@@ -247,17 +289,31 @@ def union(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def run(chosen: list[Row], gpus: int, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run rows, each as soon as there are GPUs for it, and write what is known after each."""
-    end, free, done = time.perf_counter() + options.seconds, set(range(gpus)), []
-    ready = threading.Condition()
+    """Run rows, each as soon as there are GPUs for it, and write what is known after each.
 
-    def work(row: Row, devices: list[int], limit: float) -> None:
-        started = time.perf_counter()
+    Each GPU brings its share of the cores. Whoever waits for all GPUs imports meanwhile.
+    """
+    end, free, done = time.perf_counter() + options.seconds, set(range(gpus)), []
+    ready, cores = threading.Condition(), sorted(os.sched_getaffinity(0))
+    share = max(len(cores) // gpus, 1)
+
+    def work(row: Row, devices: list[int], begins: threading.Event) -> None:
+        # Holds for what this thread starts.
+        os.sched_setaffinity(0, {cores[(device * share + n) % len(cores)] for device in devices for n in range(share)})
+        started = end
+
+        def begin() -> float:
+            nonlocal started
+            begins.wait()
+            started = time.perf_counter()
+            return end - started if options.small else min(end - started, 150)
+
         found = {"model": row.model, "mesh": row.name, "gpus": row.gpus, "tokens": row.batch * row.length}
         try:
-            found |= measure(row, devices, options.small, limit)
+            found |= measure(row, devices, begin, options)
         except Exception as error:
             found["error"] = f"{type(error).__name__}: {error}"[:300]
+        begins.wait()
         found["took_s"] = round(time.perf_counter() - started, 1)
         with ready:
             free.update(devices)
@@ -268,16 +324,21 @@ def run(chosen: list[Row], gpus: int, options: argparse.Namespace) -> list[dict[
 
     threads = []
     for row in chosen:
+        needed, begins = gpus if "alone" in row.name else row.gpus, threading.Event()
+        if end - time.perf_counter() < 20:
+            done.append({"model": row.model, "mesh": row.name, "gpus": row.gpus, "error": "left out: no time left"})
+            continue
+        if needed == gpus:
+            threads.append(threading.Thread(target=work, args=(row, list(range(gpus)), begins)))
+            threads[-1].start()
         with ready:
-            ready.wait_for(lambda row=row: len(free) >= row.gpus)
-            left = end - time.perf_counter()
-            if left < 20:
-                done.append({"model": row.model, "mesh": row.name, "gpus": row.gpus, "error": "left out: no time left"})
-                continue
-            devices = sorted(free)[: row.gpus]
+            ready.wait_for(lambda needed=needed: len(free) >= needed)
+            devices = sorted(free)[:needed]
             free.difference_update(devices)
-        threads.append(threading.Thread(target=work, args=(row, devices, left if options.small else min(left, 150))))
-        threads[-1].start()
+        if needed < gpus:
+            threads.append(threading.Thread(target=work, args=(row, devices, begins)))
+            threads[-1].start()
+        begins.set()
     for thread in threads:
         thread.join()
     keep(done, options)
@@ -390,6 +451,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=570, help="time for everything")
     parser.add_argument("--small", action="store_true", help="small models, in float32, on a CPU")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--traces", type=Path, help="a folder for the traces")
     parser.add_argument("--show", type=Path, nargs="+", help="files of --json, to print their tables")
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ def train(
     limit: float,
     devices: Iterable[int] | None = None,
     program: Iterable[str] = ("-m", "lt25.training"),
+    begin: Callable[[], float] | None = None,
 ) -> tuple[list[dict[str, Any]], str]:
     """Run a job.
 
@@ -42,6 +43,8 @@ def train(
         limit: seconds.
         devices: the numbers of the GPUs; None for the first.
         program: arguments of Python, before those of the trainer.
+        begin: waits until the training may begin and returns the limit from then on. The processes have imported what they need
+            meanwhile, if the program waits for a file ``begin`` beside the job.
 
     Returns:
         The records of the run's metrics, one for each logged step, and what it printed.
@@ -61,7 +64,10 @@ def train(
         start_new_session=True,
     )
     try:
-        said, _ = process.communicate(timeout=limit)
+        if begin is not None:
+            limit = begin()
+            (job.parent / "begin").touch()
+        said, _ = process.communicate(timeout=max(limit, 0))
     except subprocess.TimeoutExpired:
         # What this process has started ends with it.
         os.killpg(process.pid, signal.SIGKILL)
