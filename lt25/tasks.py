@@ -479,7 +479,15 @@ print(recognise("speech.wav")["text"])""",
             ),
             "faulty": FAULTY,
         },
-        evaluation=evaluation_keys(),
+        evaluation=evaluation_keys(
+            conditions=Key(
+                "boolean",
+                False,
+                "the test split is heard again 6, 12 and 20 dB quieter, with nothing above 4 kHz (as at 8 kHz), and in noise at "
+                "20, 10 and 0 dB",
+                True,
+            ),
+        ),
         augment={
             "speed": Key(
                 ("array", "null"),

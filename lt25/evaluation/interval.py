@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -57,7 +58,11 @@ def bootstrap_interval(numerators, denominators, resamples: int = 1000, seed: in
     return [float(low), float(high)] if high - low > 1e-9 * abs(high) else None
 
 
-def rate_interval(counts, lengths) -> list[float] | None:
+FEWEST_GROUPS = 5
+"""Of fewer speakers an interval over speakers would say nothing."""
+
+
+def rate_interval(counts, lengths, groups: Sequence[str] | None = None) -> list[float] | None:
     """95 % interval of a rate, counts / lengths over whole examples, such as errors / words or right / asked.
 
     It is `bootstrap_interval`'s. Where all examples have the same rate there is none, and Wilson's takes its place, as of a
@@ -66,10 +71,16 @@ def rate_interval(counts, lengths) -> list[float] | None:
 
     Args:
         counts, lengths: [n] counts.
+        groups: [n], what examples share, such as a speaker: of `FEWEST_GROUPS` or more, whole groups are drawn.
 
     Returns:
         [low, high], or None where there is nothing to say.
     """
+    if groups is not None and len(set(groups)) >= FEWEST_GROUPS:
+        _, of = np.unique(np.asarray(groups), return_inverse=True)
+        errors, totals = (np.bincount(of, np.asarray(numbers, np.float64)) for numbers in (counts, lengths))
+        if interval := bootstrap_interval(errors, totals):
+            return interval
     n, total = len(counts), sum(lengths)
     if n < 2 or not total:
         return None

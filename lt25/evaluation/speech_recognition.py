@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,8 @@ from transformers import AutoTokenizer
 
 from lt25.data.batches import longest_first
 from lt25.data.speech_recognition import collate, transforms
+from lt25.evaluation import conditions
+from lt25.evaluation.alignment import aligned
 from lt25.evaluation.interval import rate_interval
 from lt25.evaluation.style import ACCENT, SECOND, SMALL, TEXT, THIRD, axes, end_at_100, figure_of
 from lt25.ops import greedy_ids
@@ -23,23 +27,28 @@ from lt25.progress import track
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
-def word_errors(reference: str, hypothesis: str) -> dict[str, int]:
-    """Substitutions, deletions, insertions and hits of the cheapest alignment of two texts, in words."""
-    output = jiwer.process_words(reference, hypothesis)
-    return {kind: getattr(output, kind) for kind in ("substitutions", "deletions", "insertions", "hits")}
+CONFUSIONS = 20
+"""So many pairs of words are named that were taken for each other most often."""
 
 
-def score(references: list[str], hypotheses: list[str]) -> tuple[dict, pd.DataFrame]:
+def score(
+    references: list[str], hypotheses: list[str], speakers: Sequence[str] | None = None
+) -> tuple[dict, pd.DataFrame]:
     """Error rates over a whole set, and the counts of each utterance.
 
     WER is (substitutions + deletions + insertions) / words of all references, CER the same in characters, spaces
     included: errors are summed before they are divided, so that a short utterance weighs what its words weigh. An empty
     reference adds its insertions to the errors. Raises ValueError if the lists differ in length.
+
+    speakers: of each utterance, where they are known: intervals are then of other speakers, if there are enough, and
+    each has a rate of their own.
     """
-    rows = []
+    rows, confused = [], Counter()
     for reference, hypothesis in zip(references, hypotheses, strict=True):
-        counts = word_errors(reference, hypothesis)
+        output = jiwer.process_words(reference, hypothesis)
+        counts = {kind: getattr(output, kind) for kind in ("substitutions", "deletions", "insertions", "hits")}
+        if output.substitutions + output.deletions + output.insertions:
+            confused.update((said, heard) for kind, said, heard in aligned(output) if kind != "equal")
         characters = jiwer.process_characters(reference, hypothesis)
         errors = counts["substitutions"] + counts["deletions"] + counts["insertions"]
         words = counts["substitutions"] + counts["deletions"] + counts["hits"]
@@ -59,14 +68,35 @@ def score(references: list[str], hypotheses: list[str]) -> tuple[dict, pd.DataFr
     metrics = {
         "utterances": len(table),
         "wer": total["errors"] / max(total["words"], 1),
-        "interval_95": rate_interval(table["errors"], table["words"]),
+        "interval_95": rate_interval(table["errors"], table["words"], speakers),
         "cer": total["character_errors"] / max(total["characters"], 1),
+        "cer_interval_95": rate_interval(table["character_errors"], table["characters"], speakers),
         **{kind: total[kind] for kind in ("substitutions", "deletions", "insertions", "hits")},
         "reference_words": total["words"],
         "reference_characters": total["characters"],
         "utterances_without_error": int((table["errors"].to_numpy() == 0).sum()),
+        "confusions": [
+            {"said": said, "heard": heard, "count": count}
+            for (said, heard), count in sorted(confused.items(), key=lambda one: (-one[1], one[0]))[:CONFUSIONS]
+        ],
     }
+    if speakers is not None:
+        metrics["by_speaker"] = {
+            speaker: {
+                "utterances": len(errors),
+                "wer": int(errors.sum()) / max(int(words.sum()), 1),
+                "interval_95": rate_interval(errors, words),
+            }
+            for speaker, errors, words in _each(speakers, table["errors"].to_numpy(), table["words"].to_numpy())
+        }
     return metrics, table
+
+
+def _each(speakers: Sequence[str], *columns: np.ndarray) -> Iterator[tuple[Any, ...]]:
+    """Yield every speaker, and the part of each column [n] that is theirs."""
+    for speaker in sorted(set(speakers)):
+        theirs = np.array([one == speaker for one in speakers])
+        yield speaker, *(column[theirs] for column in columns)
 
 
 def evaluate_split(
@@ -76,7 +106,13 @@ def evaluate_split(
     tokenizer = AutoTokenizer.from_pretrained(
         model_dir, local_files_only=True, trust_remote_code=options.trust_remote_code
     )
-    return transcribe(model, split, tokenizer, options.batch_size, name)
+    metrics, table = transcribe(model, split, tokenizer, options.batch_size, name)
+    if shown and options.conditions:
+        metrics["conditions"] = {conditions.AS_RECORDED: conditions.measured(metrics)}
+        for condition in conditions.named(split):
+            heard, _ = transcribe(model, conditions.Played(split, condition), tokenizer, options.batch_size, condition)
+            metrics["conditions"][condition] = conditions.measured(heard)
+    return metrics, table
 
 
 @torch.inference_mode()
@@ -107,7 +143,8 @@ def transcribe(model: Any, split: Any, tokenizer: Any, batch_size: int, what: st
         for i, item, text in zip(indices, items, texts, strict=True):
             hypotheses[i] = text
             references[i] = to_text(item["label"].tolist(), tokenizer)
-    metrics, table = score(references, hypotheses)
+    speakers = [str(speaker) for speaker in facts["speaker"]] if "speaker" in facts else None
+    metrics, table = score(references, hypotheses, speakers)
     table.insert(0, "id", facts["id"].to_numpy())
     for column in ("speaker", "seconds"):
         if column in facts:
@@ -129,8 +166,11 @@ def summary(metrics: dict) -> str:
 
 
 def plots(metrics: dict, table: pd.DataFrame) -> dict[str, Figure]:
-    """Draw the word error rate by length, and the kinds of errors: file -> figure."""
-    return {"wer_by_length.svg": wer_by_length(table), "error_kinds.svg": error_kinds(metrics)}
+    """Draw the word error rate by length, the kinds of errors, and what worse conditions do: file -> figure."""
+    drawn = {"wer_by_length.svg": wer_by_length(table), "error_kinds.svg": error_kinds(metrics)}
+    if "conditions" in metrics:
+        drawn["wer_by_condition.svg"] = conditions.plot(metrics["conditions"])
+    return drawn
 
 
 def wer_by_length(table: pd.DataFrame) -> Figure:

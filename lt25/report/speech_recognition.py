@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from lt25.evaluation.alignment import aligned
 from lt25.report import media
 from lt25.report.collect import Results
 from lt25.report.headline import Headline, duration, percent, plural, span
@@ -20,6 +21,8 @@ LOSS_UNIT = "nats per character"
 CAPTIONS = {
     "wer_by_length.svg": "Errors divided by words, for utterances of each length.",
     "error_kinds.svg": "Words taken for others, left out, and made up.",
+    "wer_by_condition.svg": "The same recordings played quieter, through a telephone's band, and in noise at these ratios of "
+    "signal to noise. Lines are 95 % intervals.",
 }
 DRAWN, WORST = 5, 5
 """How many utterances the page shows: drawn at random, and of those with the most errors."""
@@ -63,7 +66,26 @@ def examples(results: Results) -> Markup:
         split=results.metrics["headline"],
         some=utterances(results, table.iloc[sorted(chosen)]),
         worst=utterances(results, worst),
+        **tables(results.metrics["splits"][results.metrics["headline"]]),
     )
+
+
+def tables(metrics: dict) -> dict[str, list]:
+    """Rows of the tables of a split, (name, cells): worse conditions, speakers from the worst on, words taken for others."""
+
+    def row(name: str, rates: dict, *more: str) -> tuple[str, list[str]]:
+        return name, [percent(rates["wer"], 2), span(rates["interval_95"], 100, 2) or "–", *more]
+
+    speakers = sorted(metrics.get("by_speaker", {}).items(), key=lambda one: -one[1]["wer"])
+    return {
+        "conditions": [row(name, rates) for name, rates in metrics.get("conditions", {}).items()],
+        "speakers": [row(name, rates, f"{rates['utterances']:,}") for name, rates in speakers]
+        if len(speakers) > 1
+        else [],
+        "confusions": [
+            (one["said"] or "–", [one["heard"] or "–", f"{one['count']:,}"]) for one in metrics.get("confusions", ())
+        ],
+    }
 
 
 def utterances(results: Results, rows: pd.DataFrame) -> list[dict]:
@@ -71,7 +93,7 @@ def utterances(results: Results, rows: pd.DataFrame) -> list[dict]:
     clips = sounds(results, list(rows.index))
     return [
         {
-            "pairs": align(row["reference"], row["prediction"]),
+            "pairs": aligned(jiwer.process_words(row["reference"], row["prediction"])),
             "errors": plural(int(row["errors"]), "error"),
             "words": plural(int(row["words"]), "word"),
             "about": " · ".join(
@@ -83,23 +105,6 @@ def utterances(results: Results, rows: pd.DataFrame) -> list[dict]:
         }
         for position, row in cast(Iterable[tuple[int, Any]], rows.iterrows())
     ]
-
-
-def align(reference: str, hypothesis: str) -> list[tuple[str, str, str]]:
-    """Align two texts word by word.
-
-    Returns (kind, reference word, hypothesis word), kind one of "equal", "substitute", "delete", "insert"; the word
-    that is not there is "".
-    """
-    output = jiwer.process_words(reference, hypothesis)
-    ours, theirs = output.references[0], output.hypotheses[0]
-    pairs = []
-    for chunk in output.alignments[0]:
-        left = ours[chunk.ref_start_idx : chunk.ref_end_idx]
-        right = theirs[chunk.hyp_start_idx : chunk.hyp_end_idx]
-        for i in range(max(len(left), len(right))):
-            pairs.append((chunk.type, left[i] if i < len(left) else "", right[i] if i < len(right) else ""))
-    return pairs
 
 
 def sounds(results: Results, positions: list[int]) -> dict[int, str]:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from lt25.evaluation.alignment import aligned
 from lt25.evaluation.speech_recognition import score, transcribe, wer_by_length
-from lt25.report.speech_recognition import align
 
 from .fakes import FakeSplit, LetterTokenizer
 
@@ -46,13 +46,13 @@ def test_silence_and_an_empty_transcript():
 
 
 def test_alignment_names_each_word_once():
-    assert align("one two three", "one too three four") == [
+    assert aligned(jiwer.process_words("one two three", "one too three four")) == [
         ("equal", "one", "one"),
         ("substitute", "two", "too"),
         ("equal", "three", "three"),
         ("insert", "", "four"),
     ]
-    assert align("one two", "two") == [("delete", "one", ""), ("equal", "two", "two")]
+    assert aligned(jiwer.process_words("one two", "two")) == [("delete", "one", ""), ("equal", "two", "two")]
 
 
 class EchoModel(torch.nn.Module):
@@ -79,3 +79,35 @@ def test_every_utterance_meets_its_own_reference():
     assert metrics["seconds_of_audio"] == 4.0
     assert metrics["real_time_factor"] > 0
     assert table["speaker"].tolist() == list("wxyz")
+
+
+def test_an_interval_over_speakers_is_as_wide_as_speakers_differ():
+    said = ["one two three four"] * 60
+    heard = [text if n % 6 else "one one one one" for n, text in enumerate(said)]
+    speakers = [f"voice {n % 6}" for n in range(60)]
+    plain, _ = score(said, heard)
+    metrics, _ = score(said, heard, speakers)
+    assert metrics["wer"] == plain["wer"] == 0.125
+    (low, high), (plain_low, plain_high) = metrics["interval_95"], plain["interval_95"]
+    # One voice of six makes all mistakes: of six drawn voices none may be that one.
+    assert low == 0 and high - low > 1.5 * (plain_high - plain_low)
+    assert metrics["by_speaker"]["voice 0"] == {
+        "utterances": 10,
+        "wer": 0.75,
+        "interval_95": pytest.approx([0.5, 1], abs=0.3),
+    }
+    assert metrics["by_speaker"]["voice 3"]["wer"] == 0
+    # Of few speakers an interval over them says nothing: it is that over utterances.
+    assert (
+        score(said, heard, ["a" if one[-1] in "01" else "b" for one in speakers])[0]["interval_95"]
+        == plain["interval_95"]
+    )
+
+
+def test_words_taken_for_others_come_most_frequent_first():
+    metrics, _ = score(["one two", "one two", "five", "nine"], ["one too", "one too", "five five", ""])
+    assert metrics["confusions"] == [
+        {"said": "two", "heard": "too", "count": 2},
+        {"said": "", "heard": "five", "count": 1},
+        {"said": "nine", "heard": "", "count": 1},
+    ]

@@ -200,7 +200,11 @@ def spoken(experiment: Experiment) -> None:
             guess = [WORDS[int(generator.integers(10))] if generator.random() < 0.04 else word for word in words]
             guess = [word for word in guess if generator.random() > 0.03]
             heard.append(guess + (["nine"] if generator.random() < 0.05 else []))
-        metrics, table = speech.score([" ".join(words) for words in said], [" ".join(words) for words in heard])
+        speakers = [f"voice {k % 6}" for k in range(n)]
+        texts = [[" ".join(words) for words in some] for some in (said, heard)]
+        metrics, table = speech.score(*texts, speakers)
+        rates = {"wer": metrics["wer"], "interval_95": metrics["interval_95"], "cer": metrics["cer"]}
+        metrics["conditions"] = {"as recorded": rates, "noise, 0 dB": {**rates, "wer": 0.4321}}
         table.insert(0, "id", [f"{split}-{i:03d}" for i in range(n)])
         table["speaker"], table["seconds"] = "en-gb-scotland+f2", 0.55 * table["words"]
         metrics |= {"seconds_of_audio": float(table["seconds"].sum()), "real_time_factor": 0.0043}
