@@ -10,8 +10,8 @@ its augmentation are those of ``config/experiments/connected-digits.yaml``: what
 utterance of train in so many random forms ("takes"), computed before any clock starts. Batches are of utterances of like length.
 Each network is trained from scratch with AdamW, for so many seconds at each learning rate, with a warm-up and a cosine in time.
 The rate counts whose model hears validation best, and that model alone hears the test split, a speaker whom training never
-heard. On a GPU computation is in bfloat16, and a step is recorded as a CUDA graph, but for that of nn.LSTM, which does not wait for
-the host.
+heard. On a GPU computation is in bfloat16, and a step is recorded as a CUDA graph, but for that of nn.LSTM, which does not wait
+for the host.
 
 Printed are parameters, steps, seconds of audio trained a second (padding is not counted), memory of a GPU beside the data, word
 error rates in %, and seconds of computing for a second of audio: of the test split in batches on the device, and of single
