@@ -380,7 +380,10 @@ def _halve(options: argparse.Namespace) -> None:
     from lt25.experiment import load_experiments
     from lt25.training.halving import halve
 
-    _say(halve(load_experiments(options.sweep), options.rung))
+    sweep, one, _ = options.sweep.partition("@")
+    if one:
+        raise UserError(f"lt25 halve: {options.sweep}: chooses among all runs of a sweep: name the sweep, {sweep}")
+    _say(halve(load_experiments(sweep), options.rung))
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -28,6 +28,7 @@ DISK = {
     errno.ENOSPC: "the disk is full: make room there",
     errno.EDQUOT: "the quota of disk space is used up: make room there",
     errno.EROFS: "the disk is read-only: make it writable",
+    errno.EACCES: "this user lacks the permission: grant it, or name another place",
 }
 """What a user is told of errors of the system that are the disk's."""
 
@@ -55,9 +56,12 @@ def temporary(target: Path) -> Iterator[Path]:
         target: a file, a folder or a link, there or not.
 
     Raises:
-        UserError: if the disk is full or read-only.
+        UserError: if the disk is full or read-only, or the place is not one for a file.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{target}: a file stands where its folder would be: name another place") from None
     prefix = f".{target.name}.partial-{socket.gethostname()}-"
     for left in target.parent.glob(f"{glob.escape(prefix)}*"):
         process = left.name.removeprefix(prefix)
@@ -78,7 +82,7 @@ def temporary(target: Path) -> Iterator[Path]:
 
 
 def disk_fault(error: BaseException | None, where: Path | None = None) -> str | None:
-    """Say in a line that the disk is full or read-only, if that is what an error, or one that it comes from, is about.
+    """Say in a line that the disk is full, read-only or not this user's, if an error, or one that it comes from, is about that.
 
     Args:
         error: of Python's or of a library's, which has the system's words in its text.
@@ -97,11 +101,25 @@ def whole_file(target: Path) -> Iterator[Path]:
     """Give a path to write a file or link to; when the block succeeds it takes the place of ``target``, else it goes.
 
     Raises:
-        UserError: if the disk is full or read-only.
+        UserError: if the disk is full or read-only, or `refuse_no_file` complains.
     """
+    refuse_no_file(target)
     with temporary(target) as partial:
         yield partial
         publish(partial, target)
+
+
+def refuse_no_file(path: Path) -> None:
+    """Complain of a path where no file can be: of a folder, a device or a pipe, as /dev/stdout may be one.
+
+    A link that leads nowhere or to a folder may become a file.
+    """
+    # Renaming a file to such a name removes the device, for everybody.
+    is_device = path.parent.resolve().is_relative_to("/dev") and not path.parent.resolve().is_relative_to("/dev/shm")
+    if path.is_dir() and not path.is_symlink():
+        raise UserError(f"{path}: is a folder: name a file")
+    if is_device or (path.exists() and not path.is_file() and not path.is_dir()):
+        raise UserError(f"{path}: is a device or a pipe: name a file")
 
 
 @contextmanager

@@ -51,12 +51,12 @@ def test_a_file_and_a_link_take_their_place_when_they_are_whole(tmp_path):
 
 @pytest.mark.parametrize("whole", [whole_file, whole_folder])
 def test_a_failure_leaves_what_was_there(tmp_path, whole):
-    (tmp_path / "target").mkdir()
-    (tmp_path / "target/old").touch()
+    write_text(tmp_path / ("target/old" if whole is whole_folder else "target"), "old")
+    before = names(tmp_path)
     with pytest.raises(RuntimeError), whole(tmp_path / "target") as new:
         (new / "new" if new.is_dir() else new).touch()
         raise RuntimeError
-    assert names(tmp_path) == ["old", "target"]
+    assert names(tmp_path) == before
 
 
 def test_everything_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
@@ -87,19 +87,42 @@ def test_what_a_killed_process_left_is_cleared_and_a_living_ones_or_another_mach
 
 
 @pytest.mark.parametrize(
-    ("number", "said"), [(errno.ENOSPC, "full: make room there"), (errno.EROFS, "read-only: make it writable")]
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "the disk is full: make room there"),
+        (errno.EROFS, "the disk is read-only: make it writable"),
+        (errno.EACCES, "this user lacks the permission: grant it, or name another place"),
+    ],
 )
-def test_a_disk_that_is_full_or_read_only_is_one_line(tmp_path, number, said):
-    with pytest.raises(UserError, match=f"target: the disk is {said}"), whole_file(tmp_path / "target"):
+def test_a_disk_that_does_not_take_a_file_is_one_line(tmp_path, number, said):
+    with pytest.raises(UserError, match=f"target: {said}"), whole_file(tmp_path / "target"):
         raise OSError(number, os.strerror(number))
     assert not names(tmp_path)
     # Libraries say it in errors of their own, and what is raised in the end may only come from it.
     of_a_library = RuntimeError(f"I/O error: {os.strerror(number)} (os error {number})")
     of_a_library.__context__, after = None, ValueError("closing")
     after.__context__ = of_a_library
-    assert disk_fault(after, tmp_path) == f"{tmp_path}: the disk is {said}"
-    assert disk_fault(OSError(number, os.strerror(number), b"a.bin")) == f"a.bin: the disk is {said}"
-    assert disk_fault(OSError(errno.EACCES, "no")) is None
+    assert disk_fault(after, tmp_path) == f"{tmp_path}: {said}"
+    assert disk_fault(OSError(number, os.strerror(number), b"a.bin")) == f"a.bin: {said}"
+    assert disk_fault(OSError(errno.EIO, "no")) is None
+
+
+def test_nothing_but_a_file_is_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    write_text(tmp_path / "file", "old")
+    for place, said in (
+        ("", "is a folder: name a file"),
+        ("pipe", "is a device or a pipe: name a file"),
+        ("link", "is a device or a pipe: name a file"),
+        ("file/new", "a file stands where its folder would be: name another place"),
+        ("file/deep/new", "a file stands where its folder would be: name another place"),
+        # Where it is asked for by name, never a place that a test would lose if it failed.
+        ("/dev/no-such-device", "is a device or a pipe: name a file"),
+    ):
+        with pytest.raises(UserError, match=f"{place}: {said}"):
+            write_text(tmp_path / place, "new")
+    assert names(tmp_path) == ["file", "link", "pipe"] and (tmp_path / "file").read_text() == "old"
 
 
 def test_json_that_is_missing_or_torn_is_one_line(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lt25.errors import UserError
 from lt25.experiment import Experiment
-from lt25.files import write_text
+from lt25.files import refuse_no_file, write_text
 from lt25.report.collect import read_metrics, read_train
 from lt25.report.headline import count, duration
 from lt25.tasks import TASKS
@@ -57,12 +57,15 @@ def replace(path: Path, mark: str, table: str) -> None:
         table: lines, each with its end.
 
     Raises:
-        UserError: if there is no such file, or it has not two marks.
+        UserError: if there is no such file, it is no text in UTF-8, or it has not two marks.
     """
+    refuse_no_file(path)
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file: name the Markdown file that holds the table") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: no text in UTF-8 ({error}): name the Markdown file that holds the table") from None
     parts = text.split(mark)
     if len(parts) != 3:
         raise UserError(f"{path}: expected two lines {mark} around the table, found {len(parts) - 1}: add them")

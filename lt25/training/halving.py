@@ -16,6 +16,7 @@ from lt25.errors import UserError
 from lt25.experiment import Experiment
 from lt25.files import read_record, write_record
 from lt25.sweeps import SEED
+from lt25.training.ahead import is_at
 from lt25.training.run import rung_file
 
 
@@ -33,17 +34,32 @@ def choice_file(run: Experiment, step: int) -> Path:
 
 
 def candidates(runs: Sequence[Experiment], step: int) -> list[Experiment]:
-    """Return those of a sweep's runs that have gone on from the rung before a step, all for the first.
+    """Return those of a sweep's runs that have gone on from the rungs before a step, all for the first.
 
     Raises:
-        UserError: if it is not chosen yet.
+        UserError: if it is not chosen yet, or was chosen by another section ``halving`` or among other runs than there are now.
     """
-    earlier = [rung for rung in runs[0].halving["rungs"] if rung < step] if runs[0].halving else []
-    if not earlier:
-        return list(runs)
-    command = f"snakemake results/{runs[0].path.stem}/report.html"
-    going_on = set(read_record(choice_file(runs[0], earlier[-1]), command)["go_on"])
-    return [run for run in runs if run.name in going_on]
+    left = list(runs)
+    for rung in runs[0].halving["rungs"] if runs[0].halving else []:
+        if rung < step:
+            chosen = _chosen(left, rung)
+            left = [run for run in left if run.name in chosen]
+    return left
+
+
+def _chosen(runs: Sequence[Experiment], step: int) -> set[str]:
+    sweep, file = runs[0].path.stem, choice_file(runs[0], step)
+    choice = read_record(file, f"snakemake results/{sweep}/report.html")
+    losses = {run.name: loss_at(run, step) for run in runs}
+    among = {name: choice.get("losses", {}).get(name) for name in losses}
+    # As text, in which a loss that is not a number equals itself.
+    found, now = {"halving": choice.get("halving"), **among}, {"halving": runs[0].halving, **losses}
+    if json.dumps(found, sort_keys=True) != json.dumps(now, sort_keys=True):
+        raise UserError(
+            f"{file}: is of other runs or another section halving than {runs[0].path} has now: "
+            f"run `lt25 halve {sweep} --rung {step}` again"
+        )
+    return set(choice["go_on"])
 
 
 def finalists(runs: Sequence[Experiment]) -> list[Experiment]:
@@ -61,9 +77,16 @@ def stopped(runs: Sequence[Experiment]) -> dict[int, list[tuple[Experiment, floa
 
 
 def loss_at(run: Experiment, step: int) -> float:
-    """Return the validation loss of a run at a rung. Raises UserError if it is not noted there."""
-    file = rung_file(run.results_dir, step)
-    return read_record(file, f"lt25 train {run.arguments} --rung {step}")["validation"]["loss"]
+    """Return the validation loss of a run at a rung.
+
+    Raises:
+        UserError: if it is not noted there, or is that of what the experiment decided on before it was changed.
+    """
+    file, command = rung_file(run.results_dir, step), f"lt25 train {run.arguments} --rung {step}"
+    loss = read_record(file, command)["validation"]["loss"]
+    if not is_at(run, step):
+        raise UserError(f"{file}: is of another training than {run.path} decides on now: run `{command}` first")
+    return loss
 
 
 def halve(runs: Sequence[Experiment], step: int) -> str:
@@ -80,20 +103,23 @@ def halve(runs: Sequence[Experiment], step: int) -> str:
         UserError: if the step is no rung, or a run that should have come there has not.
     """
     check_rung(runs[0], step)
+    left = candidates(runs, step)
+    losses = {run.name: loss_at(run, step) for run in left}
     settings: dict[str, list[Experiment]] = {}
-    for run in candidates(runs, step):
+    for run in left:
         values = [run.overrides[key] for key in run.swept if key != SEED]
         settings.setdefault(json.dumps(values, default=str), []).append(run)
 
     def loss(setting: str) -> float:
-        mean = statistics.fmean(loss_at(run, step) for run in settings[setting])
+        mean = statistics.fmean(losses[run.name] for run in settings[setting])
         return mean if math.isfinite(mean) else math.inf
 
     number = max(len(settings) // runs[0].halving["eta"], 1) if runs[0].halving else len(settings)
     # Of two with the same loss the one that the file names first.
     best = sorted(settings, key=loss)[:number]
     going_on = [run.name for setting in best for run in settings[setting]]
-    write_record(choice_file(runs[0], step), {"step": step, "go_on": going_on})
+    choice = {"step": step, "halving": runs[0].halving, "losses": losses, "go_on": going_on}
+    write_record(choice_file(runs[0], step), choice)
     return (
         f"{runs[0].path.stem}: {number} of {len(settings)} settings, {len(going_on)} runs, go on from step {step}: "
         f"{', '.join(going_on[:3])}{', ...' if len(going_on) > 3 else ''}"

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from lt25 import report
@@ -30,5 +32,10 @@ def test_a_file_without_the_marks_is_left_alone(experiments, tmp_path):
     with pytest.raises(UserError, match="expected two lines"):
         report.renew_table(experiments, readme)
     assert readme.read_text() == "nothing here\n"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "latin.md").write_bytes("<!-- results -->\né<!-- results -->\n".encode("latin-1"))
+    for name, said in (("pipe", "is a device or a pipe"), ("", "is a folder"), ("latin.md", "no text in UTF-8")):
+        with pytest.raises(UserError, match=said):
+            report.renew_table(experiments, tmp_path / name)
     with pytest.raises(UserError, match="no such file"):
         report.renew_table(experiments, tmp_path / "none.md")

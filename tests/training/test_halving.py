@@ -1,6 +1,7 @@
 """Successive halving: what a rung leaves, who goes on, and that whoever goes on arrives where an undisturbed run does."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,11 +9,11 @@ import yaml
 from lt25 import cli
 from lt25.errors import UserError
 from lt25.experiment import load_experiments
-from lt25.files import write_record
+from lt25.files import load_record, write_record
 from lt25.training.ahead import is_at
-from lt25.training.halving import candidates, finalists, halve, stopped
-from lt25.training.job import write_job
-from lt25.training.run import rung_file
+from lt25.training.halving import candidates, choice_file, finalists, halve, stopped
+from lt25.training.job import job_of, write_job
+from lt25.training.run import identity_of, rung_file
 from tests import tiny
 
 SWEEP = {"optimizer": {"lr": [1e-3, 1e-2, 3e-2, 1e-6]}, "debug": {"seed": [0, 1]}}
@@ -35,7 +36,11 @@ def runs(tmp_path, monkeypatch):
 
 def note(run, step, loss):
     """Write what a run found at a rung, as its trainer does."""
-    write_record(rung_file(run.results_dir, step), {"step": step, "validation": {"loss": loss}})
+    write_job(run)
+    model = load_record(run.processed_dir / "stats.json")["model"]
+    identity = {**identity_of({**job_of(run), **run.job}, 1), "model": {**run.model, **model}}
+    found = {"identity": identity, "path": [{"steps": 12}], "step": step, "validation": {"loss": loss}}
+    write_record(rung_file(run.results_dir, step), found)
 
 
 def test_a_run_that_goes_on_from_a_rung_arrives_where_one_that_never_stopped_does(runs):
@@ -85,6 +90,40 @@ def test_the_best_settings_go_on_with_all_their_seeds(runs):
     halve(runs, 8)
     assert [run.job["optimizer"]["lr"] for run in finalists(runs)] == [1e-3, 1e-3]
     assert {step: len(found) for step, found in stopped(runs).items()} == {4: 4, 8: 2}
+
+
+def rewrite(old, new):
+    """Change the sweep's file; return its runs."""
+    file = Path("config/experiments/rates.yaml")
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    return load_experiments("rates")
+
+
+def test_a_choice_is_of_the_runs_and_the_section_that_made_it(runs, capsys):
+    for run in runs:
+        note(run, 4, run.job["optimizer"]["lr"])
+    halve(runs, 4)
+    chosen = choice_file(runs[0], 4).read_text()
+    assert cli.main(["halve", runs[0].name, "--rung", "4"]) == 2
+    assert capsys.readouterr().err.endswith("chooses among all runs of a sweep: name the sweep, rates\n")
+    assert choice_file(runs[0], 4).read_text() == chosen
+
+    again = (
+        r"is of other runs or another section halving than .*rates.yaml has now: run `lt25 halve rates --rung 4` again"
+    )
+    for old, new in (("eta: 2", "eta: 4"), ("- 8\n", "- 6\n")):
+        with pytest.raises(UserError, match=again):
+            candidates(rewrite(old, new), 8)
+        rewrite(new, old)
+    note(runs[0], 4, 7.0)
+    with pytest.raises(UserError, match=again):
+        finalists(runs)
+    # A run's note that is of a smaller model says nothing of the one that is asked for now.
+    changed = rewrite("hidden_size: 16", "hidden_size: 24")
+    with pytest.raises(UserError, match=r"is of another training than .*rates.yaml decides on now: run `lt25 train"):
+        halve(changed, 4)
+    assert choice_file(runs[0], 4).read_text() == chosen
 
 
 def test_a_step_that_is_no_rung_is_refused(runs, capsys):
