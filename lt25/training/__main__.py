@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lt25.importing import without_garbage
-from lt25.training.processes import stop_at_once
+from lt25.training.processes import stop_at_once, stop_no_more
 from lt25.training.startup import keep_kernels, open_gpu
 
 # isort: off
@@ -146,6 +146,7 @@ def _train(arguments: list[str], rank: int) -> int:
             stopped = trainer.train()
         finally:
             trainer.close()
+        stop_no_more()
         if rank == 0 and stopped:
             saved = "checkpoint saved; " if trainer.step else ""
             limit = "by the time limit " if stopped == TIME_IS_UP else ""

@@ -88,6 +88,12 @@ def stop_at_once() -> None:
         signal.signal(number, stop)
 
 
+def stop_no_more() -> None:
+    """From here on ignore signals: the training is over, and its status stays what it is."""
+    for number in STATUS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
     """Wait for all processes; after a failure the others are killed, if they do not end by themselves."""
     failed, deadline = 0, float("inf")

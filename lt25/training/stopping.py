@@ -39,17 +39,19 @@ class StopRequest:
         self.deadline = psutil.Process().create_time() + time_limit if time_limit else float("inf")
 
     def __enter__(self) -> Self:
-        self.before = {number: signal.signal(number, self._note) for number in STATUS}
+        # Until all ranks are here, a signal ends each of them at once; from here on none does that alone.
         self.hosts = dist.new_group(backend="gloo") if dist.is_initialized() and dist.get_world_size() > 1 else None
+        self.before = {number: signal.signal(number, self._note) for number in STATUS}
         self.vote: tuple[torch.Tensor, Any] | None = None
         self.steps, self.interval, self.voted = 0, 1, time.perf_counter()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
         if self.vote is not None and error is None:
             self.vote[1].wait()
+        for number, handler in self.before.items():
+            # What is left to do is the first rank's alone, and so is the status of a training that is stopped meanwhile.
+            signal.signal(number, handler if self.hosts is None or dist.get_rank() == 0 else signal.SIG_IGN)
 
     def agreed(self, moved: bool) -> int:
         """Return the exit status to stop with, the same on every rank, or 0; to be called once after every step.

@@ -220,7 +220,7 @@ class Trainer(torchtitan.train.Trainer):
         self.paused = False
         with StopRequest(self.job_config.lt25.time_limit) as self.stop, without_sleep():
             super().train()
-        barrier()
+            barrier()
         return self.stopped
 
     def close(self) -> None:

@@ -20,6 +20,21 @@ def train_step(self, batches):
 Trainer.train_step = train_step
 """
 
+# Both ranks get the signal when nothing is left to train: the second at once, the first when it has recorded its arrival.
+SIGNALLED_AT_THE_END = """
+import os, signal
+from lt25.training import __main__ as training
+close, finish = training.Trainer.close, training.runs.finish
+def signalled(then, rank):
+    def call(*arguments):
+        then(*arguments)
+        if os.environ["RANK"] == rank:
+            os.kill(os.getpid(), signal.SIGUSR1)
+    return call
+training.stop_at_once()
+training.Trainer.close, training.runs.finish = signalled(close, "1"), signalled(finish, "0")
+"""
+
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
@@ -54,6 +69,14 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(root):
     # The ranks hear of it while they take the next step.
     assert kept_steps(experiment.results_dir / "checkpoints") == [4, 6]
     assert "stopped at step 6: checkpoint saved" in done.stderr
+
+
+def test_a_signal_to_a_training_that_has_arrived_comes_too_late(root):
+    sizes = {"training": {"steps": 2, "local_batch_size": 2, "global_batch_size": 4}}
+    experiment = tiny.tiny(root, "classification", **sizes)
+    done = tiny.train(experiment, processes=2, before=SIGNALLED_AT_THE_END)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (experiment.results_dir / "train.json").exists()
 
 
 def test_a_time_limit_that_is_shorter_than_the_start_lets_a_step_be_taken(root):
