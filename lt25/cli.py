@@ -243,6 +243,31 @@ def _parser() -> argparse.ArgumentParser:
     ):
         forms.add_argument(f"--{form}", dest="form", action="store_const", const=form, default="text", help=help)
 
+    sub.add_argument(
+        "--align",
+        type=Path,
+        metavar="TEXT",
+        help="the file's words are known: say when each is said; with --json, --srt or --vtt",
+    )
+    search = sub.add_argument_group(
+        "search", "the likeliest text instead of the best path, as evaluation.decoder, whose values they replace"
+    )
+    for option, key, kind, metavar, help in (
+        ("beam", "beam", int, "N", "how many texts are kept after each frame"),
+        ("lm", "language_model", str, "LM", "an ARPA file; or of an experiment's training text, words or symbols"),
+        ("lm-weight", "weight", float, "W", "of the language model"),
+        ("word-score", "word_score", float, "S", "what each word adds to a text's score"),
+        ("boost-score", "boost_score", float, "S", "what each word of --boost adds"),
+        ("alternatives", "alternatives", int, "N", "with --json, so many texts of each utterance"),
+    ):
+        search.add_argument(f"--{option}", dest=key, type=kind, metavar=metavar, help=help)
+    search.add_argument(
+        "--boost",
+        action="append",
+        metavar="WORD",
+        help="a name, or another word, that is to be heard more readily; several times for several",
+    )
+
     sub = command("report", _report, "write one page that shows experiments side by side")
     sub.add_argument("experiments", nargs="+", **{**experiment, "help": f"{experiment['help']}, or a sweep"})
     sub.add_argument("--output", type=Path, default=Path("results/report.html"), help="default: %(default)s")
@@ -461,8 +486,10 @@ def _classify(options: argparse.Namespace) -> None:
 
 def _transcribe(options: argparse.Namespace) -> None:
     from lt25.evaluation.transcribe import transcribe
+    from lt25.tasks import DECODER
 
-    transcribe(options.model, options.files, options.stream, options.form)
+    decoder = {key: value for key in DECODER if (value := getattr(options, key, None)) is not None}
+    transcribe(options.model, options.files, options.stream, options.form, decoder, options.align)
 
 
 def _report(options: argparse.Namespace) -> None:

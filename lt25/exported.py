@@ -6,7 +6,7 @@ from typing import Any
 
 from lt25 import files, plugins
 from lt25.errors import UserError
-from lt25.experiment import load_experiment, plugin_names, project_root
+from lt25.experiment import Experiment, load_experiment, plugin_names, project_root
 from lt25.models.families import FAMILIES
 from lt25.tasks import TASKS
 
@@ -41,11 +41,19 @@ def exported_model(name: str, task: str) -> tuple[Path, dict[str, Any]]:
     return folder, config
 
 
+def experiment_of(name: str) -> Experiment | None:
+    """Return the experiment that a name means, or None if it is that of a folder."""
+    return None if _is_folder(name) else load_experiment(name)
+
+
+def _is_folder(name: str) -> bool:
+    return os.sep in name or (Path(name).expanduser() / "config.json").is_file()
+
+
 def _folder(name: str, task: str) -> Path:
-    given = Path(name).expanduser()
-    inside = (given / "config.json").is_file()
-    if inside or os.sep in name:
-        if not inside:
+    if _is_folder(name):
+        given = Path(name).expanduser()
+        if not (given / "config.json").is_file():
             raise UserError(
                 f"{name}: no config.json, so no exported model here: name a folder that `lt25 export` has made"
             )

@@ -393,6 +393,35 @@ TRANSCRIPTS: Section = {
 """What `lt25.data.transcripts` does."""
 
 
+DECODER: Section = {
+    "beam": Key("integer", 50, "how many texts are kept after each frame", True, {"minimum": 1}),
+    "language_model": Key(
+        ("string", "null"),
+        None,
+        "`words` or `symbols`: n-grams of them, estimated from the transcripts of the training split; or an ARPA file of either",
+        True,
+        {"minLength": 1},
+    ),
+    "order": Key(
+        "integer", 4, "the most words or symbols of an n-gram that is estimated", True, {"minimum": 2, "maximum": 6}
+    ),
+    "weight": Key("number", 0.5, "of the language model's logarithms of probabilities", True, {"exclusiveMinimum": 0}),
+    "word_score": Key("number", 0.0, "what each word adds to a text's score, with a language model of words", True),
+    "boost": Key(
+        "array",
+        [],
+        "words, such as names, that are heard more readily, whether the language model of words knows them or not",
+        True,
+        {"items": {"type": "string", "minLength": 1}, "uniqueItems": True},
+    ),
+    "boost_score": Key("number", 3.0, "what each of them adds to a text's score", True),
+    "alternatives": Key(
+        "integer", 1, "so many texts of each utterance are written down, the best first", True, {"minimum": 1}
+    ),
+}
+"""How `lt25.evaluation.beam_search` searches."""
+
+
 OF_AUDIO = ("speed", "equalise_db", "noise_db", "gain_db")
 """The keys of a speech recogniser's ``augment`` section that are about samples, in the order in which they are done."""
 
@@ -486,6 +515,13 @@ print(recognise("speech.wav")["text"])""",
                 "the test split is heard again 6, 12 and 20 dB quieter, with nothing above 4 kHz (as at 8 kHz), and in noise at "
                 "20, 10 and 0 dB",
                 True,
+            ),
+            decoder=Key(
+                ("object", "null"),
+                None,
+                "search for the likeliest text, with a language model if wanted; none: the best symbol of each frame",
+                True,
+                keys=DECODER,
             ),
         ),
         augment={

@@ -9,7 +9,7 @@ from typing import Any
 from lt25 import files
 from lt25.data.shards import believe
 from lt25.errors import UserError
-from lt25.evaluation import harness
+from lt25.evaluation import decoder, harness
 from lt25.experiment import Experiment, exported_step
 from lt25.importing import without_compiler, without_garbage
 
@@ -23,7 +23,8 @@ def evaluate(experiment: Experiment, model_dir: Path, out_dir: Path, intermediat
     names = splits_of(experiment, intermediate)
     # Baselines learn from the training split, and not from its table.
     read = names if intermediate else {*names, "train"}
-    believe(experiment.processed_dir, read, experiment.commands("prepare"), tables=names)
+    tables = {*names, "train"} if decoder.reads_training_texts(experiment.evaluation.get("decoder")) else names
+    believe(experiment.processed_dir, read, experiment.commands("prepare"), tables=tables)
     # torch and transformers take seconds to import, which a mistake of the user's should not wait for
     with without_garbage(), without_compiler():
         from lt25.evaluation.run import run
@@ -75,3 +76,5 @@ def require(experiment: Experiment, model_dir: Path) -> None:
     if not experiment.processed_dir.is_dir():
         raise UserError(f"{experiment.processed_dir}: not there: run `{experiment.commands('prepare')}` first")
     harness.require(experiment.evaluation.get("lm_eval", ()), experiment.root)
+    if options := experiment.evaluation.get("decoder"):
+        decoder.require(decoder.located(options, experiment.root))

@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 from transformers import AutoFeatureExtractor, AutoTokenizer
 
-from lt25.data.audio import MAX_RATE, decode_audio
+from lt25.config.key import resolve
+from lt25.data.audio import HOP_SECONDS, MAX_RATE, decode_audio
 from lt25.data.audio_stream import LogMelStream, ResamplerStream
 from lt25.data.features import register
-from lt25.evaluation.words import UTTERANCE_SECONDS, BestPath, Word
+from lt25.data.transcripts import normalise
+from lt25.evaluation.beam_search import BeamSearch, Hypothesis
+from lt25.evaluation.words import UTTERANCE_SECONDS, BestPath, Word, align, spelled
 from lt25.models.auto import load_model
 from lt25.models.cache import HGRNCache
+from lt25.tasks import TRANSCRIPTS
 
 CHUNK_SECONDS = 0.2
 """How much audio of a file is read at a time as a stream."""
@@ -30,12 +34,14 @@ class Heard:
         unfinished: the letters of one more word, which is under way.
         final: whether the utterance has ended.
         read: seconds of audio that it took to hear this.
+        alternatives: of an utterance that has ended, what a search found, the best first.
     """
 
     words: tuple[Word, ...]
     unfinished: str
     final: bool
     read: float
+    alternatives: tuple[Hypothesis, ...] = ()
 
     @property
     def text(self) -> str:
@@ -48,10 +54,14 @@ class Recogniser:
 
     Args:
         folder: of the model.
+
+    Attributes:
+        search: what finds the text of each utterance once it has ended; None: the best path.
     """
 
     def __init__(self, folder: Path) -> None:
         register()
+        self.search: BeamSearch | None = None
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.extractor: Any = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -79,12 +89,40 @@ class Recogniser:
         Raises:
             ValueError: if it cannot be read.
         """
+        utterances = _Utterances(self)
+        yield from utterances.feed(self._logits(data), partial=False)
+        yield from utterances.close()
+
+    @torch.inference_mode()
+    def align(self, data: bytes, text: str) -> Heard:
+        """Return the words of a text with the times at which a recording says them.
+
+        Args:
+            data: of an audio file.
+            text: what is said in it, all of it; it is normalised as `lt25.data.transcripts` does by default.
+
+        Raises:
+            ValueError: if the recording cannot be read, is too short for the text or too long to be aligned, or the model cannot
+                write the text.
+        """
+        vocabulary, space = self.tokenizer.get_vocab(), self.tokenizer.word_delimiter_token
+        special = {*self.tokenizer.all_special_tokens, space}
+        alphabet = "".join(sorted({letter for symbol in vocabulary if symbol not in special for letter in symbol}))
+        options = resolve({} if alphabet == alphabet.lower() else {"case": "keep"}, TRANSCRIPTS)
+        words = normalise(text, options, alphabet).split()
+        if unknown := [word for word in words if spelled([word], vocabulary, space) is None]:
+            raise ValueError(f"the model cannot write {unknown[0]!r}")
+        symbols = [vocabulary[symbol] for symbol in spelled(words, vocabulary, space) or ()]
+        log_probs = self._logits(data).float().log_softmax(-1)
+        frame = HOP_SECONDS * self.model.config.subsampling
+        said = align(log_probs, symbols, self.tokenizer, frame)
+        return Heard(tuple(said), "", final=True, read=round(len(log_probs) * frame, 3))
+
+    def _logits(self, data: bytes) -> Tensor:
+        """Return the scores float [T, V] of a whole recording."""
         samples = decode_audio(data, self.extractor.sampling_rate)
         features = self.extractor(samples, return_tensors="pt").input_features.to(self.model.device)
-        path = BestPath(self.tokenizer, self.model.config.subsampling)
-        utterances = _Utterances(path)
-        yield from utterances.feed(self.model(input_features=features).logits[0].cpu(), partial=False)
-        yield from utterances.close()
+        return self.model(input_features=features).logits[0].cpu()
 
     def stream(self) -> "RecogniserStream":
         """Return what hears audio as it comes.
@@ -144,7 +182,7 @@ class RecogniserStream:
         bands = torch.tensor(extractor.mean), torch.tensor(extractor.std)
         self._frames = LogMelStream(extractor.sampling_rate, *bands, extractor.level)
         self._cache = HGRNCache(self.model.config)
-        self._utterances = _Utterances(BestPath(recogniser.tokenizer, self.model.config.subsampling))
+        self._utterances = _Utterances(recogniser)
 
     def feed(self, samples: np.ndarray) -> Iterator[Heard]:
         """Yield what is heard with samples float32 [n] more: utterances that they end, and last the one under way.
@@ -164,27 +202,56 @@ class RecogniserStream:
 
 
 class _Utterances:
-    """Joins words to utterances: a pause ends one."""
+    """Joins words to utterances: a pause ends one.
 
-    def __init__(self, path: BestPath) -> None:
-        self._path, self._told = path, ""
+    With a search, the best path says where an utterance begins and ends, and the search what was said in between, so that it
+    holds no more than an utterance, and hears the same of a stream as of a whole recording.
+    """
+
+    def __init__(self, recogniser: Recogniser) -> None:
+        self._tokenizer, self._search = recogniser.tokenizer, recogniser.search
+        self._path = BestPath(recogniser.tokenizer, recogniser.model.config.subsampling)
         self._words: list[Word] = []
+        self._told = ""
+        # For the search, the scores float [T, V] of the frames that may be of this utterance, and how many came before them.
+        self._scores, self._before = torch.zeros(0, recogniser.model.config.vocab_size), 0
 
     def feed(self, logits: Tensor, partial: bool) -> Iterator[Heard]:
+        if self._search:
+            self._scores = torch.cat([self._scores, logits.float().log_softmax(-1)])
         for word in self._path.feed(logits):
             if word is not None:
                 self._words.append(word)
             if self._words and (word is None or word.end - self._words[0].start > UTTERANCE_SECONDS):
-                yield self._heard(final=True)
+                yield self._ended()
                 self._words, self._told = [], ""
-        if partial and (now := self._heard(final=False)).text != self._told:
+        if self._search and not (self._words or self._path.unfinished):
+            self._forget(self._path.frames - self._path.pause)
+        if partial and (now := self._heard(self._words, final=False)).text != self._told:
             self._told = now.text
             yield now
 
     def close(self) -> Iterator[Heard]:
         self._words += self._path.finish()
         if self._words:
-            yield self._heard(final=True)
+            yield self._ended()
 
-    def _heard(self, final: bool) -> Heard:
-        return Heard(tuple(self._words), self._path.unfinished, final, round(self._path.read, 3))
+    def _ended(self) -> Heard:
+        if not self._search:
+            return self._heard(self._words, final=True)
+        path = self._path
+        self._forget(round(self._words[0].start / path.frame) - path.pause)
+        start, scores = self._before, self._scores[: path.frames - self._before]
+        self._forget(path.frames)
+        (found,) = self._search(scores[None])
+        words = align(scores, found[0].symbols, self._tokenizer, path.frame, start * path.frame)
+        return self._heard(words, final=True, alternatives=tuple(found))
+
+    def _forget(self, frame: int) -> None:
+        """Drop the scores before a frame."""
+        if frame > self._before:
+            self._scores, self._before = self._scores[frame - self._before :], frame
+
+    def _heard(self, words: list[Word], final: bool, alternatives: tuple[Hypothesis, ...] = ()) -> Heard:
+        read = round(self._path.frames * self._path.frame, 3)
+        return Heard(tuple(words), self._path.unfinished, final, read, alternatives)

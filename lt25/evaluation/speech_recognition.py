@@ -19,8 +19,11 @@ from lt25.data.batches import longest_first
 from lt25.data.speech_recognition import collate, transforms
 from lt25.evaluation import conditions
 from lt25.evaluation.alignment import aligned
+from lt25.evaluation.beam_search import BeamSearch
+from lt25.evaluation.decoder import located, reads_training_texts, training_texts
 from lt25.evaluation.interval import rate_interval
 from lt25.evaluation.style import ACCENT, SECOND, SMALL, TEXT, THIRD, axes, end_at_100, figure_of
+from lt25.experiment import project_root
 from lt25.ops import greedy_ids
 from lt25.progress import track
 
@@ -106,27 +109,35 @@ def evaluate_split(
     tokenizer = AutoTokenizer.from_pretrained(
         model_dir, local_files_only=True, trust_remote_code=options.trust_remote_code
     )
-    metrics, table = transcribe(model, split, tokenizer, options.batch_size, name)
+    search = None
+    if options.decoder:
+        texts = training_texts(split.path) if reads_training_texts(options.decoder) else ()
+        search = BeamSearch(tokenizer, located(options.decoder, project_root()), texts)
+    metrics, table = transcribe(model, split, tokenizer, options.batch_size, name, search)
     if shown and options.conditions:
         metrics["conditions"] = {conditions.AS_RECORDED: conditions.measured(metrics)}
         for condition in conditions.named(split):
-            heard, _ = transcribe(model, conditions.Played(split, condition), tokenizer, options.batch_size, condition)
+            played = conditions.Played(split, condition)
+            heard, _ = transcribe(model, played, tokenizer, options.batch_size, condition, search)
             metrics["conditions"][condition] = conditions.measured(heard)
     return metrics, table
 
 
 @torch.inference_mode()
-def transcribe(model: Any, split: Any, tokenizer: Any, batch_size: int, what: str) -> tuple[dict, pd.DataFrame]:
-    """Transcribe every utterance of a prepared split by greedy CTC decoding.
+def transcribe(
+    model: Any, split: Any, tokenizer: Any, batch_size: int, what: str, search: BeamSearch | None = None
+) -> tuple[dict, pd.DataFrame]:
+    """Transcribe every utterance of a prepared split, by greedy CTC decoding or a search.
 
     model: a CTC model taking `input_features` [B, T, F] and `attention_mask` [B, T], giving `logits` [B, T', V] and
     `logit_lengths` [B]; split: a `PreparedSplit`; tokenizer: its CTC tokenizer; what: name of the work, for the bar.
-    Returns the metrics and one row an utterance, in the split's order: id, the columns of `score`, and speaker and
-    seconds where the split knows them. The real-time factor is seconds of computing (model and decoding, features
-    ready-made) per second of audio.
+    Returns the metrics and one row an utterance, in the split's order: id, the columns of `score`, `alternatives` where
+    several are asked for, and speaker and seconds where the split knows them. The real-time factor is seconds of computing
+    (model and decoding, features ready-made) per second of audio.
     """
     facts = split.table()
-    hypotheses, references = [""] * len(split), [""] * len(split)
+    # Of each utterance what was heard, the best first.
+    hypotheses, references = [[""]] * len(split), [""] * len(split)
     batches = longest_first(split.lengths, batch_size)
     computing = 0.0
     prepared = transforms(split, {}, training=False)
@@ -137,15 +148,22 @@ def transcribe(model: Any, split: Any, tokenizer: Any, batch_size: int, what: st
         del batch["labels"]
         started = time.perf_counter()
         output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
-        ids = greedy_ids(output.logits, output.logit_lengths, tokenizer.pad_token_id)
-        texts = [to_text(symbols, tokenizer) for symbols in ids]
+        if search is None:
+            ids = greedy_ids(output.logits, output.logit_lengths, tokenizer.pad_token_id)
+            texts = [[to_text(symbols, tokenizer)] for symbols in ids]
+        else:
+            found = search(output.logits.float().log_softmax(-1), output.logit_lengths)
+            texts = [[one.text for one in utterance] for utterance in found]
         computing += time.perf_counter() - started
-        for i, item, text in zip(indices, items, texts, strict=True):
-            hypotheses[i] = text
+        for i, item, heard in zip(indices, items, texts, strict=True):
+            hypotheses[i] = heard
             references[i] = to_text(item["label"].tolist(), tokenizer)
     speakers = [str(speaker) for speaker in facts["speaker"]] if "speaker" in facts else None
-    metrics, table = score(references, hypotheses, speakers)
+    metrics, table = score(references, [heard[0] for heard in hypotheses], speakers)
     table.insert(0, "id", facts["id"].to_numpy())
+    if search is not None and search.alternatives > 1:
+        table["alternatives"] = hypotheses
+        metrics["oracle_wer"] = _oracle_errors(references, hypotheses) / max(metrics["reference_words"], 1)
     for column in ("speaker", "seconds"):
         if column in facts:
             table[column] = facts[column].to_numpy()
@@ -153,6 +171,16 @@ def transcribe(model: Any, split: Any, tokenizer: Any, batch_size: int, what: st
         metrics["seconds_of_audio"] = float(facts["seconds"].sum())
         metrics["real_time_factor"] = computing / max(metrics["seconds_of_audio"], 1e-9)
     return metrics, table
+
+
+def _oracle_errors(references: list[str], hypotheses: list[list[str]]) -> int:
+    """Count the errors of words, had of each utterance the best of what was heard been chosen."""
+
+    def errors(reference: str, heard: str) -> int:
+        counts = word_errors(reference, heard)
+        return counts["substitutions"] + counts["deletions"] + counts["insertions"]
+
+    return sum(min(errors(said, heard) for heard in all) for said, all in zip(references, hypotheses, strict=True))
 
 
 def to_text(ids: list[int], tokenizer: Any) -> str:

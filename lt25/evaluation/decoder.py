@@ -1,0 +1,55 @@
+"""What ``evaluation.decoder`` may ask of the search for the likeliest text, before torch is imported."""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lt25.errors import UserError
+
+ESTIMATED = ("words", "symbols")
+"""Language models that are estimated from the transcripts of the training split."""
+
+
+def require(options: Mapping[str, Any], where: str = "evaluation.decoder.") -> None:
+    """Refuse a search that cannot be made, before anything is imported or read.
+
+    Args:
+        options: ``evaluation.decoder``, resolved and `located`.
+        where: what a message begins with, before the name of a key.
+
+    Raises:
+        UserError: if the search needs a package that is not installed, a file that is missing, or keys do not go together.
+    """
+    model = options["language_model"]
+    if options["boost"] and model in (None, "symbols"):
+        raise UserError(
+            f"{where}boost: needs a language model of words: set {where}language_model to words or to a file"
+        )
+    if options["alternatives"] > options["beam"]:
+        raise UserError(
+            f"{where}alternatives: found {options['alternatives']} with {where}beam: {options['beam']}, expected at most "
+            f"as many: set {where}beam to {options['alternatives']} or more"
+        )
+    if model not in (None, *ESTIMATED) and not Path(model).is_file():
+        raise UserError(f"{where}language_model: {model}: no such file: expected words, symbols or an ARPA file")
+    if importlib.util.find_spec("flashlight") is None:
+        raise UserError(f"{where}beam: flashlight-text is not installed: run `pip install flashlight-text`")
+
+
+def located(options: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """Return ``evaluation.decoder`` with a language model's file as a path from the project's root."""
+    model = options["language_model"]
+    return {**options, "language_model": model if model in (None, *ESTIMATED) else str(root / Path(model).expanduser())}
+
+
+def reads_training_texts(options: Mapping[str, Any] | None) -> bool:
+    """Whether a language model is estimated."""
+    return options is not None and options["language_model"] in ESTIMATED
+
+
+def training_texts(folder: Path) -> list[str]:
+    """Return the transcripts of the training split of prepared data."""
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(folder / "train.parquet", columns=["text"])["text"].to_pylist()
