@@ -177,8 +177,8 @@ def _oracle_errors(references: list[str], hypotheses: list[list[str]]) -> int:
     """Count the errors of words, had of each utterance the best of what was heard been chosen."""
 
     def errors(reference: str, heard: str) -> int:
-        counts = word_errors(reference, heard)
-        return counts["substitutions"] + counts["deletions"] + counts["insertions"]
+        output = jiwer.process_words(reference, heard)
+        return output.substitutions + output.deletions + output.insertions
 
     return sum(min(errors(said, heard) for heard in all) for said, all in zip(references, hypotheses, strict=True))
 
