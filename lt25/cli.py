@@ -172,6 +172,11 @@ def _parser() -> argparse.ArgumentParser:
         help="kept checkpoints, exported to hf/step-N/; default: the last, to hf/",
     )
     sub.add_argument(
+        "--with-code",
+        action="store_true",
+        help="also the modelling code, for from_pretrained(..., trust_remote_code=True) where lt25 is not installed",
+    )
+    sub.add_argument(
         "--onnx",
         action="store_true",
         help="also the graph of a streaming speech recogniser, to results/<experiment>/onnx/",
@@ -423,7 +428,7 @@ def _export(options: argparse.Namespace) -> None:
     experiment = _load(options)
     from lt25.checkpoints.export import export
 
-    export(experiment, options.step)
+    export(experiment, options.step, options.with_code)
     if options.onnx:
         from lt25.checkpoints.onnx import export_onnx
 
@@ -459,9 +464,12 @@ def _evaluate(options: argparse.Namespace) -> None:
 
         note(experiment.overrides, experiment.evaluation_dir.parent)
     if parts == [""]:
+        from lt25.publish import log_to_wandb
         from lt25.report.tracked import write_tracked
 
         write_tracked(experiment)
+        if experiment.evaluation_dir.parent == experiment.results_dir:
+            log_to_wandb(experiment)
     elif options.kept:
         from lt25.files import write_record
 

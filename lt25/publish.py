@@ -6,6 +6,7 @@ dataset of the Hub ``.eval_results/lt25.yaml``. Nothing is sent without ``--yes`
 """
 
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ from lt25.provenance import chain
 from lt25.report.headline import size
 from lt25.report.tracked import headline_numbers
 from lt25.tasks import TASKS
+from lt25.training.run import name_run
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 
@@ -70,6 +72,33 @@ def push_to_hub(name: str, repository: str, licence: str | None = None, yes: boo
         f"licence: {licence or 'none yet, and --yes needs one: --licence apache-2.0'}; of the data: {data}",
         "Nothing has been sent: --yes does it, with the token of HF_TOKEN or of `hf auth login`.",
     ]
+
+
+def log_to_wandb(experiment: Experiment) -> None:
+    """Log an evaluated model to the run of its training at Weights & Biases, if that is switched on.
+
+    The artifact is called as the experiment is, and holds the files that `push_to_hub` would send, under the same names. W&B
+    being out of reach is said, and no error: the results are on the disk.
+    """
+    if not (experiment.job["metrics"]["enable_wandb"] or os.environ.get("WANDB_PROJECT")):
+        return
+    import wandb
+
+    trained = files.read_record(experiment.results_dir / "train.json", experiment.commands("train"))
+    # Characters that the name of an artifact may have.
+    name = re.sub(r"[^\w.-]", "-", experiment.name, flags=re.ASCII)[-128:]
+    name_run(experiment.name, trained["fingerprint"])
+    os.environ.setdefault("WANDB_DATA_DIR", str(experiment.results_dir / "wandb"))
+    with tempfile.TemporaryDirectory(prefix="lt25-wandb-") as repository:
+        exported = write_repository(experiment, Path(repository), None)
+        numbers = {f"{split}.{metric}": value for split, (metric, value) in headline_numbers(experiment).items()}
+        try:
+            with wandb.init(dir=experiment.results_dir) as run:
+                artifact = wandb.Artifact(name, type="model", metadata=numbers)
+                artifact.add_dir(repository, skip_cache=True)
+                run.log_artifact(artifact, aliases=["latest", f"step-{exported['step']}"])
+        except (wandb.Error, OSError) as error:
+            say(f"{experiment.name}: W&B takes no artifact: {_first(error)}")
 
 
 def write_repository(experiment: Experiment, folder: Path, licence: str | None) -> dict[str, Any]:

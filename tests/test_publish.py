@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import wandb
 import yaml
 from huggingface_hub import ModelCard, constants, parse_eval_result_entries
 
@@ -202,3 +204,55 @@ def test_a_damaged_model_and_one_that_is_not_measured_are_not_sent(project, hub,
         publish.push_to_hub("leaves", "me/leaves")
     aside.rename(metrics)
     assert hub.asked == []
+
+
+@pytest.mark.parametrize("fault", [None, wandb.Error("no network")])
+def test_an_evaluated_model_is_an_artifact_of_its_run_at_wandb_with_the_files_of_the_hub(
+    project, monkeypatch, capsys, fault
+):
+    project = replace(project, job={**project.job, "metrics": {"enable_wandb": False}})
+    logged = SimpleNamespace(files=set(), aliases=[])
+
+    class Run:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def log_artifact(self, artifact, aliases):
+            logged.files, logged.name = set(artifact.manifest.entries), artifact.name
+            logged.aliases, logged.metadata, logged.id = aliases, artifact.metadata, os.environ["WANDB_RUN_ID"]
+
+    def init(**options):
+        assert options == {"dir": project.results_dir}
+        if fault:
+            raise fault
+        return Run()
+
+    monkeypatch.setattr(wandb, "init", init)
+    for name in ("WANDB_RUN_ID", "WANDB_RESUME", "WANDB_DATA_DIR", "WANDB_PROJECT"):
+        # So that what is set is taken away again.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    publish.log_to_wandb(project)
+    assert not logged.aliases
+    monkeypatch.setenv("WANDB_PROJECT", "trial")
+    publish.log_to_wandb(project)
+    if fault:
+        assert capsys.readouterr().err == "leaves: W&B takes no artifact: no network\n"
+        return
+    trained = json.loads((project.results_dir / "train.json").read_text())
+    assert (logged.name, logged.id, logged.aliases) == (
+        "leaves",
+        f"leaves-{trained['fingerprint']}",
+        ["latest", "step-600"],
+    )
+    assert {
+        "model.safetensors",
+        "README.md",
+        "provenance.json",
+        "evaluation/metrics.json",
+        "export.json",
+    } < logged.files
+    assert "notes.txt" not in logged.files and logged.metadata["test.accuracy_percent"] > 0

@@ -54,7 +54,9 @@ def where_measured(experiment: Experiment) -> str:
     return f"Its measured quality stands in `results/{experiment.name}/evaluation/metrics.json`."
 
 
-def model_card(experiment: Experiment, trained: Mapping[str, Any], stats: Mapping[str, Any], step: int) -> str:
+def model_card(
+    experiment: Experiment, trained: Mapping[str, Any], stats: Mapping[str, Any], step: int, with_code: bool = False
+) -> str:
     """Return the Markdown of a model's ``README.md``, with the metadata that the Hub reads.
 
     Args:
@@ -62,6 +64,7 @@ def model_card(experiment: Experiment, trained: Mapping[str, Any], stats: Mappin
         trained: its ``train.json``.
         stats: its data's ``stats.json``.
         step: the exported step.
+        with_code: whether the modelling code stands beside the weights.
     """
     task = TASKS[experiment.task]
     dataset, training, optimizer = experiment.dataset, experiment.job["training"], experiment.job["optimizer"]
@@ -97,6 +100,12 @@ def model_card(experiment: Experiment, trained: Mapping[str, Any], stats: Mappin
     rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
     versions = ", ".join(f"{name} {number}" for name, number in trained["versions"].items())
     use = task.usage.replace("{folder}", f"results/{experiment.name}/hf")
+    without = (
+        f"\nWithout lt25, the code beside the weights computes the same, slowly: `{task.auto_model}.from_pretrained(..., "
+        "trust_remote_code=True)`, read it before.\n"
+        if with_code
+        else ""
+    )
     of = f"the experiment `{experiment.parent}`" if experiment.parent else f"`{experiment.init_from}`"
     start = f" It started from the weights of {of}." if experiment.init_from else ""
     again = f"`snakemake results/{experiment.name}/hf/config.json` makes"
@@ -116,7 +125,7 @@ trained by lt25.{start}
 ```python
 {use}
 ```
-
+{without}
 ## What it was trained on
 
 {dataset.title} (licence: {dataset.licence}{f"; {dataset.homepage}" if dataset.homepage else ""}).

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lt25.checkpoints.card import model_card
+from lt25.checkpoints.code import check_own, write_code
 from lt25.checkpoints.whole import damage, discard
 from lt25.errors import UserError
 from lt25.experiment import Experiment, exported_step
@@ -23,7 +24,7 @@ _ASSETS = (
 )
 
 
-def export(experiment: Experiment, steps: Sequence[int] = ()) -> None:
+def export(experiment: Experiment, steps: Sequence[int] = (), with_code: bool = False) -> None:
     """Export an experiment's checkpoint to ``hf/``, or those of given steps to ``hf/step-N/``.
 
     A folder has safetensors, ``config.json``, the tokenizer or feature extractor, a model card, and its record,
@@ -32,10 +33,14 @@ def export(experiment: Experiment, steps: Sequence[int] = ()) -> None:
     Args:
         experiment: a trained experiment.
         steps: steps whose checkpoints are kept; none: the last one or, with ``checkpoint.keep: best``, the best.
+        with_code: whether the modelling code goes beside the weights (`lt25.checkpoints.code`).
 
     Raises:
-        UserError: if the experiment is not trained, or a step's checkpoint is not kept or is damaged.
+        UserError: if the experiment is not trained, a step's checkpoint is not kept or is damaged, or the code that is
+            asked for is another package's.
     """
+    if with_code:
+        check_own(experiment.model["model_type"])
     train, marker = experiment.commands("train"), experiment.results_dir / "train.json"
     trained = read_record(marker, train)
     run_dir, current = experiment.results_dir / trained["run_dir"], experiment.results_dir / "checkpoints"
@@ -63,7 +68,7 @@ def export(experiment: Experiment, steps: Sequence[int] = ()) -> None:
             discard(checkpoint)
             raise set_aside(marker, f"{checkpoint}: {wrong}", train)
     for target, step in wanted.items():
-        _export_step(experiment, trained, stats, step, target)
+        _export_step(experiment, trained, stats, step, target, with_code)
         say(f"{experiment.name}: step {step} is exported to {target.relative_to(experiment.root)}")
 
 
@@ -73,6 +78,7 @@ def _export_step(
     stats: Mapping[str, Any],
     step: int,
     folder: Path,
+    with_code: bool,
 ) -> None:
     # They take seconds to import, which a mistake of the user's should not wait for.
     with without_garbage(), without_compiler():
@@ -104,7 +110,9 @@ def _export_step(
         for name in _ASSETS:
             if name in stats["files"]:
                 shutil.copy(experiment.processed_dir / name, partial / name)
-        write_text(partial / "README.md", model_card(experiment, trained, stats, step))
+        if with_code:
+            write_code(partial, experiment.task)
+        write_text(partial / "README.md", model_card(experiment, trained, stats, step, with_code))
         write_record(partial / "export.json", record, sorted(partial.iterdir()))
         _replace_files(partial, folder)
 

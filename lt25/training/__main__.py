@@ -113,10 +113,7 @@ def _train(arguments: list[str], rank: int) -> int:
     config.validation.enable = config.validation.freq > 0
     if os.environ.get("WANDB_PROJECT"):
         config.metrics.enable_wandb = True
-    os.environ.setdefault("WANDB_PROJECT", "lt25")
-    # W&B takes 128 characters.
-    os.environ.setdefault("WANDB_RUN_ID", f"{config.lt25.experiment}-{run.fingerprint}"[-128:])
-    os.environ.setdefault("WANDB_RESUME", "allow")
+    runs.name_run(config.lt25.experiment, run.fingerprint)
 
     name = config.lt25.experiment
     with runs.lock(run) if rank == 0 else contextlib.nullcontext():

@@ -277,6 +277,14 @@ def finish(run: Run, record: Mapping[str, Any], is_wanted: bool) -> None:
         write_json(run.results_dir / "train.json", written)
 
 
+def name_run(experiment: str, fingerprint: str) -> None:
+    """Set the environment by which W&B knows a run again: the project, unless one is named, and the run's id."""
+    os.environ.setdefault("WANDB_PROJECT", "lt25")
+    # W&B takes 128 characters.
+    os.environ.setdefault("WANDB_RUN_ID", f"{experiment}-{fingerprint}"[-128:])
+    os.environ.setdefault("WANDB_RESUME", "allow")
+
+
 def rung_file(results_dir: Path, step: int) -> Path:
     """Return where an experiment notes what validation found at a step that is a rung of its sweep."""
     return results_dir / "rungs" / f"step-{step}.json"

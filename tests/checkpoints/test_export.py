@@ -1,17 +1,20 @@
 """From a checkpoint to a Hugging Face folder and back."""
 
+import ast
 import json
+import sys
 
 import pytest
 import torch
 import yaml
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoFeatureExtractor, dynamic_module_utils
 
 from lt25.checkpoints import convert, plain
+from lt25.checkpoints.code import check_own
 from lt25.checkpoints.export import export
 from lt25.errors import UserError
 from lt25.experiment import TASKS
-from lt25.files import write_record
+from lt25.files import believe, write_record
 from lt25.models.auto import auto_class
 from tests import tiny
 
@@ -67,6 +70,50 @@ def test_steps_in_one_process_are_exported_as_one_by_one(trained):
     export(trained, [4, 8])
     assert alone
     assert files() == alone
+
+
+def test_the_code_beside_the_weights_computes_the_same_without_lt25(trained, tmp_path, monkeypatch):
+    # Apart from what other tests have imported under this name.
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+        monkeypatch.delitem(sys.modules, name)
+    # Of an earlier step, so that the other tests find the folder of the last one as it was.
+    export(trained, [4], with_code=True)
+    folder = trained.results_dir / "hf/step-4"
+    record = believe(folder / "export.json", "lt25 export")
+    modules = [name for name in record["files"] if name.endswith(".py")]
+    for name in modules:
+        nodes = [node for node in ast.walk(ast.parse((folder / name).read_text())) if isinstance(node, ast.ImportFrom)]
+        assert not [node.module for node in nodes if node.level == 0 and str(node.module).startswith("lt25")], name
+    # As transformers does where lt25 is not imported: where it is, its own classes are taken.
+    entries = json.loads((folder / "config.json").read_text())["auto_map"]
+    auto, fed = auto_class(trained.task), inputs(trained)
+    own = auto.from_pretrained(folder).eval()
+    brought = dynamic_module_utils.get_class_from_dynamic_module(entries[auto.__name__], folder)
+    assert brought.__module__.startswith("transformers_modules.") and brought.config_class is not type(own).config_class
+    brought = brought.from_pretrained(folder).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(brought(**fed).logits, own(**fed).logits, rtol=1e-4, atol=1e-5)
+    if "preprocessor_config.json" in record["files"]:
+        entry = json.loads((folder / "preprocessor_config.json").read_text())["auto_map"]["AutoFeatureExtractor"]
+        extractor = dynamic_module_utils.get_class_from_dynamic_module(entry, folder)
+        assert (
+            extractor.from_pretrained(folder).to_dict().keys()
+            == AutoFeatureExtractor.from_pretrained(folder).to_dict().keys()
+        )
+    if hasattr(brought, "lm_head"):
+        prompt = fed["input_ids"][:, :4]
+        said = [model.generate(prompt, max_new_tokens=5, do_sample=False) for model in (own, brought)]
+        assert torch.equal(*said)
+    # Without the option the code is gone again.
+    export(trained, [4])
+    assert not [*folder.glob("*.py")] and "auto_map" not in (folder / "config.json").read_text()
+
+
+def test_the_code_of_another_package_is_not_sent_along():
+    with pytest.raises(UserError, match="the code of llama is another package's"):
+        check_own("llama")
 
 
 def test_a_folder_goes_back_to_a_checkpoint_with_the_same_weights(trained, tmp_path):
