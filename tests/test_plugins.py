@@ -16,6 +16,7 @@ from lt25.errors import UserError
 from lt25.tasks import TASKS
 from tests import tiny
 from tests.data import make
+from tests.workflow import chain
 
 EXAMPLE = tiny.REPOSITORY / "examples" / "regression"
 
@@ -50,16 +51,10 @@ def project(tmp_path) -> Path:
     return tmp_path
 
 
-def run(root: Path, *command: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "lt25.cli", *command], cwd=root, env=tiny.environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_a_fourth_task_needs_no_change_of_lt25(project):
     for command in ("download", "prepare", "train", "export", "evaluate", "report"):
-        run(project, command, "levels")
+        done = chain.run(project, "lt25", command, "levels")
+        assert done.returncode == 0, done.stdout
     results = project / "results" / "levels"
     metrics = json.loads((results / "evaluation" / "metrics.json").read_text())
     assert metrics["task"] == "regression"

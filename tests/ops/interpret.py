@@ -4,7 +4,9 @@ import os
 
 os.environ["TRITON_INTERPRET"] = "1"
 
+import inspect
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import triton
@@ -39,6 +41,54 @@ def _call_without_preparation(function, *arguments, **options):
 
 
 interpreter.InterpretedFunction.__call__ = _call_without_preparation
+
+
+@cache
+def _builtins(package):
+    """The names of a package's functions that Triton replaces for the time of a launch; looking for them takes long."""
+    return [name for name, member in inspect.getmembers(package) if triton.language.core.is_builtin(member)]
+
+
+def _patch_builtins(package, builder, scope):
+    for name in _builtins(package):
+        member = getattr(package, name)
+        # Within a launch they are replaced already.
+        if triton.language.core.is_builtin(member):
+            interpreter._patch_attr(package, name, member, builder, scope)
+
+
+interpreter._patch_builtin = _patch_builtins
+
+_get_np_dtype, _np_dtypes = interpreter._get_np_dtype, {}
+
+
+def _get_np_dtype_once(dtype):
+    """Triton makes a table of all types each time that it looks one up."""
+    name = dtype.scalar.name
+    if name not in _np_dtypes:
+        _np_dtypes[name] = _get_np_dtype(dtype)
+    return _np_dtypes[name]
+
+
+interpreter._get_np_dtype = _get_np_dtype_once
+
+
+def _scan_rows(scan, tensors):
+    """Combine whole rows with the next, where Triton combines one element at a time."""
+    rows = [np.moveaxis(each.handle.data, scan.axis, 0) for each in tensors]
+    results = [[each[0]] for each in rows]
+    for at in range(1, len(rows[0])):
+        two = ([each[-1] for each in results], [each[at] for each in rows])
+        given = [scan.to_tensor(data, each.dtype) for side in two for data, each in zip(side, tensors, strict=True)]
+        combined = scan.combine_fn.fn(*given)
+        for result, each in zip(results, combined if isinstance(combined, tuple) else (combined,), strict=True):
+            result.append(each.handle.data.reshape(result[0].shape))
+    return [
+        scan.to_tensor(np.stack(result, scan.axis), each.dtype) for result, each in zip(results, tensors, strict=True)
+    ]
+
+
+interpreter.ScanOps.generic_scan = _scan_rows
 
 
 _dot = interpreter.InterpreterBuilder.create_dot
