@@ -71,6 +71,7 @@ MESHES = tuple(
         {_PIPELINE: 2},
         {_PIPELINE: 4},
         {_SHARDS: 2, _PIPELINE: 2},
+        {_TENSOR: 2, _PIPELINE: 2},
         {_CONTEXT: 2},
         {_CONTEXT: 4},
         {_SHARDS: 2, _CONTEXT: 2},

@@ -26,8 +26,8 @@ from lt25.training.tensor import split
 STATE_BYTES = 16
 # Elements of the sums of gradients that are on their way together: 100 MiB of float32.
 BUCKET = 25 * 2**20
-# Elements of the layers whose shards are gathered together: 64 MiB of bfloat16. Fewer gatherings are less work for the host.
-UNIT = 32 * 2**20
+# Elements of the layers whose shards are gathered together: 256 MiB of bfloat16. Fewer gatherings are less work for the host.
+UNIT = 2**27
 
 # Ranks whose batches differ in shape replay a graph and run as usual in one and the same step. NCCL registers the buffers of what
 # is recorded, for which all ranks would have to record at the same time.

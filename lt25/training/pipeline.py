@@ -166,7 +166,9 @@ def compute(model: Any, x: Tensor) -> Tensor:
                 inputs = inputs.view(-1, model.window)
             named = {TASKS[model.task].main_input: inputs}
             hidden = model.hf.base_model(**named, use_cache=False, **batch).last_hidden_state
-            return hidden.reshape(rows, -1, hidden.shape[-1]).to(stage.dtype)
+            # What is sent may be no view, and has no gaps: tensor parallelism cuts off what it has padded.
+            sent = hidden.reshape(rows, -1, hidden.shape[-1]).to(stage.dtype)
+            return sent.clone(memory_format=torch.contiguous_format)
         return model.losses.loss(model.predict(inputs, labels=labels, **batch), labels).float() / stage.labels
 
 

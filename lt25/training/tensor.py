@@ -8,6 +8,7 @@ parameters are DTensors, and a module that is asked for one of them while the mo
 
 from collections.abc import Callable
 from functools import cache, partial
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -31,6 +32,9 @@ _OUTPUTS = {
     *("q_conv1d", "k_conv1d", "v_conv1d", "i_conv1d", "f_conv1d", "gate_proj", "up_proj"),
 }
 _INPUTS = {"o_proj", "down_proj"}
+# Parameters of a mixer with a number for each head, and what else in it counts heads or the channels of all of them.
+_OF_HEADS = ("A_log", "dt_bias")
+_HEADS, _WIDTHS = ("num_heads", "num_kv_heads", "num_v_heads"), ("key_dim", "value_dim")
 # Logits of this rank in one piece of the loss.
 _PIECE = 2**27
 
@@ -70,8 +74,9 @@ def split(model: Any, family: Family, mesh: DeviceMesh, loss_parallel: bool) -> 
     hf = model.hf
     sequence, layers = _Sequence(mesh), hf.get_submodule(family.layers)
     ranks, rank = mesh.size(), mesh.get_local_rank()
-    embedding = hf.get_input_embeddings() if model.head else None
-    classes = embedding.num_embeddings if embedding is not None else 0
+    # Of several stages, the first has the embedding, and the last the head.
+    is_last = model.stage is None or model.stage.number == model.stage.last
+    classes = hf.config.vocab_size if model.head else 0
     shares_vocabulary = loss_parallel and model.head is not None and -(-classes // ranks) * (ranks - 1) < classes
     layers[0].register_forward_pre_hook(sequence.share_out)
     for module in (model, *layers):
@@ -85,21 +90,22 @@ def split(model: Any, family: Family, mesh: DeviceMesh, loss_parallel: bool) -> 
                 child.register_forward_hook(sequence.sum_up)
         _answer_all(layer, mesh, Partial())
     norm = hf.get_submodule(family.norm)
-    norm.register_forward_hook(partial(sequence.gather, gradient=Partial() if shares_vocabulary else Replicate()))
+    summed = shares_vocabulary and is_last
+    norm.register_forward_hook(partial(sequence.gather, gradient=Partial() if summed else Replicate()))
     _answer_all(norm, mesh, Partial())
     if getattr(hf.base_model, "lower_bounds", None) is not None:
         _answer(hf.base_model, "lower_bounds", mesh, Shard(1))
-    if shares_vocabulary and embedding is not None:
-        head = hf.get_submodule(model.head)
-        if head.weight is embedding.weight:
-            _answer(embedding, "weight", mesh, Shard(0))
-            _answer(head, "weight", mesh, embedding._parameters["weight"])
-        else:
-            for module in (embedding, head):
-                _answer(module, "weight", mesh, Shard(0))
+    if shares_vocabulary:
+        embedding: Any = hf.get_input_embeddings()
+        head: Any = hf.get_submodule(model.head)
         start = rank * -(-classes // ranks)
-        embedding.forward = partial(_embed, embedding, start=start, group=mesh.get_group())
-        model.of_head = partial(split_cross_entropy, start=start, group=mesh.get_group())
+        tied = getattr(head, "weight", None) is getattr(embedding, "weight", embedding)
+        if hasattr(embedding, "weight"):
+            _answer(embedding, "weight", mesh, Shard(0))
+            embedding.forward = partial(_embed, embedding, start=start, group=mesh.get_group())
+        if is_last:
+            _answer(head, "weight", mesh, embedding._parameters["weight"] if tied else Shard(0))
+            model.of_head = partial(split_cross_entropy, start=start, group=mesh.get_group())
     _answer_all(hf, mesh, Replicate())
 
 
@@ -116,12 +122,24 @@ def _split_block(block: Any, mesh: DeviceMesh) -> None:
                     f"parallelism.tensor_parallel_degree: found {ranks}, but {name} has a bias, which cannot be shared out: use 1"
                 )
             _answer(module, parameter, mesh, Shard(dim))
+    for name in _HEADS:
+        if (heads := getattr(block, name, ranks)) % ranks:
+            raise UserError(
+                f"parallelism.tensor_parallel_degree: found {ranks}, which does not divide the {heads} heads of a layer: use 1"
+            )
+    for name in _OF_HEADS:
+        if name in block._parameters:
+            _answer(block, name, mesh, Shard(0))
+    for name in _WIDTHS:
+        if hasattr(block, name):
+            setattr(block, name, getattr(block, name) // ranks)
     norm, out = getattr(block, "g_norm", None), getattr(block, "o_proj", None)
     if norm is not None and out is not None and norm.weight.numel() == out._parameters["weight"].shape[1]:
         width = norm.weight.numel()
         _answer(norm, "weight", mesh, Shard(0))
         normalise = partial(_rms_norm, width=width, group=mesh.get_group())
         norm.forward = partial(_norm, norm, normalise)
+        _take_apart(block, normalise)
     if getattr(block, "bidirectional", False):
         if ranks % 2 or getattr(block, "i_conv1d", None) is not None:
             raise UserError(
@@ -130,6 +148,21 @@ def _split_block(block: Any, mesh: DeviceMesh) -> None:
             )
         # The first half of the channels reads forwards: so do the first half of the ranks.
         block.directions = (rank >= ranks // 2,)
+
+
+def _take_apart(block: Any, normalise: Callable[..., Tensor]) -> None:
+    """Let an FLA mixer compute its last norm and product one after the other: the kernel for both knows no other ranks."""
+    whole: Any = type(block).forward
+    if "rms_norm_linear" not in whole.__globals__:
+        return
+
+    def apart(x: Tensor, weight: Tensor, _: None, matrix: Tensor, bias: None, eps: float = 1e-5) -> Tensor:
+        return F.linear(normalise(x, weight, eps), matrix)
+
+    names = {**whole.__globals__, "rms_norm_linear": apart}
+    own = FunctionType(whole.__code__, names, whole.__name__, whole.__defaults__, whole.__closure__)
+    own.__kwdefaults__ = whole.__kwdefaults__
+    block.forward = MethodType(own, block)
 
 
 class _Sequence:

@@ -111,6 +111,8 @@ def _experiment(root: Path, cell: Cell) -> Any:
         if cell.family == "lt25_hgrn"
         else {**family_fields(cell.family), "num_hidden_layers": 4}
     )
+    # As many as the largest degree of tensor parallelism.
+    fields |= {"num_heads": 4} if "num_heads" in fields else {}
     fields = {**fields, **options.pop("model", {})}
     fields = {key: value for key, value in fields.items() if key not in ("architectures", "vocab_size")}
     return tiny.tiny(
