@@ -5,8 +5,8 @@
 `lt25 transcribe` hears a WAV file of 16 kHz as a stream and whole, each in a process of its own with one thread. Then
 onnxruntime, with one thread, hears it in chunks of frames that are made of chunks of samples. Printed are, for each tenth of the
 stream, its speed, in seconds of sound for a second of the processor, and the memory of the process; and whether all three wrote
-the same words. Without `--model` it is the network of `spoken-digits`, made causal, with random weights, which write something else
-for every tone.
+the same words. Without `--model` it is the network of `spoken-digits`, made causal, with random weights, which write something
+else for every tone.
 """
 
 import argparse
