@@ -427,6 +427,11 @@ OF_AUDIO = ("speed", "equalise_db", "noise_db", "gain_db")
 
 
 def _speech_complaint(prepare: Mapping[str, Any], augment: Mapping[str, Any]) -> str | None:
+    if prepare["units"] == "bpe" and prepare["vocab_size"] < len(prepare["alphabet"]) + 3:
+        return (
+            f"prepare.vocab_size: found {prepare['vocab_size']}, expected at least {len(prepare['alphabet']) + 3}: the "
+            f"characters of prepare.alphabet, blank, space and one that is never used"
+        )
     capitals = [letter for letter in prepare["alphabet"] if letter.lower() != letter]
     if capitals and prepare["transcripts"]["case"] == "lower":
         return (
@@ -482,10 +487,17 @@ print(recognise("speech.wav")["text"])""",
             "units": Key(
                 "string",
                 "characters",
-                "what the model writes: `characters`, or whole `words`, those of the training split and no other (digits, "
-                "commands)",
+                "what the model writes: `characters`; `bpe`, pieces of words that the training split has often; or whole "
+                "`words`, those of the training split and no other (digits, commands)",
                 True,
-                {"enum": ["characters", "words"]},
+                {"enum": ["characters", "bpe", "words"]},
+            ),
+            "vocab_size": Key(
+                "integer",
+                512,
+                "with `units: bpe`, the number of its classes: pieces, blank, space and one that is never used",
+                True,
+                {"minimum": 8, "maximum": 32768},
             ),
             "alphabet": Key(
                 "string",
