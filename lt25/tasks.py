@@ -521,6 +521,14 @@ print(recognise("speech.wav")["text"])""",
             "faulty": FAULTY,
         },
         evaluation=evaluation_keys(
+            normaliser=Key(
+                "string",
+                "none",
+                "`english`: beside the word error rate another one, `normalised`, for which spelling does not count: numbers, "
+                "contractions, titles and fillers are as Whisper's normaliser has them",
+                True,
+                {"enum": ["none", "english"]},
+            ),
             conditions=Key(
                 "boolean",
                 False,
