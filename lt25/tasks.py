@@ -422,7 +422,7 @@ DECODER: Section = {
 """How `lt25.evaluation.beam_search` searches."""
 
 
-OF_AUDIO = ("speed", "equalise_db", "noise_db", "gain_db")
+OF_AUDIO = ("speed", "equalise_db", "noise_db", "gain_db", "telephone")
 """The keys of a speech recogniser's ``augment`` section that are about samples, in the order in which they are done."""
 
 
@@ -576,6 +576,14 @@ print(recognise("speech.wav")["text"])""",
                 "in every epoch; needs `prepare.store: audio`",
                 True,
                 {"items": {"type": "number", "minimum": -60, "maximum": 60}, "minItems": 2, "maxItems": 2},
+            ),
+            "telephone": Key(
+                ("number", "null"),
+                None,
+                "so great a share of utterances, drawn anew in every epoch, is heard through a telephone: nothing above 4 kHz, "
+                "and 8 bits a sample (mu-law); needs `prepare.store: audio`",
+                True,
+                {"exclusiveMinimum": 0, "maximum": 1},
             ),
             "time_masks": Key(
                 "integer", 0, "how many stretches of time are masked (SpecAugment)", True, {"minimum": 0}

@@ -23,7 +23,7 @@ from lt25.data.audio import (
     normalised_log_mel,
     to_int16,
 )
-from lt25.data.audio_augmentation import equalise, noise, speed
+from lt25.data.audio_augmentation import equalise, noise, speed, telephone
 from lt25.data.batches import IGNORE, NO_GRID, Batch, Grid, Item, ItemTransform, Transforms, pad
 from lt25.data.examples import Example, Examples
 from lt25.data.faults import Fault
@@ -175,6 +175,8 @@ def transforms(split: PreparedSplit, augment: Mapping[str, Any], training: bool)
         audio.append(partial(noise, decibels=augment["noise_db"]))
     if augment.get("gain_db") is not None:
         audio.append(partial(_gain, decibels=augment["gain_db"]))
+    if augment.get("telephone") is not None:
+        audio.append(partial(telephone, share=augment["telephone"], sample_rate=facts["sampling_rate"]))
     frames = partial(
         _frames,
         sample_rate=facts["sampling_rate"],
