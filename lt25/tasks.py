@@ -422,11 +422,16 @@ DECODER: Section = {
 """How `lt25.evaluation.beam_search` searches."""
 
 
-OF_AUDIO = ("speed", "equalise_db", "noise_db", "gain_db")
+OF_AUDIO = ("speed", "equalise_db", "noise_db", "gain_db", "telephone")
 """The keys of a speech recogniser's ``augment`` section that are about samples, in the order in which they are done."""
 
 
 def _speech_complaint(prepare: Mapping[str, Any], augment: Mapping[str, Any]) -> str | None:
+    if prepare["units"] == "bpe" and prepare["vocab_size"] < len(prepare["alphabet"]) + 3:
+        return (
+            f"prepare.vocab_size: found {prepare['vocab_size']}, expected at least {len(prepare['alphabet']) + 3}: the "
+            f"characters of prepare.alphabet, blank, space and one that is never used"
+        )
     capitals = [letter for letter in prepare["alphabet"] if letter.lower() != letter]
     if capitals and prepare["transcripts"]["case"] == "lower":
         return (
@@ -482,10 +487,17 @@ print(recognise("speech.wav")["text"])""",
             "units": Key(
                 "string",
                 "characters",
-                "what the model writes: `characters`, or whole `words`, those of the training split and no other (digits, "
-                "commands)",
+                "what the model writes: `characters`; `bpe`, pieces of words that the training split has often; or whole "
+                "`words`, those of the training split and no other (digits, commands)",
                 True,
-                {"enum": ["characters", "words"]},
+                {"enum": ["characters", "bpe", "words"]},
+            ),
+            "vocab_size": Key(
+                "integer",
+                512,
+                "with `units: bpe`, the number of its classes: pieces, blank, space and one that is never used",
+                True,
+                {"minimum": 8, "maximum": 32768},
             ),
             "alphabet": Key(
                 "string",
@@ -509,6 +521,14 @@ print(recognise("speech.wav")["text"])""",
             "faulty": FAULTY,
         },
         evaluation=evaluation_keys(
+            normaliser=Key(
+                "string",
+                "none",
+                "`english`: beside the word error rate another one, `normalised`, for which spelling does not count: numbers, "
+                "contractions, titles and fillers are as Whisper's normaliser has them",
+                True,
+                {"enum": ["none", "english"]},
+            ),
             conditions=Key(
                 "boolean",
                 False,
@@ -556,6 +576,14 @@ print(recognise("speech.wav")["text"])""",
                 "in every epoch; needs `prepare.store: audio`",
                 True,
                 {"items": {"type": "number", "minimum": -60, "maximum": 60}, "minItems": 2, "maxItems": 2},
+            ),
+            "telephone": Key(
+                ("number", "null"),
+                None,
+                "so great a share of utterances, drawn anew in every epoch, is heard through a telephone: nothing above 4 kHz, "
+                "and 8 bits a sample (mu-law); needs `prepare.store: audio`",
+                True,
+                {"exclusiveMinimum": 0, "maximum": 1},
             ),
             "time_masks": Key(
                 "integer", 0, "how many stretches of time are masked (SpecAugment)", True, {"minimum": 0}

@@ -18,6 +18,8 @@ POINTS = 9
 FINE = 4
 # Zeros behind a batch, so that what a filter spreads from its end does not come back at its beginning.
 MARGIN = 512
+# The sample rate of a telephone, in Hz, and how strongly mu-law bends: samples of 8 bits then serve soft and loud speech.
+TELEPHONE, MU = 8000, 255
 # Lengths that a change of speed makes are multiples of this.
 MULTIPLE = 16
 
@@ -78,6 +80,27 @@ def noise(item: Item, generator: torch.Generator, decibels: tuple[float, float])
     added = torch.fft.irfft(spectrum, size)[: len(samples)]
     power = samples.square().mean() / 10 ** (ratio / 10)
     return {**item, "input": samples + added * (power / added.square().mean().clamp_min(1e-20)).sqrt()}
+
+
+def telephone(item: Item, generator: torch.Generator, share: float, sample_rate: int) -> Item:
+    """Let so great a share of recordings be heard through a telephone: nothing above 4 kHz, and mu-law's 8 bits a sample (G.711).
+
+    Args:
+        item: its ``input`` is samples, float32 [n].
+        generator: draws whether this one is.
+        share: of recordings, 0 to 1.
+        sample_rate: of the samples, in Hz.
+    """
+    if float(torch.rand((), generator=generator)) >= share:
+        return item
+    samples = item["input"].numpy()
+    narrow = resample(samples, sample_rate, TELEPHONE)
+    coded = np.sign(narrow) * np.log1p(MU * np.minimum(np.abs(narrow), 1)) / math.log1p(MU)
+    heard = np.round(coded * 127) / 127
+    wide = resample(
+        (np.sign(heard) * np.expm1(np.abs(heard) * math.log1p(MU)) / MU).astype(np.float32), TELEPHONE, sample_rate
+    )
+    return {**item, "input": torch.from_numpy(np.ascontiguousarray(wide[: len(samples)]))}
 
 
 def _transform_size(samples: int) -> int:

@@ -1,14 +1,14 @@
-"""Transcribed speech: normalised log-mel frames, or the audio that they are made of, and transcripts as characters or words."""
+"""Transcribed speech: normalised log-mel frames, or audio, and transcripts as characters, pieces or words."""
 
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from lt25.data.audio import (
     normalised_log_mel,
     to_int16,
 )
-from lt25.data.audio_augmentation import equalise, noise, speed
+from lt25.data.audio_augmentation import equalise, noise, speed, telephone
 from lt25.data.batches import IGNORE, NO_GRID, Batch, Grid, Item, ItemTransform, Transforms, pad
 from lt25.data.examples import Example, Examples
 from lt25.data.faults import Fault
@@ -48,6 +48,18 @@ MEASURED = 500
 """Means and deviations of the bands are those of so many utterances of train, its first."""
 
 
+class Units(NamedTuple):
+    """What a model writes besides blank and space.
+
+    Attributes:
+        known: all of them, in the order of their numbers.
+        of_word: what a word is written in.
+    """
+
+    known: list[str]
+    of_word: Callable[[str], list[str]]
+
+
 class OutsideAlphabet(Fault):
     """A transcript with ``characters`` that the alphabet lacks."""
 
@@ -65,8 +77,8 @@ def write(
     Raises:
         UserError: for audio or a transcript that cannot be used, if faults are to stop.
     """
-    units = options["alphabet"] if options["units"] == "characters" else _words(examples, dataset.columns, options)
-    vocabulary = {token: number for number, token in enumerate([BLANK, SPACE, UNKNOWN, *units])}
+    units = _units(examples, dataset.columns, options)
+    vocabulary = {token: number for number, token in enumerate([BLANK, SPACE, UNKNOWN, *units.known])}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the utterances are the parallel work
     try:
@@ -77,7 +89,7 @@ def write(
         outside: Counter[str] = Counter()
         columns = dataset.columns
         work = _parallel(
-            lambda example: _utterance(example, columns, options, vocabulary, to_stored), examples.of(*writers)
+            lambda example: _utterance(example, columns, options, units, vocabulary, to_stored), examples.of(*writers)
         )
         for example, utterance in track(work, f"{dataset.name}: utterances prepared"):
             if isinstance(utterance, Fault):
@@ -163,6 +175,8 @@ def transforms(split: PreparedSplit, augment: Mapping[str, Any], training: bool)
         audio.append(partial(noise, decibels=augment["noise_db"]))
     if augment.get("gain_db") is not None:
         audio.append(partial(_gain, decibels=augment["gain_db"]))
+    if augment.get("telephone") is not None:
+        audio.append(partial(telephone, share=augment["telephone"], sample_rate=facts["sampling_rate"]))
     frames = partial(
         _frames,
         sample_rate=facts["sampling_rate"],
@@ -282,6 +296,7 @@ def _utterance(
     example: Example,
     columns: Mapping[str, str],
     options: dict[str, Any],
+    units: Units,
     vocabulary: dict[str, int],
     to_stored: Callable[[np.ndarray], np.ndarray],
 ) -> tuple[np.ndarray, int, np.ndarray, str]:
@@ -291,13 +306,13 @@ def _utterance(
         Fault: if it cannot be used.
     """
     text = _transcript(example, columns["text"], options)
-    units = text.replace(" ", SPACE) if options["units"] == "characters" else text.replace(" ", f" {SPACE} ").split()
-    if unknown := [unit for unit in units if unit not in vocabulary]:
+    said = _joined(map(units.of_word, text.split()))
+    if unknown := [unit for unit in said if unit not in vocabulary]:
         message = f"column {columns['text']}: prepare.units is words, and train never says {unknown[0]!r}"
         raise Fault("a word that train lacks", example.where, message)
     samples = _samples(example, columns["audio"], options)
     frames = frame_count(len(samples), options["sample_rate"])
-    labels = np.array([vocabulary[unit] for unit in units], np.int32)
+    labels = np.array([vocabulary[unit] for unit in said], np.int32)
     needed, there = int(frames_needed(torch.from_numpy(labels)[None])), -(-frames // options.get("subsampling", 1))
     if needed > there:
         message = f"the transcript needs {needed} frames of the model, and the audio gives {there}"
@@ -325,14 +340,47 @@ def _transcript(example: Example, column: str, options: dict[str, Any]) -> str:
     return text
 
 
-def _words(examples: Examples, columns: Mapping[str, str], options: dict[str, Any]) -> list[str]:
-    """Return the words of the training split, sorted."""
-    words: set[str] = set()
+def _units(examples: Examples, columns: Mapping[str, str], options: dict[str, Any]) -> Units:
+    """Return what transcripts are written in: the alphabet, or what the training split has of words or of pieces of them."""
+    if options["units"] == "characters":
+        return Units(list(options["alphabet"]), list)
+    counts: Counter[str] = Counter()
     for example in examples.of("train"):
         # What cannot be used is counted when it is prepared.
         with suppress(Fault):
-            words.update(_transcript(example, columns["text"], options).split())
-    return sorted(words)
+            counts.update(_transcript(example, columns["text"], options).split())
+    if options["units"] == "words":
+        return Units(sorted(counts), lambda word: [word])
+    return _pieces(counts, options)
+
+
+def _pieces(counts: Mapping[str, int], options: dict[str, Any]) -> Units:
+    """Return pieces of words by byte-pair encoding (Sennrich et al., ACL 2016): characters, and what stands together most often.
+
+    Args:
+        counts: word -> how often it is said.
+        options: ``alphabet``, and ``vocab_size``, which counts blank, space and `UNKNOWN` too.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer: Any = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    size, alphabet = options["vocab_size"] - 3, list(options["alphabet"])
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    # Sorted, so that what comes equally often is always joined in the same order; in lines, because a word may come often.
+    lines = (
+        " ".join([word] * min(count - at, 1000))
+        for word, count in sorted(counts.items())
+        for at in range(0, count, 1000)
+    )
+    tokenizer.train_from_iterator(lines, trainer)
+    known = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    return Units(known, lambda word: tokenizer.encode(word).tokens)
+
+
+def _joined(words: Iterable[list[str]]) -> list[str]:
+    """Return the units of words one after another, with `SPACE` between words."""
+    return [unit for number, word in enumerate(words) for unit in ([SPACE, *word] if number else word)]
 
 
 def _samples(example: Example, column: str, options: dict[str, Any]) -> np.ndarray:

@@ -95,6 +95,23 @@ def score(
     return metrics, table
 
 
+def in_english(table: pd.DataFrame) -> dict[str, Any]:
+    """Return the word error rate, and its interval, of texts as Whisper's normaliser of English has them.
+
+    Numbers become figures, contractions whole words, titles short; fillers are left out. The list of British and American
+    spellings, which Whisper's own files bring along, is not applied.
+
+    table: one row an utterance, as `score` makes it, with ``speaker`` where it is known.
+    """
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    normalise = EnglishTextNormalizer({})
+    references, hypotheses = ([normalise(text) for text in table[column]] for column in ("reference", "prediction"))
+    speakers = table["speaker"].astype(str).tolist() if "speaker" in table else None
+    metrics, _ = score(references, hypotheses, speakers)
+    return {name: metrics[name] for name in ("wer", "interval_95", "reference_words")}
+
+
 def _each(speakers: Sequence[str], *columns: np.ndarray) -> Iterator[tuple[Any, ...]]:
     """Yield every speaker, and the part of each column [n] that is theirs."""
     for speaker in sorted(set(speakers)):
@@ -114,6 +131,8 @@ def evaluate_split(
         texts = training_texts(split.path) if reads_training_texts(options.decoder) else ()
         search = BeamSearch(tokenizer, located(options.decoder, project_root()), texts)
     metrics, table = transcribe(model, split, tokenizer, options.batch_size, name, search)
+    if options.normaliser == "english":
+        metrics["normalised"] = in_english(table)
     if shown and options.conditions:
         metrics["conditions"] = {conditions.AS_RECORDED: conditions.measured(metrics)}
         for condition in conditions.named(split):

@@ -35,6 +35,8 @@ def headline(metrics: dict, split: str) -> Headline:
         "CER": f"{percent(metrics['cer'], 2)} %",
         "without an error": f"{metrics['utterances_without_error']:,} of {metrics['utterances']:,}",
     }
+    if "normalised" in metrics:
+        also["spelling aside"] = f"{percent(metrics['normalised']['wer'], 2)} %"
     audio = ""
     if "seconds_of_audio" in metrics:
         audio = f", {duration(metrics['seconds_of_audio'])} of audio"

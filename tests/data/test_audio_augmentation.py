@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lt25.data.audio_augmentation import waveform_transform
+from lt25.data.audio_augmentation import telephone, waveform_transform
 from lt25.data.batches import Batch, seeded
 
 NONE = {"speed": None, "equalise": 0.0, "noise": 0.0, "mixup": 0.0}
@@ -86,3 +86,17 @@ def test_the_same_draw_gives_the_same_batch() -> None:
     augment = {"speed": [0.8, 1.0, 1.2], "equalise": 10.0, "noise": 0.1, "mixup": 0.3}
     first, again = (changed(tones(0.1, 0.2, 0.3), **augment) for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_through_a_telephone_there_is_nothing_above_4_khz_and_little_noise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    low, high = (0.3 * torch.sin(2 * math.pi * hertz * torch.arange(16_001) / 16_000) for hertz in (1000, 6000))
+    for loudness in (1.0, 0.03):
+        item = telephone({"input": loudness * (low + high)}, generator, 1.0, 16_000)
+        heard = item["input"]
+        assert heard.shape == low.shape and heard.dtype == torch.float32
+        error = (heard - loudness * low)[500:-500]
+        # Of mu-law the noise is 35 dB and more below speech, loud or soft.
+        assert 1e-6 < float(error.square().mean() / (loudness * low).square().mean()) < 10**-3
+    items = [telephone({"input": low + high}, generator, 0.25, 16_000)["input"] for _ in range(200)]
+    assert 30 < sum(not torch.equal(one, low + high) for one in items) < 70

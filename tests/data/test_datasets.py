@@ -34,6 +34,11 @@ def speech(rng, n):
     }
 
 
+def collected(rng, n):
+    row = speech(rng, n)
+    return {"id": row["id"], "audio": row["audio"], "duration_ms": 200, "text": row["text"].lower()}
+
+
 def said(rng, n):
     return {**speech(rng, n), "text": ("zero", "one")[n % 2], "speaker": ("george", "lucas", "nicolas")[n % 3]}
 
@@ -62,11 +67,14 @@ PUBLISHED = {
         f"all/{split}/0000.parquet": speech
         for split in ("train.clean.100", "train.clean.360", "train.other.500", "validation.clean", "test.clean")
     },
+    "librispeech-100": {
+        f"all/{split}/0000.parquet": speech for split in ("train.clean.100", "validation.clean", "test.clean")
+    },
     "peoples-speech": {
-        "clean/train-00000-of-00804.parquet": speech,
-        "clean/train-00001-of-00804.parquet": speech,
-        "validation/validation-00000-of-00005.parquet": speech,
-        "test/test-00000-of-00009.parquet": speech,
+        "clean/train-00000-of-00804.parquet": collected,
+        "clean/train-00001-of-00804.parquet": collected,
+        "validation/validation-00000-of-00005.parquet": collected,
+        "test/test-00000-of-00009.parquet": collected,
     },
     "fineweb-edu": {
         "sample/10BT/000_00000.parquet": text,
@@ -76,7 +84,8 @@ PUBLISHED = {
 NOT_WANTED = {
     "speech-commands": {"v0.01/train/0000.parquet": word},
     "librispeech": {"all/test.other/0000.parquet": speech},
-    "peoples-speech": {"dirty/train-00000-of-01234.parquet": speech},
+    "librispeech-100": {"all/train.clean.360/0000.parquet": speech},
+    "peoples-speech": {"dirty/train-00000-of-01234.parquet": collected},
     "fineweb-edu": {"data/CC-MAIN-2024-10/train-00000-of-00020.parquet": text},
 }
 OPTIONS = {

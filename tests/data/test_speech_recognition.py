@@ -156,6 +156,27 @@ def test_words_as_units(tmp_path):
     assert len(labels) == 2 * len(text.split()) - 1
 
 
+def test_pieces_of_words_as_units(tmp_path):
+    # Held out are words that train may lack: their characters are pieces too.
+    data = speech(tmp_path / "mine", [*10 * TEXTS, *(4 * letter for letter in "ghjkq")])
+    folder = make.prepared(tmp_path, "speech_recognition", data, units="bpe", vocab_size=40)
+    facts = stats(folder)
+    assert facts["model"]["vocab_size"] == 40 and not any(fact.get("excluded") for fact in facts["splits"].values())
+    from transformers import AutoTokenizer
+
+    tokenizer, joined = AutoTokenizer.from_pretrained(folder), 0
+    for name in facts["splits"]:
+        split = PreparedSplit(folder, name)
+        for number, text in enumerate(split.table().text):
+            labels = split[number]["label"].tolist()
+            assert tokenizer.decode(labels, group_tokens=False) == text
+            assert labels.count(1) == text.count(" ")
+            joined += len(text) - len(labels)
+    assert joined > 300
+    again = make.prepared(tmp_path / "again", "speech_recognition", data, units="bpe", vocab_size=40)
+    assert (folder / "vocab.json").read_bytes() == (again / "vocab.json").read_bytes()
+
+
 def test_a_word_that_train_lacks_is_left_out(tmp_path):
     data = speech(tmp_path / "mine", [*5 * TEXTS, *(4 * letter for letter in "abcdef")])
     folder = make.prepared(tmp_path, "speech_recognition", data, units="words")

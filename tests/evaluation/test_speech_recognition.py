@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lt25.evaluation.alignment import aligned
-from lt25.evaluation.speech_recognition import score, transcribe, wer_by_length
+from lt25.evaluation.speech_recognition import in_english, score, transcribe, wer_by_length
 
 from .fakes import FakeSplit, LetterTokenizer
 
@@ -111,3 +111,12 @@ def test_words_taken_for_others_come_most_frequent_first():
         {"said": "", "heard": "five", "count": 1},
         {"said": "nine", "heard": "", "count": 1},
     ]
+
+
+def test_in_english_spelling_does_not_count_and_words_do():
+    said = ["it's nineteen eighty four", "mister smith um won't", "colour"]
+    metrics, table = score(said, ["it is 1984", "mr smith will not", "collar"])
+    found = in_english(table)
+    assert metrics["wer"] > 0.8
+    assert found["wer"] == pytest.approx(1 / 8) and found["reference_words"] == 8
+    assert found["interval_95"][0] <= found["wer"] <= found["interval_95"][1]
