@@ -9,8 +9,7 @@ import fla.models
 
 # They put into FLA what it lacks.
 import lt25.models.fla_hopper
-import lt25.models.fla_mamba2
-import lt25.models.fla_tuned  # noqa: F401
+import lt25.models.fla_mamba2  # noqa: F401
 from lt25.models.attention import attention, packed_attention
 
 if fla.layers.attn.flash_attn_func is None:

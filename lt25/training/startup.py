@@ -70,8 +70,7 @@ def compile_ahead(function: Callable[[], Any]) -> None:
 
     The first step would compile them one after the other. What the kernels should have written is left as it was. The function
     may run on several threads, as a backward pass does. Of a kernel that is tuned when it is first called, as
-    flash-linear-attention's are, every configuration is compiled, or the one that is known (`lt25.models.fla_tuned`); the step
-    itself then only times them, and briefly.
+    flash-linear-attention's are, every configuration is compiled; the step itself then only times them, and briefly.
     """
     from triton.runtime import JITFunction, driver
     from triton.runtime._async_compile import AsyncCompileMode, active_mode
@@ -92,8 +91,7 @@ def compile_ahead(function: Callable[[], Any]) -> None:
         call = id(self), *(getattr(value, "dtype", value) for value in (*arguments, *options.values()))
         if call not in seen:
             seen.add(call)
-            known = self.cache.get(_tuning_key(self, options))
-            for config in [known] if known else self.prune_configs(options):
+            for config in self.prune_configs(options):
                 self.fn.run(*arguments, **options, **config.all_kwargs())
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:
@@ -106,10 +104,3 @@ def compile_ahead(function: Callable[[], Any]) -> None:
                 kernel.result()
     tuner: Any = Autotuner
     tuner.do_bench = property(lambda self: partial(driver.active.get_benchmarker(), warmup=5, rep=20))
-
-
-def _tuning_key(tuner: Any, options: dict[str, Any]) -> tuple[Any, ...]:
-    """Return the key by which a Triton autotuner, called with these options, keeps the configuration that it has chosen."""
-    given = {name: value for name, value in {**tuner.nargs, **options}.items() if name in tuner.arg_names}
-    dtypes = (str(value.dtype) for value in given.values() if hasattr(value, "dtype"))
-    return *(given[name] for name in tuner.keys if name in given), *dtypes
