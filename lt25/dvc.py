@@ -87,7 +87,9 @@ def _transfer(direction: str) -> None:
         _run("dvc", direction)
     except UserError as error:
         if "no remote specified" in str(error):
-            raise
+            raise UserError(
+                f"lt25 {direction}: no remote specified: add one, `dvc remote add --default store FOLDER-OR-ADDRESS`, see docs/dvc.md"
+            ) from None
         raise UserError(
             f"{error}: see that DVC's remote is within reach (`dvc remote list`) and was sent what dvc.lock names (`lt25 push`)"
         ) from None

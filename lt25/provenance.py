@@ -59,7 +59,8 @@ def verify(model: str) -> tuple[list[str], bool]:
         UserError: as `tell`.
     """
     lines, good = [], True
-    for link in chain(_folder(model)):
+    # A model and the one that it started from may share their data.
+    for link in {link.path: link for link in chain(_folder(model))}.values():
         if link.record is None:
             lines.append(f"absent  {link.path}")
             continue
@@ -75,6 +76,8 @@ def chain(folder: Path) -> Iterator[Link]:
     exported = _read(folder / "export.json")
     if exported is None:
         raise UserError(f"{folder}: no export.json, so no model that lt25 exported")
+    if "experiment" not in exported:
+        raise UserError(f"{folder}: comes from {exported['from']}, revision {exported['revision']}, and not from lt25")
     weights = {name: fact["xxh128"] for name, fact in exported["files"].items() if name.endswith(".safetensors")}
     said = {"experiment": exported["experiment"], "step": exported["step"], **weights}
     yield Link("model", _short(folder / "export.json", root), exported, said)
@@ -101,9 +104,23 @@ def chain(folder: Path) -> Iterator[Link]:
             source = None
         yield Link("source", _short(path, root), source, {"files": digest, **_of_source(source or {})})
 
-    parent = root / "results" / str((trained or {}).get("init_from")) / "hf"
-    if trained and trained["init_from"] and (parent / "export.json").is_file():
-        yield from chain(parent)
+    if trained and trained["init_from"]:
+        yield from _of_parent(trained["init_from"], root)
+
+
+def _of_parent(fingerprint: str, root: Path) -> Iterator[Link]:
+    """Yield the links of the model that training started from: the exported one, or one of the Hub or a folder."""
+    for pattern in ("results/*/hf/export.json", "results/*/hf/step-*/export.json", "data/models/**/export.json"):
+        for path in sorted(root.glob(pattern)):
+            record = _read(path)
+            if record and record["fingerprint"] == fingerprint:
+                if "experiment" in record:
+                    yield from chain(path.parent)
+                else:
+                    said = {name: record[name] for name in ("from", "revision", "fingerprint")}
+                    yield Link("model", _short(path, root), record, said)
+                return
+    yield Link("model", Path("results"), None, {"fingerprint": fingerprint})
 
 
 def _of_training(trained: Mapping[str, Any]) -> dict[str, Any]:
