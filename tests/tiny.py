@@ -130,9 +130,23 @@ def environment(**extra: str) -> dict[str, str]:
     return {**kept, **own, **extra}
 
 
+IMPORTED = (
+    "lt25.training.__main__",
+    "lt25.checkpoints.convert",
+    "lt25.data.prepare",
+    "lt25.evaluation.run",
+    "lt25.report.page",
+    *(
+        f"lt25.{stage}.{task}"
+        for stage in ("data", "evaluation", "report")
+        for task in ("classification", "speech_recognition", "language_modeling")
+    ),
+)
+"""What takes commands of lt25 long to import."""
+
 # Every test trains in processes of its own, which are forked from one that has imported everything: a second instead of ten.
 forks = multiprocessing.get_context("forkserver")
-forks.set_forkserver_preload(["lt25.training.__main__"])
+forks.set_forkserver_preload(list(IMPORTED))
 
 
 def _rank(root: Path, arguments: list[str], settings: dict[str, str], output: Path, before: str) -> None:

@@ -12,9 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import psutil
@@ -157,8 +159,7 @@ class Scenarios:
         """
         root = self._project(name)
         run = Run(root, TRAINED, **train)
-        until("a checkpoint", lambda: checkpoints(root) or run.process.poll() is not None)
-        assert run.process.poll() is None, f"it ended before anything happened to it: {run.log.read_text()[-4000:]}"
+        self._gone_on(root, run, 0)
         number, _, node = job(self.cluster)
         return root, run, number, node
 
@@ -290,6 +291,61 @@ class Scenarios:
         Run(root, TRAINED).finish()
         self._arrived(root)
         return "the job's log says so in a line; the same command goes on, same losses"
+
+    def several_faults(self) -> str:
+        """Six faults, which seed 0 draws, happen to one training, one after another."""
+        root, random, happened = self._project("several"), Random(0), Counter()
+        kinds = [self._the_trainer_is_killed, self._it_is_cancelled, self._its_time_is_up]
+        kinds += [self._its_node_dies, self._the_controller_is_killed]
+        run = Run(root, TRAINED)
+        for _ in range(6):
+            self._gone_on(root, run, max(checkpoints(root), default=0))
+            time.sleep(random.random())
+            number, _, node = job(self.cluster)
+            strike = random.choice(kinds)
+            happened[strike.__name__.strip("_").replace("_", " ")] += 1
+            if strike(root, number, node):
+                assert run.process.wait(600) == 1, run.log.read_text()[-4000:]
+                run = Run(root, TRAINED)
+        run.finish()
+        self._arrived(root)
+        return f"{', '.join(f'{kind} ({count})' for kind, count in happened.items())}; same losses"
+
+    def _gone_on(self, root: Path, run: Run, step: int) -> None:
+        """Wait for a checkpoint after a step."""
+        until("a checkpoint", lambda: max(checkpoints(root), default=0) > step or run.process.poll() is not None)
+        assert run.process.poll() is None, f"it ended before anything happened to it: {run.log.read_text()[-4000:]}"
+
+    # Of these, those that return True end the job, and so the snakemake that has sent it.
+
+    def _the_trainer_is_killed(self, root: Path, number: str, node: str) -> bool:
+        (lock,) = (root / "results" / "digits").glob("runs/*/lock.json")
+        psutil.Process(json.loads(lock.read_text())["pid"]).kill()
+        return True
+
+    def _it_is_cancelled(self, root: Path, number: str, node: str) -> bool:
+        self.cluster.call("scancel", number)
+        return True
+
+    def _its_time_is_up(self, root: Path, number: str, node: str) -> bool:
+        before = restarts(self.cluster, number)
+        self.cluster.call("scancel", "--signal=USR1", number)
+        until("requeued", lambda: restarts(self.cluster, number) > before)
+        return False
+
+    def _its_node_dies(self, root: Path, number: str, node: str) -> bool:
+        before = restarts(self.cluster, number)
+        self.cluster.stop(node)
+        until("requeued", lambda: restarts(self.cluster, number) > before)
+        self.cluster.start(node)
+        return False
+
+    def _the_controller_is_killed(self, root: Path, number: str, node: str) -> bool:
+        self.cluster.stop("slurmctld")
+        time.sleep(5)
+        self.cluster.start("slurmctld")
+        self.cluster.wait("the controller", lambda: self.cluster.call("squeue", "-h"))
+        return False
 
     def a_second_snakemake(self) -> str:
         """A colleague gives the same command in the same folder meanwhile."""

@@ -33,11 +33,14 @@ def test_digits_are_scikit_learns_and_the_split_is_stratified(tmp_path):
     assert len(seen) == 1797
 
 
+COUNTS = {"train": 16, "validation": 4, "test": 4}
+
+
 @pytest.fixture(scope="module")
 def spoken(tmp_path_factory):
     folders = [tmp_path_factory.mktemp("spoken") for _ in range(2)]
     for folder in folders:
-        espeak.build(folder, {"utterances": {"train": 40, "validation": 8, "test": 8}})
+        espeak.build(folder, {"utterances": COUNTS})
     return folders
 
 
@@ -47,7 +50,7 @@ def lines(folder, split):
 
 
 def test_spoken_digits_say_one_to_seven_digits(spoken):
-    for split, count in (("train", 40), ("validation", 8), ("test", 8)):
+    for split, count in COUNTS.items():
         rows = lines(spoken[0], split)
         assert len(rows) == count == len(list((spoken[0] / split).glob("*.flac")))
         for row in rows:

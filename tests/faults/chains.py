@@ -1,7 +1,6 @@
 """Tiny chains of the three tasks, and lt25's commands as processes that are forked from one which has imported everything."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -26,18 +25,6 @@ EXPERIMENTS = chain.EXPERIMENTS
 # A process's status can be read once, and starting one reads that of all others: where threads did so at the same time, the later
 # would be told 255.
 _status = threading.Lock()
-
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(
-    [
-        "lt25.training.__main__",
-        "lt25.checkpoints.convert",
-        "lt25.evaluation.run",
-        "lt25.report.page",
-        "lt25.data.prepare",
-        *(f"lt25.{stage}.{task}" for stage in ("data", "evaluation", "report") for task in EXPERIMENTS.values()),
-    ]
-)
 
 
 class _Rank:
@@ -129,7 +116,7 @@ class Command:
         **extra: str,
     ) -> None:
         self.output = output or root / "output.txt"
-        self.process = _forks.Process(target=_command, args=(root, list(arguments), self.output, extra, before))
+        self.process = tiny.forks.Process(target=_command, args=(root, list(arguments), self.output, extra, before))
         with _status:
             self.process.start()
 

@@ -28,15 +28,9 @@ from typing import Any, NoReturn
 
 from tests import tiny
 
-TASKS = ("classification", "speech_recognition", "language_modeling")
 PRELOADED = (
     "lt25.cli",
-    "lt25.training.__main__",
-    "lt25.checkpoints.convert",
-    "lt25.data.prepare",
-    "lt25.evaluation.run",
-    "lt25.report.page",
-    *(f"lt25.{stage}.{task}" for stage in ("data", "evaluation", "report") for task in TASKS),
+    *tiny.IMPORTED,
     "jsonschema",
     "matplotlib.backends.backend_svg",
     *(f"lt25.ops.backends.numba_{kind}" for kind in ("conv", "dropout", "mix", "rows", "scan", "step")),
