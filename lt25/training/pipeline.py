@@ -75,11 +75,51 @@ class Pipeline:
         self._sum_copies()
         return torch.stack(losses).detach().sum() if losses else torch.zeros((), device=self.device)
 
+    @torch.no_grad()
+    def evaluate(self, batch: dict[str, Tensor]) -> Any:
+        """Take one batch through all stages, without gradients.
+
+        Args:
+            batch: as a micro-batch of `step`.
+
+        Returns:
+            On the rank of the last stage what `TaskModel.predict` does, otherwise None.
+        """
+        degree, rank = dist.get_world_size(self.group), dist.get_rank(self.group)
+        x: Any = torch.empty(0, device=self.device)
+        for number in range(self.count):
+            before, owner, after = ((number + step) % degree for step in (-1, 0, 1))
+            if owner != rank:
+                continue
+            part = self.parts[number]
+            if number > 0 and before != rank:
+                x = torch.empty(self._shape(batch), dtype=self.dtype, device=self.device)
+                dist.recv(x, group=self.group, group_src=before)
+            part.stage.start([batch], None)
+            x = part(x)
+            if number == self.count - 1:
+                return x
+            if after != rank:
+                dist.send(x, group=self.group, group_dst=after)
+        return None
+
+    def of_last_stage(self, found: Any) -> Any:
+        """Give all ranks what the rank of the last stage has found, any object."""
+        shared = [found]
+        dist.broadcast_object_list(
+            shared, group=self.group, group_src=(self.count - 1) % dist.get_world_size(self.group)
+        )
+        return shared[0]
+
+    def _shape(self, batch: dict[str, Tensor]) -> tuple[int, int, int]:
+        """Return the shape of the residual stream between stages."""
+        some = next(iter(self.parts.values()))
+        rows, steps = batch["input"].shape[:2]
+        return rows, some.stage.steps(steps), some.hf.config.hidden_size
+
     def _schedule(self, microbatches: Batches) -> Any:
         """Return the schedule for this shape of the residual stream, whose buffers have it."""
-        some = next(iter(self.parts.values()))
-        rows, steps = microbatches[0]["input"].shape[:2]
-        shape = (rows, some.stage.steps(steps), some.hf.config.hidden_size)
+        shape = self._shape(microbatches[0])
         key = (len(microbatches), *shape)
         if key not in self.schedules:
             stream = torch.empty(shape, dtype=self.dtype, device="meta")
@@ -121,7 +161,7 @@ class Stage:
     Attributes:
         number, last: its place, and the last stage's.
         seed: from which every stage draws the initial weights of the whole model.
-        batches, labels: as `Pipeline.step` is given them.
+        batches, labels: as `Pipeline.step` is given them; no labels where only the output is asked for.
         next: the micro-batch that comes next; every schedule takes them through a stage in their order.
         given: the residual stream from the stage before.
         context: autocast, if weights are float32 while products are not.
@@ -135,7 +175,7 @@ class Stage:
         self.given: Tensor | None = None
         self.context: AbstractContextManager = nullcontext()
 
-    def start(self, batches: Batches, labels: Tensor) -> None:
+    def start(self, batches: Batches, labels: Tensor | None) -> None:
         """Begin with the first micro-batch of a step."""
         self.batches, self.labels, self.next = batches, labels, 0
 
@@ -144,7 +184,7 @@ class Stage:
         return -(-steps // self.subsampling)
 
 
-def compute(model: Any, x: Tensor) -> Tensor:
+def compute(model: Any, x: Tensor) -> Any:
     """Compute a stage for the next micro-batch.
 
     Args:
@@ -152,7 +192,7 @@ def compute(model: Any, x: Tensor) -> Tensor:
         x: the residual stream [B, T, H]; the first stage has none, and is given something else.
 
     Returns:
-        The residual stream, or from the last stage this micro-batch's part of the loss, a scalar.
+        The residual stream, or from the last stage this micro-batch's part of the loss, a scalar, or the output.
     """
     stage = model.stage
     batch = dict(stage.batches[stage.next])
@@ -169,7 +209,8 @@ def compute(model: Any, x: Tensor) -> Tensor:
             # What is sent may be no view, and has no gaps: tensor parallelism cuts off what it has padded.
             sent = hidden.reshape(rows, -1, hidden.shape[-1]).to(stage.dtype)
             return sent.clone(memory_format=torch.contiguous_format)
-        return model.losses.loss(model.predict(inputs, labels=labels, **batch), labels).float() / stage.labels
+        output = model.predict(inputs, labels=labels, **batch)
+        return output if stage.labels is None else model.losses.loss(output, labels).float() / stage.labels
 
 
 def cut(

@@ -26,6 +26,7 @@ from lt25.training.device import DEVICE_TYPE
 from lt25.training.job_config import Job, reading_of
 from lt25.training.losses import IGNORE
 from lt25.training.metrics import RunMetrics
+from lt25.training.pipeline import Pipeline
 
 
 class Validator(BaseValidator):
@@ -51,11 +52,11 @@ class Validator(BaseValidator):
         validation_context: Callable[[], AbstractContextManager[None]],
         maybe_enable_amp: AbstractContextManager[None],
         metrics_processor: RunMetrics,
+        pp_schedule: Any = None,
         **_: Any,
     ) -> None:
         super().__init__(job_config)
-        if parallel_dims.pp_enabled:
-            raise UserError("validation.freq: not with pipeline parallelism: use 0")
+        self.pipeline: Pipeline | None = pp_schedule
         self.task = TASKS[job_config.model.name]
         self.losses = self.task.module("loss")
         self.metric: str = self.losses.METRIC
@@ -82,9 +83,11 @@ class Validator(BaseValidator):
     def validate(self, model_parts: list[nn.Module], step: int) -> None:
         """Measure the model as it is after a step, and log the numbers."""
         started = time.perf_counter()
-        (model,) = model_parts
-        model.eval()
+        for model in model_parts:
+            model.eval()
+        model = model_parts[0]
         sums: dict[str, Tensor] = {}
+        sentences: list[tuple[str, str]] = []
         mesh = self.parallel_dims.get_optional_mesh("cp")
         part = None if mesh is None else Part(model, mesh)
         rounds = -(-len(self.batches) // self.ranks)
@@ -96,17 +99,25 @@ class Validator(BaseValidator):
             batch = part(batch, self.task.main_input) if part else batch
             labels = batch["labels"]
             with self.context(), self.amp:
-                output = model(batch.pop(self.task.main_input), **batch)
+                inputs = batch.pop(self.task.main_input)
+                output = self.pipeline.evaluate({"input": inputs, **batch}) if self.pipeline else model(inputs, **batch)
+                if output is None:
+                    continue
                 loss = self.loss_fn(output, labels)
             counts = float(number < len(self.batches))
             found = {"loss": (loss, (labels != IGNORE).sum()), **self.losses.metric(output, labels)}
             if number == shown and hasattr(self.losses, "sentences"):
-                self.metrics.log_sentences(self.losses.sentences(output, labels, self.folder), step)
+                sentences = self.losses.sentences(output, labels, self.folder)
             for name, pair in found.items():
                 pair = torch.stack([part.to(labels.device, torch.float64) for part in pair])
                 sums[name] = sums.get(name, 0) + counts * pair
-        model.train()
-        values = self._over_ranks(sums)
+        for model in model_parts:
+            model.train()
+        values = self._over_ranks(sums) if sums else {}
+        if self.pipeline:
+            values, sentences = self.pipeline.of_last_stage((values, sentences))
+        if sentences:
+            self.metrics.log_sentences(sentences, step)
         self.metrics.log_validation(values.pop("loss"), step, values, time.perf_counter() - started)
 
     @property

@@ -67,7 +67,12 @@ OPTIONS = [
     ("TP 2", "language_modeling", {"parallelism": {"disable_loss_parallel": True}}),
     ("TP 2", "speech_recognition", {"model": {"bidirectional": True, "subsampling": 2}}),
     ("TP 2", "classification", {"model": {"bidirectional": True, "pooling": "last"}}),
-    ("PP 2", "language_modeling", {"parallelism": {"pipeline_parallel_schedule": "Interleaved1F1B"}}),
+    (
+        "PP 2",
+        "language_modeling",
+        {"parallelism": {"pipeline_parallel_schedule": "Interleaved1F1B"}, "validation": {"freq": 5}},
+    ),
+    ("PP 2", "speech_recognition", {"validation": {"freq": 5}}),
 ]
 """What else must not change the numbers, on a mesh."""
 
@@ -190,17 +195,19 @@ def _group(folder: Path, processes: int, interpreted: bool, quick: bool) -> Path
     return root
 
 
-def result(root: Path, cell: Cell) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
-    """Return losses, norms of gradients and weights."""
+def result(root: Path, cell: Cell) -> tuple[list[float], list[float], dict[str, torch.Tensor], list[float]]:
+    """Return losses, norms of gradients, weights, and losses of validations."""
     os.chdir(root)
     experiment = tiny.load_experiment(root / "config" / "experiments" / f"{cell.name}.yaml")
     log = root / "rank-0.log"
     assert (experiment.results_dir / "train.json").is_file(), log.read_text()[-3000:]
-    records = [record for record in tiny.history(experiment) if "loss" in record]
+    history = tiny.history(experiment)
+    records = [record for record in history if "loss" in record]
     return (
         [record["loss"] for record in records],
         [record["grad_norm"] for record in records],
         tiny.weights(experiment, STEPS),
+        [record["validation"]["loss"] for record in history if "validation" in record],
     )
 
 
@@ -209,10 +216,12 @@ def test_a_mesh_trains_as_one_process(cell, monkeypatch, tmp_path_factory):
     """Slow are what Triton's interpreter computes, and most meshes of four and eight processes."""
     quick, folder = _is_quick(cell), tmp_path_factory.getbasetemp()
     monkeypatch.chdir(Path.cwd())  # back again afterwards
-    losses, norms, weights = result(_group(folder, cell.mesh.processes, cell.interpreted, quick), cell)
-    expected_losses, expected_norms, expected_weights = result(_group(folder, 1, cell.interpreted, quick), cell.alone)
+    losses, norms, weights, validations = result(_group(folder, cell.mesh.processes, cell.interpreted, quick), cell)
+    alone = result(_group(folder, 1, cell.interpreted, quick), cell.alone)
+    expected_losses, expected_norms, expected_weights, expected_validations = alone
     assert len(losses) == STEPS and losses == pytest.approx(expected_losses, abs=1e-4)
     assert norms == pytest.approx(expected_norms, rel=1e-3, abs=1e-5)
+    assert validations == pytest.approx(expected_validations, abs=1e-4)
     assert weights.keys() == expected_weights.keys()
     for name, tensor in expected_weights.items():
         torch.testing.assert_close(
