@@ -16,6 +16,7 @@ from lt25.config.files import read_model
 from lt25.data import acquire, read
 from lt25.data.folders import Folder
 from lt25.errors import Mistakes, UserError
+from lt25.evaluation import decoder
 from lt25.experiment import Experiment, load_config, load_experiment, load_experiments, project_root
 from lt25.files import load_record
 from lt25.launch import plan
@@ -107,6 +108,9 @@ def check_experiment(experiment: Experiment) -> str:
         remark = check_columns(experiment) + remark
     with mistakes:
         check_start(experiment)
+    with mistakes:
+        if options := experiment.evaluation.get("decoder"):
+            decoder.require(decoder.located(options, experiment.root))
     mistakes.complain()
     missing = ", ".join(experiment.missing())
     if difference := changed(experiment):

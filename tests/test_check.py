@@ -351,3 +351,10 @@ def test_what_is_wrong_with_the_environment_is_blamed_on_no_experiment(project, 
     monkeypatch.setenv("NGPU", "abc")
     assert cli.main(["check", "tiny"]) == 2
     assert capsys.readouterr() == ("", "lt25: error: NGPU: found 'abc', expected a whole number of at least 1\n")
+
+
+def test_a_search_that_cannot_be_made_is_said_ahead(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tiny.make_project(tmp_path))
+    tiny.write_experiment(tmp_path, "speech_recognition", evaluation={"decoder": {"language_model": "lm.arpa"}})
+    assert cli.main(["check", "tiny"]) == 2
+    assert f"evaluation.decoder.language_model: {tmp_path}/lm.arpa: no such file" in capsys.readouterr().out

@@ -8,6 +8,8 @@ symbol of the vocabulary and its number a line, the blank first.
 """
 
 import json
+import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +89,9 @@ def write_graph(folder: Path, target: Path) -> None:
             logits = type(model).stream.__wrapped__(model, features, cache)
             return logits.log_softmax(-1), *cache.tensors().values()
 
-    with torch.no_grad():
+    # It warns of torchvision, which is not needed, and of parts of torch that it uses itself.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with torch.no_grad(), warnings.catch_warnings(action="ignore", category=FutureWarning):
         program = torch.export.export(Chunk().eval(), (features, *states.values()), strict=False)
         torch.onnx.export(
             program,

@@ -92,9 +92,11 @@ def _decoder(name: str, given: Mapping[str, Any]) -> dict[str, Any] | None:
         options = located(options, experiment.root)
     if given:
         check(given, DECODER, "lt25 transcribe: decoder")
-        options = {**(options or resolve({}, DECODER)), **located({"language_model": None, **given}, Path())}
+        options = {**(options or resolve({}, DECODER)), **given}
+        if "language_model" in given:
+            options = located(options, Path())
     if options:
-        require(options, "decoder.")
+        require(options, "lt25 transcribe: decoder.")
         if reads_training_texts(options) and experiment is None:
             raise UserError(
                 f"lt25 transcribe: --lm {options['language_model']}: a folder has no training split: name an experiment, or an "
