@@ -696,7 +696,7 @@ def _dataset_section() -> Section:
     """Return the keys of a dataset file, with the tasks that there are and the roles that they have."""
     one = {"type": "string", "minLength": 1}
     roles: dict[str, Any] = {role: one for task in TASKS.values() for role in task.columns}
-    roles |= dict.fromkeys(("group", "id", "time"), one)
+    roles |= dict.fromkeys(("group", "id", "time", "start", "end", "duration"), one)
     if "input" in roles:
         roles["input"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "uniqueItems": True}]}
     columns = {"minProperties": 1, "additionalProperties": False, "properties": roles}
@@ -722,6 +722,11 @@ def _check_dataset(values: Mapping[str, Any], where: str) -> None:
     named = next((name for name, split in held_out.items() if "groups" in split), None)
     if named and "group" not in values["columns"]:
         raise UserError(f"{where}: splits.{named}.groups: needs a column of groups: add columns.group")
+    segment = [role for role in ("start", "end", "duration") if role in values["columns"]]
+    if segment and "speech_recognition" not in values["tasks"]:
+        raise UserError(f"{where}: columns.{segment[0]}: is for speech, which none of its tasks reads: remove the key")
+    if "end" in segment and "duration" in segment:
+        raise UserError(f"{where}: columns.duration: found beside columns.end: name one of them")
     if values["missing"] == "carry" and "classification" not in values["tasks"]:
         raise UserError(
             f"{where}: missing: found carry, which is for series of numbers, which none of its tasks reads: remove the key"

@@ -681,7 +681,8 @@ DATASET: Section = {
     "columns": Key(
         "object",
         REQUIRED,
-        "role -> column: those that the task needs; `group`, `id` and `time` if there are such columns; `input` may be several",
+        "role -> column: those that the task needs; `group`, `id`, `time` and, of speech, `start`, `end` or `duration` if there "
+        "are such columns; `input` may be several",
         True,
         {"minProperties": 1, "additionalProperties": {"type": "string", "minLength": 1}},
     ),

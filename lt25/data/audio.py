@@ -48,7 +48,13 @@ class TooLong(ValueError):
     """Audio that is longer than it may be."""
 
 
-def decode_audio(data: bytes, sample_rate: int, max_seconds: float = math.inf) -> np.ndarray:
+class NoSegment(ValueError):
+    """A segment that is not within its audio."""
+
+
+def decode_audio(
+    data: bytes, sample_rate: int, max_seconds: float = math.inf, start: float = 0.0, end: float = math.inf
+) -> np.ndarray:
     """Decode an audio file (WAV, FLAC, Ogg, MP3, AIFF, any format of samples) to float32 samples [n] in -1..1.
 
     Where ffmpeg is installed, what phones write (MPEG-4, AMR, AAC, Windows Media, Matroska) is decoded by it. Channels are
@@ -58,10 +64,12 @@ def decode_audio(data: bytes, sample_rate: int, max_seconds: float = math.inf) -
     Args:
         data: the file's bytes.
         sample_rate: of the samples returned, in Hz.
-        max_seconds: a longer file is refused before it is decoded.
+        max_seconds: a longer file, or segment, is refused before it is decoded.
+        start, end: of the segment that is wanted, in seconds; by default it is all of the file.
 
     Raises:
         TooLong: if it is.
+        NoSegment: if the segment is not within the file.
         ValueError: if the bytes are no readable audio, end too early, hold no samples, or ones that are not finite.
     """
     import soundfile
@@ -71,12 +79,20 @@ def decode_audio(data: bytes, sample_rate: int, max_seconds: float = math.inf) -
             rate, promised = file.samplerate, file.frames
             if not 0 < rate <= MAX_RATE:
                 raise ValueError(f"a sample rate of {rate} Hz")
+            first, last = round(start * rate), promised if math.isinf(end) else round(end * rate)
+            # Tables round: half a second beyond the end is the end.
+            part = start > 0 or not math.isinf(end)
+            if part and (not first < min(last, promised) or last > promised + rate / 2):
+                raise NoSegment(f"a segment from {start:g} to {end:g} s of audio that lasts {promised / rate:.2f} s")
+            promised = min(last, promised) - first
             if promised > max_seconds * rate:
                 raise TooLong(f"the audio lasts {promised / rate:.1f} s")
-            samples = file.read(dtype="float32", always_2d=True)
+            file.seek(first)
+            samples = file.read(promised, dtype="float32", always_2d=True)
     except RuntimeError as error:
         if kind := next((kind for at, magic, kind in _FOR_FFMPEG if data[at:].startswith(magic)), None):
-            return decode_audio(_to_wav(data, kind, max_seconds), sample_rate, max_seconds)
+            longest = max_seconds if start == 0 and math.isinf(end) else math.inf
+            return decode_audio(_to_wav(data, kind, longest), sample_rate, max_seconds, start, end)
         # What soundfile says of a file in memory begins with the address of it.
         why = getattr(error, "error_string", str(error)).strip()
         raise ValueError(f"no readable audio ({why})") from None

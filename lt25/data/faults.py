@@ -22,6 +22,7 @@ REASONS = {
     "a time of another form": "it is neither a number nor a date or time that is written year or hour first",
     "input that is too long": "it has more steps than `prepare.max_steps`",
     "a recording that is too long": "it is longer than `prepare.max_seconds`",
+    "a segment that is not there": "its start, end or duration is no number of seconds, or it is not within its file",
     "a silent recording": "nothing in it is louder than the rounding noise of 16 bits",
     "a transcript of another kind": "it is no text",
     "a transcript outside the alphabet": "normalised, it has characters that `prepare.alphabet` lacks",

@@ -1,5 +1,7 @@
 """Transcribed speech: normalised log-mel frames, or audio, and transcripts as characters, pieces or words."""
 
+import io
+import math
 import os
 import unicodedata
 from collections import Counter
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 
 from lt25.data.audio import (
+    NoSegment,
     TooLong,
     decode_audio,
     frame_count,
@@ -100,12 +103,12 @@ def write(
             stored, frames, labels, text = utterance
             fact = facts[example.split]
             seconds = round(frames * 0.01, 2)
-            row = {"id": example.id, "text": text, "seconds": seconds, "path": example.path}
+            row = {"id": _id(example), "text": text, "seconds": seconds, "path": example.path}
             if "group" in example.roles:
                 row["speaker"] = str(example.roles["group"])
                 speakers[example.split][row["speaker"]] += 1
             if example.split == "test":
-                row["audio"] = example.roles["audio"]["bytes"]
+                row["audio"] = _recording(example, columns, options)
             writers[example.split].add(row, stored, labels, frames)
             fact["frames"] += frames
             fact["seconds"] = round(fact["seconds"] + seconds, 2)
@@ -259,7 +262,7 @@ def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tu
     count, total, squares, fault = 0, 0.0, 0.0, None
 
     def frames_of(example: Example) -> np.ndarray:
-        samples = _samples(example, dataset.columns["audio"], options)
+        samples = _samples(example, dataset.columns, options)
         return log_mel(torch.from_numpy(samples), options["sample_rate"], options["n_mels"], options["level"]).numpy()
 
     utterances = _parallel(frames_of, islice(examples.of("train"), MEASURED))
@@ -310,7 +313,7 @@ def _utterance(
     if unknown := [unit for unit in said if unit not in vocabulary]:
         message = f"column {columns['text']}: prepare.units is words, and train never says {unknown[0]!r}"
         raise Fault("a word that train lacks", example.where, message)
-    samples = _samples(example, columns["audio"], options)
+    samples = _samples(example, columns, options)
     frames = frame_count(len(samples), options["sample_rate"])
     labels = np.array([vocabulary[unit] for unit in said], np.int32)
     needed, there = int(frames_needed(torch.from_numpy(labels)[None])), -(-frames // options.get("subsampling", 1))
@@ -383,7 +386,7 @@ def _joined(words: Iterable[list[str]]) -> list[str]:
     return [unit for number, word in enumerate(words) for unit in ([SPACE, *word] if number else word)]
 
 
-def _samples(example: Example, column: str, options: dict[str, Any]) -> np.ndarray:
+def _samples(example: Example, columns: Mapping[str, str], options: dict[str, Any]) -> np.ndarray:
     """Return the samples of an utterance, float32 [n] in -1..1.
 
     Raises:
@@ -391,18 +394,65 @@ def _samples(example: Example, column: str, options: dict[str, Any]) -> np.ndarr
     """
     audio, seconds = example.roles["audio"], options["max_seconds"]
     if not isinstance(audio, dict) or not isinstance(audio.get("bytes"), bytes):
-        raise Fault("a file that cannot be read", example.where, f"column {column} holds no bytes of an audio file")
+        message = f"column {columns['audio']} holds no bytes of an audio file"
+        raise Fault("a file that cannot be read", example.where, message)
+    segment = _segment(example, columns)
     try:
-        samples = decode_audio(audio["bytes"], options["sample_rate"], seconds)
+        samples = decode_audio(audio["bytes"], options["sample_rate"], seconds, *segment)
     except TooLong as error:
         raise Fault(
             "a recording that is too long", example.where, f"{error}, prepare.max_seconds is {seconds:g}"
         ) from None
+    except NoSegment as error:
+        raise Fault("a segment that is not there", example.where, str(error)) from None
     except ValueError as error:
         raise Fault("a file that cannot be read", example.where, str(error)) from None
     if is_silent(samples):
         raise Fault("a silent recording", example.where, "the audio is silent")
     return samples
+
+
+def _segment(example: Example, columns: Mapping[str, str]) -> tuple[float, float]:
+    """Return where in its file an utterance begins and ends, in seconds; without such columns it is all of it, 0 to infinity.
+
+    Raises:
+        Fault: if a column holds no such number.
+    """
+
+    def seconds(role: str, otherwise: float) -> float:
+        if role not in example.roles:
+            return otherwise
+        try:
+            found = float(example.roles[role])
+        except (TypeError, ValueError):
+            found = math.nan
+        if not 0 <= found < math.inf:
+            message = f"column {columns[role]}: expected seconds, found {str(example.roles[role])[:40]!r}"
+            raise Fault("a segment that is not there", example.where, message)
+        return found
+
+    start = seconds("start", 0.0)
+    return start, start + seconds("duration", math.inf) if "duration" in example.roles else seconds("end", math.inf)
+
+
+def _id(example: Example) -> str:
+    """Return what tables call an utterance: of a segment also where it begins, if the dataset has no ``id``."""
+    if "start" in example.roles and "id" not in example.roles:
+        return f"{example.id}@{float(example.roles['start']):g}"
+    return example.id
+
+
+def _recording(example: Example, columns: Mapping[str, str], options: dict[str, Any]) -> bytes:
+    """Return the file of an utterance, or a FLAC of the segment that it is."""
+    data = example.roles["audio"]["bytes"]
+    if (segment := _segment(example, columns)) == (0.0, math.inf):
+        return data
+    import soundfile
+
+    buffer = io.BytesIO()
+    samples = decode_audio(data, options["sample_rate"], math.inf, *segment)
+    soundfile.write(buffer, samples, options["sample_rate"], format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
 
 
 def _named(outside: Counter[str], options: dict[str, Any]) -> str:

@@ -66,6 +66,14 @@ def speech(root, bad):
     return {"audio": "audio", "text": "text"}
 
 
+def segments(root, bad):
+    """Write recordings with a table that says where in each somebody speaks; of the last this is ``bad``."""
+    make.audio_folder(root, ["hello there"] * GOOD)
+    lines = [*(f"{number}.wav,hello,0.05,0.19" for number in range(GOOD)), f"0.wav,hello,{bad}"]
+    make.write(root / "metadata.csv", "\n".join(["file_name,text,from,to", *lines]))
+    return {"audio": "audio", "text": "text", "start": "from", "end": "to"}
+
+
 def prepared(root, columns, **options):
     task = "speech_recognition" if "audio" in columns else "classification"
     limits = {"max_seconds": 2} if "audio" in columns else {"max_steps": 30} if columns["input"] == "values" else {}
@@ -133,6 +141,7 @@ CASES = {
     "a time of another form": [(long_form, "bad,1/31/2024,0.5,up"), (long_form, "bad,9:05,0.5,up")],
     "input that is too long": [(series, {"values": [[1, 2]] * 50})],
     "a recording that is too long": [(speech, (make.audio(NOISE, 2.1), "hello"))],
+    "a segment that is not there": [(segments, "soon,0.1"), (segments, "0.15,0.1"), (segments, "0.05,9")],
     "a silent recording": [
         (speech, (make.wav(np.zeros(8000)), "hello")),
         (speech, (make.wav(np.full(8000, 0.1)), "hello")),

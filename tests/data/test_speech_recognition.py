@@ -185,6 +185,43 @@ def test_a_word_that_train_lacks_is_left_out(tmp_path):
     assert held_out["train"] == 0 < sum(held_out.values())
 
 
+def test_segments_of_a_long_file(tmp_path):
+    """A manifest as NeMo writes it: the third second of a file is another utterance than the first."""
+    loudness, rows = [0.01, 0.3, 0.03, 0.1], []
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        samples = np.concatenate([each * rng.standard_normal(8000) for each in loudness])
+        make.write(tmp_path / f"mine/long{number}.wav", make.wav(samples.astype(np.float32), 8000))
+        for second in range(4):
+            said = {"text": "one two", "offset": second + 0.25, "duration": 0.5}
+            rows.append({"audio_filepath": f"long{number}.wav", **said})
+    rows += [{**rows[0], "offset": offset} for offset in ("soon", 7.5)]
+    make.write(tmp_path / "mine/manifest.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    columns = {"audio": "audio_filepath", "text": "text", "start": "offset", "duration": "duration"}
+    data = make.dataset("speech_recognition", {"path": "mine"}, columns)
+    folder = make.prepared(tmp_path, "speech_recognition", data, store="audio", sample_rate=8000)
+    facts = stats(folder)["splits"]
+    assert sum((Counter(fact.get("excluded", {})) for fact in facts.values()), Counter()) == {
+        "a segment that is not there": 2
+    }
+    files = []
+    for name in facts:
+        split = PreparedSplit(folder, name)
+        table = split.table()
+        files.append(set(table.path))
+        assert len(set(table.id)) == len(table) and set(table.seconds) == {0.5}
+        for number, row in table.iterrows():
+            samples = from_int16(split[number]["input"])
+            second = int(float(row.id.split("@")[1]))
+            assert float(samples.square().mean().sqrt()) == pytest.approx(loudness[second], rel=0.1)
+    # Of a file nothing is in two splits, and the test split keeps segments, not files.
+    assert sum(map(len, files)) == len(set.union(*files)) == 12
+    test = PreparedSplit(folder, "test")
+    from lt25.data.audio import decode_audio
+
+    assert np.array_equal(to_int16(decode_audio(test.table().audio[0], 8000)), test[0]["input"].numpy())
+
+
 def test_a_missing_column_is_named(tmp_path):
     data = speech(tmp_path / "mine", text="transcript")
     with pytest.raises(UserError, match=r"metadata.csv: no column transcript: it has file_name, text"):
