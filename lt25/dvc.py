@@ -88,7 +88,7 @@ def _transfer(direction: str) -> None:
     except UserError as error:
         if "no remote specified" in str(error):
             raise UserError(
-                f"lt25 {direction}: no remote specified: add one, `dvc remote add --default store FOLDER-OR-ADDRESS`, see docs/dvc.md"
+                f"lt25 {direction}: no remote specified: `dvc remote add --default store FOLDER` adds one, see docs/dvc.md"
             ) from None
         raise UserError(
             f"{error}: see that DVC's remote is within reach (`dvc remote list`) and was sent what dvc.lock names (`lt25 push`)"
