@@ -72,6 +72,21 @@ def _get_np_dtype_once(dtype):
 
 interpreter._get_np_dtype = _get_np_dtype_once
 
+_type_of, _types = triton.language.core._type_for_tuple_values, {}
+
+
+def _type_once(values, fields=None):
+    """Every shape is a tuple, of which Triton makes a type, whose name it writes out."""
+    numbers = tuple(getattr(each, "value", each) for each in values)
+    if fields or not all(type(each) is int for each in numbers):
+        return _type_of(values, fields)
+    if numbers not in _types:
+        _types[numbers] = _type_of(values)
+    return _types[numbers]
+
+
+triton.language.core._type_for_tuple_values = _type_once
+
 
 def _scan_rows(scan, tensors):
     """Combine whole rows with the next, where Triton combines one element at a time."""
