@@ -542,7 +542,7 @@ def _fla(model_type: str, **more: Any) -> None:
 _SHARED_OUT = ("data", "tensor", "pipeline")
 _fla("hgrn", crosses_layers=("lower_bounds",), parallelism=_SHARED_OUT)
 _fla("hgrn2", crosses_layers=("lower_bounds",), parallelism=_SHARED_OUT)
-_fla("gla")
+_fla("gla", parallelism=_SHARED_OUT)
 _fla("retnet")
 _fla("delta_net")
 _fla("gated_deltanet")
