@@ -539,13 +539,14 @@ def _fla(model_type: str, **more: Any) -> None:
     _causal_lm(model_type, "flash-linear-attention", "fla", **options, **more)
 
 
-_fla("hgrn", crosses_layers=("lower_bounds",))
-_fla("hgrn2", crosses_layers=("lower_bounds",))
-_fla("gla")
+_SHARED_OUT = ("data", "tensor", "pipeline")
+_fla("hgrn", crosses_layers=("lower_bounds",), parallelism=_SHARED_OUT)
+_fla("hgrn2", crosses_layers=("lower_bounds",), parallelism=_SHARED_OUT)
+_fla("gla", parallelism=_SHARED_OUT)
 _fla("retnet")
 _fla("delta_net")
 _fla("gated_deltanet")
-_fla("gsa")
+_fla("gsa", parallelism=_SHARED_OUT)
 _fla("rwkv7", crosses_layers=("v_first",))
 _fla("transformer", parallelism=("data", "context"))
 _MAMBA = "Mamba's layers take no boundaries of packed texts: a text reads on from the one before it in its window"

@@ -32,9 +32,8 @@ _OUTPUTS = {
     *("q_conv1d", "k_conv1d", "v_conv1d", "i_conv1d", "f_conv1d", "gate_proj", "up_proj"),
 }
 _INPUTS = {"o_proj", "down_proj"}
-# Parameters of a mixer with a number for each head, and what else in it counts heads or the channels of all of them.
-_OF_HEADS = ("A_log", "dt_bias")
-_HEADS, _WIDTHS = ("num_heads", "num_kv_heads", "num_v_heads"), ("key_dim", "value_dim")
+# What counts the heads of a mixer.
+_HEADS = ("num_heads", "num_kv_heads")
 # Logits of this rank in one piece of the loss.
 _PIECE = 2**27
 
@@ -127,12 +126,6 @@ def _split_block(block: Any, mesh: DeviceMesh) -> None:
             raise UserError(
                 f"parallelism.tensor_parallel_degree: found {ranks}, which does not divide the {heads} heads of a layer: use 1"
             )
-    for name in _OF_HEADS:
-        if name in block._parameters:
-            _answer(block, name, mesh, Shard(0))
-    for name in _WIDTHS:
-        if hasattr(block, name):
-            setattr(block, name, getattr(block, name) // ranks)
     norm, out = getattr(block, "g_norm", None), getattr(block, "o_proj", None)
     if norm is not None and out is not None and norm.weight.numel() == out._parameters["weight"].shape[1]:
         width = norm.weight.numel()
