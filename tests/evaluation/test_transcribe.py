@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from transformers import pipeline
 
 from lt25 import cli
 from lt25.data.features import LogMelFeatureExtractor
@@ -114,6 +115,21 @@ def test_a_pause_ends_an_utterance():
     assert all(0.99 < word.confidence <= 1 for word in said if word)
     # Specials write nothing.
     assert [word.text for word in BestPath(Letters(), 1).feed(logits(["a", "<unk>", "b", "|"]))] == ["ab"]
+
+
+def test_transformers_pipeline_gives_the_same_words_and_their_times(tmp_path):
+    model = HGRNForCTC.from_pretrained(exported(tmp_path))
+    # Who was trained never writes the unknown symbol.
+    model.ctc_head.bias.data[VOCABULARY["<unk>"]] = -100
+    model.save_pretrained(tmp_path)
+    speech, recogniser = pipeline("automatic-speech-recognition", str(tmp_path)), Recogniser(tmp_path)
+    recordings = [recording(2, seed=seed) for seed in (0, 1)]
+    words = [whole(recogniser, samples) for samples in recordings]
+    batch = speech([np.array(samples) for samples in recordings], batch_size=2, return_timestamps="word")
+    for one, said in zip(batch, words, strict=True):
+        assert one["text"].split() == [word.text for word in said] != []
+        times = [time for chunk in one["chunks"] for time in chunk["timestamp"]]
+        assert times == pytest.approx([time for word in said for time in (word.start, word.end)], abs=0.021)
 
 
 def test_memory_does_not_grow(causal):
