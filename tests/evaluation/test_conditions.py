@@ -7,11 +7,15 @@ import soundfile
 import torch
 
 from lt25.data.batches import longest_first
+from lt25.data.prepared import PreparedSplit
 from lt25.errors import UserError
-from lt25.evaluation.conditions import CONDITIONS, Played, named
+from lt25.evaluation.conditions import AS_RECORDED, CONDITIONS, Played, named
+from lt25.evaluation.speech_recognition import evaluate_split, plots
 from lt25.files import write_json
+from lt25.models import HGRNConfig, HGRNForCTC
+from tests.data import make
 
-from .fakes import FakeSplit
+from .fakes import FakeSplit, options
 
 RATE = 16_000
 
@@ -80,3 +84,20 @@ def test_of_features_the_recordings_that_the_test_split_keeps_are_played(split, 
     bare = fake(split.path, "validation", [np.zeros((50, 4), np.float16)], [[2]])
     with pytest.raises(UserError, match=r"evaluation.conditions: needs recordings.*found validation"):
         Played(bare, "-6 dB")
+
+
+@pytest.mark.parametrize("store", ["features", "audio"])
+def test_a_test_split_is_heard_under_each_condition(tmp_path, store):
+    make.audio_folder(tmp_path / "mine", ["one two", "three"] * 6)
+    data = make.dataset("speech_recognition", {"path": "mine"})
+    folder = make.prepared(tmp_path, "speech_recognition", data, n_mels=40, store=store)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16, "initializer_range": 0.3}
+    model = HGRNForCTC(HGRNConfig(**sizes, input_size=40, vocab_size=30, pad_token_id=0)).eval()
+    chosen = options("speech_recognition", conditions=True)
+    metrics, table = evaluate_split(model, folder, PreparedSplit(folder, "test"), chosen, "test", True)
+    assert list(metrics["conditions"]) == [AS_RECORDED, *CONDITIONS]
+    assert metrics["conditions"][AS_RECORDED]["wer"] == metrics["wer"]
+    assert "wer_by_condition.svg" in plots(metrics, table)
+    unseen, _ = evaluate_split(model, folder, PreparedSplit(folder, "test"), chosen, "test", False)
+    assert "conditions" not in unseen
