@@ -33,8 +33,13 @@ def project(root: Path) -> Path:
 
 def test_the_first_rung_is_planned_and_on_a_cluster_run_by_run(tmp_path):
     root = project(tmp_path)
+    # A page of before the section `halving` was written.
+    (root / PAGE).parent.mkdir(parents=True)
+    (root / PAGE).write_text("all runs")
     planned = chain.snakemake(root, "--dry-run", PAGE).stdout
+    assert (root / f"{PAGE}.outdated").read_text() == "all runs" and not (root / PAGE).exists()
     counts = dict(re.findall(r"^(\w+) +(\d+)$", planned, re.MULTILINE))
+    assert counts["write_sweep"] == "1", planned
     assert (counts["train_rung"], counts["choose_runs"], "train_model" in counts) == ("4", "2", False), planned
     target = "train_rung:experiment=rates@optimizer.lr=0.01,step=2"
     planned = chain.snakemake(root, "--dry-run", "--target-jobs", target).stdout

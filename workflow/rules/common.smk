@@ -217,3 +217,19 @@ def curve(experiment):
     """What tells that the kept steps before the last are evaluated, which with the final numbers make the learning curve."""
     steps = f"results/{experiment.name}/evaluation/steps.json"
     return [steps] if has_curve(experiment, SETTINGS["learning_curves"]) else []
+
+
+def set_aside_outdated(sweep):
+    """Rename a sweep's page if it was written by another section `halving`, so that it is written anew.
+
+    Snakemake leaves a page alone while it is not known which files it depends on: while it is not chosen who goes on from a rung.
+    """
+    page = Path(f"results/{sweep}/report.html")
+    if page.exists() and not all(Path(file).exists() for file in choices(sweep)):
+        page.replace(page.with_suffix(".html.outdated"))
+
+
+if workflow.is_main_process:
+    for sweep, runs in SWEEPS.items():
+        if runs and runs[0].halving:
+            set_aside_outdated(sweep)
