@@ -364,16 +364,18 @@ def _configure(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> int:
     from lt25 import slurm
     from lt25.launch import plan
+    from lt25.training.processes import run, stop_at_once
 
     if batch := slurm.batch_job():
         os.environ.update(slurm.meeting(batch))
+    else:
+        stop_at_once()
     # What is wrong with the environment is said before anything is read.
     plan({})
     experiment = _load(options)
     from lt25.training.ahead import check_devices, settle
     from lt25.training.halving import check_rung
     from lt25.training.job import write_job
-    from lt25.training.processes import run
 
     if options.rung:
         check_rung(experiment, options.rung)

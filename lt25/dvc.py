@@ -144,6 +144,8 @@ def stages(experiments: Sequence[Experiment], learning_curves: bool = True) -> s
             remark=f"as in {', '.join(versions)}",
             deps=[
                 *(f"data/raw/{one.name}/SOURCE.json" for each in sharing for one in each.datasets),
+                # They say which examples are held out.
+                *(f"config/datasets/{one.name}.yaml" for each in sharing for one in each.datasets),
                 *(str(experiment.path) for experiment in sharing),
                 *sorted(file for each in sharing for file in set(each.origins.values()) if file.endswith(".json")),
             ],

@@ -77,7 +77,10 @@ def run(launch: Launch, command: list[str], environment: Mapping[str, str]) -> i
 
 
 def stop_at_once() -> None:
-    """Until training has its own way to stop, end on a signal with one line and the status that training would have."""
+    """Until training has its own way to stop, end on a signal with one line and the status that training would have.
+
+    Who starts the processes of a training, and each of them when it begins, calls this.
+    """
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
         if os.environ.get("RANK", "0") == "0":
