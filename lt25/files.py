@@ -115,7 +115,8 @@ def refuse_no_file(path: Path) -> None:
     A link that leads nowhere or to a folder may become a file.
     """
     # Renaming a file to such a name removes the device, for everybody.
-    is_device = path.parent.resolve().is_relative_to("/dev") and not path.parent.resolve().is_relative_to("/dev/shm")
+    folder = path.parent.resolve()
+    is_device = folder.is_relative_to("/dev") and not folder.is_relative_to("/dev/shm")
     if path.is_dir() and not path.is_symlink():
         raise UserError(f"{path}: is a folder: name a file")
     if is_device or (path.exists() and not path.is_file() and not path.is_dir()):

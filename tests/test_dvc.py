@@ -61,6 +61,9 @@ def test_an_experiments_file_reaches_training_by_its_job_alone(tmp_path, monkeyp
     # A setting of the evaluation changes the file and not the job, so that DVC trains nothing.
     assert [name for name in stages if file in stages[name]["deps"]] == ["prepare-digits", "evaluate-one"]
     assert "results/one/job.toml" in stages["train-one"]["deps"]
+    # The dataset's file says which examples are held out, so it prepares anew.
+    dataset = "config/datasets/digits.yaml"
+    assert [name for name in stages if dataset in stages[name]["deps"]] == ["acquire-digits", "prepare-digits"]
     assert {"results/one/job.toml": {"persist": True}} in stages["prepare-digits"]["outs"]
 
 

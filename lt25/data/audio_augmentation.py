@@ -18,8 +18,10 @@ POINTS = 9
 FINE = 4
 # Zeros behind a batch, so that what a filter spreads from its end does not come back at its beginning.
 MARGIN = 512
-# The sample rate of a telephone, in Hz, and how strongly mu-law bends: samples of 8 bits then serve soft and loud speech.
-TELEPHONE, MU = 8000, 255
+TELEPHONE = 8000
+"""The sample rate of a telephone, in Hz."""
+# How strongly mu-law bends: samples of 8 bits then serve soft and loud speech.
+MU = 255
 # Lengths that a change of speed makes are multiples of this.
 MULTIPLE = 16
 

@@ -100,7 +100,7 @@ def write(
                 if isinstance(utterance, OutsideAlphabet):
                     outside.update(utterance.characters)
                 continue
-            stored, frames, labels, text = utterance
+            stored, frames, labels, text, recording = utterance
             fact = facts[example.split]
             seconds = round(frames * 0.01, 2)
             row = {"id": _id(example), "text": text, "seconds": seconds, "path": example.path}
@@ -108,7 +108,7 @@ def write(
                 row["speaker"] = str(example.roles["group"])
                 speakers[example.split][row["speaker"]] += 1
             if example.split == "test":
-                row["audio"] = _recording(example, columns, options)
+                row["audio"] = recording
             writers[example.split].add(row, stored, labels, frames)
             fact["frames"] += frames
             fact["seconds"] = round(fact["seconds"] + seconds, 2)
@@ -302,8 +302,8 @@ def _utterance(
     units: Units,
     vocabulary: dict[str, int],
     to_stored: Callable[[np.ndarray], np.ndarray],
-) -> tuple[np.ndarray, int, np.ndarray, str]:
-    """Return what is stored of the audio, its number of frames, labels int32 [L] and the transcript as it is learnt.
+) -> tuple[np.ndarray, int, np.ndarray, str, bytes]:
+    """Return what is stored of the audio, its number of frames, labels int32 [L], the transcript as it is learnt, and the file.
 
     Raises:
         Fault: if it cannot be used.
@@ -320,7 +320,8 @@ def _utterance(
     if needed > there:
         message = f"the transcript needs {needed} frames of the model, and the audio gives {there}"
         raise Fault("a transcript too long for its audio", example.where, message)
-    return to_stored(samples), frames, labels, text
+    recording = _recording(example, columns, options, samples) if example.split == "test" else b""
+    return to_stored(samples), frames, labels, text, recording
 
 
 def _transcript(example: Example, column: str, options: dict[str, Any]) -> str:
@@ -442,15 +443,13 @@ def _id(example: Example) -> str:
     return example.id
 
 
-def _recording(example: Example, columns: Mapping[str, str], options: dict[str, Any]) -> bytes:
-    """Return the file of an utterance, or a FLAC of the segment that it is."""
-    data = example.roles["audio"]["bytes"]
-    if (segment := _segment(example, columns)) == (0.0, math.inf):
-        return data
+def _recording(example: Example, columns: Mapping[str, str], options: dict[str, Any], samples: np.ndarray) -> bytes:
+    """Return the file of an utterance, or a FLAC of its samples if it is a segment of one."""
+    if _segment(example, columns) == (0.0, math.inf):
+        return example.roles["audio"]["bytes"]
     import soundfile
 
     buffer = io.BytesIO()
-    samples = decode_audio(data, options["sample_rate"], math.inf, *segment)
     soundfile.write(buffer, samples, options["sample_rate"], format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
 

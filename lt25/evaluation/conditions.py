@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lt25.data.audio import decode_audio, resample, to_int16
-from lt25.data.audio_augmentation import noise
+from lt25.data.audio_augmentation import TELEPHONE, noise
 from lt25.data.batches import Item, seeded
 from lt25.data.speech_recognition import holds_audio
 from lt25.errors import UserError
@@ -21,16 +21,13 @@ if TYPE_CHECKING:
 
     from lt25.data.prepared import PreparedSplit
 
-NARROW = 8000
-"""The sample rate of a telephone, in Hz."""
-
 
 def _quieter(decibels: float) -> Callable[[np.ndarray, int, torch.Generator], np.ndarray]:
     return lambda samples, rate, generator: samples * 10 ** (decibels / 20)
 
 
 def _narrow(samples: np.ndarray, rate: int, generator: torch.Generator) -> np.ndarray:
-    return resample(resample(samples, rate, NARROW), NARROW, rate)[: len(samples)]
+    return resample(resample(samples, rate, TELEPHONE), TELEPHONE, rate)[: len(samples)]
 
 
 def _in_noise(decibels: float) -> Callable[[np.ndarray, int, torch.Generator], np.ndarray]:
@@ -100,7 +97,7 @@ def measured(metrics: dict[str, Any]) -> dict[str, Any]:
 
 def named(split: PreparedSplit) -> list[str]:
     """Return the conditions that mean something for a prepared split: one of 8 kHz is a telephone's already."""
-    return [name for name in CONDITIONS if name != "8 kHz" or _sample_rate(split) > NARROW]
+    return [name for name in CONDITIONS if name != "8 kHz" or _sample_rate(split) > TELEPHONE]
 
 
 def _sample_rate(split: PreparedSplit) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,10 +50,9 @@ def score(
     for reference, hypothesis in zip(references, hypotheses, strict=True):
         output = jiwer.process_words(reference, hypothesis)
         counts = {kind: getattr(output, kind) for kind in ("substitutions", "deletions", "insertions", "hits")}
-        if output.substitutions + output.deletions + output.insertions:
+        if errors := _errors(output):
             confused.update((said, heard) for kind, said, heard in aligned(output) if kind != "equal")
         characters = jiwer.process_characters(reference, hypothesis)
-        errors = counts["substitutions"] + counts["deletions"] + counts["insertions"]
         words = counts["substitutions"] + counts["deletions"] + counts["hits"]
         rows.append(
             {
@@ -62,7 +61,7 @@ def score(
                 **counts,
                 "errors": errors,
                 "words": words,
-                "character_errors": characters.substitutions + characters.deletions + characters.insertions,
+                "character_errors": _errors(characters),
                 "characters": characters.substitutions + characters.deletions + characters.hits,
             }
         )
@@ -86,11 +85,11 @@ def score(
     if speakers is not None:
         metrics["by_speaker"] = {
             speaker: {
-                "utterances": len(errors),
-                "wer": int(errors.sum()) / max(int(words.sum()), 1),
-                "interval_95": rate_interval(errors, words),
+                "utterances": len(theirs),
+                "wer": float(theirs["errors"].to_numpy().sum() / max(theirs["words"].to_numpy().sum(), 1)),
+                "interval_95": rate_interval(theirs["errors"].to_numpy(), theirs["words"].to_numpy()),
             }
-            for speaker, errors, words in _each(speakers, table["errors"].to_numpy(), table["words"].to_numpy())
+            for speaker, theirs in table.groupby(np.array(speakers, object))
         }
     return metrics, table
 
@@ -112,11 +111,9 @@ def in_english(table: pd.DataFrame) -> dict[str, Any]:
     return {name: metrics[name] for name in ("wer", "interval_95", "reference_words")}
 
 
-def _each(speakers: Sequence[str], *columns: np.ndarray) -> Iterator[tuple[Any, ...]]:
-    """Yield every speaker, and the part of each column [n] that is theirs."""
-    for speaker in sorted(set(speakers)):
-        theirs = np.array([one == speaker for one in speakers])
-        yield speaker, *(column[theirs] for column in columns)
+def _errors(output: jiwer.WordOutput | jiwer.CharacterOutput) -> int:
+    """Count the errors of an alignment."""
+    return output.substitutions + output.deletions + output.insertions
 
 
 def evaluate_split(
@@ -194,12 +191,8 @@ def transcribe(
 
 def _oracle_errors(references: list[str], hypotheses: list[list[str]]) -> int:
     """Count the errors of words, had of each utterance the best of what was heard been chosen."""
-
-    def errors(reference: str, heard: str) -> int:
-        output = jiwer.process_words(reference, heard)
-        return output.substitutions + output.deletions + output.insertions
-
-    return sum(min(errors(said, heard) for heard in all) for said, all in zip(references, hypotheses, strict=True))
+    pairs = zip(references, hypotheses, strict=True)
+    return sum(min(_errors(jiwer.process_words(said, heard)) for heard in all) for said, all in pairs)
 
 
 def to_text(ids: list[int], tokenizer: Any) -> str:

@@ -12,6 +12,7 @@ from lt25.data.shards import believe
 from lt25.errors import UserError
 from lt25.evaluation.decoder import located, reads_training_texts, require, training_texts
 from lt25.evaluation.named_files import complain_of_unread, named_files, read_named
+from lt25.experiment import Experiment
 from lt25.exported import experiment_of, exported_model
 from lt25.importing import without_compiler, without_garbage
 from lt25.tasks import DECODER
@@ -49,7 +50,8 @@ def transcribe(
         raise UserError(f"lt25 transcribe: --{option}: found {len(found)} files, expected one: call it for each")
     if said and (stream or form == "text"):
         raise UserError("lt25 transcribe: --align: expected --json, --srt or --vtt beside it, and not --stream")
-    text, options = said and _text(said), _decoder(name, decoder or {})
+    experiment = experiment_of(name)
+    text, options = said and _text(said), _decoder(experiment, decoder or {})
     with without_garbage(), without_compiler():
         from lt25.evaluation.beam_search import BeamSearch
         from lt25.evaluation.recogniser import Recogniser
@@ -58,7 +60,7 @@ def transcribe(
     if stream and (why := recogniser.whole_only):
         raise UserError(f"lt25 transcribe: --stream: {why}: leave out --stream")
     if options:
-        recogniser.search = BeamSearch(recogniser.tokenizer, options, _training_texts(name, options))
+        recogniser.search = BeamSearch(recogniser.tokenizer, options, _training_texts(experiment, options))
     for file in found:
         try:
             heard = iter([recogniser.align(read_named(file), text)]) if text else _heard(recogniser, file, stream)
@@ -84,9 +86,8 @@ def _text(path: Path) -> str:
     return text
 
 
-def _decoder(name: str, given: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return ``evaluation.decoder`` of an experiment with what is given instead; None for the best path."""
-    experiment = experiment_of(name)
+def _decoder(experiment: Experiment | None, given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return ``evaluation.decoder`` of an experiment, if it is one, with what is given instead; None for the best path."""
     options = experiment and experiment.evaluation["decoder"]
     if experiment and options:
         options = located(options, experiment.root)
@@ -105,8 +106,7 @@ def _decoder(name: str, given: Mapping[str, Any]) -> dict[str, Any] | None:
     return options or None
 
 
-def _training_texts(name: str, options: Mapping[str, Any]) -> list[str]:
-    experiment = experiment_of(name)
+def _training_texts(experiment: Experiment | None, options: Mapping[str, Any]) -> list[str]:
     if experiment is None or not reads_training_texts(options):
         return []
     believe(experiment.processed_dir, [], experiment.commands("prepare"), tables=["train"])

@@ -250,18 +250,17 @@ def test_the_command_searches_and_aligns(model, tmp_path, capsys):
     assert answer["text"] == "ab ba cab" and [word["text"] for word in answer["words"]] == ["ab", "ba", "cab"]
 
 
-def test_options_stand_in_place_of_the_experiments_values(monkeypatch, tmp_path):
+def test_options_stand_in_place_of_the_experiments_values(tmp_path):
     section = resolve({"language_model": "lm.arpa", "weight": 2}, DECODER)
     make.write(tmp_path / "lm.arpa", b"")
     experiment = SimpleNamespace(root=tmp_path, evaluation={"decoder": section})
-    monkeypatch.setattr(command, "experiment_of", lambda name: experiment)
-    assert command._decoder("mine", {}) == {**section, "language_model": str(tmp_path / "lm.arpa")}
-    given = command._decoder("mine", {"beam": 7, "boost": ["anna"]})
+    assert command._decoder(experiment, {}) == {**section, "language_model": str(tmp_path / "lm.arpa")}
+    given = command._decoder(experiment, {"beam": 7, "boost": ["anna"]})
     assert (given["beam"], given["weight"], given["boost"]) == (7, 2, ["anna"])
     assert given["language_model"] == str(tmp_path / "lm.arpa")
-    assert command._decoder("mine", {"language_model": "symbols"})["language_model"] == "symbols"
+    assert command._decoder(experiment, {"language_model": "symbols"})["language_model"] == "symbols"
     experiment.evaluation["decoder"] = None
-    assert command._decoder("mine", {}) is None
+    assert command._decoder(experiment, {}) is None
 
 
 @pytest.mark.parametrize(
