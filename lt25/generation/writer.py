@@ -68,6 +68,8 @@ class Generator:
         is_recorded = isinstance(model, HGRNForCausalLM) and model.device.type == "cuda"
         self.steps = CUDAGraphWrapper(self._steps) if is_recorded else self._steps
         self.ahead = AHEAD if is_recorded else 1
+        # They depend on the weights alone, and a recording reads them where they were when it was made.
+        self.lower_bounds: list[Tensor | None] | None = None
 
     @torch.inference_mode()
     def __call__(self, ids: Tensor, seed: int | None = None, streamer: BaseStreamer | None = None) -> list[int]:
@@ -89,6 +91,7 @@ class Generator:
 
     def _by_steps(self, ids: Tensor, streamer: BaseStreamer | None) -> list[int]:
         cache, written = HGRNCache(self.model.config), []
+        cache.lower_bounds = self.lower_bounds
         logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
         self.lower_bounds = cache.lower_bounds
         token = choose(logits[:, -1], self.sampling)

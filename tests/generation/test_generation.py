@@ -60,9 +60,11 @@ def test_recorded_steps_choose_what_single_ones_do(model):
             generate._steps, warm=lambda function, given: function(given), record=Recorder()
         )
         assert generate(PROMPT)[:6] == expected[:6]
+        bounds = generate.lower_bounds
         if sampling.temperature == 0:
             assert generate(PROMPT) == expected
             assert generate.steps.record.count == 1
+            assert generate.lower_bounds is bounds
         generate.ends = {expected[8]}
         ended = expected[: expected.index(expected[8]) + 1]
         if sampling.temperature == 0:
@@ -78,8 +80,13 @@ def test_on_a_gpu_the_recorded_steps_choose_the_likeliest_tokens(hidden):
     sizes = {"hidden_size": hidden, "num_hidden_layers": 6, "vocab_size": 4000, "initializer_range": 0.1}
     model = HGRNForCausalLM(HGRNConfig(**sizes)).to("cuda", torch.bfloat16).eval()
     prompt = torch.randint(4000, (1, 9), device="cuda")
-    written = Generator(model, Sampling(300, temperature=0))(prompt)
+    generate = Generator(model, Sampling(300, temperature=0))
+    written = generate(prompt)
     assert len(written) == 300
+    # What the recording reads is still there when other work has taken what was freed.
+    filled = [torch.full((hidden,), 0.9, device="cuda") for _ in range(1000)]
+    assert generate(prompt) == written == generate(prompt)
+    del filled
     ids = torch.cat((prompt, torch.tensor([written], device="cuda")), 1)
     with torch.inference_mode():
         logits = model(input_ids=ids).logits[0, 8:-1].float()
