@@ -1,7 +1,8 @@
 """flash-linear-attention's families, which importing this enters into transformers' Auto classes.
 
 Where the package flash-attn is not installed, FLA's attention layers cannot be built. They then get those of
-`lt25.models.attention` in its place, which compute the same by torch's own kernels.
+`lt25.models.attention` in its place, which compute the same by torch's own kernels. Where it is known how kernels are fastest,
+they are launched so (`lt25.models.fla_tuned`).
 """
 
 import fla.layers.attn
@@ -11,6 +12,9 @@ import fla.models
 import lt25.models.fla_hopper
 import lt25.models.fla_mamba2  # noqa: F401
 from lt25.models.attention import attention, packed_attention
+from lt25.models.fla_tuned import use_tuned
 
 if fla.layers.attn.flash_attn_func is None:
     fla.layers.attn.flash_attn_func, fla.layers.attn.flash_attn_varlen_func = attention, packed_attention
+
+use_tuned()

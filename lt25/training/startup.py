@@ -70,7 +70,8 @@ def compile_ahead(function: Callable[[], Any]) -> None:
 
     The first step would compile them one after the other. What the kernels should have written is left as it was. The function
     may run on several threads, as a backward pass does. Of a kernel that is tuned when it is first called, as
-    flash-linear-attention's are, every configuration is compiled; the step itself then only times them, and briefly.
+    flash-linear-attention's are, every configuration is compiled, unless the right one is known; the step itself then only
+    times them, and briefly.
     """
     from triton.runtime import JITFunction, driver
     from triton.runtime._async_compile import AsyncCompileMode, active_mode
@@ -87,11 +88,14 @@ def compile_ahead(function: Callable[[], Any]) -> None:
 
     def compile_all(self: Autotuner, *arguments: Any, **options: Any) -> None:
         self.nargs = dict(zip(self.arg_names, arguments, strict=False))
+        given = {name: value for name, value in {**self.nargs, **options}.items() if name in self.arg_names}
+        sizes = [given[name] for name in self.keys if name in given]
+        known = self.cache.get((*sizes, *(str(value.dtype) for value in given.values() if hasattr(value, "dtype"))))
         # Layers call it alike.
         call = id(self), *(getattr(value, "dtype", value) for value in (*arguments, *options.values()))
         if call not in seen:
             seen.add(call)
-            for config in self.prune_configs(options):
+            for config in self.prune_configs(options) if known is None else [known]:
                 self.fn.run(*arguments, **options, **config.all_kwargs())
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:
