@@ -1,12 +1,13 @@
-"""An hour of sound through `lt25 transcribe --stream`, and through the ONNX graph: text, memory and speed on one core.
+"""An hour of speech through `lt25 transcribe --stream`, and through the ONNX graph: text, memory and speed on one core.
 
-    python benchmarks/streaming.py [--minutes 60] [--model FOLDER]
+    python benchmarks/streaming.py FOLDER [--minutes 60]
 
-`lt25 transcribe` hears a WAV file of 16 kHz as a stream and whole, each in a process of its own with one thread. Then
-onnxruntime, with one thread, hears it in chunks of frames that are made of chunks of samples. Printed are, for each tenth of the
-stream, its speed, in seconds of sound for a second of the processor, and the memory of the process; and whether all three wrote
-the same words. Without `--model` it is the network of `spoken-digits`, made causal, with random weights, which write something
-else for every tone.
+The model is an exported recogniser of 16 kHz that is causal, such as `spoken-digits` trained with
+`model: {bidirectional: false}`.
+`lt25 transcribe` hears digits by several voices of espeak-ng, one WAV file, as a stream and whole, each in a process of its own
+with one thread. Then onnxruntime, with one thread, hears it in chunks of frames that are made of chunks of samples. Printed are,
+for each tenth of the stream, its speed, in seconds of sound for a second of the processor, and the memory of the process; and
+whether all three wrote the same words.
 """
 
 import argparse
@@ -25,33 +26,30 @@ import soundfile
 import torch
 
 from lt25.checkpoints.onnx import CHUNK_FRAMES, write_graph
+from lt25.data.audio import resample
 from lt25.data.audio_stream import LogMelStream
-from lt25.data.features import LogMelFeatureExtractor
-from lt25.data.speech_recognition import _write_tokenizer
+from lt25.data.espeak import Espeak
 from lt25.evaluation.recogniser import CHUNK_SECONDS, Recogniser
 from lt25.evaluation.words import BestPath
-from lt25.models import HGRNConfig, HGRNForCTC
 
-RATE, BANDS = 16_000, 40
+RATE = 16_000
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("model", type=Path, metavar="FOLDER")
     options.add_argument("--minutes", type=float, default=60)
-    options.add_argument(
-        "--model", type=Path, metavar="FOLDER", help="of an exported model that hears 16 kHz as it comes"
-    )
     given = options.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "sound.wav"
         write_sound(file, given.minutes)
-        model = given.model or export(Path(folder) / "model")
-        streamed = stream(model, file, 60 * given.minutes)
-        heard = next(transcribe(model, file))
+        streamed = stream(given.model, file, 60 * given.minutes)
+        heard = next(transcribe(given.model, file))
         whole = [word["text"] for word in heard["words"]]
         say("whole, with the start of the program", given.minutes, heard["processor"])
-        graph = run_graph(model, Path(folder) / "model.onnx", file, given.minutes)
+        graph = run_graph(given.model, Path(folder) / "model.onnx", file, given.minutes)
     same = {name: "the same" if words == whole else "others" for name, words in (("stream", streamed), ("ONNX", graph))}
     print(f"{len(whole):,} words; as a stream {same['stream']}, through ONNX {same['ONNX']}")
     if not streamed == graph == whole:
@@ -59,25 +57,16 @@ def main() -> None:
 
 
 def write_sound(file: Path, minutes: float) -> None:
-    """Write a tone with some noise, another one every fifth of a second, and at times a pause."""
-    rng, step = np.random.default_rng(0), RATE // 5
-    at = np.arange(step) / RATE
+    """Write one to seven digits at a time, each time by another voice, with pauses and some noise."""
+    rng, espeak = np.random.default_rng(0), Espeak()
     with soundfile.SoundFile(file, "w", RATE, 1) as audio:
-        for number in range(round(300 * minutes)):
-            tone = 0.3 * np.sin(2 * np.pi * rng.uniform(100, 3000) * at) * (number % 60 < 50)
-            audio.write(tone + 0.01 * rng.standard_normal(step))
-
-
-def export(folder: Path) -> Path:
-    """Write a recogniser with random weights."""
-    torch.manual_seed(3)
-    sizes = json.loads(Path("config/models/hgrn_ctc_tiny.json").read_text())
-    tokens = ["<pad>", "|", "<unk>", *"abcdefghijklmnopqrstuvwxyz'"]
-    sizes |= {"bidirectional": False, "input_size": BANDS, "vocab_size": len(tokens), "pad_token_id": 0}
-    HGRNForCTC(HGRNConfig(**{**sizes, "initializer_range": 0.2})).save_pretrained(folder)
-    LogMelFeatureExtractor(BANDS, level="running", mean=[-5.0] * BANDS, std=[2.0] * BANDS).save_pretrained(folder)
-    _write_tokenizer(folder, {token: number for number, token in enumerate(tokens)})
-    return folder
+        while audio.frames < 60 * minutes * RATE:
+            voice = f"{rng.choice(('en-us', 'en', 'en-gb-scotland'))}+{rng.choice(('f1', 'f3', 'm1', 'm3', 'm7'))}"
+            text = " ".join(rng.choice(DIGITS, rng.integers(1, 8)))
+            spoken = espeak.say(text, voice, int(rng.integers(130, 200))) / 32768
+            speech = resample(spoken, espeak.sample_rate, RATE)
+            speech = np.pad(speech, (0, int(rng.uniform(0.2, 2) * RATE)))
+            audio.write(speech + 0.001 * rng.standard_normal(len(speech)))
 
 
 def transcribe(model: Path, file: Path, *options: str):
