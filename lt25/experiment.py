@@ -851,9 +851,25 @@ def _check_job(experiment: Experiment, where: str) -> None:
             f"{where}: training.label_smoothing: found {training['label_smoothing']}, but the loss of {experiment.task} has "
             "none: use 0"
         )
-    soft = {"training.label_smoothing": training["label_smoothing"], "augment.mixup": experiment.augment.get("mixup")}
-    if experiment.job["parallelism"]["pipeline_parallel_degree"] > 1 and (key := next(filter(soft.get, soft), None)):
-        raise UserError(f"{where}: {key}: found {soft[key]}, but a pipeline computes the plain loss: use 0")
+    if training["intermediate_ctc"]:
+        family, layers = families.find(experiment.model["model_type"]), experiment.model.get("num_hidden_layers", 0)
+        found = f"{where}: training.intermediate_ctc: found {training['intermediate_ctc']}, but"
+        if experiment.task != "speech_recognition" or not family.intermediate:
+            raise UserError(f"{found} {family.model_type} in {experiment.task} has no logits of a middle layer: use 0")
+        if layers < 2:
+            raise UserError(
+                f"{found} a model of one layer has none in its middle: use 0, or raise model.num_hidden_layers"
+            )
+    further = {
+        "training.label_smoothing": training["label_smoothing"],
+        "training.intermediate_ctc": training["intermediate_ctc"],
+        "augment.mixup": experiment.augment.get("mixup"),
+        "augment.consistency": experiment.augment.get("consistency"),
+    }
+    if experiment.job["parallelism"]["pipeline_parallel_degree"] > 1 and (
+        key := next(filter(further.get, further), None)
+    ):
+        raise UserError(f"{where}: {key}: found {further[key]}, but a pipeline computes the plain loss: use 0")
     own = [key for key in ("gate_lr", "gate_weight_decay") if experiment.job["optimizer"][key] is not None]
     if own and not (family := families.find(experiment.model["model_type"])).gates:
         raise UserError(

@@ -282,6 +282,10 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
             {"training.label_smoothing": 0.1, "parallelism.pipeline_parallel_degree": 2},
             "training.label_smoothing: found 0.1, but a pipeline computes the plain loss: use 0",
         ),
+        (
+            {"training.intermediate_ctc": 0.3},
+            "training.intermediate_ctc: found 0.3, but lt25_hgrn in classification has no logits of a middle layer: use 0",
+        ),
         ({"training.float8": "fast"}, 'training.float8: found "fast", allowed: tensorwise, rowwise'),
         ({"optimizer.name": "SGD"}, 'optimizer.name: found "SGD", allowed: Adam, AdamW, Muon'),
         (

@@ -103,6 +103,14 @@ TRAINING: Section = {
         True,
         {"minimum": 0, "exclusiveMaximum": 1},
     ),
+    "intermediate_ctc": Key(
+        "number",
+        0.0,
+        "weight of a second CTC loss, of the logits of a speech recogniser's middle layer, against that of the last, usually "
+        "0.3; the recorded training loss is both; torchtitan has no such key",
+        True,
+        {"minimum": 0, "exclusiveMaximum": 1},
+    ),
     "enable_cpu_offload": Key("boolean", False, "keep weights and optimizer in the CPU's memory (FSDP2)", False),
     "gc_freq": Key("integer", 50, "steps between two collections of Python's garbage", False, _POSITIVE),
     "gc_debug": Key("boolean", False, "collect garbage at every step and warn of what holds GPU memory", False),

@@ -26,6 +26,7 @@ OWN = {
     "training.float8",
     "training.z_loss",
     "training.label_smoothing",
+    "training.intermediate_ctc",
     "training.varlen",
     "training.context_len",
     "optimizer.gate_lr",
