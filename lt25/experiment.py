@@ -295,6 +295,25 @@ def exported_step(trained: Mapping[str, Any]) -> int:
     return (trained.get("best") or {"step": trained["steps"]})["step"]
 
 
+def exported_steps(trained: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> list[int]:
+    """Return the steps whose checkpoints' mean is exported, ascending: with ``average: 1`` the one of `exported_step`.
+
+    Checkpoints that were written because training was interrupted do not count: they would make another model of it.
+
+    Args:
+        trained: a ``train.json``.
+        checkpoint: the experiment's section of that name.
+    """
+    last, interval = exported_step(trained), checkpoint["interval"]
+    earlier = range((last - 1) // interval * interval, 0, -interval)
+    return [*reversed(earlier[: checkpoint["average"] - 1]), last]
+
+
+def model_fingerprint(trained: Mapping[str, Any], steps: Iterable[int]) -> str:
+    """Return what ``export.json`` calls the model that the checkpoints of some steps of a training give, ascending."""
+    return "-".join([trained["fingerprint"], *map(str, steps)])
+
+
 def digest(value: Any) -> str:
     """Return the SHA-256 of a JSON-like value, the same for equal values whatever the order of their keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
@@ -932,8 +951,26 @@ def _check_job(experiment: Experiment, where: str) -> None:
                 f"{where}: training.{key}: is about the window of a language model, and {experiment.task} reads whole "
                 "examples: remove the key"
             )
+    _check_average(experiment, where)
     if not experiment.job["checkpoint"]["enable"] and keep == "best":
         raise UserError(f"{where}: checkpoint.keep: best needs checkpoint.enable: set it to true")
+
+
+def _check_average(experiment: Experiment, where: str) -> None:
+    """Check that there will be as many checkpoints as are to be averaged."""
+    checkpoint, steps = experiment.job["checkpoint"], experiment.job["training"]["steps"]
+    average, latest, interval = checkpoint["average"], checkpoint["keep_latest_k"], checkpoint["interval"]
+    if average == 1:
+        return
+    found = f"{where}: checkpoint.average: found {average}, but"
+    if checkpoint["keep"] == "best":
+        raise UserError(f"{found} checkpoint.keep best exports one checkpoint: remove one of the two keys")
+    if 0 < latest < average:
+        raise UserError(f"{found} checkpoint.keep_latest_k keeps {latest}: raise it, or set it to 0")
+    if (there := -(-steps // interval)) < average:
+        raise UserError(
+            f"{found} {steps} steps have {there} checkpoints, one each {interval}: lower checkpoint.interval"
+        )
 
 
 def _check_halving(experiment: Experiment, where: str) -> None:

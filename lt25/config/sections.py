@@ -230,6 +230,15 @@ CHECKPOINT: Section = {
         True,
         {"enum": ["latest", "best"]},
     ),
+    # Of a run that is trained, another number is exported without training again.
+    "average": Key(
+        "integer",
+        1,
+        "so many checkpoints are exported as one, the mean of their weights: the last, and those of the last multiples of "
+        "`interval` before it; torchtitan has no such key",
+        False,
+        _POSITIVE,
+    ),
     "load_step": Key(
         "integer", -1, "the checkpoint that training goes on from; -1: the newest", False, {"minimum": -1}
     ),

@@ -97,6 +97,9 @@ class Checkpoint:
     keep: Literal["latest", "best"] = "latest"
     """Whether the checkpoint with the best validation metric is kept, and exported"""
 
+    average: int = 1
+    """Of how many checkpoints the mean of the weights is exported"""
+
 
 @dataclass
 class Metrics:

@@ -33,6 +33,7 @@ OWN = {
     "optimizer.gate_weight_decay",
     "optimizer.ema_decay",
     "checkpoint.keep",
+    "checkpoint.average",
     "metrics.log_layer_norms",
     "validation.patience",
 }
