@@ -32,12 +32,13 @@ LABELS = torch.tensor([[1, 2, 3], [4, 5, -100]] * 2)
 
 def plain_ctc(logits, lengths):
     """The sum over the batch, an utterance at a time."""
-    return sum(
+    losses = [
         F.ctc_loss(
             row[:length].log_softmax(-1), target[target >= 0], length[None], (target >= 0).sum()[None], reduction="sum"
         )
         for row, length, target in zip(logits, lengths, LABELS, strict=True)
-    )
+    ]
+    return torch.stack(losses).sum()
 
 
 @pytest.mark.parametrize("layers", [2, 3])
@@ -77,7 +78,7 @@ def test_two_views_learn_from_each_other():
     output = model(**BATCH)
     found = speech_recognition.of_training(partial(model, **BATCH), LABELS, consistency=0.2)
     views = output.logits.log_softmax(-1).chunk(2)
-    apart, learned = 0.0, 0.0
+    apart, learned = torch.zeros(()), torch.zeros(())
     for row, length in enumerate(output.logit_lengths[:2]):
         one, other = (view[row, :length] for view in views)
         for own, target in ((one, other.detach()), (other, one.detach())):
