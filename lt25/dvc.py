@@ -166,7 +166,8 @@ def stages(experiments: Sequence[Experiment], learning_curves: bool = True) -> s
             f"export {name}",
             ("export_model",),
             [f"{results}/hf/config.json"],
-            deps=[f"{results}/train.json"],
+            # The job says of how many checkpoints.
+            deps=[f"{results}/train.json", f"{results}/job.toml"],
             outs=[f"{results}/hf"],
         )
         curve = [f"{results}/evaluation/steps.json"] if has_curve(experiment, learning_curves) else []

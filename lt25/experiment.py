@@ -295,6 +295,25 @@ def exported_step(trained: Mapping[str, Any]) -> int:
     return (trained.get("best") or {"step": trained["steps"]})["step"]
 
 
+def exported_steps(trained: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> list[int]:
+    """Return the steps whose checkpoints' mean is exported, ascending: with ``average: 1`` the one of `exported_step`.
+
+    Checkpoints that were written because training was interrupted do not count: they would make another model of it.
+
+    Args:
+        trained: a ``train.json``.
+        checkpoint: the experiment's section of that name.
+    """
+    last, interval = exported_step(trained), checkpoint["interval"]
+    earlier = range((last - 1) // interval * interval, 0, -interval)
+    return [*reversed(earlier[: checkpoint["average"] - 1]), last]
+
+
+def model_fingerprint(trained: Mapping[str, Any], steps: Iterable[int]) -> str:
+    """Return what ``export.json`` calls the model that the checkpoints of some steps of a training give, ascending."""
+    return "-".join([trained["fingerprint"], *map(str, steps)])
+
+
 def digest(value: Any) -> str:
     """Return the SHA-256 of a JSON-like value, the same for equal values whatever the order of their keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
@@ -851,9 +870,25 @@ def _check_job(experiment: Experiment, where: str) -> None:
             f"{where}: training.label_smoothing: found {training['label_smoothing']}, but the loss of {experiment.task} has "
             "none: use 0"
         )
-    soft = {"training.label_smoothing": training["label_smoothing"], "augment.mixup": experiment.augment.get("mixup")}
-    if experiment.job["parallelism"]["pipeline_parallel_degree"] > 1 and (key := next(filter(soft.get, soft), None)):
-        raise UserError(f"{where}: {key}: found {soft[key]}, but a pipeline computes the plain loss: use 0")
+    if training["intermediate_ctc"]:
+        family, layers = families.find(experiment.model["model_type"]), experiment.model.get("num_hidden_layers", 0)
+        found = f"{where}: training.intermediate_ctc: found {training['intermediate_ctc']}, but"
+        if experiment.task != "speech_recognition" or not family.intermediate:
+            raise UserError(f"{found} {family.model_type} in {experiment.task} has no logits of a middle layer: use 0")
+        if layers < 2:
+            raise UserError(
+                f"{found} a model of one layer has none in its middle: use 0, or raise model.num_hidden_layers"
+            )
+    further = {
+        "training.label_smoothing": training["label_smoothing"],
+        "training.intermediate_ctc": training["intermediate_ctc"],
+        "augment.mixup": experiment.augment.get("mixup"),
+        "augment.consistency": experiment.augment.get("consistency"),
+    }
+    if experiment.job["parallelism"]["pipeline_parallel_degree"] > 1 and (
+        key := next(filter(further.get, further), None)
+    ):
+        raise UserError(f"{where}: {key}: found {further[key]}, but a pipeline computes the plain loss: use 0")
     own = [key for key in ("gate_lr", "gate_weight_decay") if experiment.job["optimizer"][key] is not None]
     if own and not (family := families.find(experiment.model["model_type"])).gates:
         raise UserError(
@@ -916,8 +951,26 @@ def _check_job(experiment: Experiment, where: str) -> None:
                 f"{where}: training.{key}: is about the window of a language model, and {experiment.task} reads whole "
                 "examples: remove the key"
             )
+    _check_average(experiment, where)
     if not experiment.job["checkpoint"]["enable"] and keep == "best":
         raise UserError(f"{where}: checkpoint.keep: best needs checkpoint.enable: set it to true")
+
+
+def _check_average(experiment: Experiment, where: str) -> None:
+    """Check that there will be as many checkpoints as are to be averaged."""
+    checkpoint, steps = experiment.job["checkpoint"], experiment.job["training"]["steps"]
+    average, latest, interval = checkpoint["average"], checkpoint["keep_latest_k"], checkpoint["interval"]
+    if average == 1:
+        return
+    found = f"{where}: checkpoint.average: found {average}, but"
+    if checkpoint["keep"] == "best":
+        raise UserError(f"{found} checkpoint.keep best exports one checkpoint: remove one of the two keys")
+    if 0 < latest < average:
+        raise UserError(f"{found} checkpoint.keep_latest_k keeps {latest}: raise it, or set it to 0")
+    if (there := -(-steps // interval)) < average:
+        raise UserError(
+            f"{found} {steps} steps have {there} checkpoints, one each {interval}: lower checkpoint.interval"
+        )
 
 
 def _check_halving(experiment: Experiment, where: str) -> None:

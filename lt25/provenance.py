@@ -13,7 +13,7 @@ from lt25 import files
 from lt25.checkpoints.card import device_of
 from lt25.data.acquire import data_root, source_digest
 from lt25.errors import UserError
-from lt25.experiment import load_dataset_config, project_root
+from lt25.experiment import load_dataset_config, model_fingerprint, project_root
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,14 @@ def chain(folder: Path) -> Iterator[Link]:
     if "experiment" not in exported:
         raise UserError(f"{folder}: comes from {exported['from']}, revision {exported['revision']}, and not from lt25")
     weights = {name: fact["xxh128"] for name, fact in exported["files"].items() if name.endswith(".safetensors")}
-    said = {"experiment": exported["experiment"], "step": exported["step"], **weights}
+    steps = exported.get("averaged", [exported["step"]])
+    averaged = {"averaged": ", ".join(map(str, steps))} if "averaged" in exported else {}
+    said = {"experiment": exported["experiment"], "step": exported["step"], **averaged, **weights}
     yield Link("model", _short(folder / "export.json", root), exported, said)
 
     results = root / "results" / exported["experiment"]
     trained = _read(results / "train.json")
-    if trained and f"{trained['fingerprint']}-{exported['step']}" != exported["fingerprint"]:
+    if trained and model_fingerprint(trained, steps) != exported["fingerprint"]:
         trained = None
     yield Link("training", _short(results / "train.json", root), trained, _of_training(trained or {}))
 

@@ -441,6 +441,11 @@ def _speech_complaint(prepare: Mapping[str, Any], augment: Mapping[str, Any]) ->
     for name in OF_AUDIO:
         if augment[name] is not None and prepare["store"] != "audio":
             return f"augment.{name}: needs audio, and prepare.store is features: set it to audio, or remove the key"
+    if augment["consistency"] and not augment["time_masks"] and not augment["band_masks"]:
+        return (
+            "augment.consistency: compares an utterance with itself under other masks: set augment.time_masks or "
+            "augment.band_masks, or remove the key"
+        )
     for name in ("noise_db", "gain_db"):
         if augment[name] and augment[name][0] > augment[name][1]:
             return f"augment.{name}: found {augment[name]}, expected the lower one first"
@@ -595,6 +600,14 @@ print(recognise("speech.wav")["text"])""",
                 "integer", 0, "how many groups of mel bands are masked (SpecAugment)", True, {"minimum": 0}
             ),
             "band_width": Key("integer", 8, "the widest of them, in bands", True, {"minimum": 0}),
+            "consistency": Key(
+                "number",
+                0.0,
+                "every utterance of a step is heard twice, with masks of its own each time, and so many times the divergence "
+                "between what the model makes of the two is added to the loss (CR-CTC), usually 0.2; needs masks",
+                True,
+                {"minimum": 0},
+            ),
         },
         complaint=_speech_complaint,
         # A transcript has to fit the frames that subsampling leaves.

@@ -282,6 +282,22 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
             {"training.label_smoothing": 0.1, "parallelism.pipeline_parallel_degree": 2},
             "training.label_smoothing: found 0.1, but a pipeline computes the plain loss: use 0",
         ),
+        (
+            {"training.intermediate_ctc": 0.3},
+            "training.intermediate_ctc: found 0.3, but lt25_hgrn in classification has no logits of a middle layer: use 0",
+        ),
+        (
+            {"checkpoint": {"average": 3, "keep": "best"}, "validation.freq": 1},
+            "checkpoint.average: found 3, but checkpoint.keep best exports one checkpoint: remove one of the two keys",
+        ),
+        (
+            {"checkpoint": {"average": 3, "keep_latest_k": 2, "interval": 1}},
+            "checkpoint.average: found 3, but checkpoint.keep_latest_k keeps 2: raise it, or set it to 0",
+        ),
+        (
+            {"checkpoint.average": 3, "training.steps": 900, "checkpoint.interval": 500},
+            "checkpoint.average: found 3, but 900 steps have 2 checkpoints, one each 500: lower checkpoint.interval",
+        ),
         ({"training.float8": "fast"}, 'training.float8: found "fast", allowed: tensorwise, rowwise'),
         ({"optimizer.name": "SGD"}, 'optimizer.name: found "SGD", allowed: Adam, AdamW, Muon'),
         (

@@ -1,6 +1,6 @@
 """The model card: what a model is, how to load it, what it was trained on and how."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -32,13 +32,16 @@ def device_of(trained: Mapping[str, Any]) -> str:
     return f"{trained['device']}, {processes} {'process' if processes == 1 else 'processes'}"
 
 
-def step_of(trained: Mapping[str, Any], step: int) -> str:
+def steps_of(trained: Mapping[str, Any], steps: Sequence[int]) -> str:
     """Say which step a model is from: "5 of 12", or "5 of 12, the best on the validation split (accuracy 0.9812)".
 
     Args:
         trained: a ``train.json``.
-        step: the model's.
+        steps: the model's; of several it is the mean: "the mean of 4, 8, 12 of 12".
     """
+    if len(steps) > 1:
+        return f"the mean of {', '.join(f'{step:,}' for step in steps)} of {trained['steps']:,}"
+    (step,) = steps
     said, best = f"{step:,} of {trained['steps']:,}", trained.get("best")
     if best and best["step"] == step:
         said += f", the best on the validation split ({best['metric']} {best['value']:.4f})"
@@ -55,7 +58,11 @@ def where_measured(experiment: Experiment) -> str:
 
 
 def model_card(
-    experiment: Experiment, trained: Mapping[str, Any], stats: Mapping[str, Any], step: int, with_code: bool = False
+    experiment: Experiment,
+    trained: Mapping[str, Any],
+    stats: Mapping[str, Any],
+    steps: Sequence[int],
+    with_code: bool = False,
 ) -> str:
     """Return the Markdown of a model's ``README.md``, with the metadata that the Hub reads.
 
@@ -63,7 +70,7 @@ def model_card(
         experiment: whose model it is.
         trained: its ``train.json``.
         stats: its data's ``stats.json``.
-        step: the exported step.
+        steps: the exported step, or those whose mean is exported.
         with_code: whether the modelling code stands beside the weights.
     """
     task = TASKS[experiment.task]
@@ -85,7 +92,7 @@ def model_card(
     code = trained.get("code")
     local, total = training["local_batch_size"], training["global_batch_size"]
     settings = {
-        "steps": step_of(trained, step),
+        "steps": steps_of(trained, steps),
         "how it came about": path_of(trained),
         "examples a step": total if total > 0 else f"{local} in each process",
         "optimizer": optimizer["name"],

@@ -1,5 +1,6 @@
 """Between torch's distributed checkpoints (DCP) and Hugging Face folders, both ways, weights only."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,23 @@ def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
         name: wanted[name] if name in wanted else means[MEAN.format(name)].to(weights[name].dtype) for name in weights
     }
     return {name.removeprefix(PREFIX): tensor for name, tensor in read.items()}
+
+
+def mean_weights(checkpoints: Sequence[Path]) -> dict[str, torch.Tensor]:
+    """Return the mean of what `read_weights` returns of each checkpoint; what is no floating point is the last one's.
+
+    Summed in float64, one checkpoint after another, so that the memory taken is that of the sum and of one model.
+    """
+    *earlier, last = checkpoints
+    weights = read_weights(last)
+    if not earlier:
+        return weights
+    sums = {name: tensor.double() for name, tensor in weights.items() if tensor.is_floating_point()}
+    for checkpoint in earlier:
+        read = read_weights(checkpoint)
+        for name, total in sums.items():
+            total += read[name]
+    return weights | {name: (total / len(checkpoints)).to(weights[name].dtype) for name, total in sums.items()}
 
 
 def import_model(folder: Path, checkpoint: Path) -> None:

@@ -9,7 +9,7 @@ from lt25.checkpoints.card import model_card
 from lt25.checkpoints.code import check_own, write_code
 from lt25.checkpoints.whole import damage, discard
 from lt25.errors import UserError
-from lt25.experiment import Experiment, exported_step
+from lt25.experiment import Experiment, exported_step, exported_steps, model_fingerprint
 from lt25.files import believe, publish, read_record, set_aside, temporary, write_record, write_text
 from lt25.importing import without_compiler, without_garbage
 from lt25.progress import say
@@ -25,14 +25,15 @@ _ASSETS = (
 
 
 def export(experiment: Experiment, steps: Sequence[int] = (), with_code: bool = False) -> None:
-    """Export an experiment's checkpoint to ``hf/``, or those of given steps to ``hf/step-N/``.
+    """Export an experiment's checkpoint, or the mean of several, to ``hf/``, or those of given steps to ``hf/step-N/``.
 
     A folder has safetensors, ``config.json``, the tokenizer or feature extractor, a model card, and its record,
     ``export.json``, which says what it was made from. All that can be is checked before torch is imported.
 
     Args:
         experiment: a trained experiment.
-        steps: steps whose checkpoints are kept; none: the last one or, with ``checkpoint.keep: best``, the best.
+        steps: steps whose checkpoints are kept; none: the last one, with ``checkpoint.keep: best`` the best, or with
+            ``checkpoint.average`` the mean of the last ones.
         with_code: whether the modelling code goes beside the weights (`lt25.checkpoints.code`).
 
     Raises:
@@ -50,11 +51,13 @@ def export(experiment: Experiment, steps: Sequence[int] = (), with_code: bool = 
     stats = believe(experiment.processed_dir / "stats.json", experiment.commands("prepare"), _ASSETS)
     final = exported_step(trained)
     folder = experiment.results_dir / "hf"
-    wanted = {folder / f"step-{step}": step for step in steps} or {folder: final}
+    wanted = {folder / f"step-{step}": [step] for step in steps}
+    wanted = wanted or {folder: exported_steps(trained, experiment.job["checkpoint"])}
+    needed = list(dict.fromkeys(step for steps in wanted.values() for step in steps))
     checkpoints = run_dir / "checkpoints"
     # A needed checkpoint that is gone is made anew by training; others may have been removed to make room.
     kept = [one for one in trained["checkpoints"] if one == final or (checkpoints / f"step-{one}").is_dir()]
-    if missing := [step for step in wanted.values() if step not in kept]:
+    if missing := [step for step in needed if step not in kept]:
         if not experiment.job["checkpoint"]["enable"]:
             raise UserError(
                 f"{experiment.path}: checkpoint.enable: false, so there is nothing to export: set it to true"
@@ -62,21 +65,22 @@ def export(experiment: Experiment, steps: Sequence[int] = (), with_code: bool = 
         there = ", ".join(map(str, kept)) or "none"
         again = f": run `{train}`" if missing[0] == final else ""
         raise UserError(f"{experiment.name}: no checkpoint of step {missing[0]} is kept: there are {there}{again}")
-    for step in wanted.values():
+    for step in needed:
         checkpoint = checkpoints / f"step-{step}"
         if wrong := damage(checkpoint, trained):
             discard(checkpoint)
             raise set_aside(marker, f"{checkpoint}: {wrong}", train)
-    for target, step in wanted.items():
-        _export_step(experiment, trained, stats, step, target, with_code)
-        say(f"{experiment.name}: step {step} is exported to {target.relative_to(experiment.root)}")
+    for target, of in wanted.items():
+        _export_steps(experiment, trained, stats, of, target, with_code)
+        what = f"the mean of steps {', '.join(map(str, of))}" if of[1:] else f"step {of[0]}"
+        say(f"{experiment.name}: {what} is exported to {target.relative_to(experiment.root)}")
 
 
-def _export_step(
+def _export_steps(
     experiment: Experiment,
     trained: Mapping[str, Any],
     stats: Mapping[str, Any],
-    step: int,
+    steps: Sequence[int],
     folder: Path,
     with_code: bool,
 ) -> None:
@@ -85,10 +89,11 @@ def _export_step(
         import torch
         from transformers.utils.logging import disable_progress_bar
 
-        from lt25.checkpoints.convert import read_weights
+        from lt25.checkpoints.convert import mean_weights
         from lt25.models.auto import auto_class, make_config
 
-    weights = read_weights(experiment.results_dir / trained["run_dir"] / "checkpoints" / f"step-{step}")
+    checkpoints = experiment.results_dir / trained["run_dir"] / "checkpoints"
+    weights = mean_weights([checkpoints / f"step-{step}" for step in steps])
     with torch.device("meta"):
         model = auto_class(experiment.task).from_config(make_config(trained["identity"]["model"]))
     model.load_state_dict(weights, assign=True)
@@ -98,8 +103,9 @@ def _export_step(
     record = {
         "experiment": experiment.name,
         "task": experiment.task,
-        "step": step,
-        "fingerprint": f"{trained['fingerprint']}-{step}",
+        "step": steps[-1],
+        **({"averaged": list(steps)} if len(steps) > 1 else {}),
+        "fingerprint": model_fingerprint(trained, steps),
         "dataset": experiment.dataset.name,
         "data": stats["fingerprint"],
         "parameters": trained["parameters"],
@@ -112,7 +118,7 @@ def _export_step(
                 shutil.copy(experiment.processed_dir / name, partial / name)
         if with_code:
             write_code(partial, experiment.task)
-        write_text(partial / "README.md", model_card(experiment, trained, stats, step, with_code))
+        write_text(partial / "README.md", model_card(experiment, trained, stats, steps, with_code))
         write_record(partial / "export.json", record, sorted(partial.iterdir()))
         _replace_files(partial, folder)
 

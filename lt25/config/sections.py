@@ -103,6 +103,14 @@ TRAINING: Section = {
         True,
         {"minimum": 0, "exclusiveMaximum": 1},
     ),
+    "intermediate_ctc": Key(
+        "number",
+        0.0,
+        "weight of a second CTC loss, of the logits of a speech recogniser's middle layer, against that of the last, usually "
+        "0.3; the recorded training loss is both; torchtitan has no such key",
+        True,
+        {"minimum": 0, "exclusiveMaximum": 1},
+    ),
     "enable_cpu_offload": Key("boolean", False, "keep weights and optimizer in the CPU's memory (FSDP2)", False),
     "gc_freq": Key("integer", 50, "steps between two collections of Python's garbage", False, _POSITIVE),
     "gc_debug": Key("boolean", False, "collect garbage at every step and warn of what holds GPU memory", False),
@@ -221,6 +229,15 @@ CHECKPOINT: Section = {
         "such key",
         True,
         {"enum": ["latest", "best"]},
+    ),
+    # Of a run that is trained, another number is exported without training again.
+    "average": Key(
+        "integer",
+        1,
+        "so many checkpoints are exported as one, the mean of their weights: the last, and those of the last multiples of "
+        "`interval` before it; torchtitan has no such key",
+        False,
+        _POSITIVE,
     ),
     "load_step": Key(
         "integer", -1, "the checkpoint that training goes on from; -1: the newest", False, {"minimum": -1}

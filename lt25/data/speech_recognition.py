@@ -160,6 +160,8 @@ def transforms(split: PreparedSplit, augment: Mapping[str, Any], training: bool)
     masks: tuple[ItemTransform, ...] = ()
     if augment.get("time_masks") or augment.get("band_masks"):
         masks = (partial(_mask, **{name: augment[name] for name in MASKS}),)
+        if augment.get("consistency"):
+            masks = (partial(_second_view, mask=masks[0]), *masks)
     if not holds_audio(split):
         for name in OF_AUDIO:
             if augment.get(name) is not None:
@@ -226,6 +228,11 @@ def _mask(
     return {**item, "input": frames}
 
 
+def _second_view(item: Item, generator: torch.Generator, mask: ItemTransform) -> Item:
+    """Add a view of the frames under masks of its own, ``second``; all that was done before is common to both views."""
+    return {**item, "second": mask(item, generator)["input"]}
+
+
 def _span(length: int, widest: int, generator: torch.Generator) -> slice:
     """Draw a part of a dimension, at most ``widest`` long."""
     width = int(torch.randint(widest + 1, (), generator=generator))
@@ -243,12 +250,14 @@ def collate(items: list[Item], grid: Grid = NO_GRID) -> Batch:
     """Join examples into a batch.
 
     Args:
-        items: ``{"input": [T, F], "label": int32 [L]}`` each.
+        items: ``{"input": [T, F], "label": int32 [L]}`` each, and ``second`` [T, F] where utterances have two views: the second
+            ones are then further utterances of the batch, after the first ones of all.
         grid: further padding.
 
     Returns:
         ``input_features`` float32 [B, T, F], ``attention_mask`` int64 [B, T], ``labels`` int64 [B, L] padded with `IGNORE`.
     """
+    items = [*items, *({**item, "input": item["second"]} for item in items if "second" in item)]
     features, mask = pad([item["input"] for item in items], grid)
     most = max(grid.labels, *(len(item["label"]) for item in items))
     labels = torch.full((len(items), most), IGNORE)

@@ -10,7 +10,7 @@ from lt25 import files
 from lt25.data.shards import believe
 from lt25.errors import UserError
 from lt25.evaluation import decoder, harness
-from lt25.experiment import Experiment, exported_step
+from lt25.experiment import Experiment, exported_steps, model_fingerprint
 from lt25.importing import without_compiler, without_garbage
 
 __all__ = ["believe_model", "evaluate", "require"]
@@ -55,7 +55,8 @@ def believe_model(experiment: Experiment, model_dir: Path) -> dict[str, Any]:
     found = files.believe(record, export)
     if (results / "train.json").exists() and record.is_relative_to(results):
         trained = files.read_record(results / "train.json", f"lt25 train {experiment.arguments}")
-        wanted = f"{trained['fingerprint']}-{step or exported_step(trained)}"
+        steps = [int(step)] if step else exported_steps(trained, experiment.job["checkpoint"])
+        wanted = model_fingerprint(trained, steps)
         if found["fingerprint"] != wanted:
             complaint = f"{model_dir}: exported from {found['fingerprint']}, and what was trained is {wanted}"
             raise files.set_aside(record, complaint, export)

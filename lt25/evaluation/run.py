@@ -63,6 +63,7 @@ def run(
         "task": experiment.task,
         "experiment": experiment.name,
         "step": (exported or {}).get("step"),
+        **({"averaged": exported["averaged"]} if exported and "averaged" in exported else {}),
         "model": (exported or {}).get("fingerprint"),
         "headline": headline,
         "device": torch.cuda.get_device_name(device)

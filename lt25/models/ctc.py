@@ -27,12 +27,14 @@ class CTCOutput(ModelOutput):
             these are anything.
         logit_lengths: int64 [B], frames of each utterance.
         hidden_states: float [B, T', hidden_size] of each layer, if asked for.
+        intermediate_logits: float [B, T', vocab_size] of the middle layer, anything past the end of an utterance, if asked for.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     logit_lengths: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    intermediate_logits: Tensor | None = None
 
 
 class HGRNForCTC(HGRNPreTrainedModel):
@@ -55,6 +57,7 @@ class HGRNForCTC(HGRNPreTrainedModel):
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        output_intermediate_logits: bool = False,
         num_items_in_batch: int | Tensor | None = None,
         **kwargs,
     ) -> CTCOutput:
@@ -64,17 +67,21 @@ class HGRNForCTC(HGRNPreTrainedModel):
             input_features: float [B, T, input_size].
             attention_mask: [B, T], 1 for frames and then 0 for padding; all frames count if None.
             labels: int [B, L], padded with -100.
+            output_intermediate_logits: return also what norm and head make of the stream after half of the layers, rounded down.
             num_items_in_batch: what the summed loss is divided by, where a step accumulates several batches; by default
                 the number of labels in this batch.
         """
         outputs = self.model(
-            input_features=input_features, attention_mask=attention_mask, output_hidden_states=output_hidden_states
+            input_features=input_features,
+            attention_mask=attention_mask,
+            output_hidden_states=output_hidden_states,
+            intermediate_layers=self.config.num_hidden_layers // 2 if output_intermediate_logits else None,
         )
-        logits, group = to_classes(outputs.last_hidden_state, self.ctc_head), self.model.group
-        if group is not None:
-            # The loss reads all of an utterance, on each of the processes that share it.
-            logits = joined(logits, group)
-            attention_mask = None if attention_mask is None else whole(attention_mask, group)
+        logits, intermediate = self._logits(outputs.last_hidden_state), None
+        if outputs.intermediate_state is not None:
+            intermediate = self._logits(outputs.intermediate_state)
+        if self.model.group is not None and attention_mask is not None:
+            attention_mask = whole(attention_mask, self.model.group)
         blank = self.config.pad_token_id or 0
         if attention_mask is None:
             logit_lengths = logits.new_full(logits.shape[:1], logits.shape[1], dtype=torch.int64)
@@ -90,7 +97,18 @@ class HGRNForCTC(HGRNPreTrainedModel):
         if labels is not None:
             count = (labels >= 0).sum().clamp_min(1) if num_items_in_batch is None else num_items_in_batch
             loss = ctc_loss(logits, logit_lengths, labels, blank) / count
-        return CTCOutput(loss=loss, logits=logits, logit_lengths=logit_lengths, hidden_states=outputs.hidden_states)
+        return CTCOutput(
+            loss=loss,
+            logits=logits,
+            logit_lengths=logit_lengths,
+            hidden_states=outputs.hidden_states,
+            intermediate_logits=intermediate,
+        )
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """The logits [B, T, vocab_size] of hidden states [B, T', H]: of all of an utterance on each process that shares it."""
+        logits = to_classes(hidden, self.ctc_head)
+        return logits if self.model.group is None else joined(logits, self.model.group)
 
     @torch.inference_mode()
     def stream(self, input_features: Tensor, cache: HGRNCache, last: bool = False) -> Tensor:

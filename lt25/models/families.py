@@ -53,6 +53,8 @@ class Family:
         graphs: True if a training step does nothing but what a CUDA graph can record; on a GPU it then is.
         linear_head: True if a language model's logits are its base model's last hidden state times the head's weight and nothing
             else, so that head and loss can be computed together.
+        intermediate: True if a speech recogniser gives the logits of its middle layer too, where it is asked for them by
+            ``output_intermediate_logits``.
         state: True if forward hands on what it remembers (`past_key_values`), so that a text can be read in pieces.
         gates: what the names of the parameters of forget gates end in, which may have a learning rate of their own.
         parallelism: those of `lt25.models.meshes.KINDS` that give the numbers of a single device.
@@ -76,6 +78,7 @@ class Family:
     lacks: Mapping[str, str] = field(default_factory=dict)
     graphs: bool = True
     linear_head: bool = False
+    intermediate: bool = False
     state: bool = True
     gates: tuple[str, ...] = ()
     parallelism: tuple[str, ...] = ("data",)
@@ -374,6 +377,7 @@ register(
         },
         module="lt25.models.auto",
         linear_head=True,
+        intermediate=True,
         gates=("lower_bounds", "f_proj.weight", "f_conv1d.weight"),
         parallelism=(*_SPLIT, "context"),
         crosses_layers=("lower_bounds",),

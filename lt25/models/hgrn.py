@@ -4,6 +4,7 @@ Parameters have the names and the meaning they have in flash-linear-attention, w
 sequences, T steps, H hidden_size, D recurrent channels, L layers.
 """
 
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -401,6 +402,18 @@ class HGRNPreTrainedModel(ModelHooks):
             init.zeros_(module.lower_bounds)
 
 
+@dataclass
+class HGRNOutput(BaseModelOutputWithPast):
+    """What HGRNModel returns.
+
+    Attributes:
+        intermediate_state: float [B, T', H], what the final norm makes of the residual stream after a layer on the way, if asked
+            for.
+    """
+
+    intermediate_state: Tensor | None = None
+
+
 class HGRNModel(HGRNPreTrainedModel):
     """The stack of layers: tokens or features in, hidden states out.
 
@@ -436,8 +449,9 @@ class HGRNModel(HGRNPreTrainedModel):
         use_cache: bool | None = None,
         cu_seqlens: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        intermediate_layers: int | None = None,
         **kwargs,
-    ) -> BaseModelOutputWithPast:
+    ) -> HGRNOutput:
         """Runs the stack.
 
         Args:
@@ -448,10 +462,11 @@ class HGRNModel(HGRNPreTrainedModel):
             use_cache: return a cache; by default config.use_cache when not training, never for features or packing.
             cu_seqlens: int [N + 1], boundaries of sequences packed along time, with B = 1 and no mask.
             output_hidden_states: return the input of each layer and the final output as well.
+            intermediate_layers: return what the final norm makes of the stream after so many layers as well.
 
         Returns:
             last_hidden_state [B, T', H], T' = ceil(T / subsampling) for features and T otherwise; past_key_values;
-            hidden_states.
+            hidden_states; intermediate_state.
 
         Raises:
             ValueError: not exactly one kind of input, packing together with a mask or a cache, a cache for a
@@ -482,18 +497,21 @@ class HGRNModel(HGRNPreTrainedModel):
         lower_bounds = self._lower_bounds() if cache is None or cache.lower_bounds is None else cache.lower_bounds
         if cache is not None and not torch.is_grad_enabled():
             cache.lower_bounds = lower_bounds
-        all_hidden, residual = [], None
-        for layer, lower_bound in zip(self.layers, lower_bounds, strict=True):
+        all_hidden, residual, intermediate = [], None, None
+        for done, (layer, lower_bound) in enumerate(zip(self.layers, lower_bounds, strict=True), start=1):
             if keep_hidden:
                 all_hidden.append(hidden if residual is None else hidden + residual)
             hidden, residual = layer(hidden, residual, lower_bound, mask, cu_seqlens, cache)
+            if done == intermediate_layers:
+                intermediate, _ = _add_norm(hidden, residual, self.norm, mask)
         hidden, _ = _add_norm(hidden, residual, self.norm, mask)
         if use_cache and past_key_values is not None:
             past_key_values.steps += hidden.shape[1]
-        return BaseModelOutputWithPast(
+        return HGRNOutput(
             last_hidden_state=hidden,
             past_key_values=past_key_values if use_cache else None,
             hidden_states=(*all_hidden, hidden) if keep_hidden else None,
+            intermediate_state=intermediate,
         )
 
     @torch.no_grad()

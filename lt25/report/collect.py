@@ -11,7 +11,7 @@ from lt25.checkpoints.whole import reachable_steps
 from lt25.data import shards
 from lt25.errors import UserError
 from lt25.evaluation import believe_model
-from lt25.experiment import Experiment
+from lt25.experiment import Experiment, model_fingerprint
 from lt25.files import believe, read_json, read_record, set_aside
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def collect(experiment: Experiment) -> Results:
         believe(folder / "train.json", f"lt25 train {again}")
     final = [metrics] if metrics.get("step") is not None else []
     kept = {
-        m["step"]: m for m in read_steps(experiment) if not train or m["model"] == f"{train['fingerprint']}-{m['step']}"
+        m["step"]: m for m in read_steps(experiment) if not train or m["model"] == model_fingerprint(train, [m["step"]])
     }
     kept.update({m["step"]: m for m in final})
     stats, config = experiment.processed_dir / "stats.json", experiment.root / experiment.path

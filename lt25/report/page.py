@@ -15,7 +15,7 @@ from typing import cast
 
 from markupsafe import Markup, escape
 
-from lt25.checkpoints.card import path_of, step_of
+from lt25.checkpoints.card import path_of, steps_of
 from lt25.experiment import Experiment
 from lt25.progress import say
 from lt25.report import plots
@@ -136,8 +136,8 @@ def facts(results: Results) -> list[tuple[str, str]]:
             ("Trained", f"{train['steps']:,} steps in {duration(train['seconds'])}"),
             ("Trained on", device),
         ]
-        if train.get("best") and metrics.get("step"):
-            rows.append(("Model of step", step_of(train, metrics["step"])))
+        if (train.get("best") or "averaged" in metrics) and metrics.get("step"):
+            rows.append(("Model of step", steps_of(train, metrics.get("averaged", [metrics["step"]]))))
         if train.get("memory_gib"):
             rows.append(("Peak memory", f"{train['memory_gib']:.1f} GiB"))
         if len(train.get("path", [])) > 1:

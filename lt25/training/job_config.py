@@ -66,6 +66,9 @@ class Training:
     label_smoothing: float = 0.0
     """Part of the probability that a classifier is to spread over all classes"""
 
+    intermediate_ctc: float = 0.0
+    """Weight of the loss of a speech recogniser's middle layer"""
+
     varlen: bool | None = None
     """Whether the documents of a window are sequences of their own; None: where the model's family can keep them apart"""
 
@@ -93,6 +96,9 @@ class Checkpoint:
 
     keep: Literal["latest", "best"] = "latest"
     """Whether the checkpoint with the best validation metric is kept, and exported"""
+
+    average: int = 1
+    """Of how many checkpoints the mean of the weights is exported"""
 
 
 @dataclass

@@ -4,7 +4,8 @@ A TrainSpec names a model, how to lay it over devices, its data, its loss and it
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -49,7 +50,7 @@ class ModelArgs(BaseModelArgs):
     data: str = ""
     fused_loss: bool = True
     z_loss: float = 0.0
-    label_smoothing: float = 0.0
+    options: Mapping[str, Any] = field(default_factory=dict)
     parameters: int = 0
 
     def update_from_config(self, job_config: Job, **_: Any) -> None:
@@ -57,7 +58,7 @@ class ModelArgs(BaseModelArgs):
         self.seq_len = job_config.training.seq_len
         self.init_from, self.data = job_config.lt25.init_from, job_config.lt25.data
         self.fused_loss, self.z_loss = job_config.training.fused_loss, job_config.training.z_loss
-        self.label_smoothing = job_config.training.label_smoothing
+        self.options = {**vars(job_config.training), **json.loads(job_config.lt25.augment)}
 
     def get_nparams_and_flops(self, model: nn.Module, seq_len: int) -> tuple[int, int]:
         """Return the number of parameters, and the floating-point operations of a token's training: 6 a parameter."""
@@ -78,8 +79,10 @@ class TaskModel(nn.Module):
         # Windows that stand one after the other, in place of packed sequences.
         family, task = find(fields["model_type"]), TASKS[args.task]
         self.window = args.seq_len if not family.cu_seqlens else None
-        self.task, self.z_loss, self.label_smoothing = args.task, args.z_loss, args.label_smoothing
+        self.task, self.z_loss = args.task, args.z_loss
         self.hf: PreTrainedModel = make_model(fields, args.task)
+        names = getattr(self.losses, "OPTIONS", ())
+        self.options = {name: args.options[name] for name in names if name in args.options}
         fused = args.fused_loss and family.linear_head and hasattr(self.losses, "of_head")
         self.head = family.heads[task.auto_model] if fused else None
         self.of_head = self.losses.of_head if fused else None
@@ -100,8 +103,7 @@ class TaskModel(nn.Module):
             inputs = inputs.view(-1, self.window)
         if self.training and labels is not None and hasattr(self.losses, "of_training"):
             targets = {name: extra.pop(name) for name in self.losses.TARGETS if name in extra}
-            output = self.losses.select(self.hf(inputs, **extra))
-            return self.losses.of_training(output, labels, self.label_smoothing, **targets)
+            return self.losses.of_training(partial(self.hf, inputs, **extra), labels, **self.options, **targets)
         head = self.hf.get_submodule(self.head) if self.head else None
         if labels is None or head is None or self.of_head is None or not is_plain(nn.Linear, head):
             return self.losses.select(self.hf(inputs, **extra))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lt25.checkpoints.card import path_of, step_of
+from lt25.checkpoints.card import path_of, steps_of
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,9 @@ def test_a_path_is_told_segment_by_segment(path, steps, told):
 
 def test_the_best_step_says_that_it_is_and_by_what():
     best = {"step": 5, "metric": "accuracy", "value": 0.98123}
-    assert step_of({"steps": 12}, 12) == "12 of 12"
-    assert step_of({"steps": 12, "best": None}, 12) == "12 of 12"
-    assert step_of({"steps": 12, "best": best}, 5) == "5 of 12, the best on the validation split (accuracy 0.9812)"
+    assert steps_of({"steps": 12}, [12]) == "12 of 12"
+    assert steps_of({"steps": 12, "best": None}, [12]) == "12 of 12"
+    assert steps_of({"steps": 12, "best": best}, [5]) == "5 of 12, the best on the validation split (accuracy 0.9812)"
     # Another kept checkpoint of the same training.
-    assert step_of({"steps": 12, "best": best}, 8) == "8 of 12"
+    assert steps_of({"steps": 12, "best": best}, [8]) == "8 of 12"
+    assert steps_of({"steps": 12}, [4, 8, 12]) == "the mean of 4, 8, 12 of 12"

@@ -9,11 +9,13 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoFeatureExtractor, dynamic_module_utils
 
+from lt25 import provenance
 from lt25.checkpoints import convert, plain
 from lt25.checkpoints.code import check_own
 from lt25.checkpoints.export import export
 from lt25.errors import UserError
-from lt25.experiment import TASKS
+from lt25.evaluation import believe_model
+from lt25.experiment import TASKS, load_experiment
 from lt25.files import believe, write_record
 from lt25.models.auto import auto_class
 from tests import tiny
@@ -57,6 +59,34 @@ def test_logits_are_equal_before_and_after_and_a_step_has_its_own_folder(trained
     export(trained)
     assert (trained.results_dir / "hf" / "step-4" / "config.json").is_file()
     assert not list(trained.results_dir.glob(".hf*"))
+
+
+def test_the_mean_of_checkpoints_is_exported_and_said_to_be_one(trained):
+    one = load_experiment(trained.path)
+    export(one)
+    averaging = load_experiment(trained.path, ["checkpoint.average=3"])
+    assert averaging.results_dir == one.results_dir, "no other training"
+    with pytest.raises(
+        UserError, match=r"hf: exported from .*-12, and what was trained is .*-4-8-12: run `lt25 export tiny"
+    ):
+        believe_model(averaging, one.results_dir / "hf")
+    export(averaging)
+    folder = one.results_dir / "hf"
+    record = believe_model(averaging, folder)
+    assert (record["step"], record["averaged"]) == (12, [4, 8, 12])
+    assert (
+        record["fingerprint"].endswith("-4-8-12") and "the mean of 4, 8, 12 of 12" in (folder / "README.md").read_text()
+    )
+    assert "    averaged: 4, 8, 12" in provenance.tell(str(folder))
+    steps = [tiny.weights(one, step) for step in (4, 8, 12)]
+    exported = auto_class(one.task).from_pretrained(folder).state_dict()
+    for name, tensor in exported.items():
+        mean = torch.stack([weights[name] for weights in steps]).double().mean(0)
+        torch.testing.assert_close(tensor, mean.to(tensor.dtype), rtol=0, atol=1e-7)
+        assert not torch.equal(tensor, steps[-1][name]) or torch.equal(steps[0][name], steps[-1][name])
+    export(averaging, [8])
+    assert "averaged" not in believe_model(averaging, folder / "step-8"), "a step alone is that step"
+    export(one)
 
 
 def test_steps_in_one_process_are_exported_as_one_by_one(trained):

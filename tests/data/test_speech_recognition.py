@@ -9,7 +9,7 @@ from lt25.data.audio import from_int16, to_int16
 from lt25.data.loader import StepBatches
 from lt25.data.order import Reading, Share
 from lt25.data.prepared import PreparedSplit
-from lt25.data.speech_recognition import source, transforms
+from lt25.data.speech_recognition import collate, source, transforms
 from lt25.errors import UserError
 from tests.data import make
 
@@ -371,6 +371,28 @@ def test_masks_cover_some_frames_and_bands_with_the_mean(stored, store):
     assert max(drawn) > 3 and len(set(map(int, drawn))) > 3
     assert torch.equal(split[0]["input"], before), "what is stored stays as it is"
     assert torch.equal(transforms(split, masks, training=False).of_item(split[0])["input"], whole)
+
+
+@pytest.mark.parametrize("store", ["features", "audio"])
+def test_two_views_have_masks_of_their_own_and_all_else_in_common(stored, store):
+    split = PreparedSplit(stored[store], "train")
+    masks = {"time_masks": 2, "time_width": 0.3, "band_masks": 1, "band_width": 8}
+    augment = {"speed": [0.8, 1.25], "noise_db": [10, 20], "gain_db": [-6, 6]} if store == "audio" else {}
+    plain = transforms(split, augment, training=True)
+    transform = transforms(split, {**augment, **masks, "consistency": 0.2}, training=True)
+    items = [transform.of_item(split[index], 1, 3, index) for index in range(2)]
+    for index, item in enumerate(items):
+        whole, hidden = (
+            plain.of_item(split[index], 1, 3, index)["input"],
+            [item[view] == 0 for view in ("input", "second")],
+        )
+        for view, mask in zip(("input", "second"), hidden, strict=True):
+            assert torch.equal(item[view], whole.masked_fill(mask, 0)) and mask.any()
+        assert not torch.equal(*hidden)
+    batch, first = collate(items), collate([{"input": item["input"], "label": item["label"]} for item in items])
+    second = collate([{"input": item["second"], "label": item["label"]} for item in items])
+    assert all(torch.equal(batch[name], torch.cat((first[name], second[name]))) for name in first)
+    assert "second" not in transforms(split, {**masks, "consistency": 0.2}, training=False).of_item(split[0])
 
 
 def test_a_gain_of_stored_features_is_refused(stored):

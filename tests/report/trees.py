@@ -39,7 +39,7 @@ def make(root: Path, task: str, name: str, **evaluation) -> Experiment:
         model={"model_type": "lt25_hgrn"},
         init_from=None,
         evaluation=evaluation,
-        job={"training": {"steps": 600}},
+        job={"training": {"steps": 600}, "checkpoint": {"interval": 100, "average": 1}},
     )
     write(root / experiment.path, f"# An experiment.\ntask: {task}\ndataset: {name}  # here\nsteps: 600\n")
     write_record(

@@ -66,6 +66,14 @@ OPTIONS = [
     ("TP 2", "language_modeling", {"model": {"use_short_conv": True}, "training": {"z_loss": 1e-3}}),
     ("TP 2", "language_modeling", {"parallelism": {"disable_loss_parallel": True}}),
     ("TP 2", "speech_recognition", {"model": {"bidirectional": True, "subsampling": 2}}),
+    *(
+        (
+            mesh,
+            "speech_recognition",
+            {"training": {"intermediate_ctc": 0.3}, "augment": {"consistency": 0.2, "time_masks": 1}},
+        )
+        for mesh in ("DDP 2", "FSDP 2", "TP 2", "CP 2")
+    ),
     ("TP 2", "classification", {"model": {"bidirectional": True, "pooling": "last"}}),
     (
         "PP 2",

@@ -8,8 +8,10 @@ A module has:
     COMPILES                whether `torch.compile` can take the loss
     of_head(hidden, weight, labels, z_loss)     left out, or the loss from what a linear head reads and the head's weight, which
                             then stands for the output: `loss` returns it as it is
-    of_training(output, labels, label_smoothing, **targets)     left out, or the loss in training, of which ``loss`` is then
-                            what validation measures; targets: those tensors of the batch that ``TARGETS`` names
+    of_training(run, labels, **options, **targets)      left out, or the loss in training, of which ``loss`` is then what
+                            validation measures; run: computes the model, with further arguments if given; options: those keys of
+                            an experiment's sections ``training`` and ``augment`` that ``OPTIONS`` names; targets: those tensors
+                            of the batch that ``TARGETS`` names
     infinite(inputs, labels, config)    left out, or how many examples of a batch have an infinite loss, which `loss` counts as 0:
                             from the model's inputs, the labels and the model's config
     sentences(output, labels, folder)   left out, or what the first utterances of a batch say and what is heard, in pairs; folder:

@@ -1,5 +1,6 @@
 """Cross entropy and accuracy of a classifier."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from torch import Tensor
 from lt25.training.losses import count, summed_cross_entropy
 
 METRIC, DIRECTION, COMPILES = "accuracy", "max", True
-TARGETS = ("partners", "shares")
+OPTIONS, TARGETS = ("label_smoothing",), ("partners", "shares")
 
 
 def select(output: Any) -> Tensor:
@@ -22,22 +23,22 @@ def loss(output: Tensor, labels: Tensor) -> Tensor:
 
 
 def of_training(
-    output: Tensor,
+    run: Callable[..., Any],
     labels: Tensor,
-    label_smoothing: float,
+    label_smoothing: float = 0.0,
     partners: Tensor | None = None,
     shares: Tensor | None = None,
 ) -> Tensor:
     """Return the summed cross entropy with targets that are softer than the labels.
 
     Args:
-        output: logits, float [B, classes].
+        run: computes the model, whose logits are float [B, classes].
         labels: int64 [B].
         label_smoothing: part of the probability that is spread over all classes.
         partners: int64 [B], the class of what was mixed into each example, if anything was.
         shares: float [B], in 0..1, its part in the example.
     """
-    logits = output.float()
+    logits = run().logits.float()
     if partners is None or shares is None:
         return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
     own, other = (

@@ -1,7 +1,7 @@
 """Connectionist temporal classification (CTC) and the error rate of greedy decoding."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lt25.ops import ctc_loss, frames_needed, greedy_ids
 from lt25.training.losses import IGNORE
 
 METRIC, DIRECTION, COMPILES = "wer", "min", False
+OPTIONS, TARGETS = ("intermediate_ctc", "consistency"), ()
 
 BLANK, SPACE = 0, 1
 """Where the vocabulary of `lt25.data.speech_recognition` has them."""
@@ -25,9 +26,51 @@ def select(output: Any) -> tuple[Tensor, Tensor]:
     return output.logits, output.logit_lengths
 
 
-def loss(output: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
-    """Return the summed CTC loss: ``(logits, lengths)`` of `select`, labels int64 [B, L] padded with `IGNORE`."""
-    return ctc_loss(*output, labels, BLANK)
+def loss(output: tuple[Tensor, Tensor] | Tensor, labels: Tensor) -> Tensor:
+    """Return the summed CTC loss: ``(logits, lengths)`` of `select`, labels int64 [B, L] padded with `IGNORE`.
+
+    What `of_training` made is returned as it is.
+    """
+    return output if isinstance(output, Tensor) else ctc_loss(*output, labels, BLANK)
+
+
+def of_training(
+    run: Callable[..., Any], labels: Tensor, intermediate_ctc: float = 0.0, consistency: float = 0.0
+) -> Tensor:
+    """Return the summed CTC loss with what regularises it.
+
+    Args:
+        run: computes the model, of an `lt25.models.ctc.CTCOutput`.
+        labels: int64 [B, L], padded with `IGNORE`.
+        intermediate_ctc: w of (1 - w) CTC + w CTC of the middle layer, whose outputs pass the same head (Lee and Watanabe,
+            2021, https://arxiv.org/abs/2102.03216, equation 9).
+        consistency: factor of `divergence`; B is then even, and the second half of the batch are the utterances of the first, in
+            their order, heard with other masks (Yao et al., 2024, https://arxiv.org/abs/2410.05101). Every utterance and its
+            labels count twice, so that this is twice the paper's loss, divided by twice as many labels.
+    """
+    output = run(output_intermediate_logits=True) if intermediate_ctc else run()
+    logits, lengths = select(output)
+    total = ctc_loss(logits, lengths, labels, BLANK)
+    if intermediate_ctc:
+        total = total.lerp(ctc_loss(output.intermediate_logits, lengths, labels, BLANK), intermediate_ctc)
+    return total + consistency * divergence(logits, lengths) if consistency else total
+
+
+def divergence(logits: Tensor, lengths: Tensor) -> Tensor:
+    """Return how far apart two views of utterances are, in nats.
+
+    Each view's distributions over the symbols learn from the other's, through which no gradient passes: the sum over frames of
+    KL(other || own), in both directions.
+
+    Args:
+        logits: float [2 N, T, V]; the second view of row n is row N + n.
+        lengths: int64 [2 N], frames that count.
+    """
+    own = logits.log_softmax(-1, torch.float32)
+    other = own.detach().roll(len(own) // 2, 0)
+    apart = (other.exp() * (other - own)).sum(-1)
+    inside = torch.arange(apart.shape[1], device=apart.device) < lengths[:, None]
+    return torch.where(inside, apart, 0).sum()
 
 
 def infinite(inputs: Mapping[str, Tensor], labels: Tensor, config: Mapping[str, Any]) -> Tensor:
