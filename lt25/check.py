@@ -4,7 +4,6 @@ What concerns its files and keys is checked whenever an experiment is loaded, by
 model to start from and the devices.
 """
 
-import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -169,8 +168,7 @@ def check_sounds(experiment: Experiment) -> None:
     """
     for key in TASKS[experiment.task].augment_folders:
         if folder := experiment.augment.get(key):
-            with contextlib.chdir(experiment.root):
-                Sounds(folder, key)
+            Sounds(str(experiment.root / Path(folder).expanduser()), key)
 
 
 def check_tokenizer(experiment: Experiment) -> str:

@@ -94,17 +94,18 @@ class Sounds:
         return UserError(f"augment.{self.key}: {path}: {why}: mend or remove it")
 
 
-def by_content(augment: Mapping[str, Any], folders: Iterable[str]) -> dict[str, Any]:
-    """Return an ``augment`` section with the hash of what is in a folder in place of where that is.
+def contents(augment: Mapping[str, Any], folders: Iterable[str], root: Path = Path()) -> dict[str, str]:
+    """Return a hash of what is in each folder of sounds that an ``augment`` section names, by the key that names it.
 
     Args:
         augment: the section.
         folders: those of its keys that name a folder.
+        root: what the paths of folders are relative to.
 
     Raises:
         UserError: if there is no such folder, or no sound in it.
     """
-    return {**augment, **{key: _content(Path(augment[key]).expanduser(), key) for key in folders if augment.get(key)}}
+    return {key: _content(root / Path(augment[key]).expanduser(), key) for key in folders if augment.get(key)}
 
 
 def _names(root: Path, key: str) -> list[str]:

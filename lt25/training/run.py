@@ -23,11 +23,9 @@ from filelock import FileLock, Timeout
 from lt25 import files
 from lt25.checkpoints.whole import damage, kept_steps, manifest
 from lt25.config.sections import training_identity
-from lt25.data.sounds import by_content
 from lt25.errors import UserError
 from lt25.experiment import digest
 from lt25.files import load_record, read_record, whole_file, write_json, write_record
-from lt25.tasks import TASKS
 
 HISTORY = "metrics.jsonl"
 """The run's log, one line a logged step; each checkpoint holds what it was at its step, under the same name."""
@@ -85,12 +83,12 @@ def identity_of(job: Mapping[str, Any], processes: int) -> dict[str, Any]:
         processes: how many ranks train.
 
     Raises:
-        UserError: if the data, the model to start from or a folder of sounds is not there.
+        UserError: if the data or the model to start from is not there.
     """
     local, total = job["training"]["local_batch_size"], job["training"]["global_batch_size"]
     # Ranks that share a layer, a sequence or a model take the same examples.
     split = math.prod(job["parallelism"][f"{kind}_parallel_degree"] for kind in ("tensor", "context", "pipeline"))
-    lt25, folders = job["lt25"], TASKS[job["model"]["name"]].augment_folders
+    lt25 = job["lt25"]
     data = read_record(Path(lt25["data"]) / "stats.json", f"lt25 prepare {lt25['arguments']}")
     start = None
     if lt25["init_from"]:
@@ -98,6 +96,8 @@ def identity_of(job: Mapping[str, Any], processes: int) -> dict[str, Any]:
         exported = folder.parts[0] == "results"
         again = f"lt25 export {folder.parent.name}" if exported else f"lt25 configure {lt25['arguments']}"
         start = read_record(folder / "export.json", again)["fingerprint"]
+    # What is in a folder decides, and not where it lies.
+    sounds = json.loads(lt25.get("sounds", "{}"))
     return {
         **training_identity(job),
         "global_batch_size": total if total > 0 else local * (processes // split),
@@ -106,7 +106,7 @@ def identity_of(job: Mapping[str, Any], processes: int) -> dict[str, Any]:
         "init_from": start,
         # Left out where there is none, so that such a run's fingerprint does not depend on what could be augmented.
         **({"probabilities": several} if len(several := lt25["probabilities"]) > 1 else {}),
-        **({"augment": augment} if (augment := by_content(json.loads(lt25["augment"]), folders)) else {}),
+        **({"augment": augment} if (augment := json.loads(lt25["augment"]) | sounds) else {}),
     }
 
 

@@ -1,7 +1,6 @@
 """Noises and responses of rooms from folders: which files, what is heard of them, and what is said of those that are bad."""
 
 import io
-import json
 import math
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 
 from lt25.data.audio_augmentation import waveform_transforms
 from lt25.data.batches import Item, seeded
-from lt25.data.sounds import Sounds, by_content
+from lt25.data.sounds import Sounds, contents
 from lt25.errors import UserError
 from tests.data import make
 
@@ -135,10 +134,10 @@ def test_what_is_in_a_folder_decides_and_not_where_it_is(noises, tmp_path):
     augment = {"noise_db": [5, 15], "noise_files": noises}
 
     def identity():
-        return by_content(augment, ("rooms", "noise_files"))
+        return contents(augment, ("rooms", "noise_files"))
 
     before = identity()
-    assert before["noise_db"] == [5, 15] and json.dumps(before).count(str(tmp_path)) == 0
+    assert set(before) == {"noise_files"}
     moved = Path(noises).rename(tmp_path / "elsewhere")
     augment["noise_files"] = str(moved)
     assert identity() == before

@@ -11,7 +11,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from lt25.data.acquire import changes
-from lt25.data.sounds import by_content
+from lt25.data.sounds import contents
 from lt25.experiment import Experiment, check_shown, has_curve, load_config, load_experiments, sweep_of
 from lt25.errors import UserError
 from lt25.launch import gpus
@@ -209,11 +209,11 @@ def choices(sweep):
     return [f"results/{sweep}/rungs/step-{rung}.json" for rung in rungs(sweep)]
 
 
-def augment_by_content(wildcards):
-    """What an experiment does to training examples, with the hash of what is in a folder of sounds in the place of its name."""
+def augmentation(wildcards):
+    """What an experiment does to training examples, with a hash of what is in a folder of sounds in the place of its name."""
     experiment = EXPERIMENTS[wildcards.experiment]
     try:
-        return by_content(experiment.augment, TASKS[experiment.task].augment_folders)
+        return experiment.augment | contents(experiment.augment, TASKS[experiment.task].augment_folders)
     except UserError as error:
         raise WorkflowError(f"{experiment.path}: {error}") from None
 
