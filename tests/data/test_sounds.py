@@ -9,10 +9,14 @@ import pytest
 import soundfile
 import torch
 
+from lt25 import cli, dvc
 from lt25.data.audio_augmentation import waveform_transforms
 from lt25.data.batches import Item, seeded
 from lt25.data.sounds import Sounds, contents
 from lt25.errors import UserError
+from lt25.training.job import job_of, read_job, write_job
+from lt25.training.run import open_run
+from tests import tiny
 from tests.data import make
 
 RATE = 16_000
@@ -148,3 +152,34 @@ def test_what_is_in_a_folder_decides_and_not_where_it_is(noises, tmp_path):
     augment["noise_files"] = str(tmp_path / "gone")
     with pytest.raises(UserError, match=r"^augment.noise_files: .*gone: no such folder"):
         identity()
+
+
+def test_another_noise_makes_another_run_of_the_same_experiment_wherever_it_lies(noises, tmp_path, monkeypatch, capsys):
+    root = tiny.make_project(tmp_path / "project")
+    monkeypatch.chdir(root)
+    Path(noises).rename(root / "noises")
+    augment = {"noise_db": [5, 15], "noise_files": "noises"}
+    experiment = tiny.tiny(root, "speech_recognition", prepare={"store": "audio"}, augment=augment)
+
+    def fingerprint():
+        job = read_job(write_job(experiment))
+        return open_run(job, job, 1).fingerprint
+
+    assert cli.main(["check", "tiny"]) == 0
+    before = fingerprint()
+    assert fingerprint() == before and "noises" in dvc.stages([experiment])
+    sound(root / "noises/c.ogg", tone(2000))
+    assert fingerprint() != before
+    make.write(root / "noises/d.wav", "no audio")
+    capsys.readouterr()
+    assert cli.main(["check", "tiny"]) == 2
+    assert "tiny: augment.noise_files: " in (said := capsys.readouterr().out) and said.count("\n") == 1
+    (root / "noises").rename(root / "elsewhere")
+    with pytest.raises(UserError, match=r"^augment.noise_files: .*noises: no such folder"):
+        job_of(experiment)
+
+
+def test_noise_is_for_a_level_that_is_said(tmp_path):
+    root = tiny.make_project(tmp_path)
+    with pytest.raises(UserError, match=r"augment.noise_files: needs augment.noise_db, .* as \[5, 40\]$"):
+        tiny.write_experiment(root, "speech_recognition", prepare={"store": "audio"}, augment={"noise_files": "noises"})
