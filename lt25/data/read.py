@@ -1,9 +1,10 @@
 """Examples as published, whatever the kind of files that a dataset's folder holds.
 
-A table (CSV, JSON lines, Parquet) gives its columns; where a role that takes a file (``input``, ``audio``) has a text, that is
-the name of one. Without a table every file is an example: it gives itself, under ``image``, ``audio``, ``series`` or ``text``,
-``label``, the name of the folder it lies in, ``path``, and ``top``, the first part of ``path`` without suffix. An image,
-recording or array is ``{"bytes": ..., "path": ...}``, as on the Hugging Face Hub.
+A table (CSV, JSON lines, Parquet), or a list of another speech toolkit (`lt25.data.toolkits`), gives its columns; where a role
+that takes a file (``input``, ``audio``) has a text, that is the name of one. Without a table every file is an example: it gives
+itself, under ``image``, ``audio``, ``series`` or ``text``, ``label``, the name of the folder it lies in, ``path``, and ``top``,
+the first part of ``path`` without suffix. An image, recording or array is ``{"bytes": ..., "path": ...}``, as on the Hugging Face
+Hub.
 """
 
 import posixpath
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from lt25.data import long_form
+from lt25.data import long_form, toolkits
 from lt25.data.faults import Fault
 from lt25.data.folders import Folder, of_split
 from lt25.data.records import TABLES, Part, Record, has_surrogate, not_in, records, separator, text_codec
@@ -145,6 +146,8 @@ def pieces(dataset: Dataset, folder: Folder, split: str) -> list[Piece]:
     others = [name for part in dataset.splits.values() if not isinstance(part, dict) for name in _listed(part)]
     found = of_split(folder, split, others, dataset.origin.get("files", {}), config)
     tables = [name for name in found if PurePosixPath(name).name in METADATA]
+    if not tables and "audio" in dataset.columns.values():
+        tables = [name for name in found if toolkits.is_list(name)]
     tables = tables or [name for name in found if _suffix(name) in TABLES]
     if tables:
         return [Piece(name, "") for name in tables]
@@ -172,8 +175,11 @@ def unread(names: Collection[str], columns: Iterable[str]) -> list[str]:
         names: of the files.
         columns: what the dataset asks for: without a table files of one kind, and beside one those that it may name.
     """
+    columns = [*columns]
+    lists = toolkits.parts([*names]) if "audio" in columns else set()
+    names = [name for name in names if name not in lists]
     there = {_suffix(name) for name in names}
-    if there & TABLES:
+    if lists or there & TABLES:
         kinds = [kind for kind in KINDS if kind != "text"]
     else:
         kinds = [kind for kind, suffixes in KINDS.items() if suffixes & there and kind in columns][:1]
@@ -293,7 +299,11 @@ def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part 
         return list(dict.fromkeys(source for source in sources.values() if source))
 
     def complete() -> Iterator[Record | Fault]:
-        for record in records(path, name, select, encoding, part):
+        is_list = toolkits.is_list(name)
+        found = (
+            toolkits.records(folder, name, select, encoding) if is_list else records(path, name, select, encoding, part)
+        )
+        for record in found:
             if isinstance(record, Record):
                 of_file = _of_a_file(name)
                 record.values |= {
