@@ -48,6 +48,8 @@ FILE_NAME = "file_name"
 LARGEST = 1 << 30
 """The most bytes of an image, a recording or an array."""
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
 _FILE_ROLES = ("input", "audio")
 _OF_A_FILE = ("label", "path", "top")
 
@@ -268,9 +270,14 @@ def _content(folder: Folder, name: str, where: str) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST:
             raise Fault("a file that cannot be read", where, f"more than {LARGEST >> 30} GiB")
-        return {"path": path.name, "bytes": path.read_bytes()}
+        data = path.read_bytes()
     except OSError as error:
         raise Fault("a file that cannot be read", where, f"cannot be read ({error.strerror})") from None
+    if data.startswith(_POINTER):
+        raise Fault(
+            "a file that cannot be read", where, "a pointer of Git LFS in place of the file: run `git lfs pull`"
+        )
+    return {"path": path.name, "bytes": data}
 
 
 def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part | None) -> Rows:
@@ -379,6 +386,8 @@ def _named(folder: Folder, table: str, written: str, where: str) -> str:
         more = ": it is there, but origin.files leaves it out, or it is new: `lt25 download` notes it"
     elif re.fullmatch(r"[-+]?[\d.,]+", written.strip()):
         more = ": for numbers, name the columns that have them as a list, `input: [a, b]`"
+    elif re.match(r"\s*[a-z0-9]+://", written, re.IGNORECASE):
+        more = ": an address is not fetched: download what it leads to, and name the file"
     elif near := folder.like(written):
         more = f": there is {near}"
     raise Fault("a missing file", at, f"{column}: no such file: {shown}{more}")
