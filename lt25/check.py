@@ -15,6 +15,7 @@ from lt25.checkpoints.whole import kept_steps
 from lt25.config.files import read_model
 from lt25.data import acquire, read
 from lt25.data.folders import Folder
+from lt25.data.sounds import Sounds
 from lt25.errors import Mistakes, UserError
 from lt25.evaluation import decoder
 from lt25.experiment import Experiment, load_config, load_experiment, load_experiments, project_root
@@ -109,6 +110,8 @@ def check_experiment(experiment: Experiment) -> str:
     with mistakes:
         check_start(experiment)
     with mistakes:
+        check_sounds(experiment)
+    with mistakes:
         if options := experiment.evaluation.get("decoder"):
             decoder.require(decoder.located(options, experiment.root))
     mistakes.complain()
@@ -155,6 +158,17 @@ def check_columns(experiment: Experiment) -> str:
                 raise UserError(f"{experiment.path if is_experiments else config}: {complaint} ({first.where})")
             check_labels(experiment, folder, name)
     return ""
+
+
+def check_sounds(experiment: Experiment) -> None:
+    """Look at the header of every sound in the folders that ``augment`` names.
+
+    Raises:
+        UserError: if there is no such folder, no sound in it, or one that cannot be read.
+    """
+    for key in TASKS[experiment.task].augment_folders:
+        if folder := experiment.augment.get(key):
+            Sounds(str(experiment.root / Path(folder).expanduser()), key)
 
 
 def check_tokenizer(experiment: Experiment) -> str:

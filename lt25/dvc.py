@@ -148,6 +148,8 @@ def stages(experiments: Sequence[Experiment], learning_curves: bool = True) -> s
                 *(f"config/datasets/{one.name}.yaml" for each in sharing for one in each.datasets),
                 *(str(experiment.path) for experiment in sharing),
                 *sorted(file for each in sharing for file in set(each.origins.values()) if file.endswith(".json")),
+                # The job has a hash of what is in a folder of sounds.
+                *sorted({folder for each in sharing for folder in _sounds(each)}),
             ],
             outs=[f"data/processed/{name}", *jobs, *(f"results/{one.name}/model/config.json" for one in sharing)],
         )
@@ -195,6 +197,11 @@ def stages(experiments: Sequence[Experiment], learning_curves: bool = True) -> s
         "plots": [{"training loss": together}, *({file: axes} for file, axes in curves.items())],
     }
     return _HEAD + yaml.safe_dump(described, sort_keys=False, width=10**6, allow_unicode=True)
+
+
+def _sounds(experiment: Experiment) -> list[str]:
+    named = (experiment.augment.get(key) for key in TASKS[experiment.task].augment_folders)
+    return [str(Path(folder).expanduser()) for folder in named if folder]
 
 
 def _stage(

@@ -15,6 +15,7 @@ from lt25.config.sections import CONFIG, DATASET, JOB
 from lt25.data.faults import REASONS
 from lt25.data.read import KINDS, UNREAD
 from lt25.data.records import TABLES
+from lt25.data.toolkits import COLUMNS
 from lt25.files import write_text
 from lt25.models import families, meshes
 from lt25.tasks import TASKS
@@ -92,7 +93,17 @@ def _files() -> list[list[str]]:
         [f"{of_unread[kind]} ({_named_suffixes(suffixes)})", f"nothing: {advice}", ""]
         for kind, (suffixes, advice) in UNREAD.items()
     ]
-    return [[f"tables ({_named_suffixes(TABLES)})", "an example a row", "the names of its columns"], *rows, *unread]
+    columns = ", ".join(f"`{column}`" for column in COLUMNS)
+    lists = [
+        ["folders of Kaldi's (`wav.scp`, `text`, `utt2spk`, `segments`)", "an example an utterance", columns],
+        ["lists of Lhotse's (`.jsonl.gz`): cuts, or recordings and supervisions", "an example a supervision", columns],
+    ]
+    return [
+        [f"tables ({_named_suffixes(TABLES)})", "an example a row", "the names of its columns"],
+        *lists,
+        *rows,
+        *unread,
+    ]
 
 
 def _named_suffixes(suffixes: set[str]) -> str:

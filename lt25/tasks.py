@@ -75,6 +75,7 @@ class Task:
         prepare: the keys of an experiment's ``prepare`` section.
         evaluation: the keys of an experiment's ``evaluation`` section.
         augment: the keys of an experiment's ``augment`` section: what is done to training examples at random.
+        augment_folders: those of them that name a folder of sounds; the content of its files decides where a run arrives.
         decided: the keys of the model's config that the data decides, and an experiment may not set.
         row_complaint: of the resolved ``prepare`` and ``augment`` sections and an example (`lt25.data.read.Row`), what does not
             fit, beginning with the key, or None: `lt25 check` asks of the first example of each split.
@@ -97,6 +98,7 @@ class Task:
     prepare: Section
     evaluation: Section
     augment: Section = field(default_factory=dict)
+    augment_folders: tuple[str, ...] = ()
     complaint: Callable[[Mapping[str, Any], Mapping[str, Any]], str | None] = field(
         default=lambda prepare, augment: None
     )
@@ -154,6 +156,21 @@ FAULTY = Key(
 """A key of every task's ``prepare`` section: what `lt25.data.faults` goes by."""
 
 
+def _factors(what: str, needs: str) -> Key:
+    """Return a key of ``augment`` that lists factors, one of which is drawn for each recording."""
+    return Key(
+        ("array", "null"),
+        None,
+        f"{what} by one of these factors, `[0.9, 1, 1.1]`, drawn anew for each in every epoch; {needs}",
+        True,
+        {"items": {"type": "number", "minimum": 0.5, "maximum": 2}, "minItems": 1},
+    )
+
+
+def _equalise_db(meaning: str) -> Key:
+    return Key(("number", "null"), None, meaning, True, {"exclusiveMinimum": 0, "maximum": 40})
+
+
 def _image_complaint(prepare: Mapping[str, Any], augment: Mapping[str, Any]) -> str | None:
     layout = prepare["layout"]
     if prepare["permutation"] is not None and layout != "pixels":
@@ -180,7 +197,7 @@ def augment_complaint(augment: Mapping[str, Any], kind: str) -> str | None:
 
 _AUGMENTED = {
     "speed": ("audio",),
-    "equalise": ("audio",),
+    "equalise_db": ("audio",),
     "noise": ("image", "audio"),
     "mixup": ("image", "audio"),
 }
@@ -332,21 +349,10 @@ print(model.config.id2label[int(logits.argmax())])""",
                 True,
                 {"minimum": 0},
             ),
-            "speed": Key(
-                ("array", "null"),
-                None,
-                "recordings are played faster by one of these factors, `[0.9, 1, 1.1]`, drawn anew for each in every epoch; "
-                "needs `prepare.n_mels: 0`",
-                True,
-                {"items": {"type": "number", "minimum": 0.5, "maximum": 2}, "minItems": 1},
-            ),
-            "equalise": Key(
-                "number",
-                0.0,
+            "speed": _factors("recordings are played faster", "needs `prepare.n_mels: 0`"),
+            "equalise_db": _equalise_db(
                 "recordings pass a random smooth filter, which makes each frequency louder or softer by up to so many dB and "
-                "turns its phase, as another microphone in another room would; needs `prepare.n_mels: 0`",
-                True,
-                {"minimum": 0, "maximum": 40},
+                "turns its phase, as another microphone in another room would; needs `prepare.n_mels: 0`"
             ),
             "mixup": Key(
                 "number",
@@ -422,7 +428,19 @@ DECODER: Section = {
 """How `lt25.evaluation.beam_search` searches."""
 
 
-OF_AUDIO = ("speed", "equalise_db", "noise_db", "gain_db", "telephone")
+_OF_SAMPLES = "needs `prepare.store: audio`"
+
+OF_AUDIO = (
+    "speed",
+    "tempo",
+    "pitch",
+    "equalise_db",
+    "rooms",
+    "noise_db",
+    "noise_files",
+    "gain_db",
+    "telephone",
+)
 """The keys of a speech recogniser's ``augment`` section that are about samples, in the order in which they are done."""
 
 
@@ -449,6 +467,10 @@ def _speech_complaint(prepare: Mapping[str, Any], augment: Mapping[str, Any]) ->
     for name in ("noise_db", "gain_db"):
         if augment[name] and augment[name][0] > augment[name][1]:
             return f"augment.{name}: found {augment[name]}, expected the lower one first"
+    if augment["noise_files"] and not augment["noise_db"]:
+        return (
+            "augment.noise_files: needs augment.noise_db, the lowest and highest ratio of signal to noise, as [5, 40]"
+        )
     return None
 
 
@@ -550,35 +572,41 @@ print(recognise("speech.wav")["text"])""",
             ),
         ),
         augment={
-            "speed": Key(
-                ("array", "null"),
-                None,
-                "audio is played faster by one of these factors, `[0.9, 1, 1.1]`, drawn anew for every utterance in every epoch; "
-                "needs `prepare.store: audio`",
-                True,
-                {"items": {"type": "number", "minimum": 0.5, "maximum": 2}, "minItems": 1},
-            ),
-            "equalise_db": Key(
-                ("number", "null"),
-                None,
+            "speed": _factors("audio is played faster, and so higher,", _OF_SAMPLES),
+            "tempo": _factors("audio is played faster, and no higher,", _OF_SAMPLES),
+            "pitch": _factors("audio is played higher, and no faster,", _OF_SAMPLES),
+            "equalise_db": _equalise_db(
                 "some frequencies are made louder and others softer, smoothly and by up to so many dB, as by another microphone "
-                "or throat, drawn anew for every utterance in every epoch; needs `prepare.store: audio`",
+                f"or throat, drawn anew for every utterance in every epoch; {_OF_SAMPLES}"
+            ),
+            "rooms": Key(
+                ("string", "null"),
+                None,
+                "a folder of responses of rooms to an impulse (WAV, FLAC, Ogg or MP3 of any rate): every second utterance is "
+                f"heard in one of these rooms, as loud as it was; {_OF_SAMPLES}",
                 True,
-                _ABOVE_ZERO,
+                {"minLength": 1},
             ),
             "noise_db": Key(
                 ("array", "null"),
                 None,
-                "`[low, high]`: noise, from white to falling by 6 dB an octave, is added at a ratio of signal to noise between "
-                "them, in dB, drawn anew for every utterance in every epoch; needs `prepare.store: audio`",
+                "`[low, high]`: noise, from white to falling by 6 dB an octave, or of `noise_files`, is added at a ratio of "
+                f"signal to noise between them, in dB, drawn anew for every utterance in every epoch; {_OF_SAMPLES}",
                 True,
                 {"items": {"type": "number", "minimum": -20, "maximum": 100}, "minItems": 2, "maxItems": 2},
+            ),
+            "noise_files": Key(
+                ("string", "null"),
+                None,
+                "a folder of recordings (WAV, FLAC, Ogg or MP3 of any rate): the noise of `noise_db` is a random piece of one",
+                True,
+                {"minLength": 1},
             ),
             "gain_db": Key(
                 ("array", "null"),
                 None,
                 "`[low, high]`: audio is made louder or softer by a gain between them, in dB, drawn anew for every utterance "
-                "in every epoch; needs `prepare.store: audio`",
+                f"in every epoch; {_OF_SAMPLES}",
                 True,
                 {"items": {"type": "number", "minimum": -60, "maximum": 60}, "minItems": 2, "maxItems": 2},
             ),
@@ -586,7 +614,7 @@ print(recognise("speech.wav")["text"])""",
                 ("number", "null"),
                 None,
                 "so great a share of utterances, drawn anew in every epoch, is heard through a telephone: nothing above 4 kHz, "
-                "and 8 bits a sample (mu-law); needs `prepare.store: audio`",
+                f"and 8 bits a sample (mu-law); {_OF_SAMPLES}",
                 True,
                 {"exclusiveMinimum": 0, "maximum": 1},
             ),
@@ -609,6 +637,7 @@ print(recognise("speech.wav")["text"])""",
                 {"minimum": 0},
             ),
         },
+        augment_folders=("rooms", "noise_files"),
         complaint=_speech_complaint,
         # A transcript has to fit the frames that subsampling leaves.
         prepare_from_model=("subsampling",),

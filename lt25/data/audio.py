@@ -93,6 +93,10 @@ def decode_audio(
         if kind := next((kind for at, magic, kind in _FOR_FFMPEG if data[at:].startswith(magic)), None):
             longest = max_seconds if start == 0 and math.isinf(end) else math.inf
             return decode_audio(_to_wav(data, kind, longest), sample_rate, max_seconds, start, end)
+        # Where the first part of a WAV file has it; what soundfile says of such a rate is about itself.
+        rate = int.from_bytes(data[24:28], "little")
+        if data[:4] == b"RIFF" and data[12:16] == b"fmt " and not 0 < rate <= MAX_RATE:
+            raise ValueError(f"a sample rate of {rate} Hz") from None
         # What soundfile says of a file in memory begins with the address of it.
         why = getattr(error, "error_string", str(error)).strip()
         raise ValueError(f"no readable audio ({why})") from None
@@ -243,8 +247,8 @@ def _mono(samples: np.ndarray) -> np.ndarray:
 def _is_cut_off(data: bytes) -> bool:
     """Tell whether a WAV file ends before its header says; libsndfile then reads what there is, and does not mention it."""
     size = int.from_bytes(data[4:8], "little")
-    # Programs that write into a pipe do not know the size and leave one of these.
-    return data[:4] == b"RIFF" and size not in (0, 0x7FFFFFFF, 0xFFFFFFFF) and 0 < len(data) - 8 < size // 2 * 2
+    # Programs that write into a pipe do not know the size and leave none, or one of 2 GiB (SoX) or more.
+    return data[:4] == b"RIFF" and 0 < size < 0x7FFFF000 and 0 < len(data) - 8 < size // 2 * 2
 
 
 @cache

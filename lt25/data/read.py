@@ -1,9 +1,10 @@
 """Examples as published, whatever the kind of files that a dataset's folder holds.
 
-A table (CSV, JSON lines, Parquet) gives its columns; where a role that takes a file (``input``, ``audio``) has a text, that is
-the name of one. Without a table every file is an example: it gives itself, under ``image``, ``audio``, ``series`` or ``text``,
-``label``, the name of the folder it lies in, ``path``, and ``top``, the first part of ``path`` without suffix. An image,
-recording or array is ``{"bytes": ..., "path": ...}``, as on the Hugging Face Hub.
+A table (CSV, JSON lines, Parquet), or a list of another speech toolkit (`lt25.data.toolkits`), gives its columns; where a role
+that takes a file (``input``, ``audio``) has a text, that is the name of one. Without a table every file is an example: it gives
+itself, under ``image``, ``audio``, ``series`` or ``text``, ``label``, the name of the folder it lies in, ``path``, and ``top``,
+the first part of ``path`` without suffix. An image, recording or array is ``{"bytes": ..., "path": ...}``, as on the Hugging Face
+Hub.
 """
 
 import posixpath
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from lt25.data import long_form
+from lt25.data import long_form, toolkits
 from lt25.data.faults import Fault
 from lt25.data.folders import Folder, of_split
 from lt25.data.records import TABLES, Part, Record, has_surrogate, not_in, records, separator, text_codec
@@ -46,6 +47,8 @@ FILE_NAME = "file_name"
 
 LARGEST = 1 << 30
 """The most bytes of an image, a recording or an array."""
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 _FILE_ROLES = ("input", "audio")
 _OF_A_FILE = ("label", "path", "top")
@@ -145,6 +148,8 @@ def pieces(dataset: Dataset, folder: Folder, split: str) -> list[Piece]:
     others = [name for part in dataset.splits.values() if not isinstance(part, dict) for name in _listed(part)]
     found = of_split(folder, split, others, dataset.origin.get("files", {}), config)
     tables = [name for name in found if PurePosixPath(name).name in METADATA]
+    if not tables and "audio" in dataset.columns.values():
+        tables = [name for name in found if toolkits.is_list(name)]
     tables = tables or [name for name in found if _suffix(name) in TABLES]
     if tables:
         return [Piece(name, "") for name in tables]
@@ -172,8 +177,11 @@ def unread(names: Collection[str], columns: Iterable[str]) -> list[str]:
         names: of the files.
         columns: what the dataset asks for: without a table files of one kind, and beside one those that it may name.
     """
+    columns = [*columns]
+    lists = toolkits.parts([*names]) if "audio" in columns else set()
+    names = [name for name in names if name not in lists]
     there = {_suffix(name) for name in names}
-    if there & TABLES:
+    if lists or there & TABLES:
         kinds = [kind for kind in KINDS if kind != "text"]
     else:
         kinds = [kind for kind, suffixes in KINDS.items() if suffixes & there and kind in columns][:1]
@@ -262,9 +270,14 @@ def _content(folder: Folder, name: str, where: str) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST:
             raise Fault("a file that cannot be read", where, f"more than {LARGEST >> 30} GiB")
-        return {"path": path.name, "bytes": path.read_bytes()}
+        data = path.read_bytes()
     except OSError as error:
         raise Fault("a file that cannot be read", where, f"cannot be read ({error.strerror})") from None
+    if data.startswith(_POINTER):
+        raise Fault(
+            "a file that cannot be read", where, "a pointer of Git LFS in place of the file: run `git lfs pull`"
+        )
+    return {"path": path.name, "bytes": data}
 
 
 def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part | None) -> Rows:
@@ -293,7 +306,11 @@ def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part 
         return list(dict.fromkeys(source for source in sources.values() if source))
 
     def complete() -> Iterator[Record | Fault]:
-        for record in records(path, name, select, encoding, part):
+        is_list = toolkits.is_list(name)
+        found = (
+            toolkits.records(folder, name, select, encoding) if is_list else records(path, name, select, encoding, part)
+        )
+        for record in found:
             if isinstance(record, Record):
                 of_file = _of_a_file(name)
                 record.values |= {
@@ -369,6 +386,8 @@ def _named(folder: Folder, table: str, written: str, where: str) -> str:
         more = ": it is there, but origin.files leaves it out, or it is new: `lt25 download` notes it"
     elif re.fullmatch(r"[-+]?[\d.,]+", written.strip()):
         more = ": for numbers, name the columns that have them as a list, `input: [a, b]`"
+    elif re.match(r"\s*[a-z0-9]+://", written, re.IGNORECASE):
+        more = ": an address is not fetched: download what it leads to, and name the file"
     elif near := folder.like(written):
         more = f": there is {near}"
     raise Fault("a missing file", at, f"{column}: no such file: {shown}{more}")

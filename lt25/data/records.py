@@ -144,7 +144,7 @@ def _csv(path: Path, name: str, select: Select, encoding: str) -> Records:
                 message = f"{fewer} fields than the header has, {len(fields)} instead of {len(header)}"
                 yield Fault("a row that cannot be read", where, message)
                 continue
-            yield _checked(Record(where, number, {column: fields[at] for column, at in columns.items()}), encoding)
+            yield checked(Record(where, number, {column: fields[at] for column, at in columns.items()}), encoding)
 
 
 def _json_lines(path: Path, name: str, select: Select, encoding: str, part: Part | None) -> Records:
@@ -185,7 +185,7 @@ def _json_lines(path: Path, name: str, select: Select, encoding: str, part: Part
                 yield Fault("a missing value", where, str(error).removeprefix(f"{where}: "))
             else:
                 complete = True
-                yield _checked(Record(where, number, {column: values[column] for column in columns}), encoding)
+                yield checked(Record(where, number, {column: values[column] for column in columns}), encoding)
     if lacking and not complete:
         raise lacking[0]
 
@@ -209,7 +209,7 @@ def _parquet(path: Path, name: str, select: Select, part: Part | None) -> Record
                     if row is None:
                         yield Fault("text in another encoding", where, "a text that is not UTF-8")
                     else:
-                        yield _checked(Record(where, number, row), "utf-8")
+                        yield checked(Record(where, number, row), "utf-8")
                     number += 1
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{name}: no readable Parquet file ({str(error).splitlines()[0]}): replace it") from None
@@ -239,7 +239,8 @@ def _alone(batch: Any) -> dict[str, Any] | None:
         return None
 
 
-def _checked(record: Record, encoding: str) -> Record | Fault:
+def checked(record: Record, encoding: str) -> Record | Fault:
+    """Return a record, or the fault that a text of it is in another encoding."""
     for column, value in record.values.items():
         if isinstance(value, str) and has_surrogate(value):
             half = any(not "\udc80" <= character <= "\udcff" for character in _SURROGATE.findall(value))

@@ -26,7 +26,7 @@ from lt25.data.audio import (
     normalised_log_mel,
     to_int16,
 )
-from lt25.data.audio_augmentation import equalise, noise, speed, telephone
+from lt25.data.audio_augmentation import waveform_transforms
 from lt25.data.batches import IGNORE, NO_GRID, Batch, Grid, Item, ItemTransform, Transforms, pad
 from lt25.data.examples import Example, Examples
 from lt25.data.faults import Fault
@@ -154,7 +154,7 @@ def transforms(split: PreparedSplit, augment: Mapping[str, Any], training: bool)
         training: whether it is for training; otherwise nothing is random.
 
     Raises:
-        UserError: if an augmentation of audio is wanted of frames.
+        UserError: if an augmentation of audio is wanted of frames, or a folder of sounds cannot be used.
     """
     augment = augment if training else {}
     masks: tuple[ItemTransform, ...] = ()
@@ -171,17 +171,6 @@ def transforms(split: PreparedSplit, augment: Mapping[str, Any], training: bool)
                 )
         return Transforms(masks)
     facts = _extractor(split)
-    audio: list[ItemTransform] = [_waveform]
-    if augment.get("speed") is not None:
-        audio.append(partial(speed, factors=augment["speed"], sample_rate=facts["sampling_rate"]))
-    if augment.get("equalise_db") is not None:
-        audio.append(partial(equalise, decibels=augment["equalise_db"], sample_rate=facts["sampling_rate"]))
-    if augment.get("noise_db") is not None:
-        audio.append(partial(noise, decibels=augment["noise_db"]))
-    if augment.get("gain_db") is not None:
-        audio.append(partial(_gain, decibels=augment["gain_db"]))
-    if augment.get("telephone") is not None:
-        audio.append(partial(telephone, share=augment["telephone"], sample_rate=facts["sampling_rate"]))
     frames = partial(
         _frames,
         sample_rate=facts["sampling_rate"],
@@ -189,7 +178,7 @@ def transforms(split: PreparedSplit, augment: Mapping[str, Any], training: bool)
         std=torch.tensor(facts["std"]),
         level=facts["level"],
     )
-    return Transforms((*audio, frames, *masks))
+    return Transforms((_waveform, *waveform_transforms(augment, facts["sampling_rate"]), frames, *masks))
 
 
 def _extractor(split: PreparedSplit) -> dict[str, Any]:
@@ -198,18 +187,6 @@ def _extractor(split: PreparedSplit) -> dict[str, Any]:
 
 def _waveform(item: Item, generator: torch.Generator) -> Item:
     return {**item, "input": from_int16(item["input"])}
-
-
-def _gain(item: Item, generator: torch.Generator, decibels: tuple[float, float]) -> Item:
-    """Make audio louder or softer by a gain drawn evenly from ``decibels``, lowest and highest.
-
-    As in a recording of 16 bits, what exceeds full scale is cut off, and samples are rounded: of a soft one the rounding noise
-    can be heard, and a model has to have heard it.
-    """
-    low, high = decibels
-    drawn = low + (high - low) * torch.rand((), generator=generator)
-    played = to_int16((item["input"] * 10 ** (drawn / 20)).numpy())
-    return {**item, "input": from_int16(torch.from_numpy(played))}
 
 
 def _mask(

@@ -15,9 +15,11 @@ import tomli_w
 from lt25.checkpoints.foreign import bring
 from lt25.config.overrides import note
 from lt25.config.sections import JOB
+from lt25.data.sounds import contents
 from lt25.errors import UserError
 from lt25.experiment import DEFAULT, Experiment, digest, plugin_names
 from lt25.files import read_record, write_text
+from lt25.tasks import TASKS
 
 
 def write_job(experiment: Experiment) -> Path:
@@ -119,7 +121,13 @@ def _model_config(experiment: Experiment) -> Path:
 
 
 def job_of(experiment: Experiment) -> dict[str, Any]:
-    """Return the sections of an experiment's job file, but for its digest."""
+    """Return the sections of an experiment's job file, but for its digest.
+
+    Raises:
+        UserError: if a folder of sounds that ``augment`` names is not there, or has none in it.
+    """
+    augment = {key: value for key, value in experiment.augment.items() if value is not None}
+    sounds = contents(augment, TASKS[experiment.task].augment_folders, experiment.root)
     sections = {
         "job": {
             "description": f"lt25 experiment {experiment.name}",
@@ -137,7 +145,8 @@ def job_of(experiment: Experiment) -> dict[str, Any]:
             "model_config": _shown(_model_config(experiment), experiment),
             "data": _shown(experiment.processed_dir, experiment),
             "init_from": experiment.start or "",
-            "augment": json.dumps({key: value for key, value in experiment.augment.items() if value is not None}),
+            "augment": json.dumps(augment),
+            "sounds": json.dumps(sounds) if sounds else None,
             "probabilities": list(experiment.probabilities),
             "plugins": plugin_names(experiment.root),
         },

@@ -28,6 +28,9 @@ class Lt25:
     augment: str = "{}"
     """What is done to training examples at random, as JSON: the experiment's section of that name"""
 
+    sounds: str = "{}"
+    """Of each folder of sounds that ``augment`` names, a hash of what is in it, as JSON"""
+
     probabilities: list[float] = field(default_factory=lambda: [1.0])
     """Of each dataset of the prepared data, that a training example is of it"""
 

@@ -96,6 +96,8 @@ def identity_of(job: Mapping[str, Any], processes: int) -> dict[str, Any]:
         exported = folder.parts[0] == "results"
         again = f"lt25 export {folder.parent.name}" if exported else f"lt25 configure {lt25['arguments']}"
         start = read_record(folder / "export.json", again)["fingerprint"]
+    # What is in a folder decides, and not where it lies.
+    sounds = json.loads(lt25.get("sounds", "{}"))
     return {
         **training_identity(job),
         "global_batch_size": total if total > 0 else local * (processes // split),
@@ -104,7 +106,7 @@ def identity_of(job: Mapping[str, Any], processes: int) -> dict[str, Any]:
         "init_from": start,
         # Left out where there is none, so that such a run's fingerprint does not depend on what could be augmented.
         **({"probabilities": several} if len(several := lt25["probabilities"]) > 1 else {}),
-        **({"augment": augment} if (augment := json.loads(lt25["augment"])) else {}),
+        **({"augment": augment} if (augment := json.loads(lt25["augment"]) | sounds) else {}),
     }
 
 

@@ -81,6 +81,11 @@ def wav(samples: np.ndarray, rate: int = 16000) -> bytes:
     return buffer.getvalue()
 
 
+def patched(data: bytes, place: int, value: int) -> bytes:
+    """Return a file with another number of 32 bits at a place: of a WAV file its size is at 4, its sample rate at 24."""
+    return data[:place] + value.to_bytes(4, "little") + data[place + 4 :]
+
+
 def empty_wav() -> bytes:
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:

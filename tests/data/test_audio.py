@@ -222,8 +222,10 @@ def test_samples_beyond_full_scale_are_scaled_to_it():
         (encoded(np.array([0.0, np.inf, 0.1]), subtype="FLOAT"), "not finite"),
         (encoded(noise(3.0)), "lasts 3.0 s"),
         (encoded(noise(), 2_000_000), "a sample rate of 2000000 Hz"),
+        (make.patched(make.wav(noise()), 24, 0), "a sample rate of 0 Hz"),
+        (make.patched(make.wav(noise()), 24, 4_000_000_000), "a sample rate of 4000000000 Hz"),
     ],
-    ids=["nothing", "text", "empty", "cut-wav", "cut-flac", "nan", "inf", "long", "rate"],
+    ids=["nothing", "text", "empty", "cut-wav", "cut-flac", "nan", "inf", "long", "rate", "no-rate", "no-such-rate"],
 )
 def test_what_cannot_be_used_says_why(content, message):
     with pytest.raises(ValueError, match=message):
@@ -232,7 +234,7 @@ def test_what_cannot_be_used_says_why(content, message):
 
 def test_a_wav_from_a_pipe_whose_header_knows_no_size_is_read():
     data = bytearray(encoded(noise()))
-    for unknown in (0xFFFFFFFF, 0x7FFFFFFF):
+    for unknown in (0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF024):
         data[4:8] = unknown.to_bytes(4, "little")
         assert len(decode_audio(bytes(data), 16000)) == 16000
 

@@ -8,7 +8,7 @@ import torch
 from lt25.data.audio_augmentation import telephone, waveform_transform
 from lt25.data.batches import Batch, seeded
 
-NONE = {"speed": None, "equalise": 0.0, "noise": 0.0, "mixup": 0.0}
+NONE = {"speed": None, "equalise_db": None, "noise": 0.0, "mixup": 0.0}
 STEPS = 2000
 
 
@@ -62,7 +62,7 @@ def test_a_filter_changes_how_loud_frequencies_are_by_so_many_decibels_at_most()
     # Both tones have a whole number of cycles, so their power is read from one frequency each.
     batch = tones(*[0.1] * 64)
     batch["input_features"] = batch["input_features"] + tones(0.3)["input_features"]
-    result = changed(batch, equalise=6.0)
+    result = changed(batch, equalise_db=6.0)
     assert "attention_mask" not in result and result["input_features"].shape == batch["input_features"].shape
     power = torch.fft.rfft(result["input_features"][..., 0]).abs().square()
     apart = 10 * (power[:, 200] / power[:, 600]).log10()
@@ -83,7 +83,7 @@ def test_noise_and_mixup_keep_padding_silent_and_say_what_was_mixed() -> None:
 
 
 def test_the_same_draw_gives_the_same_batch() -> None:
-    augment = {"speed": [0.8, 1.0, 1.2], "equalise": 10.0, "noise": 0.1, "mixup": 0.3}
+    augment = {"speed": [0.8, 1.0, 1.2], "equalise_db": 10.0, "noise": 0.1, "mixup": 0.3}
     first, again = (changed(tones(0.1, 0.2, 0.3), **augment) for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
 

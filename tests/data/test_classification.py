@@ -307,7 +307,7 @@ def test_recordings_as_their_samples_are_equally_loud_and_played_faster_or_slowe
     extractor = AutoFeatureExtractor.from_pretrained(folder)
     features = extractor(decode_audio(test.table().audio[0], 8000), return_tensors="pt").input_features[0]
     torch.testing.assert_close(features.half(), test[0]["input"], rtol=1e-2, atol=1e-2)
-    augment = {"speed": [1.25], "equalise": 0.0, "noise": 0.0, "mixup": 0.0}
+    augment = {"speed": [1.25], "equalise_db": None, "noise": 0.0, "mixup": 0.0}
     faster = transforms(train, augment, training=True).of_batch(collate([train[0]]), 0, 0, 0)
     assert faster["attention_mask"].sum() == 640
     with pytest.raises(UserError, match=r"augment\.shift: is for images"):

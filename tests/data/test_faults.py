@@ -102,7 +102,7 @@ NOISE = np.random.default_rng(0)
 AUDIO = make.audio(NOISE)
 
 CASES = {
-    "a missing file": [(table, b"gone.png,cat")],
+    "a missing file": [(table, b"gone.png,cat"), (table, b"https://example.org/0.png,cat")],
     "a file name that leads outside": [(table, b"../0.png,cat"), (table, b"/etc/hostname,cat")],
     "a file that cannot be read": [
         (images, b""),
@@ -112,6 +112,10 @@ CASES = {
         (speech, (AUDIO[:2000], "hello")),
         (speech, (make.empty_wav(), "hello")),
         (speech, (b"\0\0\0\x20ftypM4A no audio", "hello")),
+        (speech, (make.patched(make.wav(np.ones(800)), 24, 0), "hello")),
+        (speech, (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 16044\n", "hello")),
+        (images, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 16044\n"),
+        (speech, (b"<!DOCTYPE html><title>404</title>", "hello")),
     ],
     "a file of a kind that is not read": [(photograph, b"")],
     "an image that is too large": [(images, bomb(50_000, 50_000))],
@@ -148,7 +152,7 @@ CASES = {
     ],
     "a transcript of another kind": [(speech, (AUDIO, ["hello"])), (speech, (AUDIO, True))],
     "a transcript outside the alphabet": [(speech, (AUDIO, "50 %")), (speech, (AUDIO, "привет"))],
-    "an empty transcript": [(speech, (AUDIO, "")), (speech, (AUDIO, "...\u200b"))],
+    "an empty transcript": [(speech, (AUDIO, "")), (speech, (AUDIO, "...\u200b")), (speech, (AUDIO, "—?!"))],
     "a transcript too long for its audio": [(speech, (make.audio(NOISE, 0.05), "hello"))],
 }
 EVERY = [(reason, *case) for reason, cases in CASES.items() for case in cases]

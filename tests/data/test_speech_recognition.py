@@ -105,6 +105,35 @@ def test_audio_at_another_rate_and_in_stereo_is_brought_to_that_of_the_options(t
     assert [row.seconds for table in tables for row in table.itertuples() if row.id == "0.wav"] == [1.0]
 
 
+def test_names_headers_and_channels_as_strangers_have_them_are_read(tmp_path):
+    rng, sound = np.random.default_rng(0), 0.1 * np.random.default_rng(1).standard_normal(8000)
+    silent = np.zeros_like(sound)
+    odd = {
+        "Ärger mit  Lücken & ß'#%.wav": make.wav(sound),
+        "Zoe\u0308.wav": make.wav(sound),
+        "an MP3.wav": make.audio(rng, 0.5, container="MP3"),
+        "one silent channel.wav": make.wav(np.stack([sound, silent], 1)),
+        "channels that cancel.wav": make.wav(np.stack([sound, -sound], 1)),
+    }
+    texts = [*TEXTS, *TEXTS]
+    make.audio_folder(tmp_path / "mine", texts)
+    rows = [*(f"{number}.wav,{text}" for number, text in enumerate(texts)), *(f"{name},one" for name in odd)]
+    for name, content in odd.items():
+        make.write(tmp_path / "mine" / name, content)
+    # With the mark that a spreadsheet writes before UTF-8, and a letter that it writes as one.
+    table = "\n".join(["file_name,text", *rows]).replace("Zoe\u0308", "Zo\u00eb")
+    make.write(tmp_path / "mine/metadata.csv", table.encode("utf-8-sig"))
+    data = make.dataset("speech_recognition", {"path": "mine"}, {"audio": "audio", "text": "text"})
+    folder = make.prepared(tmp_path, "speech_recognition", data, faulty="stop", store="audio")
+    found = {}
+    for split in ("train", "validation", "test"):
+        prepared = PreparedSplit(folder, split)
+        found |= {row.id: prepared[number]["input"] for number, row in prepared.table().iterrows()}
+    assert len(found) == len(rows) and set(odd) <= set(found)
+    for name in odd:
+        assert len(found[name]) == 8000 and from_int16(found[name]).std() > 0.04, name
+
+
 def test_a_transcript_outside_the_alphabet_is_named_with_the_keys_that_admit_it(tmp_path, capsys):
     texts = [*5 * TEXTS, "five % of ß", "% 2", "Naïve: isn’t it?"]
     data, options = speech(tmp_path / "mine", texts), {"transcripts": {"digits": "keep"}}

@@ -11,9 +11,11 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from lt25.data.acquire import changes
+from lt25.data.sounds import contents
 from lt25.experiment import Experiment, check_shown, has_curve, load_config, load_experiments, sweep_of
 from lt25.errors import UserError
 from lt25.launch import gpus
+from lt25.tasks import TASKS
 from lt25.training.ahead import is_at, is_trained
 from lt25.training.job import is_configured
 
@@ -205,6 +207,15 @@ def rungs(sweep):
 def choices(sweep):
     """What tells which of a sweep's runs went on from each rung."""
     return [f"results/{sweep}/rungs/step-{rung}.json" for rung in rungs(sweep)]
+
+
+def augmentation(wildcards):
+    """What an experiment does to training examples, with a hash of what is in a folder of sounds in the place of its name."""
+    experiment = EXPERIMENTS[wildcards.experiment]
+    try:
+        return experiment.augment | contents(experiment.augment, TASKS[experiment.task].augment_folders)
+    except UserError as error:
+        raise WorkflowError(f"{experiment.path}: {error}") from None
 
 
 def starting_model(wildcards):

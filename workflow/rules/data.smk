@@ -27,7 +27,8 @@ rule prepare_data:
         "results/logs/prepare/{dataset}-{preparation}.log",
     benchmark:
         "results/benchmarks/prepare/{dataset}-{preparation}.tsv"
-    threads: lambda wildcards: 16 if preparing(wildcards).task == "language_modeling" else 1
+    # Those that prepare on all cores that they get.
+    threads: lambda wildcards: 16 if preparing(wildcards).task in ("language_modeling", "speech_recognition") else 1
     resources:
         mem_mb=4000,
         runtime="6h",

@@ -22,7 +22,7 @@ rule configure_job:
         # A change of the base file in config/models/, or of a default, is a change of the job.
         model=lambda wildcards: EXPERIMENTS[wildcards.experiment].model,
         sections=lambda wildcards: EXPERIMENTS[wildcards.experiment].job,
-        augment=lambda wildcards: EXPERIMENTS[wildcards.experiment].augment,
+        augment=augmentation,
         start=lambda wildcards: EXPERIMENTS[wildcards.experiment].init_from,
         plugins=SETTINGS["plugins"],
     message:
