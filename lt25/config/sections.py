@@ -699,7 +699,7 @@ DATASET: Section = {
         "object",
         REQUIRED,
         "role -> column: those that the task needs; `group`, `id`, `time` and, of speech, `start`, `end` or `duration` if there "
-        "are such columns; `input` may be several",
+        "are such columns; `input` may be several, and a pattern (`t*`)",
         True,
         {"minProperties": 1, "additionalProperties": {"type": "string", "minLength": 1}},
     ),

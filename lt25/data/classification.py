@@ -425,7 +425,14 @@ def _series(example: Example, options: dict[str, Any]) -> np.ndarray:
     try:
         series = as_series(value, options["missing"])
     except ValueError as error:
-        raise Fault("values that are no numbers", example.where, str(error)) from None
+        gaps = (
+            not options["missing"]
+            and isinstance(value, np.ndarray)
+            and value.dtype.kind == "f"
+            and np.isnan(value).any()
+        )
+        hint = ": it has NaN, which `missing: carry` in the dataset's file admits" if gaps else ""
+        raise Fault("values that are no numbers", example.where, f"{error}{hint}") from None
     if len(series) > options["max_steps"]:
         message = f"{len(series):,} steps, prepare.max_steps is {options['max_steps']:,}"
         raise Fault("input that is too long", example.where, message)

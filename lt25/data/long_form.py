@@ -9,6 +9,7 @@ import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from lt25.data.faults import Fault
@@ -53,7 +54,7 @@ def in_rows(
 
     Yields:
         Records whose values are those of the first row, but under ``columns["id"]`` the id, and under "" the series, float64
-        [T, C].
+        [T, C]. A channel of dates, which is that of the times, has the seconds since the first of the series.
     """
     import numpy as np
 
@@ -77,8 +78,13 @@ def in_rows(
                     raise Fault(
                         "an unusable label", record.where, f"column {column} has several values in the series {name_of}"
                     )
-            one.values.extend([_number(record, channel, comma, missing) for channel in channels])
-            one.times.append(_time(record.values[columns["time"]], record, columns["time"], comma))
+            time = _time(record.values[columns["time"]], record, columns["time"], comma)
+            one.times.append(time)
+            # A date is counted once that of the first step is known.
+            dated = columns["time"] if isinstance(time, str) else None
+            one.values.extend(
+                [0 if channel == dated else _number(record, channel, comma, missing) for channel in channels]
+            )
         except Fault as fault:
             one.fault = fault
     for name_of, one in series.items():
@@ -89,6 +95,16 @@ def in_rows(
         if len({type(time) for time in one.times}) > 1:
             one.times = [str(time) for time in one.times]
         order = sorted(range(len(steps)), key=one.times.__getitem__)
+        if columns["time"] in channels and isinstance(one.times[0], str):
+            try:
+                first, *_ = passed = [_moment(one.times[step]) for step in order]
+                steps[order, channels.index(columns["time"])] = [(time - first).total_seconds() for time in passed]
+            except (ValueError, TypeError) as error:
+                message = (
+                    f"column {columns['time']}: not all dates or times of one kind, as a channel has to have ({error})"
+                )
+                yield Fault("a time of another form", f"{name}, {columns['id']} {name_of}", message)
+                continue
         values = {**one.first.values, columns["id"]: name_of, "": steps[order]}
         yield Record(f"{name}, {columns['id']} {name_of}", one.first.number, values)
 
@@ -119,10 +135,25 @@ def _time(value: Any, record: Record, column: str, comma: bool) -> float | str:
     return text
 
 
+def _moment(time: float | str) -> datetime:
+    """Return the moment that a text says.
+
+    Raises:
+        ValueError: if it is neither a date nor a time of day that Python knows.
+    """
+    text = str(time)
+    if text[2:3] == ":":
+        text = f"2000-01-01 {text}"
+    return datetime.fromisoformat(re.sub(r"^(\d{4})[/.](\d{2})[/.](\d{2})", r"\1-\2-\3", text))
+
+
 def _number(record: Record, column: str, comma: bool, missing: bool) -> float:
     value = record.values[column]
-    if missing and (value is None or str(value).strip().lower() in ("", "nan")):
-        return math.nan
+    if value is None or str(value).strip().lower() in ("", "nan"):
+        if missing:
+            return math.nan
+        message = f"column {column}: no value: `missing: carry` in the dataset's file admits gaps"
+        raise Fault("values that are no numbers", record.where, message)
     number = _parsed(value, comma)
     if number is None or not math.isfinite(number):
         raise Fault(

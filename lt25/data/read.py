@@ -1,17 +1,18 @@
 """Examples as published, whatever the kind of files that a dataset's folder holds.
 
-A table (CSV, JSON lines, Parquet), or a list of another speech toolkit (`lt25.data.toolkits`), gives its columns; where a role
-that takes a file (``input``, ``audio``) has a text, that is the name of one. Without a table every file is an example: it gives
-itself, under ``image``, ``audio``, ``series`` or ``text``, ``label``, the name of the folder it lies in, ``path``, and ``top``,
-the first part of ``path`` without suffix. An image, recording or array is ``{"bytes": ..., "path": ...}``, as on the Hugging Face
-Hub.
+A table (CSV, JSON lines, Parquet, or ``.npz`` if its arrays are what is asked for), or a list of another speech toolkit
+(`lt25.data.toolkits`), gives its columns; where a role that takes a file (``input``, ``audio``) has a text, that is the name of
+one. Without a table every file is an example: it gives itself, under ``image``, ``audio``, ``series`` or ``text``, ``label``, the
+name of the folder it lies in, ``path``, and ``top``, the first part of ``path`` without suffix. An image, recording or array is
+``{"bytes": ..., "path": ...}``, as on the Hugging Face Hub.
 """
 
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -49,6 +50,9 @@ LARGEST = 1 << 30
 """The most bytes of an image, a recording or an array."""
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
+
+SHOWN = 20
+"""A message names so many columns of a table."""
 
 _FILE_ROLES = ("input", "audio")
 _OF_A_FILE = ("label", "path", "top")
@@ -151,9 +155,12 @@ def pieces(dataset: Dataset, folder: Folder, split: str) -> list[Piece]:
     if not tables and "audio" in dataset.columns.values():
         tables = [name for name in found if toolkits.is_list(name)]
     tables = tables or [name for name in found if _suffix(name) in TABLES]
+    wanted = dataset.columns.values()
+    # The arrays of such a file are columns where other names are asked for than a file alone gives.
+    if not tables and not {one for names in wanted for one in _listed(names)} <= {*KINDS, *_OF_A_FILE}:
+        tables = [name for name in found if _suffix(name) == ".npz"]
     if tables:
         return [Piece(name, "") for name in tables]
-    wanted = dataset.columns.values()
     only_names = set(map(str, wanted)) <= set(_OF_A_FILE)
     for column, suffixes in KINDS.items():
         if any(_suffix(name) in suffixes for name in found) and (column in wanted or only_names):
@@ -282,7 +289,7 @@ def _content(folder: Folder, name: str, where: str) -> dict[str, Any]:
 
 def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part | None) -> Rows:
     """Yield the examples of a table."""
-    columns, encoding = dataset.columns, dataset.options["encoding"]
+    columns, encoding = dict(dataset.columns), dataset.options["encoding"]
     missing = dataset.options["missing"] == "carry"
     path, suffix = folder.root / name, _suffix(name)
     # Where commas separate fields they stand before no decimals.
@@ -291,15 +298,18 @@ def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part 
     sources: dict[str, str] = {}
 
     def select(there: Sequence[str], where: str) -> list[str]:
+        known = set(there)
+        if "input" in columns:
+            columns["input"] = _spelt_out(columns, there, known)
         for column in (one for wanted in columns.values() for one in _listed(wanted)):
             sources[column] = column
-            if column not in there:
-                instead = FILE_NAME if column in KINDS and FILE_NAME in there else None
+            if column not in known:
+                instead = FILE_NAME if column in KINDS and FILE_NAME in known else None
                 if instead is None and not (column in _OF_A_FILE and _of_a_file(name)[column]):
                     role = next(role for role, wanted in columns.items() if column in _listed(wanted))
                     raise _NoColumn(
                         f"columns.{role}",
-                        f"{where}: no column {column}: it has {', '.join(there) or 'none'}; mend columns in the dataset's "
+                        f"{where}: no column {column}: it has {_first(there) or 'none'}; mend columns in the dataset's "
                         "file, or say with origin.files which files to read",
                     )
                 sources[column] = instead or ""
@@ -323,7 +333,10 @@ def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part 
             raise UserError(
                 f"{config}: columns.id: missing: with columns.time, name the column that tells series apart"
             )
-        for record in long_form.in_rows(complete(), columns, name, comma, missing):
+        found = complete()
+        # With the first of them the columns are known.
+        first = list(islice(found, 1))
+        for record in long_form.in_rows(chain(first, found), columns, name, comma, missing):
             if isinstance(record, Record):
                 roles = {role: record.values[column] for role, column in columns.items() if role != "input"}
                 record = Row(record.where, roles["id"], {**roles, "input": record.values[""]})
@@ -331,16 +344,38 @@ def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part 
         return
     stem = name.removesuffix(PurePosixPath(name).suffix)
     for record in complete():
-        yield record if isinstance(record, Fault) else _row(dataset, folder, name, stem, record, comma)
+        yield record if isinstance(record, Fault) else _row(columns, folder, name, stem, record, comma, missing)
 
 
-def _row(dataset: Dataset, folder: Folder, name: str, stem: str, record: Record, comma: bool) -> Row | Fault:
+def _spelt_out(columns: Mapping[str, Any], there: Sequence[str], known: Collection[str]) -> str | list[str]:
+    """Return the columns of the role ``input``: for a pattern (``t*``), those that match and have no other role, in order."""
+    wanted = _listed(columns["input"])
+    if all("*" not in one or one in known for one in wanted):
+        return columns["input"]
+    others = {column for role, column in columns.items() if role != "input"}
+    found: list[str] = []
+    for one in wanted:
+        pattern = re.compile(re.escape(one).replace(r"\*", ".*"))
+        matching = [] if one in known else [name for name in there if name not in others and pattern.fullmatch(name)]
+        found += matching or [one]
+    return list(dict.fromkeys(found))
+
+
+def _first(columns: Sequence[str]) -> str:
+    """Return some names of columns for a message, the first of many."""
+    more = f" and {len(columns) - SHOWN:,} more" if len(columns) > SHOWN else ""
+    return ", ".join(columns[:SHOWN]) + more
+
+
+def _row(
+    columns: Mapping[str, Any], folder: Folder, name: str, stem: str, record: Record, comma: bool, missing: bool
+) -> Row | Fault:
     """Return the example of a record of a table."""
     row = Row(record.where, f"{stem}/{record.number}", {})
     try:
-        for role, column in dataset.columns.items():
+        for role, column in columns.items():
             if isinstance(column, list):
-                row.roles[role] = long_form.in_a_row(record, column, comma, dataset.options["missing"] == "carry")
+                row.roles[role] = long_form.in_a_row(record, column, comma, missing)
                 continue
             value = record.values[column]
             if role in _FILE_ROLES and isinstance(value, str):

@@ -1,10 +1,14 @@
-"""Records of tables: lines of CSV and of JSON, rows of Parquet. A record that cannot be read stands in its place as a fault."""
+"""Records of tables: lines of CSV and of JSON, rows of Parquet, entries of NumPy's arrays side by side.
+
+A record that cannot be read stands in its place as a fault.
+"""
 
 import codecs
 import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +25,9 @@ _FIELD = 1 << 24
 
 _LACKING = 1000
 """So many lines of JSON are looked at for a column: where none has it, the dataset's file is wrong, not the lines."""
+
+_VALUES = 1 << 21
+"""So many values of Parquet at a time are Python's numbers, if they are one each."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -58,7 +65,7 @@ def records(path: Path, name: str, select: Select, encoding: str, part: Part | N
     """Yield the records of a table.
 
     Args:
-        path: a CSV, JSON lines or Parquet file.
+        path: a CSV, JSON lines or Parquet file, or a NumPy file of several arrays, each of which is a column.
         name: of the file, for messages.
         select: which of its columns are wanted.
         encoding: of its text, unless it is Parquet.
@@ -73,6 +80,8 @@ def records(path: Path, name: str, select: Select, encoding: str, part: Part | N
                 yield from _parquet(path, name, select, part)
             case ".jsonl":
                 yield from _json_lines(path, name, select, encoding, part)
+            case ".npz":
+                yield from _arrays(path, name, select)
             case _:
                 yield from _csv(path, name, select, encoding)
     except UnicodeError as error:
@@ -121,7 +130,8 @@ def _csv(path: Path, name: str, select: Select, encoding: str) -> Records:
             raise UserError(f"{name}, line 1: no header of a table ({error}): mend it") from None
         if any(map(has_surrogate, header)):
             raise UserError(f"{name}, line 1: {not_in(encoding)}")
-        columns = {column: header.index(column) for column in select(header, name)}
+        at = {column: number for number, column in reversed(list(enumerate(header)))}
+        columns = {column: at[column] for column in select(header, name)}
         _named_once(columns, header, f"{name}, line 1")
         while True:
             number = reader.line_num + 1
@@ -144,7 +154,8 @@ def _csv(path: Path, name: str, select: Select, encoding: str) -> Records:
                 message = f"{fewer} fields than the header has, {len(fields)} instead of {len(header)}"
                 yield Fault("a row that cannot be read", where, message)
                 continue
-            yield checked(Record(where, number, {column: fields[at] for column, at in columns.items()}), encoding)
+            values = {column: fields[place] for column, place in columns.items()}
+            yield checked(Record(where, number, values), encoding)
 
 
 def _json_lines(path: Path, name: str, select: Select, encoding: str, part: Part | None) -> Records:
@@ -215,15 +226,41 @@ def _parquet(path: Path, name: str, select: Select, part: Part | None) -> Record
         raise UserError(f"{name}: no readable Parquet file ({str(error).splitlines()[0]}): replace it") from None
 
 
+def _arrays(path: Path, name: str, select: Select) -> Records:
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {column: file[column] for column in select(file.files, name)}
+    except (UserError, FileNotFoundError):
+        raise
+    # NumPy parses headers as Python, and what is wrong with them is of many kinds.
+    except Exception as error:
+        pickled = ": save a list of names as text, `np.array(names, str)`, and series of several lengths as a file each"
+        more = pickled if "allow_pickle" in str(error) else ": replace it"
+        raise UserError(
+            f"{name}: no readable .npz file ({(str(error) or repr(error)).splitlines()[0]}){more}"
+        ) from None
+    counts = {column: len(array) if array.ndim else None for column, array in arrays.items()}
+    if None in counts.values() or len(set(counts.values())) > 1:
+        found = ", ".join(f"{column} {list(array.shape)}" for column, array in arrays.items())
+        raise UserError(f"{name}: expected arrays that begin with the same number of series, found {found}: mend them")
+    arrays = {column: array.astype(str) if array.dtype.kind == "S" else array for column, array in arrays.items()}
+    for number, values in enumerate(zip(*arrays.values(), strict=True)):
+        row = [value if isinstance(value, np.ndarray) else value.item() for value in values]
+        yield Record(f"{name}, entry {number}", number, dict(zip(arrays, row, strict=True)))
+
+
 def _named_once(columns: Iterable[str], there: Sequence[str], where: str) -> None:
+    counts = Counter(there)
     for column in columns:
-        if there.count(column) > 1:
-            raise UserError(f"{where}: {there.count(column)} columns are named {column}: give each a name of its own")
+        if counts[column] > 1:
+            raise UserError(f"{where}: {counts[column]} columns are named {column}: give each a name of its own")
 
 
 def _batches(file: Any, columns: list[str], part: Part | None) -> Iterator[Any]:
     if part is None:
-        yield from file.iter_batches(batch_size=256, columns=columns)
+        yield from file.iter_batches(batch_size=max(1, min(256, _VALUES // len(columns))), columns=columns)
         return
     group, begin = 0, part.begin
     while begin >= (rows := file.metadata.row_group(group).num_rows):

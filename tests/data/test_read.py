@@ -318,7 +318,7 @@ def test_series_in_long_form(tmp_path):
     ("bad", "reason", "line"),
     [
         ("a,3,n/a,2,sit", "values that are no numbers", "a.csv, line 4: column x: no finite number: 'n/a'"),
-        ("a,3,,2,sit", "values that are no numbers", "a.csv, line 4: column x"),
+        ("a,3,,2,sit", "values that are no numbers", "a.csv, line 4: column x: no value: `missing: carry`"),
         ("a,3,1,nan,sit", "values that are no numbers", "a.csv, line 4: column y"),
         ("a,,1,2,sit", "a missing value", "a.csv, line 4: column t has no value"),
         ("a,3,1,2,run", "an unusable label", "a.csv, line 4: column what has several values in the series a"),
@@ -342,6 +342,30 @@ def test_times_may_be_dates_and_decimals_may_have_commas(tmp_path):
     assert examples[0].roles["input"].tolist() == [[-0.5, 1000], [2.5, 1]] and not faults
 
 
+@pytest.mark.parametrize(
+    ("times", "passed"),
+    [
+        (("2024-01-02 00:00", "2024-01-01 23:59:30"), [0, 30]),
+        (("2024/01/02 00:00", "2024/01/01 00:00"), [0, 86400]),
+        (("10:00:01.5", "10:00"), [0, 1.5]),
+        (("2024-01-01T10:00:00+02:00", "2024-01-01T07:59:00Z"), [0, 60]),
+        (("5", "3.5"), [3.5, 5]),
+    ],
+)
+def test_a_channel_of_dates_has_the_seconds_since_the_first(tmp_path, times, passed):
+    make.write(tmp_path / "a.csv", "who,t,x,what\n" + "".join(f"a,{time},1,sit\n" for time in times))
+    examples, faults = found(tmp_path, "classification", LONG | {"input": ["t", "x"]})
+    assert examples[0].roles["input"].tolist() == [[time, 1] for time in passed] and not faults
+
+
+@pytest.mark.parametrize("times", [("2024-01", "2024-02"), ("2024-01-01T10:00Z", "2024-01-01T11:00")])
+def test_dates_that_cannot_be_counted_are_no_channel(tmp_path, times):
+    make.write(tmp_path / "a.csv", "who,t,x,what\n" + "".join(f"a,{time},1,sit\n" for time in times))
+    examples, ((reason, line),) = found(tmp_path, "classification", LONG | {"input": ["t", "x"]})
+    assert reason == "a time of another form" and line.startswith("a.csv, who a: column t: not all") and not examples
+    assert found(tmp_path, "classification", LONG | {"input": "x"})[0][0].roles["input"].tolist() == [[1], [1]]
+
+
 def test_a_file_a_series_in_folders_of_classes(tmp_path):
     for name in ("run/1.csv", "sit/1.csv"):
         make.write(tmp_path / name, "t,x\n0,1\n1,2\n")
@@ -359,6 +383,64 @@ def test_a_row_a_series(tmp_path):
     examples, faults = found(tmp_path, "classification", {"input": ["s1", "s2", "s3"], "label": "label"})
     assert [example.roles["input"].tolist() for example in examples] == [[1, 2, 3]]
     assert [line for _, line in faults] == ["a.csv, line 3: column s3: no finite number: 'x'"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "values"),
+    [("s*", [3, 1, 2]), ("*", [9, 3, 1, 2]), (["s1", "s*"], [1, 3, 2]), (["*1", "s0"], [1, 3])],
+)
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_a_pattern_names_the_columns_that_match_in_the_table_s_order(tmp_path, pattern, values, suffix):
+    columns = {"label": ["up"], "mean": [9], "s0": [3], "s1": [1], "s2": [2]}
+    if suffix == "parquet":
+        pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    elif suffix == "jsonl":
+        make.write(tmp_path / "a.jsonl", json.dumps({name: column[0] for name, column in columns.items()}) + "\n")
+    else:
+        make.write(tmp_path / "a.csv", "label,mean,s0,s1,s2\nup,9,3,1,2\n")
+    examples, faults = found(tmp_path, "classification", {"input": pattern, "label": "label"})
+    assert [example.roles["input"].tolist() for example in examples] == [values] and not faults
+
+
+def test_a_pattern_names_channels_too_but_no_column_that_is_called_so(tmp_path):
+    make.write(tmp_path / "a.csv", "who,t,x*,xy,what\na,1,2,3,sit\n")
+    for pattern, values in (("x*", [2]), ("*", [2, 3]), ("*y", [3])):
+        examples, _ = found(tmp_path, "classification", LONG | {"input": pattern})
+        assert examples[0].roles["input"].tolist() == [values]
+
+
+@pytest.mark.parametrize("labels", [np.array(["up", "down"]), np.array([b"up", b"down"])])
+def test_arrays_side_by_side_are_a_table(tmp_path, labels):
+    series = np.arange(12.0).reshape(2, 3, 2)
+    np.savez(tmp_path / "a.npz", X=series, y=labels, other=np.zeros(7))
+    examples, faults = found(tmp_path, "classification", {"input": "X", "label": "y"})
+    assert [(example.id, example.roles["label"]) for example in examples] == [("a/0", "up"), ("a/1", "down")]
+    assert [example.roles["input"].tolist() for example in examples] == series.tolist() and not faults
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"X": np.zeros((3, 2)), "y": np.zeros(2)}, r"begin with the same number of series, found X \[3, 2\], y \[2\]"),
+        ({"X": np.zeros((3, 2)), "y": np.array(1)}, r"found X \[3, 2\], y \[\]"),
+        ({"X": np.zeros((3, 2)), "z": np.zeros(3)}, r"columns.label: a.npz: no column y: it has X, z; mend"),
+        (
+            {"X": np.array([[1], "a"], object), "y": np.zeros(2)},
+            r"no readable .npz file .*: save a list of names as text",
+        ),
+    ],
+)
+def test_arrays_that_are_no_table_are_one_line(tmp_path, arrays, message):
+    np.savez(tmp_path / "a.npz", **arrays, allow_pickle=True)
+    with pytest.raises(UserError, match=message):
+        found(tmp_path, "classification", {"input": "X", "label": "y"})
+
+
+def test_a_torn_file_of_arrays_is_one_line(tmp_path):
+    np.savez(tmp_path / "a.npz", X=np.zeros((3, 2)), y=np.zeros(3))
+    make.write(tmp_path / "a.npz", (tmp_path / "a.npz").read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"a.npz: no readable .npz file \(File is not a zip file\): replace it"):
+        found(tmp_path, "classification", {"input": "X", "label": "y"})
 
 
 def test_long_form_needs_an_id(tmp_path):
