@@ -543,16 +543,16 @@ _SHARED_OUT = ("data", "tensor", "pipeline")
 _fla("hgrn", crosses_layers=("lower_bounds",), parallelism=_SHARED_OUT)
 _fla("hgrn2", crosses_layers=("lower_bounds",), parallelism=_SHARED_OUT)
 _fla("gla", parallelism=_SHARED_OUT)
-_fla("retnet")
-_fla("delta_net")
-_fla("gated_deltanet")
+_fla("retnet", parallelism=("data", "pipeline"))
+_fla("delta_net", parallelism=("data", "pipeline"))
+_fla("gated_deltanet", parallelism=("data", "pipeline"))
 _fla("gsa", parallelism=_SHARED_OUT)
 _fla("rwkv7", crosses_layers=("v_first",))
 _fla("transformer", parallelism=("data", "context"))
 _MAMBA = "Mamba's layers take no boundaries of packed texts: a text reads on from the one before it in its window"
 # Their kernels go on from a state by a single token only.
 for _name in ("mamba", "mamba2", "samba"):
-    _fla(_name, base="backbone", norm="norm_f", lacks={"varlen": _MAMBA}, state=False)
+    _fla(_name, base="backbone", norm="norm_f", lacks={"varlen": _MAMBA}, state=False, parallelism=("data", "pipeline"))
 _LLAMA = "transformers' attention takes boundaries only with flash-attn: a text reads on from the one before it in its window"
 _causal_lm(
     "llama",

@@ -371,11 +371,16 @@ def _fla(hidden: Tensor, *_: Any, past_key_values: Any = None, attnres_states: A
     return hidden, None, past_key_values, attnres_states
 
 
+def _mamba(hidden: Tensor, *_: Any, past_key_values: Any = None, **named: Any) -> tuple:
+    return hidden, None, past_key_values
+
+
 # What layers return beside the residual stream that they are given, by the family.
 _OUTPUTS: dict[str, Callable[..., Any]] = {
     "lt25_hgrn": lambda branch, residual, *_: (branch, residual),
     "llama": lambda hidden, *_, **named: hidden,
-    "mamba2": lambda hidden, *_, past_key_values=None, **named: (hidden, None, past_key_values),
+    "mamba": _mamba,
+    "mamba2": _mamba,
 }
 
 
