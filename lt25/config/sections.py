@@ -280,9 +280,7 @@ PARALLELISM: Section = {
     ),
     "tensor_parallel_degree": Key("integer", 1, "processes that share each layer", False, _POSITIVE),
     "disable_loss_parallel": Key("boolean", False, "with tensor parallelism, gather the logits for the loss", False),
-    "enable_async_tensor_parallel": Key(
-        "boolean", False, "with tensor parallelism and compilation, communicate while computing", False
-    ),
+    "enable_async_tensor_parallel": Key("boolean", False, "torchtitan's; not offered, docs/scaling.md says why", False),
     "pipeline_parallel_degree": Key("integer", 1, "processes that the layers are shared out to", False, _POSITIVE),
     "pipeline_parallel_schedule": Key(
         "string", "1F1B", "in which order parts of a batch pass", False, {"enum": list(SCHEDULES)}

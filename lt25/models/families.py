@@ -196,6 +196,14 @@ def _not_shared_out(family: Family, model: Mapping[str, Any], task: str, paralle
             f"parallelism.pipeline_parallel_degree: found {pipeline}, but with model.tie_word_embeddings the first and the "
             "last stage would share a weight: use 1, or false there"
         )
+    widths = model.get("value_dim")
+    if "v_first" in family.crosses_layers and set(widths if isinstance(widths, list) else [widths]) - {
+        None,
+        model.get("hidden_size"),
+    }:
+        return (
+            f"{degree}, but model.value_dim {widths} is not model.hidden_size, the width of what stages hand on: use 1"
+        )
     for key in ("tied_dropout", "stochastic_depth") if tensor > 1 else ():
         if model.get(key):
             return f"{degree}, but with model.{key} its ranks, which have parts of a sequence, would draw apart: use 1"
@@ -543,20 +551,19 @@ def _fla(model_type: str, **more: Any) -> None:
     _causal_lm(model_type, "flash-linear-attention", "fla", **options, **more)
 
 
-_SHARED_OUT = ("data", "tensor", "pipeline")
-_fla("hgrn", crosses_layers=("lower_bounds",), parallelism=_SHARED_OUT)
-_fla("hgrn2", crosses_layers=("lower_bounds",), parallelism=_SHARED_OUT)
-_fla("gla", parallelism=_SHARED_OUT)
-_fla("retnet")
-_fla("delta_net")
-_fla("gated_deltanet")
-_fla("gsa", parallelism=_SHARED_OUT)
-_fla("rwkv7", crosses_layers=("v_first",))
+_fla("hgrn", crosses_layers=("lower_bounds",), parallelism=_SPLIT)
+_fla("hgrn2", crosses_layers=("lower_bounds",), parallelism=_SPLIT)
+_fla("gla", parallelism=_SPLIT)
+_fla("retnet", parallelism=("data", "pipeline"))
+_fla("delta_net", parallelism=_SPLIT)
+_fla("gated_deltanet", parallelism=_SPLIT)
+_fla("gsa", parallelism=_SPLIT)
+_fla("rwkv7", crosses_layers=("v_first",), parallelism=("data", "pipeline"))
 _fla("transformer", parallelism=("data", "context"))
 _MAMBA = "Mamba's layers take no boundaries of packed texts: a text reads on from the one before it in its window"
 # Their kernels go on from a state by a single token only.
-for _name in ("mamba", "mamba2", "samba"):
-    _fla(_name, base="backbone", norm="norm_f", lacks={"varlen": _MAMBA}, state=False)
+for _name, _parallel in (("mamba", ("data", "pipeline")), ("mamba2", _SPLIT), ("samba", ("data", "pipeline"))):
+    _fla(_name, base="backbone", norm="norm_f", lacks={"varlen": _MAMBA}, state=False, parallelism=_parallel)
 _LLAMA = "transformers' attention takes boundaries only with flash-attn: a text reads on from the one before it in its window"
 _causal_lm(
     "llama",

@@ -58,17 +58,18 @@ def chunked(
     return layer.out_proj(y.to(x.dtype)), last, state
 
 
-def _forward(
+def forward(
     self: mamba2.Mamba2,
     input_states: Tensor,
     last_state: dict | None = None,
     use_cache: bool = False,
     attention_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Stand for a layer's ``torch_forward``, whose arguments and results it has: `chunked`, where it can."""
     if last_state is None and input_states.is_cuda:
         return chunked(self, input_states, bool(use_cache), attention_mask)
     return _plain(self, input_states, last_state, use_cache, attention_mask)
 
 
 if not mamba2.is_fast_path_available:
-    mamba2.Mamba2.torch_forward = _forward
+    mamba2.Mamba2.torch_forward = forward

@@ -104,7 +104,7 @@ def refusal(family: Parallel, parallelism: Mapping[str, Any]) -> str | None:
                 f"but {family.model_type} has {there} parallelism only: use 1"
             )
     if parallelism.get("enable_async_tensor_parallel"):
-        return "parallelism.enable_async_tensor_parallel: found true, but layers do not communicate while they compute: use false"
+        return "parallelism.enable_async_tensor_parallel: found true, but layers exchange steps before they compute: use false"
     kinds = kinds_of(parallelism)
     if len(kinds) > 1 and not any(kinds <= mesh.kinds for mesh in MESHES):
         together = " and ".join(kind for kind in KINDS if kind in kinds)

@@ -2,12 +2,14 @@
 
 A stage is the model itself, in which the layers of other stages pass on what they are given. So names, indices and what a model
 computes for all of its layers, such as HGRN's lower bounds, are what they are in one process. Every rank reads the batch, and
-only the residual stream travels. The micro-batches of a step's gradient accumulation are what fills the pipeline.
+only the residual stream travels, and with RWKV7 the first layer's values beside it. The micro-batches of a step's gradient
+accumulation are what fills the pipeline.
 """
 
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -115,7 +117,8 @@ class Pipeline:
         """Return the shape of the residual stream between stages."""
         some = next(iter(self.parts.values()))
         rows, steps = batch["input"].shape[:2]
-        return rows, some.stage.steps(steps), some.hf.config.hidden_size
+        streams = 1 if some.stage.carries is None else 2
+        return rows, some.stage.steps(steps), streams * some.hf.config.hidden_size
 
     def _schedule(self, microbatches: Batches) -> Any:
         """Return the schedule for this shape of the residual stream, whose buffers have it."""
@@ -164,11 +167,24 @@ class Stage:
         batches, labels: as `Pipeline.step` is given them; no labels where only the output is asked for.
         next: the micro-batch that comes next; every schedule takes them through a stage in their order.
         given: the residual stream from the stage before.
+        carries: the argument of layers that has what they take from others beside the residual stream, and its type; it has the
+            stream's shape. None if there is nothing.
+        carried: its value, from the stage before, and then for the stage behind.
         context: autocast, if weights are float32 while products are not.
     """
 
-    def __init__(self, number: int, last: int, seed: int, subsampling: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        number: int,
+        last: int,
+        seed: int,
+        subsampling: int,
+        dtype: torch.dtype,
+        carries: tuple[str, torch.dtype] | None,
+    ) -> None:
         self.number, self.last, self.seed, self.subsampling, self.dtype = number, last, seed, subsampling, dtype
+        self.carries = carries
+        self.carried: Tensor | None = None
         self.batches: Batches = []
         self.labels: Tensor | None = None
         self.next = 0
@@ -189,7 +205,8 @@ def compute(model: Any, x: Tensor) -> Any:
 
     Args:
         model: a `TaskModel` with a `Stage`.
-        x: the residual stream [B, T, H]; the first stage has none, and is given something else.
+        x: the residual stream [B, T, H], or [B, T, 2 H] with what is carried beside it; the first stage has none, and is given
+            something else.
 
     Returns:
         The residual stream, or from the last stage this micro-batch's part of the loss, a scalar, or the output.
@@ -200,12 +217,17 @@ def compute(model: Any, x: Tensor) -> Any:
     inputs, labels = batch.pop("input"), batch.pop("labels")
     rows = len(inputs)
     stage.given = x if stage.number > 0 else None
+    if stage.number > 0 and stage.carries is not None:
+        stage.given, carried = x.chunk(2, -1)
+        stage.carried = carried.to(stage.carries[1])
     with stage.context:
         if stage.number < stage.last:
             if model.window and batch.pop("cu_seqlens", None) is not None:
                 inputs = inputs.view(-1, model.window)
             named = {TASKS[model.task].main_input: inputs}
             hidden = model.hf.base_model(**named, use_cache=False, **batch).last_hidden_state
+            if stage.carries is not None:
+                hidden = torch.cat([hidden, cast(Tensor, stage.carried)], -1)
             # What is sent may be no view, and has no gaps: tensor parallelism cuts off what it has padded.
             sent = hidden.reshape(rows, -1, hidden.shape[-1]).to(stage.dtype)
             return sent.clone(memory_format=torch.contiguous_format)
@@ -245,7 +267,8 @@ def cut(
     for number in range(rank, count, degree):
         part: Any = copy.deepcopy(model)
         subsampling = getattr(model.hf.config, "subsampling", 1)
-        part.stage = Stage(number, count - 1, job.debug.seed, subsampling, dtype)
+        carries = next(((name, half) for name in family.crosses_layers if name in _CARRIED), None)
+        part.stage = Stage(number, count - 1, job.debug.seed, subsampling, dtype, carries)
         _keep(part, family, range(ends[number], ends[number + 1]))
         part = parallelize(part, parallel_dims, job)
         if half != dtype:
@@ -327,9 +350,11 @@ def _keep(part: Any, family: Family, layers: range) -> None:
     """Leave a stage's own modules in a model, and let others pass on what they are given."""
     hf, auto, stage = part.hf, TASKS[part.task].auto_model, part.stage
     stack = hf.get_submodule(family.layers)
+    if stage.carries is not None:
+        stack[layers[-1]].register_forward_hook(partial(_carry_on, stage))
     for index in range(len(stack)):
         if index not in layers:
-            stack._modules[str(index)] = _Passing(_OUTPUTS.get(family.model_type, _fla))
+            stack._modules[str(index)] = _Passing(_OUTPUTS.get(family.model_type, _fla), stage)
     if stage.number > 0:
         _replace(hf, family.inputs[auto], _Given(stage))
     if stage.number < stage.last:
@@ -352,6 +377,8 @@ class _Given(nn.Module):
     def forward(self, inputs: Tensor, attention_mask: Tensor | None = None) -> Any:
         given = cast(Tensor, self.stage.given)
         if inputs.ndim == 2:
+            if self.stage.carried is not None:
+                self.stage.carried = self.stage.carried.reshape(*inputs.shape, -1)
             return given.reshape(*inputs.shape, -1)
         return given, None if attention_mask is None else attention_mask[:, :: self.stage.subsampling]
 
@@ -359,24 +386,43 @@ class _Given(nn.Module):
 class _Passing(nn.Module):
     """In place of a layer of another stage."""
 
-    def __init__(self, output: Callable[..., Any]) -> None:
+    def __init__(self, output: Callable[..., Any], stage: Stage) -> None:
         super().__init__()
-        self.output = output
+        self.output, self.stage = output, stage
 
     def forward(self, hidden: Tensor, *others: Any, **named: Any) -> Any:
+        if self.stage.carries is not None and self.stage.number > 0:
+            named[self.stage.carries[0]] = self.stage.carried
         return self.output(hidden, *others, **named)
+
+
+def _carry_on(stage: Stage, layer: nn.Module, arguments: Any, output: tuple[Any, ...]) -> None:
+    """Keep what a stage's last layer hands on to others, which is the last of its outputs."""
+    stage.carried = output[-1]
 
 
 def _fla(hidden: Tensor, *_: Any, past_key_values: Any = None, attnres_states: Any = None, **named: Any) -> tuple:
     return hidden, None, past_key_values, attnres_states
 
 
+def _mamba(hidden: Tensor, *_: Any, past_key_values: Any = None, **named: Any) -> tuple:
+    return hidden, None, past_key_values
+
+
+def _rwkv7(hidden: Tensor, *_: Any, past_key_values: Any = None, v_first: Any = None, **named: Any) -> tuple:
+    return hidden, None, past_key_values, v_first
+
+
 # What layers return beside the residual stream that they are given, by the family.
 _OUTPUTS: dict[str, Callable[..., Any]] = {
     "lt25_hgrn": lambda branch, residual, *_: (branch, residual),
     "llama": lambda hidden, *_, **named: hidden,
-    "mamba2": lambda hidden, *_, past_key_values=None, **named: (hidden, None, past_key_values),
+    "mamba": _mamba,
+    "mamba2": _mamba,
+    "rwkv7": _rwkv7,
 }
+# Of what crosses layers, that which each step of a sequence has a vector of; the rest is computed from weights, on every stage.
+_CARRIED = ("v_first",)
 
 
 def _of_one_length(microbatches: Batches) -> Batches:

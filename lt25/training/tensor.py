@@ -7,6 +7,7 @@ parameters are DTensors, and a module that is asked for one of them while the mo
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
 from types import FunctionType, MethodType
 from typing import Any
@@ -31,9 +32,11 @@ _OUTPUTS = {
     *("q_proj", "k_proj", "v_proj", "i_proj", "f_proj", "g_proj", "a_proj", "b_proj", "gk_proj.1"),
     *("q_conv1d", "k_conv1d", "v_conv1d", "i_conv1d", "f_conv1d", "gate_proj", "up_proj"),
 }
-_INPUTS = {"o_proj", "down_proj"}
-# What counts the heads of a mixer.
-_HEADS = ("num_heads", "num_kv_heads")
+_INPUTS = {"o_proj", "out_proj", "down_proj"}
+# What counts the heads of a mixer, what counts the channels of all of them, and its parameters for each head.
+_HEADS = ("num_heads", "num_kv_heads", "num_v_heads")
+_WIDTHS = ("key_dim", "value_dim")
+_OF_HEADS = ("A_log", "dt_bias", "D")
 # Logits of this rank in one piece of the loss.
 _PIECE = 2**27
 
@@ -126,6 +129,14 @@ def _split_block(block: Any, mesh: DeviceMesh) -> None:
             raise UserError(
                 f"parallelism.tensor_parallel_degree: found {ranks}, which does not divide the {heads} heads of a layer: use 1"
             )
+    for name in _OF_HEADS:
+        if name in block._parameters:
+            _answer(block, name, mesh, Shard(0))
+    for name in _WIDTHS:
+        if hasattr(block, name):
+            setattr(block, name, getattr(block, name) // ranks)
+    if hasattr(block, "in_proj"):
+        _split_mamba2(block, mesh)
     norm, out = getattr(block, "g_norm", None), getattr(block, "o_proj", None)
     if norm is not None and out is not None and norm.weight.numel() == out._parameters["weight"].shape[1]:
         width = norm.weight.numel()
@@ -141,6 +152,56 @@ def _split_block(block: Any, mesh: DeviceMesh) -> None:
             )
         # The first half of the channels reads forwards: so do the first half of the ranks.
         block.directions = (rank >= ranks // 2,)
+
+
+def _split_mamba2(block: Any, mesh: DeviceMesh) -> None:
+    """Share out the heads of a Mamba-2 mixer, and its groups if there are several; a single one all ranks compute.
+
+    The rows of its first product and of its convolution are channels of five kinds. Of each a rank reads its part, so the weights
+    are whole on all ranks, and each has a summand of the gradient.
+    """
+    import lt25.models.fla_mamba2 as fla_mamba2
+
+    ranks, rank, groups = mesh.size(), mesh.get_local_rank(), block.n_groups
+    if groups > 1 and groups % ranks:
+        raise UserError(
+            f"parallelism.tensor_parallel_degree: found {ranks}, which does not divide model.n_groups, {groups}: change one"
+        )
+    shares = ranks if groups > 1 else 1
+    inner, heads, states = (
+        (block.intermediate_size, ranks),
+        (block.num_heads, ranks),
+        (groups * block.ssm_state_size, shares),
+    )
+
+    def own(*kinds: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        rows, start = [], 0
+        for width, parts in kinds:
+            first = start + rank % parts * (width // parts)
+            rows.append((first, first + width // parts))
+            start += width
+        return tuple(rows)
+
+    mixed = (inner, states, states)
+    for module, kinds in ((block.in_proj, (inner, *mixed, heads)), (block.conv1d, mixed)):
+        for name, _ in list(module.named_parameters(recurse=False)):
+            _answer(module, name, mesh, Replicate(), Partial(), own(*kinds))
+    width = block.intermediate_size
+    block.intermediate_size, block.num_heads, block.n_groups = (
+        width // ranks,
+        block.num_heads // ranks,
+        groups // shares,
+    )
+    block.conv_dim = block.intermediate_size + 2 * block.n_groups * block.ssm_state_size
+    block.conv1d.groups = block.conv_dim
+    # The kernel for all at once knows no other ranks.
+    block.cuda_kernels_forward = partial(fla_mamba2.forward, block)
+    if block.norm is not None:
+        _answer(block.norm, "weight", mesh, Shard(0))
+        if groups == 1:
+            normalise = partial(_rms_norm, width=width, group=mesh.get_group())
+            norm = _norm if block.norm.norm_before_gate else _norm_behind_gate
+            block.norm.forward = partial(norm, block.norm, normalise)
 
 
 def _take_apart(block: Any, normalise: Callable[..., Tensor]) -> None:
@@ -206,6 +267,7 @@ def _answer(
     mesh: DeviceMesh,
     placement: Placement | nn.Parameter,
     gradient: Placement | None = None,
+    rows: tuple[tuple[int, int], ...] = (),
 ) -> None:
     """Make a parameter a DTensor, and let the module's attribute be this rank's part of it, an ordinary tensor.
 
@@ -215,6 +277,7 @@ def _answer(
         mesh: one-dimensional.
         placement: how the parameter is spread; or the parameter of another module that it shall be.
         gradient: of a parameter that all ranks have whole, whether each gets its gradient or a summand (`Partial`).
+        rows: of a parameter that all ranks have whole, the rows that this one reads: where each run begins and ends; all, if ().
 
     Raises:
         UserError: if a dimension cannot be shared out evenly.
@@ -232,6 +295,7 @@ def _answer(
         spread = distribute_tensor(parameter.detach(), mesh, [placement], src_data_rank=None)
         module._parameters[name] = nn.Parameter(spread, requires_grad=parameter.requires_grad)
     read = _own if gradient is None else _summed if gradient.is_partial() else _same
+    read = _Rows(rows, read) if rows else read
     answers = getattr(type(module), "answers", {})
     kind = _answering(getattr(type(module), "plain_kind", type(module)), (*answers.items(), (name, read)))
     module.__class__ = kind  # type: ignore[assignment]
@@ -265,6 +329,18 @@ def _summed(parameter: DTensor) -> Tensor:
     return parameter.redistribute(placements=[Replicate()]).to_local(grad_placements=[Partial()])
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Reads runs of a parameter's rows."""
+
+    runs: tuple[tuple[int, int], ...]
+    read: Callable[[Any], Tensor]
+
+    def __call__(self, parameter: DTensor) -> Tensor:
+        whole = self.read(parameter)
+        return torch.cat([whole[start:end] for start, end in self.runs])
+
+
 class _Sum(torch.autograd.Function):
     """The sum over the ranks, which all of them get, and whose gradient is the same on all of them."""
 
@@ -291,6 +367,11 @@ def _norm(norm: Any, normalise: Callable[..., Tensor], x: Tensor, gate: Tensor |
     """What a norm of `torch.nn`, of lt25 or of FLA computes, the latter with a gate."""
     y = normalise(x, norm.weight, norm.eps)
     return y if gate is None else y * F.silu(gate)
+
+
+def _norm_behind_gate(norm: Any, normalise: Callable[..., Tensor], x: Tensor, gate: Tensor) -> Tensor:
+    """What Mamba-2's norm computes."""
+    return normalise(x.float() * F.silu(gate.float()), norm.weight, norm.eps).to(x.dtype)
 
 
 def _embed(embedding: nn.Embedding, tokens: Tensor, start: int, group: dist.ProcessGroup) -> Tensor:

@@ -150,9 +150,16 @@ def test_an_unknown_type_is_one_line():
                 "language_modeling",
                 {f"{kind}_parallel_degree": 2},
                 "cuda",
-                f"{kind}_parallel_degree: found 2, but retnet has data parallelism only: use 1",
+                f"{kind}_parallel_degree: found 2, but retnet has data, pipeline parallelism only: use 1",
             )
-            for kind in ("tensor", "pipeline", "context")
+            for kind in ("tensor", "context")
+        ),
+        (
+            {"model_type": "rwkv7", "hidden_size": 64, "value_dim": 128},
+            "language_modeling",
+            {"pipeline_parallel_degree": 2},
+            "cuda",
+            "pipeline_parallel_degree: found 2, but model.value_dim 128 is not model.hidden_size",
         ),
         (
             {"model_type": "lt25_hgrn"},
@@ -224,6 +231,8 @@ def test_what_works_is_let_through():
     for task in ("classification", "speech_recognition", "language_modeling"):
         families.check({"model_type": "lt25_hgrn"}, task, {"data_parallel_shard_degree": 8}, "cpu")
     families.check({"model_type": "gla"}, "language_modeling", {"tensor_parallel_degree": 1}, "cuda")
+    rwkv7 = {"model_type": "rwkv7", "hidden_size": 64, "value_dim": [64, 64]}
+    families.check(rwkv7, "language_modeling", {"pipeline_parallel_degree": 2}, "cuda")
 
 
 def test_a_family_of_a_project(monkeypatch):

@@ -1,4 +1,7 @@
-"""Every mesh that is offered trains as one process does: losses, norms of gradients and weights after ten steps, in float32."""
+"""Every mesh that is offered trains as one process does: losses, norms of gradients and weights, in float32.
+
+Ten steps on CPUs with kernels that run there, and on GPUs; two steps of smaller batches where Triton's interpreter runs them.
+"""
 
 import json
 import os
@@ -54,9 +57,14 @@ class Cell:
         return Cell(ALONE, self.family, self.task, json.dumps(options))
 
     @property
-    def interpreted(self) -> bool:
+    def needs_triton(self) -> bool:
         """Whether its kernels are Triton's only."""
         return FAMILIES[self.family].devices == ("cuda",)
+
+    @property
+    def windows(self) -> int:
+        """How many make a step: FLA's delta_net computes float32 only in batches of 64 tokens at most."""
+        return 4 if self.needs_triton else 8
 
 
 OPTIONS = [
@@ -93,7 +101,10 @@ def _cells() -> Iterator[Cell]:
     for mesh in MESHES:
         for name, family in FAMILIES.items():
             if meshes.refusal(family, mesh.degrees) is None:
-                yield from (Cell(mesh, name, task) for task in TASKS_TESTED if task in family.tasks)
+                layers = max(mesh.degrees.get("pipeline_parallel_degree", 1), 2)
+                options = {"model": {"num_hidden_layers": layers}} if family.devices == ("cuda",) else {}
+                tasks = (task for task in TASKS_TESTED if task in family.tasks)
+                yield from (Cell(mesh, name, task, json.dumps(options)) for task in tasks)
     for mesh, task, options in OPTIONS:
         yield Cell(_mesh(mesh), "lt25_hgrn", task, json.dumps(options))
 
@@ -112,9 +123,14 @@ def _is_quick(cell: Cell) -> bool:
 
 CELLS = list(_cells())
 PARAMETERS = [pytest.param(cell, id=cell.name, marks=() if _is_quick(cell) else pytest.mark.slow) for cell in CELLS]
+ON_GPUS = [cell for cell in CELLS if cell.needs_triton and cell.mesh.processes <= torch.cuda.device_count()]
 
 
-def _experiment(root: Path, cell: Cell) -> Any:
+def _steps(cell: Cell, gpus: bool) -> int:
+    return 2 if cell.needs_triton and not gpus else STEPS
+
+
+def _experiment(root: Path, cell: Cell, gpus: bool) -> Any:
     readers = 1
     for key, degree in cell.mesh.degrees.items():
         readers *= degree if key.startswith("data_parallel") else 1
@@ -134,38 +150,44 @@ def _experiment(root: Path, cell: Cell) -> Any:
         cell.name,
         model=fields,
         training={
-            "steps": STEPS,
-            "local_batch_size": max(8 // readers // (4 if "pipeline" in cell.mesh.kinds else 1), 1),
-            "global_batch_size": 8,
+            "steps": _steps(cell, gpus),
+            "local_batch_size": max(cell.windows // readers // (4 if "pipeline" in cell.mesh.kinds else 1), 1),
+            "global_batch_size": cell.windows,
+            **({"seq_len": 16 if gpus else 8} if cell.needs_triton else {}),
             **options.pop("training", {}),
         },
         parallelism={**cell.mesh.degrees, **options.pop("parallelism", {})},
-        checkpoint={"interval": STEPS},
+        checkpoint={"interval": _steps(cell, gpus)},
         # Adam divides a gradient by its own size, and would make a step of what rounding leaves of a gradient of 0.
         optimizer={"lr": 5e-3, "eps": 1e-4},
         **options,
     )
 
 
-def train(root: Path, cells: list[Cell], processes: int) -> None:
+def train(root: Path, cells: list[Cell], processes: int, gpus: bool) -> None:
     """Train the cells of one number of processes, one after another in the same processes; those after a failure in others."""
-    experiments = [_experiment(root, cell) for cell in cells]
+    experiments = [_experiment(root, cell, gpus) for cell in cells]
+    kernels = "interpreted" if any(cell.needs_triton for cell in cells) else "torch"
     while experiments:
-        _train_some(root, [str(experiment.results_dir / "job.toml") for experiment in experiments], cells, processes)
+        files = [str(experiment.results_dir / "job.toml") for experiment in experiments]
+        _train_some(root, files, "compiled" if gpus else kernels, processes)
         left = [number for number, one in enumerate(experiments) if not (one.results_dir / "train.json").is_file()]
         experiments = experiments[left[0] + 1 :] if left else []
 
 
-def _train_some(root: Path, files: list[str], cells: list[Cell], processes: int) -> None:
+def _train_some(root: Path, files: list[str], kernels: str, processes: int) -> None:
     jobs = [(free_port(), file) for file in files]
-    interpreted = any(cell.interpreted for cell in cells)
     settings = tiny.environment(MASTER_ADDR="127.0.0.1", WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes))
-    if interpreted:
+    if kernels == "interpreted":
         settings["TRITON_INTERPRET"] = "1"
+    if kernels == "compiled":
+        # Otherwise products of float32 have factors of 11 bits, which tells kernels apart that compute the same.
+        settings |= {"TRITON_F32_DEFAULT": "ieee", "NVIDIA_TF32_OVERRIDE": "0"}
+        settings["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(processes)))
     ranks: list[Any] = []
     for rank in range(processes):
         own = settings | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        if interpreted:
+        if kernels != "torch":
             # Triton asks for the variable when it is imported, which it is in what a process is forked from.
             command = [sys.executable, "-m", "tests.training.ranks", json.dumps([str(root), jobs, rank])]
             ranks.append(subprocess.Popen(command, cwd=tiny.REPOSITORY, env=own))
@@ -174,7 +196,7 @@ def _train_some(root: Path, files: list[str], cells: list[Cell], processes: int)
         ranks[-1].start()
 
     def status(process: Any) -> int | None:
-        return process.poll() if interpreted else process.exitcode
+        return process.exitcode if kernels == "torch" else process.poll()
 
     while any(status(process) is None for process in ranks):
         time.sleep(0.05)
@@ -186,10 +208,11 @@ def _train_some(root: Path, files: list[str], cells: list[Cell], processes: int)
 
 
 @cache
-def _group(folder: Path, processes: int, interpreted: bool, quick: bool) -> Path:
+def _group(folder: Path, processes: int, needs_triton: bool, quick: bool, gpus: bool = False) -> Path:
     """Train all cells of a kind; return the project, in a folder of the tests'."""
     root = tiny.make_project(Path(mkdtemp(dir=folder)))
-    wanted = [cell for cell in CELLS if _is_quick(cell) == quick and cell.interpreted == interpreted]
+    cells = ON_GPUS if gpus else CELLS
+    wanted = [cell for cell in cells if _is_quick(cell) == quick and cell.needs_triton == needs_triton]
     if processes == 1:
         chosen = list(dict.fromkeys(cell.alone for cell in wanted))
     else:
@@ -197,13 +220,13 @@ def _group(folder: Path, processes: int, interpreted: bool, quick: bool) -> Path
     before = Path.cwd()
     os.chdir(root)
     try:
-        train(root, chosen, processes)
+        train(root, chosen, processes, gpus)
     finally:
         os.chdir(before)
     return root
 
 
-def result(root: Path, cell: Cell) -> tuple[list[float], list[float], dict[str, torch.Tensor], list[float]]:
+def result(root: Path, cell: Cell, steps: int) -> tuple[list[float], list[float], dict[str, torch.Tensor], list[float]]:
     """Return losses, norms of gradients, weights, and losses of validations."""
     os.chdir(root)
     experiment = tiny.load_experiment(root / "config" / "experiments" / f"{cell.name}.yaml")
@@ -214,20 +237,18 @@ def result(root: Path, cell: Cell) -> tuple[list[float], list[float], dict[str, 
     return (
         [record["loss"] for record in records],
         [record["grad_norm"] for record in records],
-        tiny.weights(experiment, STEPS),
+        tiny.weights(experiment, steps),
         [record["validation"]["loss"] for record in history if "validation" in record],
     )
 
 
-@pytest.mark.parametrize("cell", PARAMETERS)
-def test_a_mesh_trains_as_one_process(cell, monkeypatch, tmp_path_factory):
-    """Slow are what Triton's interpreter computes, and most meshes of four and eight processes."""
-    quick, folder = _is_quick(cell), tmp_path_factory.getbasetemp()
-    monkeypatch.chdir(Path.cwd())  # back again afterwards
-    losses, norms, weights, validations = result(_group(folder, cell.mesh.processes, cell.interpreted, quick), cell)
-    alone = result(_group(folder, 1, cell.interpreted, quick), cell.alone)
+def _compare(cell: Cell, folder: Path, gpus: bool) -> None:
+    quick, steps = _is_quick(cell), _steps(cell, gpus)
+    found = result(_group(folder, cell.mesh.processes, cell.needs_triton, quick, gpus), cell, steps)
+    alone = result(_group(folder, 1, cell.needs_triton, quick, gpus), cell.alone, steps)
+    losses, norms, weights, validations = found
     expected_losses, expected_norms, expected_weights, expected_validations = alone
-    assert len(losses) == STEPS and losses == pytest.approx(expected_losses, abs=1e-4)
+    assert len(losses) == steps and losses == pytest.approx(expected_losses, abs=1e-4)
     assert norms == pytest.approx(expected_norms, rel=1e-3, abs=1e-5)
     assert validations == pytest.approx(expected_validations, abs=1e-4)
     assert weights.keys() == expected_weights.keys()
@@ -235,3 +256,19 @@ def test_a_mesh_trains_as_one_process(cell, monkeypatch, tmp_path_factory):
         torch.testing.assert_close(
             weights[name], tensor, atol=1e-4, rtol=0, msg=lambda said, name=name: f"{name}: {said}"
         )
+
+
+@pytest.mark.parametrize("cell", PARAMETERS)
+def test_a_mesh_trains_as_one_process(cell, monkeypatch, tmp_path_factory):
+    """Slow are what Triton's interpreter computes, and most meshes of four and eight processes."""
+    monkeypatch.chdir(Path.cwd())  # back again afterwards
+    _compare(cell, tmp_path_factory.getbasetemp(), gpus=False)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("cell", ON_GPUS, ids=lambda cell: cell.name)
+def test_gpus_train_as_one(cell, monkeypatch, tmp_path_factory):
+    """What has Triton's kernels only, on as many GPUs as there are, compiled."""
+    monkeypatch.chdir(Path.cwd())
+    _compare(cell, tmp_path_factory.getbasetemp(), gpus=True)
