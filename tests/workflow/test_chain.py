@@ -281,6 +281,17 @@ def test_only_what_is_decided_differently_runs_again(built, rerun, changes, rule
     assert rerun(change) == rules
 
 
+def test_who_prepares_the_data_that_experiments_share_is_no_reason_to_prepare_again(built, rerun):
+    # The first of the names has prepared it, and takes other data now.
+    file = built / "config" / "experiments" / "Digits_v1.5-again.yaml"
+    content = file.read_text()
+    rows = yaml.safe_dump(yaml.safe_load(content) | {"prepare": {"layout": "rows"}})
+    try:
+        assert rerun(lambda: file.write_text(rows)) == set()
+    finally:
+        file.write_text(content)
+
+
 def test_a_change_of_the_users_folder_is_noticed_by_the_chain(built, rerun):
     one, new = sorted((built / "images" / "cat").iterdir())[0], built / "images" / "cat" / "new.png"
     content, dates = one.read_bytes(), one.stat()
@@ -479,3 +490,17 @@ def test_a_sweep_is_planned_whole_and_on_a_cluster_run_by_run(tmp_path):
     unknown = chain.snakemake(root, "--dry-run", "results/rates@optimizer.lr=0.01/train.json")
     several = "name one of 2, such as rates@debug.seed=0+optimizer.lr=0.01"
     assert unknown.stdout.splitlines()[-1].endswith(several), unknown.stdout
+
+
+@pytest.mark.slow
+def test_five_hundred_runs_are_planned_in_twenty_seconds_of_a_core(tmp_path):
+    """Slow because it takes about ten seconds of a core, a third of them to print what is planned."""
+    root = chain.project(tmp_path)
+    rates, seeds = [number / 1000 for number in range(1, 51)], list(range(10))
+    chain.write_experiment(root, "rates", "classification", optimizer={"lr": rates}, debug={"seed": seeds})
+    planning = start(root, "--dry-run", "results/rates/report.html")
+    _, status, used = os.wait4(planning.pid, 0)
+    said = (root / "said").read_text()
+    assert status == 0 and re.search(r"^train_model +500$", said, re.MULTILINE), said[-2000:]
+    print(f"{used.ru_utime + used.ru_stime:.1f} s")
+    assert used.ru_utime + used.ru_stime < 20

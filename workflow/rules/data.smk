@@ -33,7 +33,8 @@ rule prepare_data:
         mem_mb=4000,
         runtime="6h",
     params:
-        experiment=lambda wildcards: preparing(wildcards).name,
+        # Which of those that share the data prepares it decides nothing: what is told the output too is no reason to run again.
+        experiment=lambda wildcards, output: preparing(wildcards).name,
     message:
         "preparing {wildcards.dataset} ({wildcards.preparation})"
     shell:
