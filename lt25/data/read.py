@@ -152,9 +152,9 @@ def pieces(dataset: Dataset, folder: Folder, split: str) -> list[Piece]:
     others = [name for part in dataset.splits.values() if not isinstance(part, dict) for name in _listed(part)]
     found = of_split(folder, split, others, dataset.origin.get("files", {}), config)
     tables = [name for name in found if PurePosixPath(name).name in METADATA]
+    tables = tables or [name for name in found if _suffix(name) in TABLES]
     if not tables and "audio" in dataset.columns.values():
         tables = [name for name in found if toolkits.is_list(name)]
-    tables = tables or [name for name in found if _suffix(name) in TABLES]
     wanted = dataset.columns.values()
     # The arrays of such a file are columns where other names are asked for than a file alone gives.
     if not tables and not {one for names in wanted for one in _listed(names)} <= {*KINDS, *_OF_A_FILE}:
@@ -316,10 +316,10 @@ def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part 
         return list(dict.fromkeys(source for source in sources.values() if source))
 
     def complete() -> Iterator[Record | Fault]:
-        is_list = toolkits.is_list(name)
-        found = (
-            toolkits.records(folder, name, select, encoding) if is_list else records(path, name, select, encoding, part)
-        )
+        if toolkits.is_list(name):
+            found = toolkits.records(folder, name, select, encoding)
+        else:
+            found = records(path, name, select, encoding, part)
         for record in found:
             if isinstance(record, Record):
                 of_file = _of_a_file(name)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lt25 import files
 from lt25.data.folders import files_below
 from lt25.errors import UserError
+from lt25.progress import track
 
 # What decides on a run is known before anything large is imported.
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"}
 """Of the files that are sounds; others in the folder are passed over."""
+
+LARGE = 1 << 30
+"""From so many bytes on it is shown how far the hashing of a folder is."""
 
 Draw = Callable[[int], int]
 """Takes a number, returns a whole number from 0 to below it, drawn at random."""
@@ -119,13 +123,20 @@ def _names(root: Path, key: str) -> list[str]:
 
 def _content(root: Path, key: str) -> str:
     """Return a hash of the names and the content of the sounds in a folder."""
-    content = hashlib.sha256()
-    for name in _names(root, key):
-        status = (root / name).stat()
-        content.update(f"{name} {_hash(root / name, status.st_size, status.st_mtime_ns)}\n".encode())
-    return content.hexdigest()[:16]
+    states = ((name, (root / name).stat()) for name in _names(root, key))
+    try:
+        return _digest(root, tuple((name, state.st_size, state.st_mtime_ns) for name, state in states))
+    except OSError as error:
+        raise UserError(
+            f"augment.{key}: {error.filename}: cannot be read ({error.strerror}): mend or remove it"
+        ) from None
 
 
 @cache
-def _hash(path: Path, size: int, modified: int) -> str:
-    return files.sha256(path)
+def _digest(root: Path, facts: tuple[tuple[str, int, int], ...]) -> str:
+    """Return the hash of the files in a folder, of which name, size and date are known: a process reads them once."""
+    large = sum(size for _, size, _ in facts) >= LARGE
+    content = hashlib.sha256()
+    for name, *_ in track(facts, f"{root}: sounds hashed", len(facts)) if large else facts:
+        content.update(f"{name} {files.sha256(root / name)}\n".encode())
+    return content.hexdigest()[:16]

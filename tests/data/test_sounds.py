@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from lt25 import cli, dvc
+from lt25 import cli, dvc, files
 from lt25.data.audio_augmentation import waveform_transforms
 from lt25.data.batches import Item, seeded
 from lt25.data.sounds import Sounds, contents
@@ -134,7 +134,7 @@ def test_a_recording_that_is_damaged_in_the_middle_is_one_line(tmp_path):
         noises.piece(3, lambda below: below // 2)
 
 
-def test_what_is_in_a_folder_decides_and_not_where_it_is(noises, tmp_path):
+def test_what_is_in_a_folder_decides_and_not_where_it_is(noises, tmp_path, monkeypatch):
     augment = {"noise_db": [5, 15], "noise_files": noises}
 
     def identity():
@@ -149,6 +149,10 @@ def test_what_is_in_a_folder_decides_and_not_where_it_is(noises, tmp_path):
     assert identity() == before
     sound(moved / "a.wav", tone(3001, 0.25))
     assert identity() != before
+    monkeypatch.setattr(files, "sha256", lambda path: path.with_name("no file").read_text())
+    make.write(moved / "d.wav", make.wav(tone(1)))
+    with pytest.raises(UserError, match=r"^augment.noise_files: .*no file: cannot be read \(.*\): mend or remove it$"):
+        identity()
     augment["noise_files"] = str(tmp_path / "gone")
     with pytest.raises(UserError, match=r"^augment.noise_files: .*gone: no such folder"):
         identity()

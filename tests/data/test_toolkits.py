@@ -51,6 +51,12 @@ def test_a_folder_of_kaldis_is_read_as_it_is(tmp_path):
     assert examples[1].roles["audio"]["bytes"] == (tmp_path / "audio/1.wav").read_bytes()
 
 
+def test_a_table_goes_before_a_list(tmp_path):
+    kaldi(tmp_path)
+    make.write(tmp_path / "train/all.csv", "id,audio,text,speaker\nc,../audio/1.wav,of a table,me\n")
+    assert roles(tmp_path, WHOLE) == ([("c", "me", "of a table")], [])
+
+
 def test_segments_of_kaldis_recordings_are_utterances(tmp_path):
     kaldi(
         tmp_path,
