@@ -1,9 +1,9 @@
 """Examples as published, whatever the kind of files that a dataset's folder holds.
 
 A table (CSV, JSON lines, Parquet, or ``.npz`` if its arrays are what is asked for) gives its columns; where a role that takes a
-file (``input``, ``audio``) has a text, that is the name of one. Without a table every file is an example: it gives itself, under ``image``, ``audio``, ``series`` or ``text``,
-``label``, the name of the folder it lies in, ``path``, and ``top``, the first part of ``path`` without suffix. An image,
-recording or array is ``{"bytes": ..., "path": ...}``, as on the Hugging Face Hub.
+file (``input``, ``audio``) has a text, that is the name of one. Without a table every file is an example: it gives itself, under
+``image``, ``audio``, ``series`` or ``text``, ``label``, the name of the folder it lies in, ``path``, and ``top``, the first part
+of ``path`` without suffix. An image, recording or array is ``{"bytes": ..., "path": ...}``, as on the Hugging Face Hub.
 """
 
 import posixpath
