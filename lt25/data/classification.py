@@ -131,7 +131,7 @@ def transforms(split: PreparedSplit, augment: Mapping[str, Any], training: bool)
     """Return what is done to examples: images and recordings of a training are augmented.
 
     Raises:
-        UserError: if `augment` has a key for inputs of another kind.
+        UserError: if `augment` has a key for inputs of another kind, or moves images out of sight.
     """
     if not training or not any(augment.values()):
         return Transforms()

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lt25.data.batches import Batch, BatchTransform
+from lt25.errors import UserError
 
 
 def image_transform(
@@ -29,8 +30,16 @@ def image_transform(
     Returns:
         A transform of ``input_features`` float [B, T, C]. With ``mixup`` it adds ``partners`` int64 [B] and ``shares`` float
         [B], of what is mixed into each: its class, and its weight.
+
+    Raises:
+        UserError: if an image could be moved out of sight.
     """
     height, width = size
+    for key in ("shift", "crop"):
+        if augment[key] >= min(size):
+            raise UserError(
+                f"augment.{key}: found {augment[key]}, but the images have {height} by {width} pixels: lower it"
+            )
     moved = any(augment[key] for key in ("shift", "crop", "rotate", "scale", "flip"))
     if not moved and not augment["noise"] and not augment["mixup"]:
         return None

@@ -40,7 +40,8 @@ class Classifier:
         """Return a file as the model reads it, float32 [T, C].
 
         Args:
-            data: an image, a recording, or a series: a NumPy file, or text with the numbers of a step on each line.
+            data: an image, a recording, or a series: a NumPy file, or text with the numbers of a step on each line, or
+                of one number a step all on one line.
 
         Raises:
             ValueError: if it cannot be read, or has another width than the model's data.
@@ -49,6 +50,8 @@ class Classifier:
             given: Any = decode_audio(data, self.extractor.sampling_rate)
         elif self.extractor.layout == "series":
             given, channels = _series(data, self.extractor.missing), len(self.extractor.mean)
+            # Of one number a step, a single line has a step in each of its fields.
+            given = given.T if channels == len(given) == 1 else given
             if given.shape[1] != channels:
                 raise ValueError(f"{given.shape[1]} values a step, the model takes {channels}")
         else:

@@ -15,7 +15,19 @@ from lt25.data.prepared import PreparedSplit
 from lt25.evaluation.answers import PARTS, beginnings
 from lt25.evaluation.baselines import classifier_baselines
 from lt25.evaluation.interval import wilson_interval
-from lt25.evaluation.style import ACCENT, INK, SMALL, SQUARE, TEXT, THIRD, axes, end_at_100, figure_of, ticks
+from lt25.evaluation.style import (
+    ACCENT,
+    INK,
+    SMALL,
+    SQUARE,
+    TEXT,
+    THIRD,
+    axes,
+    end_at_100,
+    figure_of,
+    logarithmic,
+    ticks,
+)
 from lt25.progress import track
 
 if TYPE_CHECKING:
@@ -252,6 +264,6 @@ def gates(layers: list[list[float]]) -> Figure:
         ax.plot([number, number], [lowest, highest], color=ACCENT, linewidth=1, alpha=0.6)
         ax.plot([number, number], [low, high], color=ACCENT, linewidth=4, alpha=0.6, solid_capstyle="butt")
         ax.plot(number, middle, "o", color=ACCENT)
-    ax.set_yscale("log")
+    logarithmic(ax)
     ax.xaxis.set_major_locator(ticks(min(len(layers), 12), whole=True))
     return figure_of(ax)

@@ -59,6 +59,8 @@ def run(
         style.save(figure, out_dir / file)
     with whole_file(out_dir / "predictions.parquet") as partial:
         pd.concat(tables, ignore_index=True).to_parquet(partial, index=False)
+    threads = torch.get_num_threads()
+    plural = "" if threads == 1 else "s"
     result = {
         "task": experiment.task,
         "experiment": experiment.name,
@@ -66,9 +68,7 @@ def run(
         **({"averaged": exported["averaged"]} if exported and "averaged" in exported else {}),
         "model": (exported or {}).get("fingerprint"),
         "headline": headline,
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} thread{plural}",
         "seconds": round(time.perf_counter() - started, 3),
         "splits": splits,
     }

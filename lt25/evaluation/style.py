@@ -103,6 +103,16 @@ def ticks(n: int, whole: bool = False) -> MaxNLocator:
     return MaxNLocator(n, integer=whole, steps=[1, 2, 2.5, 5, 10])
 
 
+def logarithmic(ax: Axes) -> None:
+    """Make a vertical axis logarithmic, with ticks at 1, 2 and 5 and their like, written out."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+
+
 def end_at_100(ax: Axes, top: float | None = None) -> None:
     """Let a vertical axis of percentages begin no lower than 0 and, where no value is above, end at 100.
 

@@ -26,6 +26,8 @@ CAPTIONS = {
     "channels.",
 }
 MISTAKES = 18
+CHANNELS = 8
+"""So many channels of a series are drawn, its first."""
 
 
 def headline(metrics: dict, split: str) -> Headline:
@@ -55,16 +57,19 @@ def mistakes(results: Results) -> list[dict]:
         return []
     split = PreparedSplit(results.experiment.processed_dir, results.metrics["headline"])
     extractor = read_if_there(split.path / "preprocessor_config.json")
-    order = pixel_order(extractor["size"], extractor["permutation"]) if extractor.get("size") else None
+    size = extractor.get("size")
+    order = pixel_order(size, extractor["permutation"]) if size else None
     shown = []
     for position, row in cast(Iterable[tuple[int, Any]], wrong.iterrows()):
         values = split[int(position)]["input"].float().numpy()
         # What is read in another order is shown in its own.
-        picture = media.picture(values if order is None else values[order.argsort()])
+        values = values if order is None else values[order.argsort()]
+        # The other half of the channels says where the first was measured.
+        channels = values.shape[1] // (2 if extractor.get("missing") else 1)
         shown.append(
             {
-                "picture": picture,
-                "trace": "" if picture else media.trace(values),
+                "picture": media.picture(values, size) if size else None,
+                "traces": [] if size else media.traces(values[:, : min(channels, CHANNELS)]),
                 "reference": row["reference"],
                 "prediction": row["prediction"],
                 "probability": f"{percent(float(row['probability']), 0)} %",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -30,26 +30,17 @@ def sound(encoded: bytes) -> str:
     return data_uri(out.getvalue(), "audio/mpeg")
 
 
-def picture(values: np.ndarray) -> str | None:
-    """A sequence that was an image, as PNG; None if it does not look like one.
+def picture(values: np.ndarray, size: Sequence[int]) -> str:
+    """An image that is read as a sequence, as PNG.
 
-    values: float [T, C]. An image read by pixels is [side * side, 1] or [side * side, 3], one read by rows [T, T] or
-    [T, 3 * T]. Brightness runs from the smallest value to the largest.
+    values: float [T, C], its pixels or rows, in order. size: its height and width. Brightness runs from the smallest value to the
+    largest.
     """
     from PIL import Image
 
-    steps, channels = values.shape
-    side = math.isqrt(steps)
-    if channels in (1, 3) and side * side == steps and side > 3:
-        pixels = values.reshape(side, side, channels)
-    elif channels == steps:
-        pixels = values.reshape(steps, steps, 1)
-    elif channels == 3 * steps:
-        pixels = values.reshape(steps, steps, 3)
-    else:
-        return None
-    spread = float(values.max() - values.min()) or 1.0
-    bytes_ = np.clip(255 * (pixels.astype(np.float32) - float(values.min())) / spread, 0, 255).astype(np.uint8)
+    pixels = values.astype(np.float32).reshape(*size, -1)
+    spread = float(pixels.max() - pixels.min()) or 1.0
+    bytes_ = np.clip(255 * (pixels - pixels.min()) / spread, 0, 255).astype(np.uint8)
     if bytes_.shape[2] == 1:
         colour = np.broadcast_to(np.array(IMAGE_COLOUR, np.uint8), (*bytes_.shape[:2], 3))
         bytes_ = np.concatenate([colour, bytes_], axis=2)
@@ -58,14 +49,20 @@ def picture(values: np.ndarray) -> str | None:
     return data_uri(out.getvalue(), "image/png")
 
 
-def trace(values: np.ndarray, points: int = 120) -> str:
-    """A sequence that is no image, as the points of an SVG polyline in a box of 120 by 60: the mean of its channels.
+def traces(values: np.ndarray, points: int = 120) -> list[str]:
+    """Channels of a sequence that is no image, each as the points of an SVG polyline in a box of 120 by 60, on one scale.
 
-    values: float [T, C].
+    values: float [T, C]. Of more steps than `points` those with the least and the most of each stretch are drawn, so that no peak
+    is lost.
     """
-    line = values.astype(np.float32).mean(1)
-    line = line[np.linspace(0, len(line) - 1, min(points, len(line))).astype(int)]
-    spread = float(line.max() - line.min()) or 1.0
-    y = 57 - 54 * (line - line.min()) / spread
-    x = np.linspace(1, 119, len(line))
-    return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+    values = values.astype(np.float32)
+    steps, low = len(values), float(values.min())
+    spread = float(values.max()) - low or 1.0
+    stretches = np.array_split(np.arange(steps), min(points // 2, steps)) if steps > points else []
+    lines = []
+    for line in values.T:
+        extremes = [np.sort(at[[line[at].argmin(), line[at].argmax()]]) for at in stretches]
+        kept = np.concatenate(extremes) if extremes else np.arange(steps)
+        x, y = 1 + 118 * kept / max(steps - 1, 1), 57 - 54 * (line[kept] - low) / spread
+        lines.append(" ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True)))
+    return lines

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from lt25.evaluation.style import ACCENT, INK, SECOND, SMALL, THIRD, axes, end_at_100, figure_of, ticks
+from lt25.evaluation.style import ACCENT, INK, SECOND, SMALL, THIRD, axes, end_at_100, figure_of, logarithmic, ticks
 
 WIDE = (4.7, 2.8)
 """Inches of a plot of several experiments."""
@@ -85,7 +85,7 @@ def training(history: list[dict], validations: list[dict], loss_unit: str, unit:
 def scale_loss(ax, values: np.ndarray) -> None:
     """Let a loss's axis begin at 0, or have it logarithmic where the loss falls a long way."""
     if values.min() > 0 and values.max() / values.min() > 30:
-        ax.set_yscale("log")
+        logarithmic(ax)
     else:
         ax.set_ylim(bottom=min(0, values.min()))
 

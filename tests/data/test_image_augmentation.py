@@ -5,6 +5,7 @@ import torch
 
 from lt25.data.batches import seeded
 from lt25.data.image_augmentation import image_transform
+from lt25.errors import UserError
 
 NONE = {"shift": 0.0, "crop": 0, "rotate": 0.0, "scale": 0.0, "flip": False, "noise": 0.0, "mixup": 0.0}
 
@@ -98,3 +99,10 @@ def test_channels_stay_apart(images: torch.Tensor) -> None:
     result = changed(images, rotate=30.0, shift=3.0)
     torch.testing.assert_close(result[..., 2], 2 * result[..., 0])
     assert result[..., 1].abs().max() == 0
+
+
+@pytest.mark.parametrize("key", ["shift", "crop"])
+def test_images_are_not_moved_out_of_sight(key: str) -> None:
+    assert image_transform(NONE | {key: 7}, [8, 28], 1)
+    with pytest.raises(UserError, match=rf"augment.{key}: found 8, but the images have 8 by 28 pixels"):
+        image_transform(NONE | {key: 8}, [8, 28], 1)

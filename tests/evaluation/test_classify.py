@@ -73,6 +73,13 @@ def test_series_and_recordings(tmp_path, capsys):
     assert cli.main(["classify", str(series), str(tmp_path / "a.npy")]) == 2
     assert "a.npy: " in capsys.readouterr().err
 
+    single = exported(tmp_path / "single", SeriesFeatureExtractor(1, layout="series", mean=[0], std=[1]))
+    make.write(tmp_path / "row.csv", b"1,2,3\n")
+    make.write(tmp_path / "column.csv", b"1\n2\n3\n")
+    assert cli.main(["classify", str(single), str(tmp_path / "row.csv"), str(tmp_path / "column.csv")]) == 0
+    first, second = (line.split("csv")[1] for line in capsys.readouterr().out.splitlines())
+    assert first == second
+
     speech = exported(tmp_path / "speech", LogMelFeatureExtractor(40, level="running"))
     make.write(tmp_path / "a.wav", make.audio(np.random.default_rng(0), 0.3, rate=8000, container="WAV"))
     assert cli.main(["classify", str(speech), str(tmp_path / "a.wav")]) == 0

@@ -141,6 +141,7 @@ def digits(experiment: Experiment) -> None:
     generator = np.random.default_rng(0)
     scored, stats = {}, {}
     experiment.processed_dir.mkdir(parents=True, exist_ok=True)
+    (experiment.processed_dir / "preprocessor_config.json").write_text('{"size": [8, 8], "permutation": null}')
     for split, chosen in (("train", slice(360, None)), ("validation", slice(180)), ("test", slice(180, 360))):
         truth = labels[chosen]
         writer = SplitWriter(experiment.processed_dir, split)
