@@ -181,7 +181,8 @@ def _train_some(root: Path, files: list[str], kernels: str, processes: int) -> N
     jobs = [(free_port(), file) for file in files]
     settings = tiny.environment(MASTER_ADDR="127.0.0.1", WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes))
     if kernels == "interpreted":
-        settings["TRITON_INTERPRET"] = "1"
+        # Some of FLA's functions are compiled by torch, which on a CPU takes a compiler of C++ minutes.
+        settings |= {"TRITON_INTERPRET": "1", "TORCH_COMPILE_DISABLE": "1"}
     if kernels == "compiled":
         # Otherwise products of float32 have factors of 11 bits, which tells kernels apart that compute the same.
         settings |= {"TRITON_F32_DEFAULT": "ieee", "NVIDIA_TF32_OVERRIDE": "0"}
