@@ -41,6 +41,8 @@ sys.path.insert(0, str(REPOSITORY))
 WINDOWS, LENGTH, LONG = 8, 4096, 2**20
 # Ten losses; the speed is that of the steps between, and the last is traced.
 STEPS, EVERY, FROM, TO = 20, 2, 8, 16
+# With fewer seconds left a row does not begin.
+LEAST = 20
 REPLICAS, SHARDS = "data_parallel_replicate_degree", "data_parallel_shard_degree"
 GATHERED = "fsdp_reshard_after_forward"
 TENSOR, PIPELINE, CONTEXT = (f"{kind}_parallel_degree" for kind in ("tensor", "pipeline", "context"))
@@ -307,7 +309,8 @@ def run(chosen: list[Row], gpus: int, options: argparse.Namespace) -> list[dict[
             nonlocal started
             begins.wait()
             started = time.perf_counter()
-            return end - started if options.small else min(end - started, 150)
+            left = end - started if end - started >= LEAST else 0
+            return left if options.small else min(left, 150)
 
         found = {"model": row.model, "mesh": row.name, "gpus": row.gpus, "tokens": row.batch * row.length}
         try:
@@ -326,7 +329,7 @@ def run(chosen: list[Row], gpus: int, options: argparse.Namespace) -> list[dict[
     threads = []
     for row in chosen:
         needed, begins = gpus if options.small or "alone" in row.name else row.gpus, threading.Event()
-        if end - time.perf_counter() < 20:
+        if end - time.perf_counter() < LEAST:
             done.append({"model": row.model, "mesh": row.name, "gpus": row.gpus, "error": "left out: no time left"})
             continue
         if needed == gpus:

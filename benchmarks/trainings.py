@@ -86,7 +86,8 @@ def train(
         # What this process has started ends with it.
         os.killpg(process.pid, signal.SIGKILL)
         said, _ = process.communicate()
-        raise Failed(f"stopped after {limit:.0f} s: {' '.join(said.split())[-300:]}") from None
+        last = " ".join(said.split())[-300:]
+        raise Failed(f"stopped after {limit:.0f} s: {last}" if limit else "left out: no time left") from None
     finally:
         _running.discard(process.pid)
     if process.returncode:
