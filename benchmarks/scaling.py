@@ -14,7 +14,8 @@ every layer computed again in the backward pass, beside one GPU on its part of i
 A row says tokens (steps of input) a second over all GPUs in the middle of the run, how many times that is of one GPU, and on
 paper (paper.py, which knows no host), MFU as in architectures.py, the peak of memory on the first GPU, and from a trace of the
 last step how much of it the first GPU spends in NCCL's kernels, in all and while nothing else runs. Rows that need fewer GPUs
-than there are run side by side. What does not fit into ``--seconds`` is left out and named.
+than there are run side by side; with ``--small`` all run one after another, about half a minute each on two cores. What does not
+fit into ``--seconds`` is left out and named.
 """
 
 import argparse
@@ -40,6 +41,8 @@ sys.path.insert(0, str(REPOSITORY))
 WINDOWS, LENGTH, LONG = 8, 4096, 2**20
 # Ten losses; the speed is that of the steps between, and the last is traced.
 STEPS, EVERY, FROM, TO = 20, 2, 8, 16
+# With fewer seconds left a row does not begin.
+LEAST = 20
 REPLICAS, SHARDS = "data_parallel_replicate_degree", "data_parallel_shard_degree"
 GATHERED = "fsdp_reshard_after_forward"
 TENSOR, PIPELINE, CONTEXT = (f"{kind}_parallel_degree" for kind in ("tensor", "pipeline", "context"))
@@ -306,7 +309,8 @@ def run(chosen: list[Row], gpus: int, options: argparse.Namespace) -> list[dict[
             nonlocal started
             begins.wait()
             started = time.perf_counter()
-            return end - started if options.small else min(end - started, 150)
+            left = end - started if end - started >= LEAST else 0
+            return left if options.small else min(left, 150)
 
         found = {"model": row.model, "mesh": row.name, "gpus": row.gpus, "tokens": row.batch * row.length}
         try:
@@ -324,19 +328,19 @@ def run(chosen: list[Row], gpus: int, options: argparse.Namespace) -> list[dict[
 
     threads = []
     for row in chosen:
-        needed, begins = gpus if "alone" in row.name else row.gpus, threading.Event()
-        if end - time.perf_counter() < 20:
+        needed, begins = gpus if options.small or "alone" in row.name else row.gpus, threading.Event()
+        if end - time.perf_counter() < LEAST:
             done.append({"model": row.model, "mesh": row.name, "gpus": row.gpus, "error": "left out: no time left"})
             continue
         if needed == gpus:
-            threads.append(threading.Thread(target=work, args=(row, list(range(gpus)), begins)))
+            threads.append(threading.Thread(target=work, args=(row, list(range(gpus)), begins), daemon=True))
             threads[-1].start()
         with ready:
             ready.wait_for(lambda needed=needed: len(free) >= needed)
             devices = sorted(free)[:needed]
             free.difference_update(devices)
         if needed < gpus:
-            threads.append(threading.Thread(target=work, args=(row, devices, begins)))
+            threads.append(threading.Thread(target=work, args=(row, devices, begins), daemon=True))
             threads[-1].start()
         begins.set()
     for thread in threads:
@@ -443,6 +447,29 @@ def picture(done: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def select(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[Row]:
+    """Return the rows that are asked for; end with one line where there are none, or not enough GPUs."""
+    chosen = rows(options.gpus)
+    if options.only:
+        models, there = options.only.split(","), dict.fromkeys([*NETWORKS, "demo", *DEMO, "context"])
+        if wrong := [name for name in models if name not in there]:
+            parser.error(f"--only: there is no {', '.join(wrong)}: choose from {', '.join(there)}")
+        models += DEMO if "demo" in models else ()
+        chosen = [row for row in chosen if row.model in models]
+    if options.meshes:
+        chosen = [row for row in chosen if row.name.startswith(tuple(options.meshes.split(",")))]
+    if not chosen:
+        parser.error(
+            f"--meshes: no mesh begins with that: {', '.join(dict.fromkeys(r.name for r in rows(options.gpus)))}"
+        )
+    if not options.small:
+        import torch
+
+        if (there := torch.cuda.device_count()) < options.gpus:
+            parser.error(f"--gpus: there are {there} GPUs, expected {options.gpus}; --small runs on a CPU")
+    return chosen
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", type=int, default=2, choices=(2, 4, 8))
@@ -455,15 +482,21 @@ def main() -> None:
     parser.add_argument("--show", type=Path, nargs="+", help="files of --json, to print their tables")
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
+    for folder in (options.traces, *(file.parent for file in (options.json, options.picture) if file)):
+        if folder and not folder.is_dir():
+            parser.error(f"{folder} is not a folder: make it first")
     if options.show:
-        files = {file.stem: json.loads(file.read_text()) for file in options.show}
+        try:
+            files = {file.stem: json.loads(file.read_text()) for file in options.show}
+        except (OSError, ValueError) as error:
+            parser.error(f"--show: expected files that --json wrote: {error}")
     else:
-        chosen = rows(options.gpus)
-        if options.only:
-            chosen = [row for row in chosen if row.model in options.only.split(",")]
-        if options.meshes:
-            chosen = [row for row in chosen if row.name.startswith(tuple(options.meshes.split(",")))]
-        files = {"": run(chosen, options.gpus, options)}
+        chosen = select(parser, options)
+        try:
+            files = {"": run(chosen, options.gpus, options)}
+        except KeyboardInterrupt:
+            trainings.stop()
+            sys.exit(f"stopped; the rows so far are in {options.json}" if options.json else "stopped")
     order, every = [*NETWORKS, "context", *DEMO], []
     for name, done in files.items():
         done = sorted(compared(done), key=lambda row: (order.index(row["model"]), row["gpus"]))

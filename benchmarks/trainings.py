@@ -1,5 +1,6 @@
 """Trainings in processes of their own, on one GPU or several, for benchmarks that compare them."""
 
+import contextlib
 import json
 import os
 import signal
@@ -21,8 +22,19 @@ sys.exit(run(launch, command, {**os.environ, **launch.environment()}))
 """
 
 
+# Those that run now: each is the leader of a group of its own, which a terminal's Ctrl-C does not reach.
+_running: set[int] = set()
+
+
 class Failed(Exception):
     """A training that ended with an error or not in time; its message is one line."""
+
+
+def stop() -> None:
+    """End all trainings that run now, and what they have started."""
+    for group in list(_running):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
 
 
 def train(
@@ -63,16 +75,21 @@ def train(
         text=True,
         start_new_session=True,
     )
+    _running.add(process.pid)
     try:
         if begin is not None:
             limit = begin()
             (job.parent / "begin").touch()
-        said, _ = process.communicate(timeout=max(limit, 0))
+        limit = max(limit, 0)
+        said, _ = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         # What this process has started ends with it.
         os.killpg(process.pid, signal.SIGKILL)
         said, _ = process.communicate()
-        raise Failed(f"stopped after {limit:.0f} s: {' '.join(said.split())[-300:]}") from None
+        last = " ".join(said.split())[-300:]
+        raise Failed(f"stopped after {limit:.0f} s: {last}" if limit else "left out: no time left") from None
+    finally:
+        _running.discard(process.pid)
     if process.returncode:
         wrong = [line for line in said.splitlines() if "rror" in line] or said.splitlines() or ["no message"]
         short = next((line for line in wrong if "out of memory" in line), " / ".join(wrong[:3]))
