@@ -20,6 +20,7 @@ from tests.faults.chains import copy
 from tests.workflow import chain
 
 MARK = "<!-- reruns -->"
+_HEAD = ("| what changes | Snakemake runs | DVC runs |", "| --- | --- | --- |")
 
 
 def _experiment(**sections: object) -> Callable[[Path], None]:
@@ -65,6 +66,7 @@ CHANGES: dict[str, Callable[[Path], None]] = {
     "the learning rate (`optimizer.lr`)": _experiment(optimizer={"lr": 2e-2}),
     "the seed (`debug.seed`)": _experiment(debug={"seed": 1}),
     "more steps (`training.steps`)": _experiment(training={"steps": 8}),
+    "the mean of the last checkpoints (`checkpoint.average`)": _experiment(checkpoint={"average": 2}),
     "a key of the model (`model.hidden_size`)": _experiment(model={"hidden_size": 24}),
     "how often is logged (`metrics.log_freq`)": _experiment(metrics={"log_freq": 3}),
     "a setting of the evaluation (`evaluation.batch_size`)": _experiment(evaluation={"batch_size": 7}),
@@ -138,19 +140,26 @@ def main() -> None:
     parser.add_argument("--like", default="", help="only the changes in whose name this stands")
     parser.add_argument("--table", type=Path, metavar="FILE", help="where the table is written, between two marks")
     options = parser.parse_args()
-    lines = ["| what changes | Snakemake runs | DVC runs |", "| --- | --- | --- |"]
+    changes = {name: change for name, change in CHANGES.items() if options.like in name}
+    if not changes:
+        parser.error(f"--like {options.like}: in the name of no change: {'; '.join(CHANGES)}")
+    rows = _rows(options.table) if options.table else {}
     with tempfile.TemporaryDirectory(prefix="lt25-reruns-") as scratch:
         built = build(Path(scratch) / "built")
-        for name, change in CHANGES.items():
-            if options.like not in name:
-                continue
-            root = copy(built, Path(scratch) / f"changed-{len(lines)}")
+        for number, (name, change) in enumerate(changes.items()):
+            root = copy(built, Path(scratch) / f"changed-{number}")
             change(root)
             planned, ran, idle = reruns(root)
-            lines.append(f"| {name} | {_say(planned)} | {_say(ran, idle)} |")
-            print(lines[-1], flush=True)
+            rows[name] = f"| {name} | {_say(planned)} | {_say(ran, idle)} |"
+            print(rows[name], flush=True)
     if options.table:
-        replace(options.table, MARK, "\n".join([*lines, ""]))
+        replace(options.table, MARK, "\n".join([*_HEAD, *(rows[name] for name in CHANGES if name in rows), ""]))
+
+
+def _rows(file: Path) -> dict[str, str]:
+    """Return the rows of a file's table by change: those of changes that are not tried stay as they are."""
+    lines = file.read_text().split(MARK)[1].strip().splitlines()
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines[len(_HEAD) :]}
 
 
 if __name__ == "__main__":
