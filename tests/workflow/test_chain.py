@@ -267,6 +267,7 @@ ALL = {"configure_job", "train_model", "export_model", "evaluate_model"}
         ({"optimizer": {"lr": 2e-2}}, ALL),
         ({"training": {"steps": 7}}, ALL),
         ({"metrics": {"log_freq": 3}}, {"configure_job"}),
+        ({"checkpoint": {"average": 2}}, {"configure_job", "export_model", "evaluate_model"}),
         ({"evaluation": {"batch_size": 3}}, {"evaluate_model"}),
         ({}, set()),
     ],

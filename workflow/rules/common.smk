@@ -12,7 +12,7 @@ from snakemake.exceptions import WorkflowError
 
 from lt25.data.acquire import changes
 from lt25.data.sounds import contents
-from lt25.experiment import Experiment, check_shown, has_curve, load_config, load_experiments, sweep_of
+from lt25.experiment import Experiment, check_shown, exported_steps, has_curve, load_config, load_experiments, sweep_of
 from lt25.errors import UserError
 from lt25.launch import gpus
 from lt25.tasks import TASKS
@@ -184,6 +184,22 @@ def job_files(wildcards):
     experiment, rung = EXPERIMENTS[wildcards.experiment], wildcards.get("step")
     is_done = is_at(experiment, int(rung)) if rung else is_trained(experiment)
     return [ancient(file) for file in files] if is_done else files
+
+
+def exported_job(wildcards):
+    """An experiment's job, whose date counts only if it has other checkpoints exported than are.
+
+    Snakemake does not look for changed params behind a job that runs, as `configure_job` does, though nothing is trained by it.
+    """
+    experiment, file = EXPERIMENTS[wildcards.experiment], f"results/{wildcards.experiment}/job.toml"
+    try:
+        trained = json.loads((experiment.results_dir / "train.json").read_text())
+        exported = json.loads((experiment.results_dir / "hf" / "export.json").read_text())
+        steps = exported.get("averaged", [exported["step"]])
+        return ancient(file) if steps == exported_steps(trained, experiment.job["checkpoint"]) else file
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # Missing or damaged, which has it made anew or is said elsewhere.
+        return ancient(file)
 
 
 def going_on(sweep, step=None):

@@ -1,6 +1,7 @@
 rule export_model:
     input:
         "results/{experiment}/train.json",
+        exported_job,
     output:
         config="results/{experiment}/hf/config.json",
         record="results/{experiment}/hf/export.json",
