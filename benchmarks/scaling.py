@@ -14,8 +14,8 @@ every layer computed again in the backward pass, beside one GPU on its part of i
 A row says tokens (steps of input) a second over all GPUs in the middle of the run, how many times that is of one GPU, and on
 paper (paper.py, which knows no host), MFU as in architectures.py, the peak of memory on the first GPU, and from a trace of the
 last step how much of it the first GPU spends in NCCL's kernels, in all and while nothing else runs. Rows that need fewer GPUs
-than there are run side by side; with ``--small`` all run one after another, about half a minute each on two cores. What does not
-fit into ``--seconds`` is left out and named.
+than there are run side by side; with ``--small`` all run one after another, half a minute each or, with eight processes, two.
+What does not fit into ``--seconds`` is left out and named.
 """
 
 import argparse
