@@ -67,6 +67,7 @@ def run(
         "step": (exported or {}).get("step"),
         **({"averaged": exported["averaged"]} if exported and "averaged" in exported else {}),
         "model": (exported or {}).get("fingerprint"),
+        "options": experiment.evaluation,
         "headline": headline,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} thread{plural}",
         "seconds": round(time.perf_counter() - started, 3),

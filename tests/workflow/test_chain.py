@@ -269,6 +269,7 @@ ALL = {"configure_job", "train_model", "export_model", "evaluate_model"}
         ({"metrics": {"log_freq": 3}}, {"configure_job"}),
         ({"checkpoint": {"average": 2}}, {"configure_job", "export_model", "evaluate_model"}),
         ({"evaluation": {"batch_size": 3}}, {"evaluate_model"}),
+        ({"metrics": {"log_freq": 3}, "evaluation": {"batch_size": 3}}, {"configure_job", "evaluate_model"}),
         ({}, set()),
     ],
 )

@@ -202,6 +202,22 @@ def exported_job(wildcards):
         return ancient(file)
 
 
+def evaluated_job(record):
+    """An experiment's job, as `exported_job`: its date counts only if the record was measured with other options."""
+
+    def file(wildcards):
+        job = f"results/{wildcards.experiment}/job.toml"
+        try:
+            found = json.loads(Path(record.format(**wildcards)).read_text())
+            measured = [one["options"] for one in found.get("steps", [found])]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return ancient(job)
+        options = EXPERIMENTS[wildcards.experiment].evaluation
+        return ancient(job) if all(one == options for one in measured) else job
+
+    return file
+
+
 def going_on(sweep, step=None):
     """The names of a sweep's runs that are trained up to a rung, or to the end."""
     names = [run.name for run in SWEEPS[sweep]]

@@ -5,6 +5,7 @@ rule evaluate_model:
         model="results/{experiment}/hf/config.json",
         record="results/{experiment}/hf/export.json",
         stats=lambda wildcards: stats_file(EXPERIMENTS[wildcards.experiment]),
+        job=evaluated_job("results/{experiment}/evaluation/metrics.json"),
     output:
         metrics=report(
             "results/{experiment}/evaluation/metrics.json",
@@ -37,6 +38,7 @@ rule evaluate_step:
         model="results/{experiment}/hf/step-{step}/config.json",
         record="results/{experiment}/hf/step-{step}/export.json",
         stats=lambda wildcards: stats_file(EXPERIMENTS[wildcards.experiment]),
+        job=evaluated_job("results/{experiment}/evaluation/step-{step}/metrics.json"),
     output:
         metrics="results/{experiment}/evaluation/step-{step}/metrics.json",
         predictions="results/{experiment}/evaluation/step-{step}/predictions.parquet",
@@ -61,6 +63,7 @@ rule evaluate_curve:
     input:
         "results/{experiment}/train.json",
         stats=lambda wildcards: stats_file(EXPERIMENTS[wildcards.experiment]),
+        job=evaluated_job("results/{experiment}/evaluation/steps.json"),
     output:
         "results/{experiment}/evaluation/steps.json",
     log:
