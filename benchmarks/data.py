@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
+from projects import project
 
 from lt25.data import language_modeling
 from lt25.data.acquire import acquire
@@ -24,7 +24,6 @@ from lt25.data.loader import StepBatches
 from lt25.data.order import Reading, Share
 from lt25.data.prepare import prepare
 from lt25.data.prepared import PreparedSplit
-from lt25.experiment import Experiment, load_experiment
 
 DATASET = {
     "title": "Corpus",
@@ -57,7 +56,9 @@ def main() -> None:
 def measure(root: Path, options: argparse.Namespace) -> Iterator[tuple[str, float, float]]:
     """Yield what was measured, tokens a second, and the seconds that it took, or for batches those before the first one."""
     for store in ("tokens", "text"):
-        experiment = project(root, store, options)
+        origin = {"builder": "repeated_stdlib", "megabytes": options.megabytes}
+        prepared = {"store": store, "vocab_size": options.vocab_size}
+        experiment = project(root, store, {**DATASET, "origin": origin}, prepared)
         if store == "tokens":
             acquire(experiment.dataset, experiment.raw_dir)
         spent = time.perf_counter()
@@ -100,27 +101,6 @@ def timed(module: object, name: str) -> list[float]:
 
     setattr(module, name, function)
     return spent
-
-
-def project(root: Path, store: str, options: argparse.Namespace) -> Experiment:
-    """Write a project with one dataset and an experiment on it."""
-    for folder in ("datasets", "experiments"):
-        (root / "config" / folder).mkdir(parents=True, exist_ok=True)
-    origin = {"builder": "repeated_stdlib", "megabytes": options.megabytes}
-    (root / "config/config.yaml").write_text(f"experiments: [{store}]\n")
-    (root / "config/datasets/corpus.yaml").write_text(yaml.safe_dump({**DATASET, "origin": origin}))
-    experiment = {
-        "task": "language_modeling",
-        "dataset": "corpus",
-        "prepare": {"store": store, "vocab_size": options.vocab_size},
-        "model": {"model_type": "lt25_hgrn"},
-        "training": {"steps": 1},
-        "optimizer": {},
-        "lr_scheduler": {"warmup_steps": 0},
-    }
-    path = root / f"config/experiments/{store}.yaml"
-    path.write_text(yaml.safe_dump(experiment))
-    return load_experiment(path)
 
 
 if __name__ == "__main__":

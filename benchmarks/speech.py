@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-import yaml
+from projects import project
 
 from lt25.data import speech_recognition
 from lt25.data.acquire import acquire
@@ -29,8 +29,15 @@ from lt25.data.audio import resample
 from lt25.data.espeak import Espeak
 from lt25.data.prepare import prepare
 from lt25.data.prepared import PreparedSplit
-from lt25.experiment import Experiment, load_experiment
 
+DATASET = {
+    "title": "Corpus",
+    "licence": "none",
+    "tasks": ["speech_recognition"],
+    "origin": {"path": "recordings"},
+    "columns": {"audio": "audio", "text": "text"},
+    "splits": {"train": "all", "test": {"from": "train", "fraction": 0.1}},
+}
 WORDS = (
     "the",
     "quick",
@@ -94,7 +101,7 @@ def main() -> None:
 def measure(root: Path, options: argparse.Namespace) -> Iterator[tuple[str, float, float]]:
     """Yield what was measured, and the seconds of audio a second of the clock and a second of a core."""
     for store in ("features", "audio"):
-        experiment = project(root, store)
+        experiment = project(root, store, DATASET, {"store": store})
         if store == "features":
             count = corpus(root / "recordings", options)
             acquire(experiment.dataset, experiment.raw_dir)
@@ -147,34 +154,6 @@ def corpus(folder: Path, options: argparse.Namespace) -> int:
         (folder.parent / name).mkdir()
         soundfile.write(folder.parent / name / "one.flac", 0.1 * samples / np.abs(samples).max(), 16000)
     return len(lines) - 1
-
-
-def project(root: Path, store: str) -> Experiment:
-    """Write a project with one dataset and an experiment on it."""
-    for folder in ("datasets", "experiments"):
-        (root / "config" / folder).mkdir(parents=True, exist_ok=True)
-    (root / "config/config.yaml").write_text(f"experiments: [{store}]\n")
-    dataset = {
-        "title": "Corpus",
-        "licence": "none",
-        "tasks": ["speech_recognition"],
-        "origin": {"path": "recordings"},
-        "columns": {"audio": "audio", "text": "text"},
-        "splits": {"train": "all", "test": {"from": "train", "fraction": 0.1}},
-    }
-    (root / "config/datasets/corpus.yaml").write_text(yaml.safe_dump(dataset))
-    experiment = {
-        "task": "speech_recognition",
-        "dataset": "corpus",
-        "prepare": {"store": store},
-        "model": {"model_type": "lt25_hgrn"},
-        "training": {"steps": 1},
-        "optimizer": {},
-        "lr_scheduler": {"warmup_steps": 0},
-    }
-    path = root / f"config/experiments/{store}.yaml"
-    path.write_text(yaml.safe_dump(experiment))
-    return load_experiment(path)
 
 
 if __name__ == "__main__":

@@ -186,36 +186,44 @@ def job_files(wildcards):
     return [ancient(file) for file in files] if is_done else files
 
 
-def exported_job(wildcards):
-    """An experiment's job, whose date counts only if it has other checkpoints exported than are.
+def dated_job(experiment, is_the_same):
+    """An experiment's job, whose date counts only if what there is was made by other settings than it has now.
 
     Snakemake does not look for changed params behind a job that runs, as `configure_job` does, though nothing is trained by it.
     """
-    experiment, file = EXPERIMENTS[wildcards.experiment], f"results/{wildcards.experiment}/job.toml"
+    file = f"results/{experiment.name}/job.toml"
     try:
-        trained = json.loads((experiment.results_dir / "train.json").read_text())
-        exported = json.loads((experiment.results_dir / "hf" / "export.json").read_text())
-        steps = exported.get("averaged", [exported["step"]])
-        return ancient(file) if steps == exported_steps(trained, experiment.job["checkpoint"]) else file
+        return ancient(file) if is_the_same() else file
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # Missing or damaged, which has it made anew or is said elsewhere.
         return ancient(file)
 
 
+def exported_job(wildcards):
+    """The job of an experiment, for what exports the checkpoints that it decides on."""
+    experiment = EXPERIMENTS[wildcards.experiment]
+
+    def is_the_same():
+        trained = json.loads((experiment.results_dir / "train.json").read_text())
+        exported = json.loads((experiment.results_dir / "hf" / "export.json").read_text())
+        return exported.get("averaged", [exported["step"]]) == exported_steps(trained, experiment.job["checkpoint"])
+
+    return dated_job(experiment, is_the_same)
+
+
 def evaluated_job(record):
-    """An experiment's job, as `exported_job`: its date counts only if the record was measured with other options."""
+    """The job of an experiment, for what writes a record by the experiment's options of evaluation."""
 
-    def file(wildcards):
-        job = f"results/{wildcards.experiment}/job.toml"
-        try:
+    def job(wildcards):
+        experiment = EXPERIMENTS[wildcards.experiment]
+
+        def is_the_same():
             found = json.loads(Path(record.format(**wildcards)).read_text())
-            measured = [one["options"] for one in found.get("steps", [found])]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return ancient(job)
-        options = EXPERIMENTS[wildcards.experiment].evaluation
-        return ancient(job) if all(one == options for one in measured) else job
+            return all(one["options"] == experiment.evaluation for one in found.get("steps", [found]))
 
-    return file
+        return dated_job(experiment, is_the_same)
+
+    return job
 
 
 def going_on(sweep, step=None):

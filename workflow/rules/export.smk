@@ -18,8 +18,6 @@ rule export_model:
     resources:
         mem_mb=2000,
         runtime="1h",
-    params:
-        average=lambda wildcards: EXPERIMENTS[wildcards.experiment].job["checkpoint"]["average"],
     message:
         "exporting {wildcards.experiment} to results/{wildcards.experiment}/hf"
     shell:
