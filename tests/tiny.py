@@ -126,7 +126,8 @@ def tiny(root: Path, task: str, name: str = "tiny", **sections) -> Experiment:
 def environment(**extra: str) -> dict[str, str]:
     """Return the environment of a test's trainer: one thread, no accelerator, nothing sent anywhere."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
-    own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY), "DVC_NO_ANALYTICS": "1"}
+    path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path, "DVC_NO_ANALYTICS": "1"}
     return {**kept, **own, **extra}
 
 

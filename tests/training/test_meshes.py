@@ -219,10 +219,11 @@ def _train_some(root: Path, files: list[str], kernels: str, processes: int) -> N
 
 
 @cache
-def _group(folder: Path, processes: int, needs_triton: bool, quick: bool, gpus: bool = False) -> Path:
-    """Train all cells of a kind; return the project, in a folder of the tests'."""
+def _group(folder: Path, processes: int, needs_triton: bool, quick: bool, family: str | None) -> Path:
+    """Train all cells of a kind, on GPUs those of a family; return the project, in a folder of the tests'."""
     root = tiny.make_project(Path(mkdtemp(dir=folder)))
-    cells = ON_GPUS if gpus else CELLS
+    gpus = family is not None
+    cells = [cell for cell in ON_GPUS if cell.family == family] if gpus else CELLS
     wanted = [cell for cell in cells if _is_quick(cell) == quick and cell.needs_triton == needs_triton]
     if processes == 1:
         chosen = list(dict.fromkeys(cell.alone for cell in wanted))
@@ -255,8 +256,9 @@ def result(root: Path, cell: Cell, steps: int) -> tuple[list[float], list[float]
 
 def _compare(cell: Cell, folder: Path, gpus: bool) -> None:
     quick, steps = _is_quick(cell), _steps(cell, gpus)
-    found = result(_group(folder, cell.mesh.processes, cell.needs_triton, quick, gpus), cell, steps)
-    alone = result(_group(folder, 1, cell.needs_triton, quick, gpus), cell.alone, steps)
+    kind = (cell.needs_triton, quick, cell.family if gpus else None)
+    found = result(_group(folder, cell.mesh.processes, *kind), cell, steps)
+    alone = result(_group(folder, 1, *kind), cell.alone, steps)
     losses, norms, weights, validations = found
     expected_losses, expected_norms, expected_weights, expected_validations = alone
     assert len(losses) == steps and losses == pytest.approx(expected_losses, abs=1e-4)
