@@ -613,7 +613,11 @@ def _decides(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> b
     if key in ("training.local_batch_size", "training.global_batch_size"):
         batches = (values["training"] for values in (before, after))
         one, other = (
-            (b["global_batch_size"], 0 if b["global_batch_size"] > 0 else b["local_batch_size"]) for b in batches
+            (
+                b["global_batch_size"],
+                0 if b["global_batch_size"] > 0 and not b["batch_seconds"] else b["local_batch_size"],
+            )
+            for b in batches
         )
         return one != other
     one, other = (flat(training_identity({name: values[name] for name in JOB})) for values in (before, after))
@@ -878,6 +882,16 @@ def _check_job(experiment: Experiment, where: str) -> None:
         if layers < 2:
             raise UserError(
                 f"{found} a model of one layer has none in its middle: use 0, or raise model.num_hidden_layers"
+            )
+    if seconds := training["batch_seconds"]:
+        found = f"{where}: training.batch_seconds: found {seconds}, but"
+        if experiment.task != "speech_recognition":
+            raise UserError(f"{found} it is for utterances, and the task is {experiment.task}: remove the key")
+        if experiment.job["parallelism"]["pipeline_parallel_degree"] > 1:
+            raise UserError(f"{found} the micro-batches of a pipeline have one size: remove the key")
+        if experiment.origins["training.local_batch_size"] == DEFAULT:
+            raise UserError(
+                f"{found} no training.local_batch_size, the most utterances of a batch, stands beside it: add it"
             )
     further = {
         "training.label_smoothing": training["label_smoothing"],

@@ -287,6 +287,12 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
             "training.intermediate_ctc: found 0.3, but lt25_hgrn in classification has no logits of a middle layer: use 0",
         ),
         (
+            {"training.batch_seconds": 60},
+            "training.batch_seconds: found 60.0, but it is for utterances, and the task is classification: remove the key",
+        ),
+        ({"training.batch_seconds": "all"}, 'training.batch_seconds: found "all", expected: seconds, or auto'),
+        ({"training.batch_seconds": 0}, "training.batch_seconds: found 0, expected more than 0"),
+        (
             {"checkpoint": {"average": 3, "keep": "best"}, "validation.freq": 1},
             "checkpoint.average: found 3, but checkpoint.keep best exports one checkpoint: remove one of the two keys",
         ),

@@ -94,7 +94,11 @@ def model_card(
     settings = {
         "steps": steps_of(trained, steps),
         "how it came about": path_of(trained),
-        "examples a step": total if total > 0 else f"{local} in each process",
+        **(
+            {"audio in a batch": f"{seconds:.0f} s, padding counted"}
+            if (seconds := trained.get("batch_seconds"))
+            else {"examples a step": total if total > 0 else f"{local} in each process"}
+        ),
         "optimizer": optimizer["name"],
         "highest learning rate": optimizer["lr"],
         "weight decay": optimizer["weight_decay"],

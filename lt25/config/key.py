@@ -121,7 +121,7 @@ def _is_finite(value: float) -> bool:
 
 def _typed(value: Any, kinds: str | tuple[str, ...]) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        numeric = {kinds} if isinstance(kinds, str) else set(kinds) - {"null"}
+        numeric = {kinds} if isinstance(kinds, str) else set(kinds) - {"null", "string"}
         # What is no such number stays as it is, for `check` to complain of.
         if numeric == {"number"} and _is_finite(value):
             return float(value)

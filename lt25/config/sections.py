@@ -37,6 +37,15 @@ TRAINING: Section = {
         False,
         {"minimum": -1, "not": {"const": 0}, "description": "a multiple of local_batch_size, or -1"},
     ),
+    "batch_seconds": Key(
+        ("number", "string", "null"),
+        None,
+        "seconds of audio of a process in one pass, padding counted: a recogniser's utterances of like length, as many as fill "
+        "them, `local_batch_size` at most, one at least; `auto`: what fits into the GPU's memory, found before the first step; "
+        "none: `local_batch_size` utterances; torchtitan has no such key",
+        True,
+        {"exclusiveMinimum": 0, "pattern": "^auto$", "$comment": "seconds, or auto"},
+    ),
     "seq_len": Key("integer", 2048, "tokens of a language model's window", True, _POSITIVE),
     "varlen": Key(
         ("boolean", "null"),

@@ -61,20 +61,27 @@ def pad(sequences: Sequence[Tensor], grid: Grid) -> tuple[Tensor, Tensor]:
     return features, torch.from_numpy((np.arange(steps) < lengths[:, None]).astype(np.int64))
 
 
-def longest_first(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+def longest_first(lengths: np.ndarray, batch_size: int, batch_steps: int = 0) -> list[np.ndarray]:
     """Cut examples into batches of like length, so that little time goes into padding.
 
-    The longest come first: a batch that does not fit into memory then fails at once and not after an hour.
+    The longest come first: a batch that does not fit into memory then fails at once and not after an hour. All batches are as
+    large as their longest example lets them be, but for the last.
 
     Args:
         lengths: int [n].
         batch_size: the most examples of a batch.
+        batch_steps: the most steps of a batch of several examples, padding counted; 0: any number.
 
     Returns:
-        Numbers of examples, int64 arrays that together hold each of 0..n-1 once.
+        Numbers of examples, int64 arrays that together hold each of 0..n-1 once. Examples of one length keep their order.
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    batches, start = [], 0
+    while start < len(order):
+        fitting = max(batch_steps // max(int(lengths[order[start]]), 1), 1) if batch_steps else batch_size
+        batches.append(order[start : start + min(batch_size, fitting)])
+        start += len(batches[-1])
+    return batches
 
 
 ItemTransform = Callable[[Item, torch.Generator], Item]

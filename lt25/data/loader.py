@@ -5,14 +5,16 @@ A task's data module says where its examples come from, what is done to them, an
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lt25.data.batches import NO_GRID, Batch, Grid, Item, Transforms
-from lt25.data.order import Draw, Reading, Share, draws
+from lt25.data.order import Draw, Reading, Share, draws, length_unit
 from lt25.data.prepared import PreparedExamples, PreparedSplit, Source
 from lt25.errors import UserError
 from lt25.tasks import TASKS
@@ -24,8 +26,8 @@ _LENGTHS, _BOUNDARIES = 16, 64
 class StepBatches:
     """The training batches of one rank, as torchtitan's trainer wants them: ``({"input": ..., ...}, labels)``.
 
-    Each step takes ``local_batch_size * accumulation * world_size`` examples of the epoch's order; this rank gets its share
-    of each of the step's ``accumulation`` micro-batches.
+    Each step takes ``accumulation * world_size`` micro-batches of the epoch's order; this rank gets its share of them, which are
+    ``accumulation``.
 
     Args:
         split: the training split.
@@ -54,10 +56,10 @@ class StepBatches:
         module = TASKS[task].module("data")
         self.source: Source = module.source(split, reading)
         self.transforms: Transforms = module.transforms(split, augment or {}, True)
-        self.share, self.seed = reading.share, reading.seed
+        self.share, self.seed, self.searched = reading.share, reading.seed, reading.searched
         self.options, self.prefetch, self.main_input = options or {}, prefetch, TASKS[task].main_input
         _check(self.source, self.share, self.options)
-        grid = _grid(split, self.source) if few_shapes else NO_GRID
+        grid = _grid(split, self.source, self.searched or self.share.batch_steps > 0) if few_shapes else NO_GRID
         alike = isinstance(self.source, PreparedExamples) and self.source.lengths is None and not self.transforms.item
         collate_stacked = getattr(module, "collate_stacked", None) if alike else None
         self.batches = Batches(self.source, self.transforms, module.collate, collate_stacked, grid, self.seed)
@@ -92,14 +94,28 @@ class StepBatches:
             batch["input"] = batch.pop(self.main_input)
             yield batch, labels
 
+    def longest(self, count: int) -> Batch:
+        """Return a batch of the longest example, ``count`` times, with ``input`` and ``labels`` as a step has them."""
+        lengths = cast(np.ndarray, self.source.lengths)
+        batch = self.batches[Draw(0, [int(lengths.argmax())] * count)]
+        return {"input": batch.pop(self.main_input), **batch}
+
+    def hold(self, batch_steps: int) -> None:
+        """Decide how many steps a micro-batch holds, before the first batch is asked for."""
+        self.share = replace(self.share, batch_steps=batch_steps)
+
     def close(self) -> None:
         """End what is under way."""
         self.source.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of steps served, and the source's state if it has one."""
-        steps = {"steps": self.served // self.share.accumulation}
-        return {**steps, "source": self.source_state} if self.source_state else steps
+        """Return the steps served, the source's state if it has one, and what a micro-batch holds if that is searched."""
+        state: dict[str, Any] = {"steps": self.served // self.share.accumulation}
+        if self.source_state:
+            state["source"] = self.source_state
+        if self.searched:
+            state["batch_steps"] = self.share.batch_steps
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after a number of steps.
@@ -110,6 +126,8 @@ class StepBatches:
         if self.source_state and not state.get("source"):
             raise UserError(f"{self.source.name}: the checkpoint has no position in it: go on from another one")
         self.served = state["steps"] * self.share.accumulation
+        if self.searched:
+            self.hold(state["batch_steps"])
         self.source_state = state.get("source", {})
 
 
@@ -144,9 +162,10 @@ class Batches(Dataset):
 
 
 def _check(source: Source, share: Share, options: Mapping[str, Any]) -> None:
-    if source.count is not None and source.count < share.step_size:
+    least = share.micro_batches if share.batch_steps else share.step_size
+    if source.count is not None and source.count < least:
         raise UserError(
-            f"{source.name} has {source.count} {source.unit}, a step takes {share.step_size}: "
+            f"{source.name} has {source.count} {source.unit}, a step takes {least}: "
             f"lower training.local_batch_size or training.global_batch_size"
         )
     if options.get("num_workers") and source.state_dict():
@@ -155,8 +174,7 @@ def _check(source: Source, share: Share, options: Mapping[str, Any]) -> None:
         )
 
 
-def _grid(split: PreparedSplit, source: Source) -> Grid:
-    # A multiple of 8 suits matrix products.
-    time = 1 if source.lengths is None else 8 * -(-int(source.lengths.max()) // (8 * _LENGTHS))
+def _grid(split: PreparedSplit, source: Source, by_length: bool) -> Grid:
+    time = 1 if source.lengths is None else length_unit(source.lengths, *() if by_length else (_LENGTHS,))
     offsets = split.shards.get("label_offsets")
     return Grid(time, 0 if offsets is None else int(offsets.diff().max()), _BOUNDARIES)

@@ -3,17 +3,21 @@
 Nothing depends on how many processes read, and the whole state of the order is the number of steps taken.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, cast
 
 import numpy as np
 
+from lt25.data.batches import longest_first
 from lt25.data.prepared import Source
 
 # Examples of like length are sought among this many global batches: less padding, and still a fresh mix every epoch.
 _SORT_AMONG = 16
+
+# Where a micro-batch holds a number of steps, examples are padded to one of so many lengths: a few per cent of padding.
+_LENGTHS = 32
 
 
 @dataclass(frozen=True)
@@ -21,25 +25,37 @@ class Share:
     """Which examples of a step are this process's.
 
     Attributes:
-        local_batch_size: examples in a micro-batch of a rank.
+        local_batch_size: examples in a micro-batch of a rank; with ``batch_steps`` the most.
         accumulation: micro-batches in a step.
         rank, world_size: this reader among all.
+        batch_steps: the most steps of the sequences of a micro-batch, padding counted, unless a single one has more; 0: any
+            number.
     """
 
     local_batch_size: int
     accumulation: int = 1
     rank: int = 0
     world_size: int = 1
+    batch_steps: int = 0
 
     @property
     def step_size(self) -> int:
-        """Examples in a step, over all ranks."""
-        return self.local_batch_size * self.accumulation * self.world_size
+        """Examples in a step, over all ranks; with ``batch_steps`` the most."""
+        return self.local_batch_size * self.micro_batches
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches in a step, over all ranks."""
+        return self.accumulation * self.world_size
 
     @property
     def rows(self) -> list[int]:
         """Which of a step's examples are this process's, ascending."""
-        return [row for rows in _micro_batches(np.arange(self.step_size), self) for row in rows]
+        return [row for rows in self.own(_alike(np.arange(self.step_size), self)) for row in rows]
+
+    def own(self, step: Sequence[np.ndarray]) -> list[list[int]]:
+        """Return the micro-batches of a step that are this process's: one of every ``world_size`` neighbours."""
+        return [micro_batch.tolist() for micro_batch in step[self.rank :: self.world_size]]
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,7 @@ class Reading:
         varlen: whether the documents of a window are sequences of their own.
         context_len: the most tokens of such a sequence; a longer document goes on in the next one; 0: as many as it has.
         probabilities: of several datasets, how often each is read; they add up to one.
+        searched: whether ``share.batch_steps`` is still to be found, as what fits into memory.
     """
 
     share: Share
@@ -63,6 +80,7 @@ class Reading:
     varlen: bool = True
     context_len: int = 0
     probabilities: tuple[float, ...] = (1.0,)
+    searched: bool = False
 
     def starts(self, begins: np.ndarray, length: int) -> np.ndarray:
         """Return where the sequences of a window begin.
@@ -115,6 +133,45 @@ def epoch_order(source: Source, step_size: int, seed: int, epoch: int) -> np.nda
     return order.reshape(steps, step_size) * source.stride + rng.integers(source.stride)
 
 
+def epoch_by_length(source: Source, share: Share, seed: int, epoch: int) -> list[list[np.ndarray]]:
+    """Return the examples of an epoch, every one once, in micro-batches of ``share.batch_steps`` steps.
+
+    A micro-batch has examples of one length, rounded up, drawn at random among all of that length, and as many as fit; a step has
+    micro-batches of like length, so that ranks have equal work. Steps come in random order. Where micro-batches are too few for
+    the last step, the ones with most examples are divided; if all have one, those left over are dropped.
+
+    Args:
+        source: one that has a count and lengths.
+        share: of any process: all get the same.
+        seed: of the run.
+        epoch: from 0.
+
+    Returns:
+        Steps, as many in every epoch, of ``share.micro_batches`` arrays of numbers of examples, int64 [n].
+    """
+    rng = np.random.default_rng([seed, epoch])
+    lengths = cast(np.ndarray, source.lengths)
+    order, unit = rng.permutation(len(lengths)), length_unit(lengths)
+    padded = -(-lengths[order] // unit) * unit
+    batches = [order[rows] for rows in longest_first(padded, share.local_batch_size, share.batch_steps)]
+    while len(batches) % share.micro_batches:
+        at = max(range(len(batches)), key=lambda number: len(batches[number]))
+        half = len(batches[at]) // 2
+        if not half:
+            break
+        batches[at : at + 1] = [batches[at][:half], batches[at][half:]]
+    starts = rng.permutation(len(batches) // share.micro_batches) * share.micro_batches
+    return [batches[start : start + share.micro_batches] for start in starts]
+
+
+def length_unit(lengths: np.ndarray, count: int = _LENGTHS) -> int:
+    """Return a number of steps to whose multiples lengths are rounded up, so that there are at most ``count`` of them.
+
+    It is a multiple of 8, which suits matrix products.
+    """
+    return 8 * -(-int(lengths.max()) // (8 * count))
+
+
 def draws(source: Source, share: Share, seed: int, step: int) -> Iterator[Draw]:
     """Yield the micro-batches of one process from a step on, for ever.
 
@@ -127,14 +184,20 @@ def draws(source: Source, share: Share, seed: int, step: int) -> Iterator[Draw]:
     if source.count is None:
         while True:
             row = np.arange(step * share.step_size, (step + 1) * share.step_size)
-            yield from (Draw(0, indices) for indices in _micro_batches(row, share))
+            yield from (Draw(0, indices) for indices in share.own(_alike(row, share)))
             step += 1
-    epoch, step = divmod(step, source.count // share.step_size)
+    by_length = share.batch_steps > 0
+    in_epoch = len(epoch_by_length(source, share, seed, 0)) if by_length else source.count // share.step_size
+    epoch, step = divmod(step, in_epoch)
     while True:
-        for row in epoch_order(source, share.step_size, seed, epoch)[step:]:
-            yield from (Draw(epoch, indices) for indices in _micro_batches(row, share))
+        if by_length:
+            steps = epoch_by_length(source, share, seed, epoch)[step:]
+        else:
+            steps = (_alike(row, share) for row in epoch_order(source, share.step_size, seed, epoch)[step:])
+        yield from (Draw(epoch, indices) for micro_batches in steps for indices in share.own(micro_batches))
         epoch, step = epoch + 1, 0
 
 
-def _micro_batches(row: np.ndarray, share: Share) -> list[list[int]]:
-    return row.reshape(share.accumulation, share.world_size, share.local_batch_size)[:, share.rank].tolist()
+def _alike(row: np.ndarray, share: Share) -> np.ndarray:
+    """Cut the examples of a step into micro-batches, [micro_batches, local_batch_size]."""
+    return row.reshape(share.micro_batches, share.local_batch_size)

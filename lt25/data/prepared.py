@@ -150,15 +150,15 @@ class PreparedExamples(Stateless):
 
     Args:
         split: a prepared split.
-        lengths: of the examples as the model sees them, int64 [n]; by default as they are stored.
+        lengths: of the examples as the model sees them, int64 [n]; by default as they are stored, and none if they are all alike.
     """
 
     unit, stride = "examples", 1
 
     def __init__(self, split: PreparedSplit, lengths: np.ndarray | None = None) -> None:
         self.split, self.count, self.name = split, len(split), f"{split.path}: the training split"
-        lengths = split.lengths if lengths is None else lengths
-        self.lengths = lengths if self.count and lengths.min() < lengths.max() else None
+        alike = lengths is None and not (self.count and split.lengths.min() < split.lengths.max())
+        self.lengths = None if alike else split.lengths if lengths is None else lengths
 
     def __getitem__(self, index: int) -> Item:
         return self.split[index]

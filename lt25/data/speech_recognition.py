@@ -135,9 +135,10 @@ def write(
 
 def source(split: PreparedSplit, reading: Reading) -> PreparedExamples:
     """Return where a training run's examples come from, with their lengths in frames; ``reading`` is of no account."""
-    if not holds_audio(split):
-        return PreparedExamples(split)
-    return PreparedExamples(split, frame_count(split.lengths, _extractor(split)["sampling_rate"]))
+    lengths = split.lengths
+    return PreparedExamples(
+        split, frame_count(lengths, _extractor(split)["sampling_rate"]) if holds_audio(split) else lengths
+    )
 
 
 def holds_audio(split: PreparedSplit) -> bool:

@@ -556,9 +556,9 @@ _fla("hgrn2", crosses_layers=("lower_bounds",), parallelism=_SPLIT)
 _fla("gla", parallelism=_SPLIT)
 _fla("retnet", parallelism=("data", "pipeline"))
 _fla("delta_net", parallelism=_SPLIT)
-_fla("gated_deltanet", parallelism=_SPLIT)
+_fla("gated_deltanet", parallelism=(*_SPLIT, "context"))
 _fla("gsa", parallelism=_SPLIT)
-_fla("rwkv7", crosses_layers=("v_first",), parallelism=("data", "pipeline"))
+_fla("rwkv7", crosses_layers=("v_first",), parallelism=("data", "pipeline", "context"))
 _fla("transformer", parallelism=("data", "context"))
 _MAMBA = "Mamba's layers take no boundaries of packed texts: a text reads on from the one before it in its window"
 # Their kernels go on from a state by a single token only.

@@ -202,6 +202,7 @@ def _record(config: Job, run: runs.Run, trainer: Trainer, code: dict[str, Any] |
         "run_dir": os.path.relpath(run.directory, run.results_dir),
         "checkpoints": kept_steps(run.checkpoints),
         **({"best": trainer.validator.best} if config.checkpoint.keep == "best" and trainer.validator else {}),
+        **({"batch_seconds": seconds} if (seconds := config.training.batch_seconds) else {}),
         "parameters": cast(Any, trainer.model_args).parameters,
         "seconds": last["seconds"],
         "samples_per_second": mean("samples_per_second"),

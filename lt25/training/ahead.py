@@ -32,6 +32,11 @@ def check_devices(experiment: Experiment) -> Launch:
             f"{experiment.path}: training.float8: found {training['float8']}, but there is no GPU here, and a CPU has no such "
             "products: remove the key"
         )
+    if training["batch_seconds"] == "auto" and start.device == "cpu":
+        raise UserError(
+            f"{experiment.path}: training.batch_seconds: found auto, but there is no GPU here, whose memory is measured: use a "
+            "number of seconds"
+        )
     if experiment.model.get("norm") == "batch" and start.world_size > 1:
         raise UserError(
             f"{experiment.path}: model.norm: found batch, which one process's batch decides, but {start.world_size} would train: "

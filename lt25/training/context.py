@@ -65,6 +65,12 @@ class Part:
         if self.window and batch.pop("cu_seqlens", None) is not None:
             for name in (main_input, "labels"):
                 batch[name] = batch[name].view(-1, self.window)
+        elif self.cut and not self.window and "cu_seqlens" not in batch:
+            # One behind the other, as texts come: FLA's kernels share nothing else.
+            rows, steps = batch[main_input].shape
+            batch["cu_seqlens"] = torch.arange(0, rows * steps + 1, steps, device=batch[main_input].device)
+            for name in (main_input, "labels"):
+                batch[name] = batch[name].view(1, -1)
         steps, unit = batch[main_input].shape[1], self.ranks * self.subsampling
         length = self.subsampling * max(-(-steps // unit), self.least)
         missing, start = length * self.ranks - steps, self.rank * length

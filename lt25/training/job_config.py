@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from lt25.data.audio import HOP_SECONDS
 from lt25.data.order import Reading, Share
 
 
@@ -71,6 +72,9 @@ class Training:
 
     intermediate_ctc: float = 0.0
     """Weight of the loss of a speech recogniser's middle layer"""
+
+    batch_seconds: float | Literal["auto"] | None = None
+    """Seconds of audio in a speech recogniser's micro-batch; auto: as many as fit into memory; None: any number"""
 
     varlen: bool | None = None
     """Whether the documents of a window are sequences of their own; None: where the model's family can keep them apart"""
@@ -145,11 +149,22 @@ def reading_of(job: Job, rank: int, ranks: int, training: bool) -> Reading:
     section = job.training
     local, total = section.local_batch_size, section.global_batch_size
     return Reading(
-        Share(local, max(total // (local * ranks), 1), rank, ranks),
+        Share(local, max(total // (local * ranks), 1), rank, ranks, batch_steps(section)),
         job.debug.seed,
         training,
         section.seq_len,
         section.varlen is not False,
         section.context_len or 0,
         tuple(job.lt25.probabilities),
+        section.batch_seconds == "auto",
     )
+
+
+def batch_steps(training: Any) -> int:
+    """Return how many frames a micro-batch has, 0 where any number, or as many as are still to be found.
+
+    Args:
+        training: a job's section of that name.
+    """
+    seconds = training.batch_seconds
+    return 0 if seconds in (None, "auto") else max(round(seconds / HOP_SECONDS), 1)

@@ -101,6 +101,8 @@ def identity_of(job: Mapping[str, Any], processes: int) -> dict[str, Any]:
     return {
         **training_identity(job),
         "global_batch_size": total if total > 0 else local * (processes // split),
+        # How many utterances a micro-batch has is then said by the most that it may have, too.
+        **({"local_batch_size": local} if job["training"].get("batch_seconds") else {}),
         "model": files.read_json(Path(lt25["model_config"]), f"run `lt25 configure {lt25['arguments']}`"),
         "data": data["fingerprint"],
         "init_from": start,

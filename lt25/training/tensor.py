@@ -9,7 +9,6 @@ parameters are DTensors, and a module that is asked for one of them while the mo
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lt25.errors import UserError
 from lt25.models.families import Family
+from lt25.models.forward import call_others
 from lt25.ops.context import total
 from lt25.training.losses import IGNORE
 
@@ -206,17 +206,13 @@ def _split_mamba2(block: Any, mesh: DeviceMesh) -> None:
 
 def _take_apart(block: Any, normalise: Callable[..., Tensor]) -> None:
     """Let an FLA mixer compute its last norm and product one after the other: the kernel for both knows no other ranks."""
-    whole: Any = type(block).forward
-    if "rms_norm_linear" not in whole.__globals__:
+    if "rms_norm_linear" not in type(block).forward.__globals__:
         return
 
     def apart(x: Tensor, weight: Tensor, _: None, matrix: Tensor, bias: None, eps: float = 1e-5) -> Tensor:
         return F.linear(normalise(x, weight, eps), matrix)
 
-    names = {**whole.__globals__, "rms_norm_linear": apart}
-    own = FunctionType(whole.__code__, names, whole.__name__, whole.__defaults__, whole.__closure__)
-    own.__kwdefaults__ = whole.__kwdefaults__
-    block.forward = MethodType(own, block)
+    call_others(block, rms_norm_linear=apart)
 
 
 class _Sequence:

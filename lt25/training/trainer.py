@@ -19,6 +19,7 @@ from lt25.training.cuda_graphs import REFUSAL, can_replay
 from lt25.training.device import DEVICE_TYPE
 from lt25.training.float8 import use_float8
 from lt25.training.job_config import Job
+from lt25.training.largest_batch import check, settle
 from lt25.training.metrics import RunMetrics
 from lt25.training.norms import by_layer, norms
 from lt25.training.parallelize import GradientSum, is_replicated
@@ -168,6 +169,7 @@ class Trainer(torchtitan.train.Trainer):
 
     def __init__(self, job_config: JobConfig, run: Run):
         self.validator = None
+        check(job_config)
         use_float8(job_config)
         if job_config.profiling.enable_memory_snapshot and DEVICE_TYPE != "cuda":
             raise UserError("profiling.enable_memory_snapshot: found true, but only a GPU's memory has one: use false")
@@ -201,6 +203,8 @@ class Trainer(torchtitan.train.Trainer):
         # torchtitan calls this once, with a checkpoint loaded and before the first step.
         self.metrics_processor.start(self.step, self.checkpointer.loaded)
         self.first_step = self.step + 1
+        if self.job_config.training.batch_seconds == "auto":
+            self.job_config.training.batch_seconds = settle(self)
         return map(self.metrics_processor.count, super().batch_generator(data_iterable))
 
     def post_dataloading_process(

@@ -6,8 +6,9 @@ far and the patience left follow from the run's history.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from torch import Tensor, nn
 from torchtitan.components.validate import BaseValidator
 from torchtitan.distributed import ParallelDims
 
+from lt25.data.batches import longest_first
 from lt25.data.prepared import PreparedSplit
 from lt25.errors import UserError
 from lt25.tasks import TASKS
 from lt25.training.context import Part
 from lt25.training.device import DEVICE_TYPE
-from lt25.training.job_config import Job, reading_of
+from lt25.training.job_config import Job, batch_steps, reading_of
 from lt25.training.losses import IGNORE
 from lt25.training.metrics import RunMetrics
 from lt25.training.pipeline import Pipeline
@@ -68,8 +70,7 @@ class Validator(BaseValidator):
         self.source = data.source(split, reading_of(job_config, dp_rank, dp_world_size, training=False))
         self.transforms = data.transforms(split, {}, training=False)
         self.collate = data.collate
-        self.batches = list(self._batches())
-        if not self.batches:
+        if not self._count:
             raise UserError(f"{split.path}: the validation split has no {self.source.unit}: use validation.freq 0")
 
     def should_validate(self, step: int) -> bool:
@@ -153,11 +154,16 @@ class Validator(BaseValidator):
             dist.all_reduce(pairs, group=self.parallel_dims.get_mesh("loss").get_group())
         return dict(zip(sums, (pairs[:, 0] / pairs[:, 1]).tolist(), strict=True))
 
-    def _batches(self) -> Iterator[list[int]]:
-        """Yield the examples of each batch, those of like length together."""
-        training, steps, source = self.job_config.training, self.job_config.validation.steps, self.source
+    @property
+    def _count(self) -> int:
         # Windows that begin at 0 leave room for one more than those that begin at random.
-        count = source.count + (source.stride > 1)
+        return self.source.count + (self.source.stride > 1)
+
+    @cached_property
+    def batches(self) -> list[list[int]]:
+        """Return the examples of each batch, those of like length together."""
+        training, steps, source = self.job_config.training, self.job_config.validation.steps, self.source
+        count = self._count
         places = source.stride * np.arange(count)
         lengths = np.zeros(count) if source.lengths is None else source.lengths
         if steps > 0:
@@ -165,9 +171,9 @@ class Validator(BaseValidator):
             wanted = steps * (total if total > 0 else training.local_batch_size * self.ranks)
             chosen = np.sort(np.random.default_rng(0).permutation(count)[:wanted])
             places, lengths = places[chosen], lengths[chosen]
-        order = places[np.argsort(lengths, kind="stable")]
-        for at in range(0, len(order), training.local_batch_size):
-            yield order[at : at + training.local_batch_size].tolist()
+        # The trainer may have found out only now how long a batch can be.
+        cut = longest_first(lengths, training.local_batch_size, batch_steps(training))
+        return [places[rows].tolist() for rows in cut]
 
     def _load(self, places: list[int]) -> dict[str, Tensor]:
         batch = self.collate([self.transforms.of_item(self.source[place]) for place in places])

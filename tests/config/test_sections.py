@@ -27,6 +27,7 @@ OWN = {
     "training.z_loss",
     "training.label_smoothing",
     "training.intermediate_ctc",
+    "training.batch_seconds",
     "training.varlen",
     "training.context_len",
     "optimizer.gate_lr",

@@ -57,6 +57,25 @@ def test_a_loader_that_is_set_back_serves_what_an_undisturbed_one_serves(split, 
     assert all(same(a, b) for a, b in zip(undisturbed[12:], take(resumed, 18), strict=True))
 
 
+@pytest.mark.parametrize("split", ["speech_recognition"], indirect=True)
+def test_a_loader_that_is_told_how_much_a_batch_holds_goes_on_with_that(split):
+    def loader():
+        return StepBatches(split, "speech_recognition", Reading(Share(8), seed=1, searched=True), few_shapes=True)
+
+    stopped, resumed = loader(), loader()
+    longest = stopped.longest(3)
+    assert longest["input"].shape[:2] == (3, 24) and longest["labels"].shape[0] == 3
+    stopped.hold(60)
+    given = take(stopped, 20)
+    assert all(inputs["input"].shape[:2].numel() <= 60 for inputs, _ in given)
+    again = loader()
+    again.hold(60)
+    take(again, 7)
+    assert again.state_dict() == {"steps": 7, "batch_steps": 60}
+    resumed.load_state_dict(again.state_dict())
+    assert all(same(a, b) for a, b in zip(given[7:], take(resumed, 13), strict=True))
+
+
 @pytest.mark.parametrize("split", ["classification"], indirect=True)
 def test_a_step_larger_than_the_split_is_refused(split):
     with pytest.raises(UserError, match="the training split has 23 examples, a step takes 24: lower"):

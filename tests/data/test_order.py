@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lt25.data.order import Share, draws, epoch_order
+from lt25.data.order import Share, draws, epoch_by_length, epoch_order, length_unit
 
 
 def source(count, lengths=None, stride=1):
@@ -55,9 +55,67 @@ def test_steps_gather_examples_of_like_length():
     assert np.ptp(LENGTHS[order], axis=1).mean() < np.ptp(LENGTHS) / 4
 
 
-@pytest.mark.parametrize("source", [source(23), source(None)], ids=["epochs", "stream"])
-def test_the_order_from_a_step_on_is_the_rest_of_the_whole(source):
-    share = Share(2, accumulation=2)
+def utterances(count, longest=3520):
+    """Lengths in frames, nearly LibriSpeech's: most last 12 to 16 s, some much less, few more."""
+    rng = np.random.default_rng(0)
+    lengths = np.where(rng.random(count) < 0.65, rng.normal(1450, 130, count), rng.uniform(150, 1600, count))
+    return np.array([longest, *lengths[1:]]).astype(np.int64)
+
+
+FRAMES = utterances(5000)
+
+
+@pytest.mark.parametrize(
+    "share", [Share(256, batch_steps=60_000), Share(40, 2, 0, 3, 30_000)], ids=["one", "six a step"]
+)
+def test_batches_of_so_many_frames_are_full_hold_every_utterance_once_and_are_hardly_padded(share):
+    unit = length_unit(FRAMES)
+    epochs = [epoch_by_length(source(len(FRAMES), FRAMES), share, 1, epoch) for epoch in range(3)]
+    assert len({len(epoch) for epoch in epochs}) == 1
+    assert len({tuple(step[0]) for epoch in epochs for step in epoch}) == 3 * len(epochs[0])
+    for epoch in epochs:
+        assert all(len(step) == share.micro_batches for step in epoch)
+        batches = [batch for step in epoch for batch in step]
+        assert np.array_equal(np.sort(np.concatenate(batches)), np.arange(len(FRAMES)))
+        padded = np.array([-(-FRAMES[batch].max() // unit) * unit * len(batch) for batch in batches])
+        assert padded.max() <= share.batch_steps
+        assert 1 - FRAMES.sum() / padded.sum() < 0.1
+        assert len({(len(batch), -(-FRAMES[batch].max() // unit)) for batch in batches}) <= 32 + share.micro_batches
+        full = [
+            len(batch) in (share.local_batch_size, share.batch_steps // (-(-FRAMES[batch].max() // unit) * unit))
+            for batch in batches
+        ]
+        assert sum(full) > len(batches) - 2 * share.micro_batches
+
+
+def test_an_utterance_longer_than_a_batch_is_one_of_its_own_and_batches_that_cannot_be_divided_are_dropped():
+    lengths = np.array([400, 100, 90, 85, 70, 60, 50])
+    (whole,) = epoch_by_length(source(7, lengths), Share(8, 3, batch_steps=340), 1, 0)
+    assert [sorted(batch) for batch in whole] == [[0], [1, 2, 3], [4, 5, 6]]
+    alone = epoch_by_length(source(7, lengths), Share(8, 2, batch_steps=1), 1, 0)
+    assert [len(batch) for step in alone for batch in step] == [1] * 6
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_any_number_of_ranks_take_the_same_steps_of_so_many_frames(ranks):
+    read = [
+        draws(source(len(FRAMES), FRAMES), Share(64, 4 // ranks, rank, ranks, 30_000), 1, 3) for rank in range(ranks)
+    ]
+    steps = [sorted(tuple(next(rank).indices) for _ in range(4 // ranks) for rank in read) for _ in range(3)]
+    expected = epoch_by_length(source(len(FRAMES), FRAMES), Share(64, 4, batch_steps=30_000), 1, 0)[3:6]
+    assert steps == [sorted(tuple(batch.tolist()) for batch in step) for step in expected]
+
+
+@pytest.mark.parametrize(
+    ("source", "share"),
+    [
+        (source(23), Share(2, accumulation=2)),
+        (source(None), Share(2, accumulation=2)),
+        (source(50, LENGTHS), Share(8, accumulation=2, batch_steps=60)),
+    ],
+    ids=["epochs", "stream", "by length"],
+)
+def test_the_order_from_a_step_on_is_the_rest_of_the_whole(source, share):
     whole = list(islice(draws(source, share, 1, 0), 30))
     assert list(islice(draws(source, share, 1, 9), 12)) == whole[18:]
 

@@ -1,9 +1,12 @@
 """Triton's interpreter made fit for flash-linear-attention's kernels. Import before any of them."""
 
 import ast
+from types import SimpleNamespace
 
 from tests.ops import interpret  # isort: skip
 
+import torch.distributed as dist
+from fla.ops.cp import chunk_bwd, chunk_delta_h, chunk_fwd, chunk_merge, comm
 from triton.runtime import interpreter
 from triton.runtime.autotuner import Autotuner
 
@@ -28,3 +31,15 @@ class _Ranges(interpreter.ASTTransformer):
 
 
 interpreter.FunctionRewriter.ast_transformer = _Ranges()
+
+for module in (chunk_bwd, chunk_delta_h, chunk_fwd, chunk_merge):
+    # Only GPUs of NVIDIA's pass.
+    module._check_cp_device = lambda device: None
+
+
+def _gather(out, own, **options):
+    """gloo wants what it gathers one behind the other, and not in a dimension of its own."""
+    return dist.all_gather_into_tensor(out.flatten(0, 1), own, **options)
+
+
+comm.dist = SimpleNamespace(**{**vars(dist), "all_gather_into_tensor": _gather})

@@ -63,3 +63,13 @@ def test_windows_are_cut_each():
     assert [part["input"].tolist() for part in found] == [[[0, 1], [4, 5]], [[2, 3], [6, 7]]]
     assert [part["position_ids"].tolist() for part in found] == [[[0, 1]], [[2, 3]]]
     assert all(torch.equal(part["input"], part["labels"]) and "cu_seqlens" not in part for part in found)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_rows_without_boundaries_are_cut_one_behind_the_other(ranks):
+    """FLA's kernels share one row of packed texts only; what is left over is a text of its own, without labels."""
+    tokens = torch.arange(1, 16).view(3, 5)
+    found = parts({"input": tokens, "labels": tokens}, "recall", "input", ranks)
+    assert torch.cat([part["input"] for part in found], 1).tolist() == [[*range(1, 16), 0]]
+    assert torch.cat([part["labels"] for part in found], 1).tolist() == [[*range(1, 16), -100]]
+    assert all(part["cu_seqlens"].tolist() == [0, 5, 10, 15, 16] for part in found)

@@ -139,12 +139,14 @@ def test_a_lower_loss_at_the_same_accuracy_renews_the_patience():
 
 @pytest.mark.parametrize(("total", "ranks", "examples"), [(-1, 1, 12), (-1, 2, 24), (8, 2, 24), (40, 1, 50)])
 def test_steps_of_a_validation_are_as_many_examples_as_those_of_training(total, ranks, examples):
-    training = {"global_batch_size": total, "local_batch_size": 4}
+    training = {"global_batch_size": total, "local_batch_size": 4, "batch_seconds": None}
     made = validator("loss", "min", [], training=training, validation={"steps": 3})
     made.ranks, made.source = ranks, SimpleNamespace(count=50, stride=1, lengths=None)
-    chosen = [place for batch in made._batches() for place in batch]
+    chosen = [place for batch in made.batches for place in batch]
     assert len(chosen) == len(set(chosen)) == examples
-    assert list(made._batches()) == list(made._batches())
+    again = validator("loss", "min", [], training=training, validation={"steps": 3})
+    again.ranks, again.source = ranks, made.source
+    assert again.batches == made.batches
 
 
 def test_the_character_error_rate_counts_edits_of_greedy_decodings():
