@@ -138,8 +138,8 @@ class Step:
         self.optimize = self._optimizer(network)
         self.update = self.once
         if network == "lt25" and device == "cuda":
+            from lt25.compiling import compile_ahead
             from lt25.training.precision import LowPrecision
-            from lt25.training.startup import compile_ahead
 
             if mode != "compile":
                 self.low_precision = LowPrecision(self.model, torch.bfloat16)
@@ -439,6 +439,7 @@ def check(device: str, report: "Report") -> None:
 def _compare(case: Case, variant: Variant, accumulation: int, device: str) -> dict[str, Any]:
     import torch
 
+    from lt25.compiling import compile_ahead
     from lt25.cuda_graphs import CUDAGraphWrapper
     from lt25.data.loader import StepBatches
     from lt25.data.order import Reading, Share
@@ -446,7 +447,6 @@ def _compare(case: Case, variant: Variant, accumulation: int, device: str) -> di
     from lt25.tasks import TASKS
     from lt25.training import spec
     from lt25.training.prefetch import to_cuda
-    from lt25.training.startup import compile_ahead
     from lt25.training.steps import FiniteOptimizers
 
     losses, taken, recorded = [], [], 0

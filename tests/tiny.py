@@ -131,6 +131,10 @@ def environment(**extra: str) -> dict[str, str]:
     return {**kept, **own, **extra}
 
 
+EXACT_PRODUCTS = {"TRITON_F32_DEFAULT": "tf32x3", "NVIDIA_TF32_OVERRIDE": "0"}
+"""What makes a GPU multiply float32: otherwise products have factors of 11 bits, which tells kernels apart that compute the same.
+Triton's exact way has no tensor cores, and the largest kernels take minutes to compile."""
+
 IMPORTED = (
     "lt25.training.__main__",
     "lt25.checkpoints.convert",

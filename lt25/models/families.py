@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from lt25.compiling import keep_kernels
 from lt25.config.key import OPTIONAL, Key, Section, suggestion
 from lt25.errors import UserError
 from lt25.models import meshes
@@ -101,6 +102,7 @@ class Family:
     def load(self) -> None:
         """Make transformers' Auto classes know the family."""
         if self.module is not None:
+            keep_kernels()  # Triton asks for it when a kernel is defined
             import_module(self.module)
 
     def tied(self, model: Mapping[str, Any]) -> bool:

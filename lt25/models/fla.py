@@ -2,19 +2,23 @@
 
 Where the package flash-attn is not installed, FLA's attention layers cannot be built. They then get those of
 `lt25.models.attention` in its place, which compute the same by torch's own kernels. Where it is known how kernels are fastest,
-they are launched so (`lt25.models.fla_tuned`).
+they are launched so (`lt25.models.fla_tuned`); what is not known is tuned quickly.
 """
 
 import fla.layers.attn
 import fla.models
+import torch
 
 # They put into FLA what it lacks.
 import lt25.models.fla_hopper
 import lt25.models.fla_mamba2  # noqa: F401
+from lt25.compiling import tune_quickly
 from lt25.models.attention import attention, packed_attention
 from lt25.models.fla_tuned import use_tuned
 
 if fla.layers.attn.flash_attn_func is None:
     fla.layers.attn.flash_attn_func, fla.layers.attn.flash_attn_varlen_func = attention, packed_attention
 
-use_tuned()
+if torch.cuda.is_available():
+    tune_quickly()
+    use_tuned()

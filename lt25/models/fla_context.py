@@ -41,12 +41,11 @@ def share_sequences(model: Any, group: dist.ProcessGroup) -> None:
     Raises:
         UserError: if the GPU is none that FLA's kernels for it take.
     """
-    if model.config.model_type != "transformer" and torch.cuda.is_available():
-        if torch.version.hip or torch.cuda.get_device_capability() < (8, 0):
-            raise UserError(
-                f"parallelism.context_parallel_degree: found {dist.get_world_size(group)}, but FLA's kernels for it take an "
-                "NVIDIA GPU of compute capability 8.0 or more: use 1"
-            )
+    if model.config.model_type != "transformer" and torch.cuda.is_available() and not _has_kernels():
+        raise UserError(
+            f"parallelism.context_parallel_degree: found {dist.get_world_size(group)}, but FLA's kernels for it take an "
+            "NVIDIA GPU of compute capability 8.0 or more: use 1"
+        )
     model.base_model.register_forward_pre_hook(_without_cache, with_kwargs=True)
     calls = _Calls(group, getattr(model.config, "conv_size", None))
     for module in model.base_model.layers.modules():
@@ -63,6 +62,10 @@ def share_sequences(model: Any, group: dist.ProcessGroup) -> None:
                 call_others(module, chunk_rwkv7=rule, fused_mul_recurrent_rwkv7=few, token_shift=calls.token_shift)
             case RWKV7FeedForward():
                 call_others(module, token_shift=calls.token_shift)
+
+
+def _has_kernels() -> bool:
+    return torch.version.hip is None and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def _without_cache(_: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

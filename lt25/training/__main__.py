@@ -14,9 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
+from lt25.compiling import keep_kernels
 from lt25.importing import without_garbage
 from lt25.training.processes import stop_at_once, stop_no_more
-from lt25.training.startup import keep_kernels, open_gpu
+from lt25.training.startup import open_gpu
 
 # isort: off
 if __name__ == "__main__":

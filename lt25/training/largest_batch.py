@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from lt25.compiling import compile_ahead
 from lt25.cuda_graphs import CUDAGraphWrapper
 from lt25.data.audio import HOP_SECONDS
 from lt25.data.loader import StepBatches
@@ -19,7 +20,6 @@ from lt25.data.order import length_unit
 from lt25.errors import UserError
 from lt25.training.device import DEVICE_TYPE
 from lt25.training.job_config import Job
-from lt25.training.startup import compile_ahead
 
 ROOM = 0.8
 """The part of the free memory that is used. The rest is for what lies between blocks, and for recordings that are played slower

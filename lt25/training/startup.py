@@ -3,13 +3,9 @@
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
-from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from lt25.replaced import replaced
 
@@ -50,61 +46,3 @@ def open_gpu() -> None:
             torch.mm(one, one)
 
     threading.Thread(target=multiply, name="gpu").start()
-
-
-def keep_kernels() -> None:
-    """Keep compiled kernels for the next start in Triton's own directory; inductor would choose another in mid-run.
-
-    Saves 5 to 13 s of the next start, see "The trainer itself" in benchmarks/RESULTS.md.
-    """
-    # An account without a home directory keeps nothing.
-    with suppress(RuntimeError):
-        home = os.environ.get("TRITON_HOME") or Path.home()
-        os.environ.setdefault("TRITON_CACHE_DIR", str(Path(home, ".triton", "cache")))
-    # So that kernels which are tuned, as flash-linear-attention's are, are tuned once.
-    os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
-
-
-def compile_ahead(function: Callable[[], Any]) -> None:
-    """Compile the Triton kernels that a function launches, side by side, without launching them.
-
-    The first step would compile them one after the other. What the kernels should have written is left as it was. The function
-    may run on several threads, as a backward pass does. Of a kernel that is tuned when it is first called, as
-    flash-linear-attention's are, every configuration is compiled, unless the right one is known; the step itself then only
-    times them, and briefly.
-    """
-    from triton.runtime import JITFunction, driver
-    from triton.runtime._async_compile import AsyncCompileMode, active_mode
-    from triton.runtime.autotuner import Autotuner
-
-    launch, seen = JITFunction.run, set()
-
-    def only_compile(self: JITFunction, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
-        before = active_mode.set(mode)
-        try:
-            return launch(self, *arguments, grid=grid, warmup=True, **options)
-        finally:
-            active_mode.reset(before)
-
-    def compile_all(self: Autotuner, *arguments: Any, **options: Any) -> None:
-        self.nargs = dict(zip(self.arg_names, arguments, strict=False))
-        given = {name: value for name, value in {**self.nargs, **options}.items() if name in self.arg_names}
-        sizes = [given[name] for name in self.keys if name in given]
-        known = self.cache.get((*sizes, *(str(value.dtype) for value in given.values() if hasattr(value, "dtype"))))
-        # Layers call it alike.
-        call = id(self), *(getattr(value, "dtype", value) for value in (*arguments, *options.values()))
-        if call not in seen:
-            seen.add(call)
-            for config in self.prune_configs(options) if known is None else [known]:
-                self.fn.run(*arguments, **options, **config.all_kwargs())
-
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:
-        mode = AsyncCompileMode(workers)
-        with replaced(JITFunction, "run", only_compile), replaced(Autotuner, "run", compile_all):
-            function()
-        for kernel in list(mode.future_kernels.values()):
-            # What cannot be compiled is left to the step: a tuner passes over such a configuration.
-            with suppress(Exception):
-                kernel.result()
-    tuner: Any = Autotuner
-    tuner.do_bench = property(lambda self: partial(driver.active.get_benchmarker(), warmup=5, rep=20))

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchtitan.components.loss import IGNORE_INDEX
 from torchtitan.config import TORCH_DTYPE_MAP, JobConfig
 
+from lt25.compiling import compile_ahead
 from lt25.cuda_graphs import CUDAGraphWrapper
 from lt25.errors import UserError
 from lt25.training.checkpoint import WholeCheckpoints
@@ -27,7 +28,6 @@ from lt25.training.pipeline import counted_elsewhere
 from lt25.training.precision import LowPrecision
 from lt25.training.run import Run
 from lt25.training.shards import clip_grad_norm_
-from lt25.training.startup import compile_ahead
 from lt25.training.steps import FiniteOptimizers
 from lt25.training.stopping import StopRequest
 from lt25.training.torchtitan import barrier, trainer_parts, without_sleep

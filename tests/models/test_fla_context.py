@@ -1,6 +1,5 @@
 """Texts that several processes share give what flash-linear-attention's models compute of whole ones, and their gradients."""
 
-import os
 import subprocess
 import sys
 
@@ -15,10 +14,10 @@ FAMILIES = ("gated_deltanet", "rwkv7")
 
 def _run(folder, ranks, **settings):
     command = [sys.executable, "-m", "tests.models.shared_fla"]
-    environment = {**os.environ, "PYTHONPATH": str(tiny.REPOSITORY), "OMP_NUM_THREADS": "1", **settings}
+    environment = tiny.environment(**settings)
     arguments = [[*command, str(rank), str(ranks), str(folder)] for rank in range(ranks)]
     processes = [subprocess.Popen(each, cwd=tiny.REPOSITORY, env=environment) for each in arguments]
-    assert not any([process.wait() for process in processes])
+    assert [process.wait() for process in processes] == [0] * ranks
     return torch.load(folder / "found")
 
 
@@ -29,7 +28,7 @@ def interpreted(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    return _run(tmp_path_factory.mktemp("shared"), 2, TRITON_F32_DEFAULT="ieee", NVIDIA_TF32_OVERRIDE="0")
+    return _run(tmp_path_factory.mktemp("shared"), 2, CUDA_VISIBLE_DEVICES="0,1", **tiny.EXACT_PRODUCTS)
 
 
 def _compare(found, expected):

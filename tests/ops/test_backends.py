@@ -257,7 +257,7 @@ from lt25.ops.backends import numba_common
 assert numba_common.JIT["cache"] is False
 x = torch.randn(3, 8)
 torch.testing.assert_close(swiglu(x), swiglu(x, backend="reference"))
-from lt25.training.startup import keep_kernels
+from lt25.compiling import keep_kernels
 keep_kernels()
 print("computed")
 """

@@ -1,6 +1,4 @@
-"""Recording and replaying, with a recorder that stands in for CUDA's; and the kernels that are compiled before."""
-
-import threading
+"""Recording and replaying, with a recorder that stands in for CUDA's."""
 
 import pytest
 import torch
@@ -83,48 +81,3 @@ def test_replayed_dropout_follows_the_seed():
     assert all(torch.equal(a, b) for a, b in zip(seen[:5], seen[5:], strict=True))
     assert not torch.equal(seen[2], seen[3])
     assert torch.equal(seen[2], seen[4])
-
-
-class Driver:
-    """Enough of a GPU's driver to compile for one."""
-
-    def get_current_target(self):
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget("cuda", 90, 32)
-
-    def get_current_device(self):
-        return 0
-
-    def get_current_stream(self, device):
-        return 0
-
-    @property
-    def launcher_cls(self):
-        raise AssertionError("a kernel is launched")
-
-
-def test_kernels_are_compiled_on_any_thread_and_not_launched(tmp_path, monkeypatch):
-    triton = pytest.importorskip("triton")
-    if triton.knobs.runtime.interpret:
-        pytest.skip("Triton interprets")
-    from triton.runtime import driver
-
-    from lt25.training.startup import compile_ahead
-    from tests.training.kernel import add
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(driver, "_active", Driver())
-    x = torch.zeros(64)
-
-    def launch():
-        add[(1,)](x, 1.0, BLOCK=64)
-        backward = threading.Thread(target=lambda: add[(1,)](x, 1.0, BLOCK=32))
-        backward.start()
-        backward.join()
-
-    compile_ahead(launch)
-    assert len(list(tmp_path.rglob("add.cubin"))) == 2
-    assert add.warmup(x, 1.0, BLOCK=32, grid=(1,)).asm["ptx"]
-    with pytest.raises(AssertionError, match="is launched"):
-        add[(1,)](x, 1.0, BLOCK=64)

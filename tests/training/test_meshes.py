@@ -193,9 +193,7 @@ def _train_some(root: Path, files: list[str], kernels: str, processes: int) -> N
         # Some of FLA's functions are compiled by torch, which on a CPU takes a compiler of C++ minutes.
         settings |= {"TRITON_INTERPRET": "1", "TORCH_COMPILE_DISABLE": "1"}
     if kernels == "compiled":
-        # Otherwise products of float32 have factors of 11 bits, which tells kernels apart that compute the same.
-        settings |= {"TRITON_F32_DEFAULT": "ieee", "NVIDIA_TF32_OVERRIDE": "0"}
-        settings["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(processes)))
+        settings |= {**tiny.EXACT_PRODUCTS, "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(processes)))}
     ranks: list[Any] = []
     for rank in range(processes):
         own = settings | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
