@@ -27,6 +27,8 @@ from lt25.models.attention import shared_attention
 from lt25.models.forward import call_others
 from lt25.ops.context import part_of
 
+# Decorated in a way that no type checker follows.
+_shift: Any = token_shift_cp
 # How RWKV7's layers call their kernel: decays are at least exp(-exp(-1/2)).
 _OF_TRAINING = {"safe_gate": True, "lower_bound": -math.exp(-0.5), "chunk_size": 64}
 
@@ -41,12 +43,12 @@ def share_sequences(model: Any, group: dist.ProcessGroup) -> None:
     Raises:
         UserError: if the GPU is none that FLA's kernels for it take.
     """
-    if model.config.model_type != "transformer" and torch.cuda.is_available():
-        if torch.version.hip or torch.cuda.get_device_capability() < (8, 0):
-            raise UserError(
-                f"parallelism.context_parallel_degree: found {dist.get_world_size(group)}, but FLA's kernels for it take an "
-                "NVIDIA GPU of compute capability 8.0 or more: use 1"
-            )
+    on_gpu, recurrent = torch.cuda.is_available(), model.config.model_type != "transformer"
+    if on_gpu and recurrent and (torch.version.hip or torch.cuda.get_device_capability() < (8, 0)):
+        raise UserError(
+            f"parallelism.context_parallel_degree: found {dist.get_world_size(group)}, but FLA's kernels for it take an NVIDIA "
+            "GPU of compute capability 8.0 or more: use 1"
+        )
     model.base_model.register_forward_pre_hook(_without_cache, with_kwargs=True)
     calls = _Calls(group, getattr(model.config, "conv_size", None))
     for module in model.base_model.layers.modules():
@@ -94,7 +96,7 @@ class _Calls:
         return self.given(chunk_rwkv7, a=-kk, b=kk * a, **_OF_TRAINING, **arguments)
 
     def token_shift(self, x: Tensor, cu_seqlens: Tensor, **_: Any) -> tuple[Tensor, None]:
-        return token_shift_cp(x, self.context(cu_seqlens)), None
+        return _shift(x, self.context(cu_seqlens)), None
 
 
 def _share_attention(layer: Any, group: dist.ProcessGroup) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -18,7 +19,13 @@ def _run(folder, ranks, **settings):
     environment = {**os.environ, "PYTHONPATH": str(tiny.REPOSITORY), "OMP_NUM_THREADS": "1", **settings}
     arguments = [[*command, str(rank), str(ranks), str(folder)] for rank in range(ranks)]
     processes = [subprocess.Popen(each, cwd=tiny.REPOSITORY, env=environment) for each in arguments]
-    assert not any([process.wait() for process in processes])
+    while any(process.poll() is None for process in processes):
+        time.sleep(0.05)
+        if any(process.poll() for process in processes):
+            # The others wait for it.
+            for process in processes:
+                process.kill()
+    assert not any(process.returncode for process in processes)
     return torch.load(folder / "found")
 
 

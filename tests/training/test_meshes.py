@@ -97,6 +97,14 @@ OPTIONS_OF_FLA = [
         "rwkv7",
         {"model": {"num_hidden_layers": 2}, "activation_checkpoint": {"mode": "full"}, "validation": {"freq": 2}},
     ),
+    *(
+        (
+            "CP 2",
+            family,
+            {"model": {"num_hidden_layers": 2}, "activation_checkpoint": {"mode": "full"}, "validation": {"freq": 2}},
+        )
+        for family in ("gated_deltanet", "rwkv7")
+    ),
 ]
 """What else must not change the numbers, on a mesh: of lt25's HGRN, and of flash-linear-attention's families."""
 
