@@ -27,6 +27,8 @@ from lt25.models.attention import shared_attention
 from lt25.models.forward import call_others
 from lt25.ops.context import part_of
 
+# Decorated in a way that no type checker follows.
+_shift: Any = token_shift_cp
 # How RWKV7's layers call their kernel: decays are at least exp(-exp(-1/2)).
 _OF_TRAINING = {"safe_gate": True, "lower_bound": -math.exp(-0.5), "chunk_size": 64}
 
@@ -41,10 +43,11 @@ def share_sequences(model: Any, group: dist.ProcessGroup) -> None:
     Raises:
         UserError: if the GPU is none that FLA's kernels for it take.
     """
-    if model.config.model_type != "transformer" and torch.cuda.is_available() and not _has_kernels():
+    on_gpu, recurrent = torch.cuda.is_available(), model.config.model_type != "transformer"
+    if on_gpu and recurrent and (torch.version.hip or torch.cuda.get_device_capability() < (8, 0)):
         raise UserError(
-            f"parallelism.context_parallel_degree: found {dist.get_world_size(group)}, but FLA's kernels for it take an "
-            "NVIDIA GPU of compute capability 8.0 or more: use 1"
+            f"parallelism.context_parallel_degree: found {dist.get_world_size(group)}, but FLA's kernels for it take an NVIDIA "
+            "GPU of compute capability 8.0 or more: use 1"
         )
     model.base_model.register_forward_pre_hook(_without_cache, with_kwargs=True)
     calls = _Calls(group, getattr(model.config, "conv_size", None))
@@ -62,10 +65,6 @@ def share_sequences(model: Any, group: dist.ProcessGroup) -> None:
                 call_others(module, chunk_rwkv7=rule, fused_mul_recurrent_rwkv7=few, token_shift=calls.token_shift)
             case RWKV7FeedForward():
                 call_others(module, token_shift=calls.token_shift)
-
-
-def _has_kernels() -> bool:
-    return torch.version.hip is None and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def _without_cache(_: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -97,7 +96,7 @@ class _Calls:
         return self.given(chunk_rwkv7, a=-kk, b=kk * a, **_OF_TRAINING, **arguments)
 
     def token_shift(self, x: Tensor, cu_seqlens: Tensor, **_: Any) -> tuple[Tensor, None]:
-        return token_shift_cp(x, self.context(cu_seqlens)), None
+        return _shift(x, self.context(cu_seqlens)), None
 
 
 def _share_attention(layer: Any, group: dist.ProcessGroup) -> None:

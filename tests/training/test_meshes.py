@@ -97,6 +97,14 @@ OPTIONS_OF_FLA = [
         "rwkv7",
         {"model": {"num_hidden_layers": 2}, "activation_checkpoint": {"mode": "full"}, "validation": {"freq": 2}},
     ),
+    *(
+        (
+            "CP 2",
+            family,
+            {"model": {"num_hidden_layers": 2}, "activation_checkpoint": {"mode": "full"}, "validation": {"freq": 2}},
+        )
+        for family in ("gated_deltanet", "rwkv7")
+    ),
 ]
 """What else must not change the numbers, on a mesh: of lt25's HGRN, and of flash-linear-attention's families."""
 
@@ -218,12 +226,10 @@ def _train_some(root: Path, files: list[str], kernels: str, processes: int) -> N
 
 
 @cache
-def _group(folder: Path, processes: int, needs_triton: bool, quick: bool, family: str | None) -> Path:
-    """Train all cells of a kind, on GPUs those of a family; return the project, in a folder of the tests'."""
+def _group(asked: tuple[Cell, ...], folder: Path, processes: int, needs_triton: bool, quick: bool, gpus: bool) -> Path:
+    """Train those cells of a kind that tests ask for; return the project, in a folder of the tests'."""
     root = tiny.make_project(Path(mkdtemp(dir=folder)))
-    gpus = family is not None
-    cells = [cell for cell in ON_GPUS if cell.family == family] if gpus else CELLS
-    wanted = [cell for cell in cells if _is_quick(cell) == quick and cell.needs_triton == needs_triton]
+    wanted = [cell for cell in asked if _is_quick(cell) == quick and cell.needs_triton == needs_triton]
     if processes == 1:
         chosen = list(dict.fromkeys(cell.alone for cell in wanted))
     else:
@@ -253,11 +259,14 @@ def result(root: Path, cell: Cell, steps: int) -> tuple[list[float], list[float]
     )
 
 
-def _compare(cell: Cell, folder: Path, gpus: bool) -> None:
-    quick, steps = _is_quick(cell), _steps(cell, gpus)
-    kind = (cell.needs_triton, quick, cell.family if gpus else None)
-    found = result(_group(folder, cell.mesh.processes, *kind), cell, steps)
-    alone = result(_group(folder, 1, *kind), cell.alone, steps)
+def _compare(cell: Cell, request: pytest.FixtureRequest, folder: Path, gpus: bool) -> None:
+    name, steps = request.node.originalname, _steps(cell, gpus)
+    asked = tuple(
+        item.callspec.params["cell"] for item in request.session.items if getattr(item, "originalname", "") == name
+    )
+    kind = cell.needs_triton, _is_quick(cell), gpus
+    found = result(_group(asked, folder, cell.mesh.processes, *kind), cell, steps)
+    alone = result(_group(asked, folder, 1, *kind), cell.alone, steps)
     losses, norms, weights, validations = found
     expected_losses, expected_norms, expected_weights, expected_validations = alone
     assert len(losses) == steps and losses == pytest.approx(expected_losses, abs=1e-4)
@@ -271,16 +280,16 @@ def _compare(cell: Cell, folder: Path, gpus: bool) -> None:
 
 
 @pytest.mark.parametrize("cell", PARAMETERS)
-def test_a_mesh_trains_as_one_process(cell, monkeypatch, tmp_path_factory):
+def test_a_mesh_trains_as_one_process(cell, request, monkeypatch, tmp_path_factory):
     """Slow are what Triton's interpreter computes, and most meshes of four and eight processes."""
     monkeypatch.chdir(Path.cwd())  # back again afterwards
-    _compare(cell, tmp_path_factory.getbasetemp(), gpus=False)
+    _compare(cell, request, tmp_path_factory.getbasetemp(), gpus=False)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 @pytest.mark.parametrize("cell", ON_GPUS, ids=lambda cell: cell.name)
-def test_gpus_train_as_one(cell, monkeypatch, tmp_path_factory):
+def test_gpus_train_as_one(cell, request, monkeypatch, tmp_path_factory):
     """What has Triton's kernels only, on as many GPUs as there are, compiled."""
     monkeypatch.chdir(Path.cwd())
-    _compare(cell, tmp_path_factory.getbasetemp(), gpus=True)
+    _compare(cell, request, tmp_path_factory.getbasetemp(), gpus=True)
