@@ -3,7 +3,8 @@
     python benchmarks/recipes.py [--table docs/speech.md]
 
 Of the experiments librispeech-100, librispeech-960 and peoples-speech are read sizes, batches and steps. Hours and utterances
-of the data are as published, and so is the longest utterance. Parameters are counted in a model without memory. Computing is 6
+of the data are as published, and so is the longest utterance. A step has as many seconds of audio as its passes hold, `PADDING`
+of which is none. Parameters are counted in a model without memory. Computing is 6
 operations a parameter for each frame that subsampling leaves, at `UTILISATION` of 989 TFLOP/s (bfloat16, not sparse, H100 and
 H200); where frames are computed as audio is read, each process that loads makes `READ` seconds of audio a second, and the slower
 of both counts. Memory is 16 bytes a parameter (float32 weights, gradients and AdamW's two), and `BYTES` for each channel of each
@@ -21,7 +22,7 @@ from lt25.experiment import load_experiment
 from lt25.models import HGRNConfig, HGRNForCTC
 from lt25.report.markdown import replace
 
-UTILISATION, READ, BYTES, PEAK, MARK = 0.2, 500, 40, 989e12, "<!-- recipes -->"
+UTILISATION, READ, BYTES, PEAK, PADDING, MARK = 0.2, 500, 40, 989e12, 0.05, "<!-- recipes -->"
 
 
 class Published(NamedTuple):
@@ -56,16 +57,17 @@ def row(name: str) -> dict[str, float]:
         parameters = sum(parameter.numel() for parameter in HGRNForCTC(config).parameters())
     training = experiment.job["training"]
     local, steps = training["local_batch_size"], training["steps"]
-    batch = training["global_batch_size"] if training["global_batch_size"] > 0 else local
-    positions = local * data.longest * 100 / config.subsampling
-    seconds = steps * batch * data.hours * 3600 / data.utterances
+    passes = max(training["global_batch_size"] // local, 1)
+    positions = training["batch_seconds"] * 100 / config.subsampling
+    audio_of_step = passes * training["batch_seconds"] * (1 - PADDING)
+    batch, seconds = audio_of_step * data.utterances / data.hours / 3600, steps * audio_of_step
     speed = UTILISATION * PEAK / (6 * parameters * 100 / config.subsampling)
     if audio := experiment.prepare["store"] == "audio":
         speed = min(speed, READ * training["dataloader"]["num_workers"])
     return {
         "parameters": parameters,
         "batch": batch,
-        "audio": batch * data.hours * 3600 / data.utterances,
+        "audio": audio_of_step,
         "steps": steps,
         "epochs": steps * batch / data.utterances,
         "gib": (16 * parameters + BYTES * config.num_hidden_layers * config.hidden_size * positions) / 2**30,
@@ -85,8 +87,8 @@ def table() -> str:
     for name, data in DATA.items():
         found = row(name)
         lines.append(
-            f"| `{name}` | {data.hours:,.0f} | {found['parameters'] / 1e6:.1f} M | {found['batch']} | {found['audio']:,.0f} | "
-            f"{found['steps']:,} | {found['epochs']:.0f} | {found['gib']:.1f} | {found['speed']:,.0f} | {found['hours']:.1f} | "
+            f"| `{name}` | {data.hours:,.0f} | {found['parameters'] / 1e6:.1f} M | {found['batch']:.0f} | "
+            f"{found['audio']:,.0f} | {found['steps']:,} | {found['epochs']:.0f} | {found['gib']:.1f} | {found['speed']:,.0f} | {found['hours']:.1f} | "
             f"{found['disk']:.0f} |"
         )
     return "\n".join(lines) + "\n"

@@ -96,8 +96,9 @@ class StepBatches:
 
     def longest(self, count: int) -> Batch:
         """Return a batch of the longest example, ``count`` times, with ``input`` and ``labels`` as a step has them."""
-        lengths = cast(np.ndarray, self.source.lengths)
-        batch = self.batches[Draw(0, [int(lengths.argmax())] * count)]
+        index = int(cast(np.ndarray, self.source.lengths).argmax())
+        item = self.transforms.of_item(self.source[index], self.seed, 0, index)
+        batch = self.batches.collate([item] * count, self.batches.grid)
         return {"input": batch.pop(self.main_input), **batch}
 
     def hold(self, batch_steps: int) -> None:

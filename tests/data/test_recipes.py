@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from lt25.data.acquire import acquire
-from lt25.data.order import epoch_order
+from lt25.data.order import Share, epoch_by_length, length_unit
 from lt25.data.prepare import prepare
 from lt25.experiment import load_experiment
 from lt25.training.job import write_job
@@ -46,11 +46,17 @@ def seconds(rng, count, longest):
 @pytest.mark.parametrize("name", LONGEST)
 def test_less_than_a_tenth_of_a_batch_is_padding(name):
     training = load_experiment(name).job["training"]
-    step = max(training["global_batch_size"], training["local_batch_size"])
-    frames = (100 * seconds(np.random.default_rng(0), 300 * step, LONGEST[name])).astype(np.int64)
+    local, total = training["local_batch_size"], training["global_batch_size"]
+    share = Share(local, max(total // local, 1), batch_steps=100 * round(training["batch_seconds"]))
+    frames = (100 * seconds(np.random.default_rng(0), 50_000, LONGEST[name])).astype(np.int64)
     source: Any = SimpleNamespace(count=len(frames), lengths=frames, stride=1)
-    batches = frames[epoch_order(source, step, 0, 0)].reshape(-1, training["local_batch_size"])
-    assert 1 - frames.sum() / (batches.max(1) * batches.shape[1]).sum() < 0.1
+    steps, unit = epoch_by_length(source, share, 0, 0), length_unit(frames)
+    batches = [frames[batch] for step in steps for batch in step]
+    # As a recorded step has them.
+    padded = np.array([len(batch) * -(-batch.max() // unit) * unit for batch in batches])
+    assert frames.sum() == sum(batch.sum() for batch in batches)
+    assert 1 - frames.sum() / padded.sum() < 0.05
+    assert 0.97 * share.batch_steps < padded.mean() and padded.max() <= share.batch_steps
 
 
 @pytest.mark.slow
@@ -61,7 +67,7 @@ def test_the_first_steps_of_a_recipe(tmp_path, monkeypatch, name):
     monkeypatch.chdir(root)
     experiment = yaml.safe_load(recipe.read_text())
     experiment["model"] |= {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32}
-    experiment["training"] |= {"steps": 3, "local_batch_size": 2, "global_batch_size": 4}
+    experiment["training"] |= {"steps": 3, "local_batch_size": 2, "global_batch_size": 4, "batch_seconds": 60}
     experiment["training"]["dataloader"] = {"num_workers": 0}
     experiment["lr_scheduler"]["warmup_steps"] = 1
     experiment["validation"]["freq"], experiment["checkpoint"]["interval"] = 3, 3

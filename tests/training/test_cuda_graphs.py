@@ -1,9 +1,17 @@
 """Recording and replaying, with a recorder that stands in for CUDA's."""
 
+from contextlib import nullcontext
+from functools import partial
+
 import pytest
 import torch
 
 from lt25.cuda_graphs import CUDAGraphWrapper
+from lt25.data.batches import Grid
+from lt25.data.speech_recognition import collate
+from lt25.training.losses import speech_recognition
+from lt25.training.precision import LowPrecision
+from lt25.training.spec import ModelArgs, TaskModel
 
 
 class Recorder:
@@ -81,3 +89,56 @@ def test_replayed_dropout_follows_the_seed():
     assert all(torch.equal(a, b) for a, b in zip(seen[:5], seen[5:], strict=True))
     assert not torch.equal(seen[2], seen[3])
     assert torch.equal(seen[2], seen[4])
+
+
+def heard_twice(frames, seed):
+    """A batch of four utterances in two views on the GPU, padded to a number of frames."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = partial(torch.randint, generator=generator)
+    items = []
+    for length in (frames, frames - 3, frames - 8, frames // 2):
+        views = {name: torch.randn(length, 8, generator=generator) for name in ("input", "second")}
+        items.append({**views, "label": draw(1, 11, (int(draw(3, 7, ())),), dtype=torch.int32)})
+    batch = collate(items, Grid(labels=8))
+    return {"input": batch.pop("input_features"), **batch}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("low", [False, True], ids=["float32", "bfloat16"])
+def test_a_recorded_step_with_further_losses_of_speech_has_the_losses_and_gradients_of_one_that_is_not(low):
+    """Lengths, masks and labels of each batch are read by the recording, as are the seeds of dropout."""
+    sizes = {"hidden_size": 64, "num_hidden_layers": 4, "intermediate_size": 128, "dropout": 0.1, "subsampling": 2}
+    data = {"input_size": 8, "vocab_size": 11, "pad_token_id": 0}
+    config = json.dumps({"model_type": "lt25_hgrn", "bidirectional": True, **sizes, **data})
+    options = {"intermediate_ctc": 0.3, "consistency": 0.2}
+    torch.manual_seed(0)
+    model = TaskModel(ModelArgs(task="speech_recognition", config=config, options=options)).to("cuda").train()
+    assert model.options == options
+    weights, copies = list(model.parameters()), LowPrecision(model, torch.bfloat16) if low else nullcontext()
+
+    def gradients(batches):
+        for weight in weights:
+            weight.grad = None
+        (batch,) = batches
+        with copies:
+            with torch.autocast("cuda", torch.bfloat16, enabled=low):
+                loss = speech_recognition.loss(
+                    model(batch["input"], **{k: v for k, v in batch.items() if k != "input"}), batch["labels"]
+                )
+            loss.backward()
+        return loss.detach(), *(torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights)
+
+    recorded = CUDAGraphWrapper(gradients)
+    for number in range(8):
+        batch = {name: one.to("cuda") for name, one in heard_twice((48, 64)[number % 2], number).items()}
+        found = []
+        for function in (recorded, gradients):
+            torch.manual_seed(number)
+            found.append([one.clone() for one in function([batch])])
+        assert found[0][0].isfinite()
+        names = ["loss", *(name for name, _ in model.named_parameters())]
+        for name, one, other in zip(names, *found, strict=True):
+            difference = (one - other).norm() / other.norm().clamp_min(1e-6)
+            assert difference < (1e-2 if low else 1e-5), f"{name}, batch {number}: {difference:.1e}"
+    assert len(recorded.recorded) == 2
