@@ -829,6 +829,7 @@ def _check_model(experiment: Experiment, base: Mapping[str, Any], where: str) ->
                 f"{where}: model.{key}: made for {architecture}, which does {other}, and the task is {task.name}: name a "
                 "model of this task"
             )
+    _check_idle(experiment, family, where)
     # On which device it will be trained is not known yet: `lt25 check` and the trainer look at that.
     families.check(experiment.model, task.name, experiment.job["parallelism"], family.devices[0], where)
     # What another task's data decides means nothing here; a base may still carry it.
@@ -839,6 +840,25 @@ def _check_model(experiment: Experiment, base: Mapping[str, Any], where: str) ->
                 continue
             place = f"{origin}: {key}" if origin.endswith(".json") else f"{where}: model.{key}"
             raise UserError(f"{place}: the data decides it: remove the key")
+
+
+def _check_idle(experiment: Experiment, family: families.Family, where: str) -> None:
+    """Refuse a key of the model that does nothing, unless a base carries it, or the key that decides so is given too.
+
+    Who gives that, 0 or false though it be, knows: a sweep may have such a value.
+    """
+    origins = {key: experiment.origins.get(f"model.{key}", DEFAULT) for key in experiment.model}
+    given = [key for key, origin in origins.items() if origin != DEFAULT]
+    for key in (key for key in given if not origins[key].endswith(".json")):
+        if (other := family.needs.get(key, key)) not in given:
+            raise UserError(
+                f"{where}: model.{key}: has no effect without model.{other}: give that too, or remove the key"
+            )
+        if (other := family.overruled.get(key, "")) in given and experiment.model[other] is not None:
+            raise UserError(
+                f"{where}: model.{key}: has no effect beside model.{other}, {experiment.model[other]}: set that to null, or "
+                "remove the key"
+            )
 
 
 def _made_for(architecture: str, task: Task) -> bool:

@@ -196,14 +196,20 @@ def augment_complaint(augment: Mapping[str, Any], kind: str) -> str | None:
 
 
 _AUGMENTED = {
+    "shift": ("image", "series"),
+    "scale": ("image", "series"),
+    "noise": ("image", "series", "audio"),
     "speed": ("audio",),
     "equalise_db": ("audio",),
-    "noise": ("image", "audio"),
-    "mixup": ("image", "audio"),
+    "mixup": ("image", "series", "audio"),
 }
 """Keys of ``augment`` -> the inputs that they change; the others change images."""
 
-_CHANGED = {"image": "images", "audio": "samples of recordings (prepare.n_mels: 0)"}
+_CHANGED = {
+    "image": "images",
+    "series": "series",
+    "audio": "samples of recordings (prepare.n_mels: 0)",
+}
 
 _OF_KIND = {
     "image": ("layout", "size", "grey", "permutation"),
@@ -316,7 +322,12 @@ print(model.config.id2label[int(logits.argmax())])""",
         evaluation=evaluation_keys(),
         augment={
             "shift": Key(
-                "number", 0.0, "images are moved by up to so many pixels, in both directions", True, {"minimum": 0}
+                "number",
+                0.0,
+                "images are moved by up to so many pixels, in both directions; series by up to so many steps, earlier or later; "
+                "what was at the border is continued beyond it",
+                True,
+                {"minimum": 0},
             ),
             "crop": Key(
                 "integer",
@@ -336,7 +347,8 @@ print(model.config.id2label[int(logits.argmax())])""",
             "scale": Key(
                 "number",
                 0.0,
-                "images are made larger or smaller by a factor of up to one and this",
+                "images are made larger or smaller by a factor of up to one and this; of series, all values' distances from "
+                "train's mean",
                 True,
                 {"minimum": 0, "maximum": 1},
             ),
@@ -344,8 +356,8 @@ print(model.config.id2label[int(logits.argmax())])""",
             "noise": Key(
                 "number",
                 0.0,
-                "standard deviation of the noise that is added to images, in standard deviations of their pixels; to "
-                "recordings, of which each gets its own, up to so much, in root mean squares of their samples",
+                "standard deviation of the noise that is added to images and series, in standard deviations of their pixels or "
+                "channels; to recordings, of which each gets its own, up to so much, in root mean squares of their samples",
                 True,
                 {"minimum": 0},
             ),
@@ -357,8 +369,8 @@ print(model.config.id2label[int(logits.argmax())])""",
             "mixup": Key(
                 "number",
                 0.0,
-                "another image or recording of the batch is mixed into each, with a weight of up to this, and its class counts "
-                "with the same weight",
+                "another example of the batch is mixed into each, with a weight of up to this, and its class counts with the "
+                "same weight",
                 True,
                 {"minimum": 0, "maximum": 0.5},
             ),

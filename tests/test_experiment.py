@@ -263,6 +263,12 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
             {"model.tie_word_embeddings": True},
             "model.tie_word_embeddings: found True, which has no effect on classification, only on language_modeling",
         ),
+        ({"model.tied_dropout": True}, "model.tied_dropout: has no effect without model.dropout: give that too"),
+        ({"model.conv_size": 9}, "model.conv_size: has no effect without model.use_short_conv: give that too"),
+        (
+            {"model.hidden_ratio": 2, "model.intermediate_size": 16},
+            "model.hidden_ratio: has no effect beside model.intermediate_size, 16: set that to null, or remove the key",
+        ),
         (
             {"activation_checkpoint.selective_ac_option": "x"},
             'selective_ac_option: found "x", expected: a whole number in quotes, or `op`',
@@ -419,6 +425,17 @@ def test_options_of_preparation_are_checked_by_task(project, task, options, mess
     with pytest.raises(UserError) as caught:
         config.load_experiment("tiny")
     assert str(caught.value).startswith(f"config/experiments/tiny.yaml: {message}")
+
+
+def test_a_key_that_does_nothing_is_taken_where_it_is_known_to(project):
+    for given in (
+        {"tied_dropout": True, "dropout": 0.0},
+        {"conv_size": 9, "use_short_conv": False},
+        {"hidden_ratio": 2, "intermediate_size": None},
+    ):
+        write(project, {f"model.{key}": value for key, value in given.items()})
+        model = config.load_experiment("tiny").model
+        assert {key: model[key] for key in given} == given
 
 
 @pytest.mark.parametrize(

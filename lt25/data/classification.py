@@ -32,6 +32,7 @@ from lt25.data.series import (
     normalise_series,
     pixel_order,
 )
+from lt25.data.series_augmentation import series_transform
 from lt25.data.shards import SplitWriter
 from lt25.errors import UserError
 from lt25.experiment import Dataset
@@ -128,7 +129,7 @@ def source(split: PreparedSplit, reading: Reading) -> PreparedExamples:
 
 
 def transforms(split: PreparedSplit, augment: Mapping[str, Any], training: bool) -> Transforms:
-    """Return what is done to examples: images and recordings of a training are augmented.
+    """Return what is done to examples: those of a training are augmented.
 
     Raises:
         UserError: if `augment` has a key for inputs of another kind, or moves images out of sight.
@@ -143,6 +144,8 @@ def transforms(split: PreparedSplit, augment: Mapping[str, Any], training: bool)
         raise UserError(f"{complaint} (found in {split.path})")
     if kind == "audio":
         transform = waveform_transform(augment)
+    elif kind == "series":
+        transform = series_transform(augment, extractor.get("missing", False))
     else:
         order = pixel_order(extractor["size"], extractor["permutation"])
         transform = image_transform(

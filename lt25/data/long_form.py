@@ -125,7 +125,7 @@ def _time(value: Any, record: Record, column: str, comma: bool) -> float | str:
     """
     if value is None or not (text := str(value).strip()):
         raise Fault("a missing value", record.where, f"column {column} has no value")
-    if (number := _parsed(value, comma)) is not None:
+    if (number := parsed_number(value, comma)) is not None:
         return number
     if not _SORTS.match(text):
         message = (
@@ -154,7 +154,7 @@ def _number(record: Record, column: str, comma: bool, missing: bool) -> float:
             return math.nan
         message = f"column {column}: no value: `missing: carry` in the dataset's file admits gaps"
         raise Fault("values that are no numbers", record.where, message)
-    number = _parsed(value, comma)
+    number = parsed_number(value, comma)
     if number is None or not math.isfinite(number):
         raise Fault(
             "values that are no numbers", record.where, f"column {column}: no finite number: {str(value)[:40]!r}"
@@ -162,7 +162,8 @@ def _number(record: Record, column: str, comma: bool, missing: bool) -> float:
     return number
 
 
-def _parsed(value: Any, comma: bool) -> float | None:
+def parsed_number(value: Any, comma: bool) -> float | None:
+    """Return what a field says, or None if that is no number; with ``comma`` one may stand before decimals."""
     if comma and isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d*,\d+([eE][-+]?\d+)?\s*", value):
         value = value.replace(",", ".")
     try:

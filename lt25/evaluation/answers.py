@@ -1,9 +1,11 @@
 """What a classifier says of a sequence, and of its beginnings."""
 
+import csv
 import io
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from transformers import AutoFeatureExtractor
 
 from lt25.data.audio import decode_audio
 from lt25.data.features import register
+from lt25.data.long_form import parsed_number
 from lt25.data.series import as_series, decode_array
 from lt25.models.auto import load_model
 
@@ -41,10 +44,10 @@ class Classifier:
 
         Args:
             data: an image, a recording, or a series: a NumPy file, or text with the numbers of a step on each line, or
-                of one number a step all on one line.
+                of one number a step all on one line. A first line without numbers is passed over.
 
         Raises:
-            ValueError: if it cannot be read, or has another width than the model's data.
+            ValueError: if it cannot be read, has another width than the model's data, or more steps than it has embeddings for.
         """
         if hasattr(self.extractor, "level"):
             given: Any = decode_audio(data, self.extractor.sampling_rate)
@@ -56,7 +59,12 @@ class Classifier:
                 raise ValueError(f"{given.shape[1]} values a step, the model takes {channels}")
         else:
             given = data
-        return self.extractor(given, return_tensors="pt").input_features[0]
+        features = self.extractor(given, return_tensors="pt").input_features[0]
+        config = self.model.config
+        longest = getattr(config, "position_embeddings", 0) * getattr(config, "subsampling", 1)
+        if longest and len(features) > longest:
+            raise ValueError(f"{len(features):,} steps, the model takes {longest:,} at most")
+        return features
 
     def answers(self, features: Tensor, stream: bool = False) -> Iterator[tuple[float, list[float]]]:
         """Yield the part of a sequence that was read, 1 for all, and the probabilities of the classes.
@@ -92,13 +100,42 @@ def beginnings(model: Any, features: Tensor, part: float, mask: Tensor | None = 
 
 
 def _series(data: bytes, missing: bool) -> np.ndarray:
+    """Return the numbers of a NumPy file or of text, float64 [T, C]; with ``missing`` some may be NaN.
+
+    Raises:
+        ValueError: if there are none, or others than finite ones.
+    """
     if data[:6] == b"\x93NUMPY" or data[:2] == b"PK":
         return as_series(decode_array(data), missing)
     try:
-        text = data.decode()
-        if missing:
-            lines = [line.split("," if "," in text else None) for line in text.splitlines() if line.strip()]
-            return as_series([[float(field.strip() or "nan") for field in line] for line in lines], missing)
-        return np.loadtxt(io.StringIO(text.replace(",", " ")), ndmin=2)
-    except (UnicodeDecodeError, ValueError) as error:
+        return as_series(_rows(data.decode("utf-8-sig"), missing), missing)
+    except ValueError as error:
         raise ValueError(f"neither a NumPy file nor numbers as text ({str(error).splitlines()[0]})") from None
+
+
+def _rows(text: str, missing: bool) -> list[list[float]]:
+    """Return the numbers on each line, NaN where a field is empty; the first line may have names in place of numbers.
+
+    They are separated by semicolons or tabs, and then may have decimal commas, by commas or by spaces.
+    """
+    separator = next((one for one in ";\t," if one in text), None)
+    lines = text.splitlines() if separator is None else csv.reader(io.StringIO(text), delimiter=separator)
+    rows: list[list[float]] = []
+    names = 0
+    for number, line in enumerate(lines, 1):
+        fields = line.split() if isinstance(line, str) else [field.strip() for field in line]
+        if len(fields) < 2 and not any(fields):
+            continue
+        values = [parsed_number(field or "nan", separator in (";", "\t")) for field in fields]
+        if not rows and not names and all(value is None for value in values):
+            names = len(fields)
+            continue
+        if len(values) != (expected := len(rows[0]) if rows else names or len(values)):
+            raise ValueError(f"line {number}: {len(values)} fields, expected {expected}")
+        for field, value in zip(fields, values, strict=True):
+            if value is None or (math.isnan(value) and not missing):
+                raise ValueError(f"line {number}: found {field[:40]!r}, expected a number")
+        rows.append(cast(list[float], values))
+    if not rows:
+        raise ValueError("there are none")
+    return rows

@@ -64,6 +64,8 @@ class Family:
         devices: types of device that it trains on, "cpu" or "cuda"; Triton's interpreter makes a CPU one for any.
         requires: package without which it cannot be built, as imported; None for none beside lt25's own.
         serves: key of the ``model`` section -> the Auto classes whose models it means something to, if not to all.
+        needs: key of the ``model`` section -> the key without which it does nothing.
+        overruled: key of the ``model`` section -> the key beside which it does nothing.
         complaint: of resolved ``model`` keys and a task, what makes them impossible together, or None.
     """
 
@@ -87,6 +89,8 @@ class Family:
     devices: tuple[str, ...] = ("cpu", "cuda")
     requires: str | None = None
     serves: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"num_labels": (_CLASSIFIER,)})
+    needs: Mapping[str, str] = field(default_factory=dict)
+    overruled: Mapping[str, str] = field(default_factory=dict)
     complaint: Callable[[Mapping[str, Any], str], str | None] = field(default=lambda model, task: None)
 
     @property
@@ -385,6 +389,8 @@ register(
             "vocab_size": (_CTC, _LM),
             "tie_word_embeddings": (_LM,),
         },
+        needs={"tied_dropout": "dropout", "conv_size": "use_short_conv"},
+        overruled={"hidden_ratio": "intermediate_size"},
         module="lt25.models.auto",
         linear_head=True,
         intermediate=True,

@@ -253,7 +253,16 @@ def test_arrays_in_folders_of_classes(tmp_path):
     data = make.dataset("classification", {"path": "mine"}, {"input": "series", "label": "label"})
     folder = make.prepared(tmp_path, "classification", data)
     assert stats(folder)["model"]["id2label"] == {"0": "down", "1": "up"}
-    assert stats(folder)["model"]["input_size"] == 2 and set(PreparedSplit(folder, "train").lengths) == {6, 7, 8}
+    train = PreparedSplit(folder, "train")
+    assert stats(folder)["model"]["input_size"] == 2 and set(train.lengths) == {6, 7, 8}
+
+    from lt25.data.classification import collate, transforms
+
+    batch = collate([train[0], train[1]])
+    noisy = transforms(train, {"noise": 0.1}, training=True).of_batch(batch, 0, 0, 0)["input_features"]
+    assert 0.03 < (noisy - batch["input_features"]).std() < 0.3
+    with pytest.raises(UserError, match=r"augment\.rotate: is for images, and the inputs are none: remove the key"):
+        transforms(train, {"rotate": 5.0}, training=True)
 
 
 @pytest.mark.parametrize("given", ["folders", "table", "parquet"])
@@ -310,12 +319,14 @@ def test_recordings_as_their_samples_are_equally_loud_and_played_faster_or_slowe
     augment = {"speed": [1.25], "equalise_db": None, "noise": 0.0, "mixup": 0.0}
     faster = transforms(train, augment, training=True).of_batch(collate([train[0]]), 0, 0, 0)
     assert faster["attention_mask"].sum() == 640
-    with pytest.raises(UserError, match=r"augment\.shift: is for images"):
+    with pytest.raises(UserError, match=r"augment\.shift: is for images or series"):
         transforms(train, {"shift": 1.0}, training=True)
 
 
 def test_series_with_gaps_and_uneven_times_are_the_same_of_a_table_arrays_and_parquet(tmp_path):
     """The example of docs/data.md."""
+    from lt25.data.classification import collate, transforms
+
     rng, patients = np.random.default_rng(0), {}
     for number in range(24):
         minutes = np.round(rng.uniform(0.1, 5, rng.integers(2, 9)).cumsum(), 2)
@@ -348,6 +359,9 @@ def test_series_with_gaps_and_uneven_times_are_the_same_of_a_table_arrays_and_pa
         found[kind] = sorted(len(split[i]["input"]) for split in splits for i in range(len(split)))
         flags = torch.cat([split[i]["input"] for split in splits for i in range(len(split))])[:, 3:]
         assert flags[:, 0].all() and flags.sum() == sum(np.isfinite(series).sum() for _, series in patients.values())
+        train = splits[0]
+        augmented = transforms(train, {"noise": 0.5}, training=True).of_batch(collate([train[0]]), 0, 0, 0)
+        assert augmented["input_features"][0, :, 3:].tolist() == train[0]["input"][:, 3:].tolist()
     assert found["table"] == found["arrays"] == found["parquet"] == sorted(len(s) for _, s in patients.values())
 
     from lt25.data.features import SeriesFeatureExtractor

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,16 +10,17 @@ import torch
 
 from lt25 import cli
 from lt25.data.features import LogMelFeatureExtractor, SeriesFeatureExtractor
+from lt25.evaluation.answers import Classifier
 from lt25.models import HGRNConfig, HGRNForSequenceClassification
 from tests.data import make
 
 
-def exported(folder, extractor):
+def exported(folder, extractor, **more):
     torch.manual_seed(0)
     names = {0: "cat", 1: "dog", 2: "bird"}
     config = HGRNConfig(
         hidden_size=8, num_hidden_layers=2, intermediate_size=8, input_size=extractor.feature_size, id2label=names,
-        label2id={name: number for number, name in names.items()}, initializer_range=0.5, bidirectional=True,
+        label2id={name: number for number, name in names.items()}, initializer_range=0.5, bidirectional=True, **more,
     )  # fmt: skip
     HGRNForSequenceClassification(config).save_pretrained(folder)
     extractor.save_pretrained(folder)
@@ -84,6 +86,50 @@ def test_series_and_recordings(tmp_path, capsys):
     make.write(tmp_path / "a.wav", make.audio(np.random.default_rng(0), 0.3, rate=8000, container="WAV"))
     assert cli.main(["classify", str(speech), str(tmp_path / "a.wav")]) == 0
     assert capsys.readouterr().out.split()[1] in ("cat", "dog", "bird")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x,y\n1,2.5\n-3,4\n",
+        "\ufeffx;y\r\n1;2,5\r\n-3;4\r\n",
+        '"x"\t"y"\n1\t2.5\n-3\t4\n',
+        "1 2.5\n\n-3  4\n",
+        "1,2.5\n-3,4",
+    ],
+)
+def test_numbers_as_text_with_and_without_a_header(tmp_path, text):
+    model = exported(tmp_path / "model", SeriesFeatureExtractor(2, layout="series", mean=[0, 0], std=[1, 1]))
+    assert Classifier(model).features(text.encode()).tolist() == [[1, 2.5], [-3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "there are none"),
+        ("x,y\n", "there are none"),
+        ("x,y\nm,s\n1,2\n", "line 2: found 'm', expected a number"),
+        ("x,y\n1,2\n3,\n", "line 3: found '', expected a number"),
+        ("1,2\n3,nan\n", "line 2: found 'nan', expected a number"),
+        ("1,2\n3\n", "line 2: 1 fields, expected 2"),
+        ("1,2\n3,inf\n", "not a list of finite numbers"),
+        ("1,2,3\n", "3 values a step, the model takes 2"),
+        ("1,2\n" * 9, "9 steps, the model takes 8 at most"),
+    ],
+)
+def test_text_that_is_no_series_of_the_model_is_one_line(tmp_path, text, message):
+    extractor = SeriesFeatureExtractor(2, layout="series", mean=[0, 0], std=[1, 1])
+    model = exported(tmp_path / "model", extractor, position_embeddings=8)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Classifier(model).features(text.encode())
+
+
+def test_gaps_of_a_model_that_knows_them(tmp_path):
+    model = exported(
+        tmp_path / "model", SeriesFeatureExtractor(4, layout="series", mean=[0, 0], std=[1, 1], missing=True)
+    )
+    found = Classifier(model).features(b"x,y\n1,\n,\n2,nan\n").tolist()
+    assert found == [[1, 0, 1, 0], [1, 0, 0, 0], [2, 0, 1, 0]]
 
 
 def test_another_model_is_one_line(tmp_path, capsys):
