@@ -45,7 +45,9 @@ def taken(
         if described.main_input == "input_ids":
             fresh = (*fresh, family.inputs[described.auto_model])
     elif (tied := find(before["model_type"]).tied(before)) != family.tied(config):
-        has = "no output layer but its embedding" if tied else "an output layer beside its embedding, which would be lost"
+        has = (
+            "no output layer but its embedding" if tied else "an output layer beside its embedding, which would be lost"
+        )
         raise UserError(f"init_from: {folder} has {has}: set model.tie_word_embeddings to {str(tied).lower()}")
     read = {name: tensor for name, tensor in weights.items() if not _within(name, fresh)}
     stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
