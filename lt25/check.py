@@ -17,7 +17,7 @@ from lt25.data import acquire, read
 from lt25.data.folders import Folder
 from lt25.data.sounds import Sounds
 from lt25.errors import Mistakes, UserError
-from lt25.evaluation import decoder
+from lt25.evaluation import decoder, harness
 from lt25.experiment import Experiment, load_config, load_experiment, load_experiments, project_root
 from lt25.files import load_record
 from lt25.launch import plan
@@ -114,6 +114,8 @@ def check_experiment(experiment: Experiment) -> str:
     with mistakes:
         if options := experiment.evaluation.get("decoder"):
             decoder.require(decoder.located(options, experiment.root))
+    with mistakes:
+        harness.require(experiment.evaluation.get("lm_eval", ()), experiment.root)
     mistakes.complain()
     missing = ", ".join(experiment.missing())
     if difference := changed(experiment):

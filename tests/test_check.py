@@ -1,5 +1,7 @@
 """`lt25 check`: what can be known of an experiment before anything runs."""
 
+import importlib.util
+
 import httpx
 import pytest
 import yaml
@@ -351,6 +353,15 @@ def test_what_is_wrong_with_the_environment_is_blamed_on_no_experiment(project, 
     monkeypatch.setenv("NGPU", "abc")
     assert cli.main(["check", "tiny"]) == 2
     assert capsys.readouterr() == ("", "lt25: error: NGPU: found 'abc', expected a whole number of at least 1\n")
+
+
+def test_tasks_of_a_package_that_is_not_there_are_said_before_anything_is_trained(project, capsys, monkeypatch):
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "lm_eval" else there(name))
+    assert checked(capsys, "tiny", "--evaluation.lm_eval", "[piqa]") == (
+        2,
+        "tiny: evaluation.lm_eval: found piqa, but lm-eval is not installed: pip install 'lm-eval[hf]', or remove the key\n",
+    )
 
 
 def test_a_search_that_cannot_be_made_is_said_ahead(tmp_path, monkeypatch, capsys):

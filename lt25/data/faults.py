@@ -1,7 +1,7 @@
 """What cannot be used of a dataset: it is left out and counted, or preparation stops, as ``prepare.faulty`` says."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lt25.errors import UserError
 from lt25.progress import say
@@ -63,14 +63,20 @@ class Faults:
     Attributes:
         dataset: its name, for messages.
         policy: "exclude", "stop", or "" for a task without the key ``prepare.faulty``, which stops.
+        within: what stands before the places, which tells datasets apart that are prepared together.
     """
 
     dataset: str
     policy: str = ""
+    within: str = ""
     _found: dict[str, tuple[str, Fault]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self._found)
+
+    def of(self, dataset: str) -> "Faults":
+        """Return what takes the faults of one of several datasets, which are counted and named together with these."""
+        return replace(self, within=f"{dataset}: ")
 
     def add(self, split: str, fault: Fault) -> bool:
         """Take note of a fault; return whether it is a new one.
@@ -82,6 +88,7 @@ class Faults:
         Raises:
             UserError: if the policy is to stop.
         """
+        fault = Fault(fault.reason, f"{self.within}{fault.where}", fault.message)
         if self.policy != "exclude":
             instead = ", or set prepare.faulty to exclude" if self.policy else ""
             raise UserError(f"{fault}: mend or remove it{instead}")

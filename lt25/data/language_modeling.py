@@ -10,8 +10,7 @@ import torch
 from lt25.data.batches import NO_GRID, Batch, Grid, Item, Transforms
 from lt25.data.chunks import Chunk
 from lt25.data.documents import THREADS, TextCorpus, Tokenized, describe, documents, no_text, tokenize
-from lt25.data.examples import Examples
-from lt25.data.faults import Fault
+from lt25.data.examples import Example, Examples
 from lt25.data.order import Reading
 from lt25.data.packing import PackedDocuments, TokenShards, TokenWindows
 from lt25.data.prepared import PreparedSplit, Source
@@ -38,7 +37,7 @@ def write(
     every = [examples, *examples.others]
     if examples.parts:
         examples.parts.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer(dataset, every, options)
+    tokenizer, read = _tokenizer(dataset, every, options)
     tokenizer.save(folder)
     wanted = tuple(writers) if options["store"] == "tokens" else ("validation", "test")
     jobs = [(number, *job) for number, one in enumerate(every) for job in one.chunks(*wanted)]
@@ -63,7 +62,7 @@ def write(
         if source_split == "train":
             writers["train"].begin_chunk(number)
         for split, fault in found.faults:
-            examples.faults.add(split, Fault(fault.reason, f"{name}{fault.where}", fault.message))
+            every[number].faults.add(split, fault)
         passed += found.passed
         for split, where, known in found.seen:
             examples.note(split, f"{name}{where}", known)
@@ -74,8 +73,8 @@ def write(
             writers[split].add(row, tokens)
     if options["store"] == "text":
         describe(folder, every, options)
-        # Of train are read those examples only that had to be, to hold others out.
-        sizes["train"] = {"store": "text", **({"examples": passed} if passed else {})}
+        # All of train is read to hold others out of it, otherwise as much as the tokenizer learns from.
+        sizes["train"] = {"store": "text", **({"examples": passed} if passed else {"read": read} if read else {})}
     # Padding is never learnt from: the end of a document does for it, as is usual for models of this kind.
     ids = {"bos_token_id": tokenizer.end, "eos_token_id": tokenizer.end, "pad_token_id": tokenizer.end}
     return {"splits": sizes, "model": {"vocab_size": tokenizer.size, **ids}}
@@ -117,25 +116,36 @@ def collate(items: list[Item], grid: Grid = NO_GRID) -> Batch:
     }
 
 
-def _tokenizer(dataset: Dataset, every: Sequence[Examples], options: dict[str, Any]) -> Tokenizer:
-    """Train the tokenizer, take it from another model, or find it among the parts of a preparation that was stopped."""
-    kind, parts = options["tokenizer"], every[0].parts
+def _tokenizer(dataset: Dataset, every: Sequence[Examples], options: dict[str, Any]) -> tuple[Tokenizer, int]:
+    """Train the tokenizer, take it from another model, or find it among the parts of a preparation that was stopped.
+
+    Returns:
+        The tokenizer, and how many examples of train were read for it.
+    """
+    kind, parts, read = options["tokenizer"], every[0].parts, 0
     if kind not in TRAINED:
-        return borrow(kind, "prepare.tokenizer")
+        return borrow(kind, "prepare.tokenizer"), read
     if parts and (parts / "tokenizer_config.json").is_file():
-        return load(parts)
-    texts = track(_texts(every, options["documents"]), f"{dataset.name}: documents for the tokenizer")
-    tokenizer = train(kind, _first(texts, TRAINED_ON), options["vocab_size"])
+        return load(parts), read
+
+    def texts() -> Iterator[str]:
+        nonlocal read
+        for example in _in_turns(every):
+            read += 1
+            yield from (text for _, text in documents(example, options["documents"]))
+
+    told = track(texts(), f"{dataset.name}: documents for the tokenizer")
+    tokenizer = train(kind, _first(told, TRAINED_ON), options["vocab_size"])
     # A unigram model leaves out what does not pay, and so has the size that the text gives it.
     if kind == "bpe" and tokenizer.size < options["vocab_size"]:
-        every[0].faults.report(sum(1 for _ in _texts(every, options["documents"])))
+        every[0].faults.report(read)
         raise UserError(
             f"dataset {dataset.name}: the training split has too little text for a vocabulary of "
             f"{options['vocab_size']}: set prepare.vocab_size to {tokenizer.size} or less"
         )
     if parts:
         tokenizer.save(parts)
-    return tokenizer
+    return tokenizer, read
 
 
 def _first(texts: Iterator[str], characters: int) -> Iterator[str]:
@@ -146,11 +156,11 @@ def _first(texts: Iterator[str], characters: int) -> Iterator[str]:
             return
 
 
-def _texts(every: Sequence[Examples], cut: str) -> Iterator[str]:
-    """Yield the documents of train, of several datasets in turns."""
+def _in_turns(every: Sequence[Examples]) -> Iterator[Example]:
+    """Yield the examples of train that are texts, of several datasets in turns."""
     for group in zip_longest(*(one.of("train") for one in every)):
         for one, example in zip(every, group, strict=True):
             if example is not None and (fault := no_text(example)):
                 one.faults.add("train", fault)
             elif example is not None:
-                yield from (text for _, text in documents(example, cut))
+                yield example

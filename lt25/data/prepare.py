@@ -39,8 +39,9 @@ def prepare(experiment: Experiment) -> None:
     task = TASKS[experiment.task]
     module = task.module("data")
     parts = _parts(folder, digest([list(sources.values()), experiment.preparation_options]))
-    others = [_examples(experiment, one, sources[one.name], faults) for one in experiment.further]
-    examples = _examples(experiment, dataset, sources[dataset.name], faults, parts=parts, others=others)
+    of = {one.name: faults.of(one.name) if experiment.further else faults for one in experiment.datasets}
+    others = [_examples(experiment, one, sources[one.name], of[one.name]) for one in experiment.further]
+    examples = _examples(experiment, dataset, sources[dataset.name], of[dataset.name], parts=parts, others=others)
     if next(examples.of("train"), None) is None:
         faults.report(0)
         raise UserError(f"{config}: splits.train: no examples: name another split, or hold out a smaller fraction")
@@ -49,7 +50,10 @@ def prepare(experiment: Experiment) -> None:
         writers = {split: SplitWriter(partial, split) for split in SPLITS}
         with plugins.blamed(task.package):
             facts = module.write(dataset, examples, experiment.preparation_options, writers, partial)
-        faults.report(sum(facts["splits"][split].get("examples", len(writer)) for split, writer in writers.items()))
+        sizes = facts["splits"]
+        faults.report(
+            sum(sizes[split].get("examples", sizes[split].get("read", len(one))) for split, one in writers.items())
+        )
         writers = {split: writer for split, writer in writers.items() if not _is_text(facts, split)}
         _say_shared(dataset.name, examples)
         for split, writer in writers.items():

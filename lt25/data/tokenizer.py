@@ -36,7 +36,7 @@ class Tokenizer:
         end: what it ends a document with, as text.
 
     Attributes:
-        size: of the vocabulary.
+        size: of the vocabulary: one more than the highest number of a token.
         end: number of the token that ends a document.
         dtype: that tokens are kept in.
     """
@@ -45,7 +45,8 @@ class Tokenizer:
         self._model, self._end_text = model, end
         model.no_padding()
         model.no_truncation()
-        self.size, self.end = model.get_vocab_size(), model.token_to_id(end)
+        # Another model's tokens may leave numbers out.
+        self.size, self.end = max(model.get_vocab().values()) + 1, model.token_to_id(end)
         # A text that happens to contain the end mark is tokenized as what it is, text: no byte is lost, no document cut.
         model.encode_special_tokens = True
         self.dtype = np.uint16 if self.size <= 2**16 else np.int32

@@ -34,14 +34,21 @@ def taken(
         The weights to read, and a line that says what is not read, None if all are.
 
     Raises:
-        UserError: if the exported model lacks one of the others, or has it in another size.
+        UserError: if the exported model lacks one of the others, or has it in another size, or has the same tokens and another
+            output layer.
     """
     family, described = find(config["model_type"]), TASKS[task]
     fresh: tuple[str, ...] = ()
-    if different := _different(folder, data, config):
+    before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if different := _different(folder, before, data, config):
         fresh = (family.heads[described.auto_model],)
         if described.main_input == "input_ids":
             fresh = (*fresh, family.inputs[described.auto_model])
+    elif (tied := find(before["model_type"]).tied(before)) != family.tied(config):
+        has = (
+            "no output layer but its embedding" if tied else "an output layer beside its embedding, which would be lost"
+        )
+        raise UserError(f"init_from: {folder} has {has}: set model.tie_word_embeddings to {str(tied).lower()}")
     read = {name: tensor for name, tensor in weights.items() if not _within(name, fresh)}
     stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     for name, tensor in read.items():
@@ -55,9 +62,8 @@ def taken(
     return read, line if different else None
 
 
-def _different(folder: Path, data: Path, config: dict[str, Any]) -> str | None:
+def _different(folder: Path, before: dict[str, Any], data: Path, config: dict[str, Any]) -> str | None:
     """Name what the two models' labels or tokens differ in; None if they are the same."""
-    before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     for name in _FILES:
         old, new = folder / name, data / name
         if old.is_file() and new.is_file() and _numbers(old) != _numbers(new):

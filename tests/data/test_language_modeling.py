@@ -247,6 +247,13 @@ def test_the_tokenizer_of_another_model_is_taken_without_what_it_puts_around_a_t
         make.prepared(tmp_path, "language_modeling", data, tokenizer="nowhere")
 
 
+def test_tokens_of_another_model_may_leave_numbers_out():
+    from tokenizers import Tokenizer, models
+
+    model = Tokenizer(models.WordLevel({"a": 0, "b": 5, END: 9}, unk_token=END))
+    assert tokenizer.Tokenizer(model, END).size == 10
+
+
 def test_a_long_text_is_tokenized_in_pieces_that_add_up(monkeypatch):
     text = "".join(CODE.format(number) for number in range(40))
     monkeypatch.setattr(tokenizer, "PIECE", 100)
@@ -302,6 +309,34 @@ def test_several_datasets_are_prepared_together_and_read_as_often_as_is_said(tmp
     ):
         with pytest.raises(UserError, match=message):
             tiny.write_experiment(tmp_path, **{**settings, **wrong})
+
+
+def test_what_is_wrong_is_counted_once_whatever_is_read_twice(tmp_path, monkeypatch, capsys):
+    """The tokenizer reads train before it is tokenized, of a published split stored as text all that is ever read of it."""
+    monkeypatch.chdir(tiny.make_project(tmp_path))
+    (tmp_path / "config/datasets").unlink()
+    for name, faulty in (("one", 0), ("two", 3)):
+        lines = [json.dumps({"text": CODE.format(number)}) for number in range(100)]
+        make.write(tmp_path / name / "train.jsonl", "\n".join(lines + ['{"text": 1'] * faulty))
+        make.write(tmp_path / name / "test.jsonl", "\n".join(lines[:4]))
+        settings = {"title": name, "licence": "none", "tasks": ["language_modeling"], "origin": {"path": name}}
+        settings |= {
+            "columns": {"text": "text"},
+            "splits": {"train": "train", "validation": "test", "test": "test"},
+        }
+        make.write(tmp_path / f"config/datasets/{name}.yaml", yaml.safe_dump(settings))
+    both = [{"name": "one", "probability": 0.5}, {"name": "two", "probability": 0.5}]
+    for store, datasets, used in (("tokens", both, 216), ("text", both, 216), ("text", None, 108)):
+        data = {"datasets": both, "dataset": None} if datasets else {"dataset": "two"}
+        options = {"vocab_size": 280, "store": store}
+        experiment = tiny.write_experiment(tmp_path, "language_modeling", prepare=options, **data)
+        for dataset in experiment.datasets:
+            acquire(dataset, experiment.raw_dir_of(dataset))
+        prepare(experiment)
+        said = capsys.readouterr().err
+        assert f"left out, 3 of {used + 3} examples cannot be used: 3 x a row that cannot be read" in said
+        place = "two: train.jsonl, line 101" if datasets else "train.jsonl, line 101"
+        assert stats(experiment.processed_dir)["excluded"][0].startswith(f"{place}: no valid JSON")
 
 
 def of_hub(streamed):

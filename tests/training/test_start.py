@@ -97,6 +97,21 @@ def test_an_alphabet_or_vocabulary_of_the_same_size_but_other_characters(tmp_pat
             assert line.startswith(f"init_from: {said} differ from those of {folder}: {' and '.join(fresh)} made new")
 
 
+@pytest.mark.parametrize(
+    ("tied", "has"), [(True, "no output layer but its embedding"), (False, "an output layer beside its embedding")]
+)
+def test_an_output_layer_is_not_lost_without_a_word(tmp_path, tied, has):
+    """A tied model computes something else with the weights of one that is not; with other tokens both begin anew."""
+    folder = tmp_path / "hf"
+    model_of("language_modeling", tie_word_embeddings=tied).to_empty(device="cpu").save_pretrained(folder)
+    weights = dict(model_of("language_modeling", tie_word_embeddings=not tied).named_parameters())
+    config = {**json.loads((folder / "config.json").read_text()), "tie_word_embeddings": not tied}
+    with pytest.raises(UserError, match=f"{folder} has {has}.*: set model.tie_word_embeddings to {str(tied).lower()}"):
+        taken(weights, folder, tmp_path, config, "language_modeling")
+    _, line = taken(weights, folder, tmp_path, {**config, "vocab_size": 12}, "language_modeling")
+    assert line and "made new" in line
+
+
 def test_a_model_without_a_part_is_one_line(tmp_path):
     model = model_of("classification", use_lower_bound=False).to_empty(device="cpu")
     model.save_pretrained(tmp_path)
