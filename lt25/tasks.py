@@ -249,12 +249,14 @@ def _classification_row(prepare: Mapping[str, Any], augment: Mapping[str, Any], 
 def _speech_row(prepare: Mapping[str, Any], augment: Mapping[str, Any], row: Any) -> str | None:
     if (kind := row.kind("audio")) != "audio":
         return f"columns.audio: found {kind}, expected an audio file: name another column"
+    if isinstance(row.roles["text"], int):
+        return None  # a number is read aloud
     return _text_row(prepare, augment, row)
 
 
 def _text_row(prepare: Mapping[str, Any], augment: Mapping[str, Any], row: Any) -> str | None:
-    if isinstance(row.roles["text"], str):
-        return None
+    if isinstance(row.roles["text"], str | None):
+        return None  # preparation counts a missing one as a fault
     return f"columns.text: found {row.kind('text')}, expected a text: name another column"
 
 

@@ -74,6 +74,8 @@ def decode_audio(
     """
     import soundfile
 
+    if not data:
+        raise ValueError("the file is empty")
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate, promised = file.samplerate, file.frames

@@ -25,6 +25,13 @@ class SpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             inputs = self._samples(inputs, self.feature_extractor.sampling_rate)
         yield from super().preprocess(inputs, *arguments, **options)
 
+    def postprocess(self, *arguments: Any, **options: Any) -> Any:
+        answer = super().postprocess(*arguments, **options)
+        if isinstance(self.feature_extractor, LogMelFeatureExtractor):
+            # Two spaces with a blank between them are one.
+            answer["text"] = " ".join(answer["text"].split())
+        return answer
+
     @staticmethod
     def _samples(inputs: Any, rate: int) -> Any:
         """Return a recording as samples float32 [n] at ``rate`` Hz, if it is of a kind that transformers needs help with."""

@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ from lt25.data.order import Reading
 from lt25.data.prepared import PreparedExamples, PreparedSplit
 from lt25.data.shards import SplitWriter, in_order
 from lt25.data.transcripts import normalise
+from lt25.data.units import written
 from lt25.errors import UserError
 from lt25.experiment import Dataset
 from lt25.files import read_json, write_json
@@ -366,7 +367,8 @@ def _pieces(counts: Mapping[str, int], options: dict[str, Any]) -> Units:
     )
     tokenizer.train_from_iterator(lines, trainer)
     known = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
-    return Units(known, lambda word: tokenizer.encode(word).tokens)
+    numbers = {piece: number for number, piece in enumerate(known)}
+    return Units(known, cache(lambda word: written(word, numbers)))
 
 
 def _joined(words: Iterable[list[str]]) -> list[str]:

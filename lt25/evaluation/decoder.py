@@ -24,7 +24,7 @@ def require(options: Mapping[str, Any], where: str = "evaluation.decoder.") -> N
     model = options["language_model"]
     if options["boost"] and model in (None, "symbols"):
         raise UserError(
-            f"{where}boost: needs a language model of words: set {where}language_model to words or to a file"
+            f"{where}boost: needs a language model of words: set language_model beside it to words or to a file"
         )
     if options["alternatives"] > options["beam"]:
         raise UserError(

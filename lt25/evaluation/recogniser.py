@@ -153,15 +153,14 @@ class Recogniser:
                 size, came = max(round(rate * CHUNK_SECONDS), 1), False
                 while len(samples := audio.read(size, dtype="float32", always_2d=True)):
                     came = True
-                    if not np.isfinite(samples).all():
-                        raise ValueError("the audio holds samples that are not finite")
                     yield from stream.feed(resampler.feed(samples.mean(1)))
                 if not came:
                     raise ValueError("the audio holds no samples")
                 yield from stream.feed(resampler.close())
         except RuntimeError as error:
             why = getattr(error, "error_string", str(error)).strip()
-            raise ValueError(f"no readable audio ({why})") from None
+            more = ": what comes through a pipe has to be WAV, or is heard as a whole" if isinstance(file, int) else ""
+            raise ValueError(f"no readable audio ({why}){more}") from None
         yield from stream.close()
 
 
@@ -182,17 +181,31 @@ class RecogniserStream:
         bands = torch.tensor(extractor.mean), torch.tensor(extractor.std)
         self._frames = LogMelStream(extractor.sampling_rate, *bands, extractor.level)
         self._cache = HGRNCache(self.model.config)
+        self._closed = False
         self._utterances = _Utterances(recogniser)
 
     def feed(self, samples: np.ndarray) -> Iterator[Heard]:
         """Yield what is heard with samples float32 [n] more: utterances that they end, and last the one under way.
 
         The one under way is left out if it has not changed.
+
+        Raises:
+            ValueError: for samples of another kind, of which none is heard then, or after `close`.
         """
+        if self._closed:
+            raise ValueError("the stream is closed: begin another with Recogniser.stream")
+        samples = np.asarray(samples)
+        if samples.ndim != 1 or samples.dtype.kind != "f":
+            found = f"{samples.dtype} {list(samples.shape)}"
+            raise ValueError(f"expected samples of one channel, float32 [n] in -1..1, found {found}: convert them")
+        if not np.isfinite(samples).all():
+            raise ValueError("the audio holds samples that are not finite")
+        samples = samples.astype(np.float32, copy=False)
         yield from self._read(self._frames.feed(torch.from_numpy(samples)), last=False)
 
     def close(self) -> Iterator[Heard]:
         """Yield what is heard once no more samples will come: the last utterance."""
+        self._closed = True
         yield from self._read(self._frames.close(), last=True)
         yield from self._utterances.close()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lt25.config.key import check, resolve
+from lt25.data.read import KINDS
 from lt25.data.shards import believe
 from lt25.errors import UserError
 from lt25.evaluation.decoder import located, reads_training_texts, require, training_texts
@@ -44,7 +45,7 @@ def transcribe(
             only, for a search that cannot be made, or once all others are answered, for files that cannot be read, a line each.
     """
     folder, _ = exported_model(name, "speech_recognition")
-    found = named_files("lt25 transcribe", paths)
+    found = named_files("lt25 transcribe", paths, KINDS["audio"])
     if (form in ("srt", "vtt") or said) and len(found) > 1:
         option = "align" if said else form
         raise UserError(f"lt25 transcribe: --{option}: found {len(found)} files, expected one: call it for each")

@@ -1,7 +1,7 @@
 """CTC scores, frame by frame, to words with their times and the model's confidence in them."""
 
 import math
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lt25.data.audio import HOP_SECONDS
+from lt25.data.units import written
 
 PAUSE_SECONDS = 1.0
 """So long a pause ends a word and an utterance, whether or not the model writes a space."""
@@ -101,14 +102,11 @@ def letters(tokenizer: Any) -> dict[int, str]:
     return {number: "" if number in special else letter for letter, number in tokenizer.get_vocab().items()}
 
 
-def spelled(words: Iterable[str], vocabulary: Container[str], space: str) -> list[str] | None:
-    """Return words in the symbols of a vocabulary, a space between two; None if it lacks one.
-
-    A word is one symbol where the vocabulary has words, otherwise its letters are.
-    """
+def spelled(words: Iterable[str], vocabulary: Mapping[str, int], space: str) -> list[str] | None:
+    """Return words in the symbols of a vocabulary, a space between two, as training wrote them; None if it lacks one."""
     symbols: list[str] = []
     for word in words:
-        symbols += [*([space] if symbols else []), *([word] if word in vocabulary else word)]
+        symbols += [*([space] if symbols else []), *written(word, vocabulary)]
     return symbols if all(symbol in vocabulary for symbol in symbols) else None
 
 
@@ -143,12 +141,12 @@ def align(log_probs: Tensor, symbols: Sequence[int], tokenizer: Any, frame: floa
         if symbol != blank:
             spans.append((symbol, at, at + count))
         at += count
-    words, written = [], letters(tokenizer)
+    words, letter_of = [], letters(tokenizer)
     for is_space, group in groupby(spans, lambda span: span[0] == space):
         if not is_space:
             spelled = list(group)
             first, last = spelled[0][1], spelled[-1][2]
             confidence = scores[0, first:last].mean().exp().item()
-            text = "".join(written[symbol] for symbol, *_ in spelled)
+            text = "".join(letter_of[symbol] for symbol, *_ in spelled)
             words.append(Word(text, start + first * frame, start + last * frame, confidence))
     return words

@@ -150,6 +150,16 @@ def test_a_vocabulary_of_words():
         assert (found.text.replace(" ", ""), found.symbols) == ("onetwo", (3, 1, 4))
 
 
+@pytest.mark.parametrize("options", [{"language_model": "words"}, {"language_model": "symbols"}, {}])
+def test_words_are_written_in_the_pieces_that_training_wrote(options):
+    log_probs = torch.full((4, 7), -9.0)
+    # "ab" as a piece, a space, and "ab" with "b" as two.
+    for frame, symbol in enumerate([5, 1, 5, 4]):
+        log_probs[frame, symbol] = 0
+    found = search(["ab abb", "abb"], ["a", "b", "ab", "ba"], **options)(log_probs[None])[0][0]
+    assert (found.text, found.symbols) == ("ab abb", (5, 1, 5, 4))
+
+
 def test_alignment_finds_the_symbols_where_they_are():
     log_probs = torch.full((9, 5), -8.0)
     for frame, symbol in enumerate([0, 3, 3, 0, 4, 1, 0, 4, 0]):

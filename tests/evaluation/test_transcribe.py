@@ -4,11 +4,13 @@ import io
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from transformers import pipeline
 
@@ -121,13 +123,15 @@ def test_transformers_pipeline_gives_the_same_words_and_their_times(tmp_path):
     model = HGRNForCTC.from_pretrained(exported(tmp_path))
     # Who was trained never writes the unknown symbol.
     model.ctc_head.bias.data[VOCABULARY["<unk>"]] = -100
+    # This one writes two spaces with a blank between them.
+    model.ctc_head.bias.data[:2] += 0.5
     model.save_pretrained(tmp_path)
     speech, recogniser = pipeline("automatic-speech-recognition", str(tmp_path)), Recogniser(tmp_path)
     recordings = [recording(2, seed=seed) for seed in (0, 1)]
     words = [whole(recogniser, samples) for samples in recordings]
     batch = speech([np.array(samples) for samples in recordings], batch_size=2, return_timestamps="word")
     for one, said in zip(batch, words, strict=True):
-        assert one["text"].split() == [word.text for word in said] != []
+        assert one["text"] == " ".join(word.text for word in said) != ""
         times = [time for chunk in one["chunks"] for time in chunk["timestamp"]]
         assert times == pytest.approx([time for word in said for time in (word.start, word.end)], abs=0.021)
 
@@ -224,12 +228,47 @@ def test_the_command_itself_with_its_option_before_the_file(causal, tmp_path):
     assert json.loads(done.stdout)["text"]
 
 
+def test_a_pipe_of_another_kind_than_wav_is_one_line(causal, capsys, monkeypatch):
+    reading, writing = os.pipe()
+    flac = io.BytesIO()
+    soundfile.write(flac, recording(0.5), 16000, format="FLAC")
+    os.write(writing, flac.getvalue())
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        monkeypatch.setattr("sys.stdin", pipe)
+        assert cli.main(["transcribe", str(causal), "--stream"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("lt25: error: -: no readable audio (") and "a pipe has to be WAV" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        (np.zeros(100, np.int16), "expected samples of one channel, float32 [n] in -1..1, found int16 [100]"),
+        (np.zeros((100, 2), np.float32), "found float32 [100, 2]"),
+        (np.full(100, np.nan, np.float32), "samples that are not finite"),
+    ],
+)
+def test_a_stream_refuses_other_samples_and_goes_on(causal, samples, said):
+    recogniser, audio = Recogniser(causal), recording(2)
+    stream = recogniser.stream()
+    with pytest.raises(ValueError, match=re.escape(said)):
+        list(stream.feed(samples))
+    heard = [*stream.feed(audio.astype(np.float64)), *stream.close()]
+    assert_same([word for one in heard if one.final for word in one.words], whole(recogniser, audio))
+    with pytest.raises(ValueError, match="the stream is closed"):
+        list(stream.feed(audio))
+
+
 @pytest.mark.parametrize("stream", [[], ["--stream"]])
 def test_what_cannot_be_read_comes_last_in_a_line_each(causal, tmp_path, capsys, stream):
     make.write(tmp_path / "a.wav", b"no audio")
     make.write(tmp_path / "b.wav", make.empty_wav())
     make.write(tmp_path / "c.wav", make.wav(recording(1)))
+    make.write(tmp_path / "notes.txt", b"of what is said")
     assert cli.main(["transcribe", str(causal), str(tmp_path), *stream]) == 2
     captured = capsys.readouterr()
+    assert f"{tmp_path}: 1 file of another kind: not read" in captured.err and "notes.txt" not in captured.err
     assert "c.wav  " in captured.out and "Traceback" not in captured.err
     assert "a.wav: no readable audio" in captured.err and "b.wav: the audio holds no samples" in captured.err
