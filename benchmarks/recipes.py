@@ -88,8 +88,8 @@ def table() -> str:
         found = row(name)
         lines.append(
             f"| `{name}` | {data.hours:,.0f} | {found['parameters'] / 1e6:.1f} M | {found['batch']:.0f} | "
-            f"{found['audio']:,.0f} | {found['steps']:,} | {found['epochs']:.0f} | {found['gib']:.1f} | {found['speed']:,.0f} | {found['hours']:.1f} | "
-            f"{found['disk']:.0f} |"
+            f"{found['audio']:,.0f} | {found['steps']:,} | {found['epochs']:.0f} | {found['gib']:.1f} | "
+            f"{found['speed']:,.0f} | {found['hours']:.1f} | {found['disk']:.0f} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "lt25"
 # From the lowest to the highest; a module imports from lower layers and from its own package, not from its neighbours in a layer.
 LAYERS = (
     ("errors", "memory", "replaced"),
-    ("files", "importing", "progress", "launch", "source", "cuda_graphs"),
+    ("files", "importing", "progress", "launch", "source", "compiling", "cuda_graphs"),
     ("config", "slurm"),
     ("tasks", "plugins", "ops"),
     ("models",),

@@ -53,7 +53,7 @@ class Share:
         """Which of a step's examples are this process's, ascending."""
         return [row for rows in self.own(_alike(np.arange(self.step_size), self)) for row in rows]
 
-    def own(self, step: Sequence[np.ndarray]) -> list[list[int]]:
+    def own(self, step: Sequence[np.ndarray] | np.ndarray) -> list[list[int]]:
         """Return the micro-batches of a step that are this process's: one of every ``world_size`` neighbours."""
         return [micro_batch.tolist() for micro_batch in step[self.rank :: self.world_size]]
 

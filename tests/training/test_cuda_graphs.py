@@ -1,5 +1,6 @@
 """Recording and replaying, with a recorder that stands in for CUDA's."""
 
+import json
 from contextlib import nullcontext
 from functools import partial
 
