@@ -21,4 +21,4 @@ if fla.layers.attn.flash_attn_func is None:
 
 if torch.cuda.is_available():
     tune_quickly()
-    use_tuned()
+use_tuned()

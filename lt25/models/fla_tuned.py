@@ -19,9 +19,10 @@ TUNED = Path(__file__).parent / "tuned"
 
 def use_tuned() -> None:
     """Tell the autotuners of FLA's kernels what is the fastest on the GPU at hand, as far as it is known."""
-    file = TUNED / "sm{}{}.json".format(*torch.cuda.get_device_capability())
-    if file.is_file():
-        hand_over(json.loads(file.read_text()), tuners())
+    if torch.cuda.is_available():
+        file = TUNED / "sm{}{}.json".format(*torch.cuda.get_device_capability())
+        if file.is_file():
+            hand_over(json.loads(file.read_text()), tuners())
 
 
 def hand_over(known: dict[str, list[dict[str, Any]]], found: Iterator[Autotuner]) -> None:
