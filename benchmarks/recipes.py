@@ -87,7 +87,8 @@ def table() -> str:
     for name, data in DATA.items():
         found = row(name)
         lines.append(
-            f"| `{name}` | {data.hours:,.0f} | {found['parameters'] / 1e6:.1f} M | {found['batch']:.0f} | {found['audio']:,.0f} | "
+            f"| `{name}` | {data.hours:,.0f} | {found['parameters'] / 1e6:.1f} M | {found['batch']:.0f} | "
+            f"{found['audio']:,.0f} | "
             f"{found['steps']:,} | {found['epochs']:.0f} | {found['gib']:.1f} | {found['speed']:,.0f} | {found['hours']:.1f} | "
             f"{found['disk']:.0f} |"
         )
