@@ -371,6 +371,7 @@ def measure(
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the section of RESULTS.md."""
+    rows = sorted(rows, key=lambda row: list(NETWORKS).index(row["name"]))
     heads = dict.fromkeys(row["head"] for row in rows)
     of = {head: ", ".join(TITLES[row["name"]] for row in rows if row["head"] == head) for head in heads}
     lines = [
@@ -442,7 +443,7 @@ def main() -> None:
             print(table([rows[name]]).splitlines()[-1], f"{time.perf_counter() - started:.0f} s", flush=True)
             if options.json:
                 write_json(options.json, {"rows": list(rows.values())})
-        shown = [rows[name] for name in NETWORKS if name in rows]
+        shown = list(rows.values())
     print(told := table(shown))
     if options.table:
         replace(options.table, MARK, told)
