@@ -15,7 +15,8 @@ for the host.
 
 Printed are parameters, steps, seconds of audio trained a second (padding is not counted), memory of a GPU beside the data, word
 error rates in %, and seconds of computing for a second of audio: of the test split in batches on the device, and of single
-utterances on one thread of the CPU. Rows are written to ``--json`` as they come, those of the CPU at the end.
+utterances on one thread of the CPU. A row is written to ``--json`` as soon as its network is done, in place of an older one of
+this network; the other rows of that file stay, so that a call for each network makes the same table as one for all.
 """
 
 import argparse
@@ -293,7 +294,7 @@ def race(
             frames += sum(lengths)
         last = loss.item()
         trained, steps = trained + time.perf_counter() - started, steps + WARM
-        if trained - measured > options.seconds / 10 or trained >= options.seconds:
+        if trained - measured > options.seconds / 4 or trained >= options.seconds:
             measured = trained
             heard = hear(network, data["validation"], options, symbols)
             curve.append((round(trained, 1), steps, round(last, 4), heard["wer"]))
@@ -364,14 +365,17 @@ def measure(
     heard = hear(network, data["test"], options, symbols)
     kept = ("wer", "cer", "interval_95", "substitutions", "deletions", "insertions", "reference_words")
     test = {key: heard[key] for key in kept}
-    row = {**best, "test": test, "real_time_factor": heard["real_time_factor"], "cpu": None}
+    row = {**best, "test": test, "real_time_factor": heard["real_time_factor"]}
     return {**row, "tried": [one for one in tried if one is not best]}, network
 
 
-def table(rows: list[dict[str, Any]], head: str) -> str:
+def table(rows: list[dict[str, Any]]) -> str:
     """Return the section of RESULTS.md."""
+    rows = sorted(rows, key=lambda row: list(NETWORKS).index(row["name"]))
+    heads = dict.fromkeys(row["head"] for row in rows)
+    of = {head: ", ".join(TITLES[row["name"]] for row in rows if row["head"] == head) for head in heads}
     lines = [
-        head,
+        *(heads if len(heads) == 1 else (f"{names}: {head}" for head, names in of.items())),
         "",
         "| network | parameters | steps | audio s/s | GiB | WER % validation | WER % test (95 %) | RTF, batches | RTF, one CPU "
         "thread | streams |",
@@ -383,7 +387,7 @@ def table(rows: list[dict[str, Any]], head: str) -> str:
             f"| {TITLES[row['name']]} | {row['parameters']:,} | {row['steps']:,} | {row['audio_seconds_a_second']:,.0f} | "
             f"{'' if row['gib'] is None else format(row['gib'], '.2f')} | {100 * row['validation_wer']:.2f} | "
             f"{100 * row['test']['wer']:.2f} ({100 * low:.1f} to {100 * high:.1f}) | {row['real_time_factor']:.6f} | "
-            f"{'' if row['cpu'] is None else format(row['cpu'], '.4f')} | {'yes' if row['name'] in STREAMS else 'no'} |"
+            f"{row['cpu']:.4f} | {'yes' if row['name'] in STREAMS else 'no'} |"
         )
     pace = {row["name"]: row["audio_seconds_a_second"] for row in rows}
     if "hgrn" in pace and "conformer" in pace:
@@ -392,6 +396,11 @@ def table(rows: list[dict[str, Any]], head: str) -> str:
             f"HGRN trains {pace['hgrn'] / pace['conformer']:.2f} times as many audio-seconds a second as the Conformer.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def read(file: Path | None) -> list[dict[str, Any]]:
+    """Return the rows of a file that was written before; none if there is none."""
+    return json.loads(file.read_text())["rows"] if file and file.exists() else []
 
 
 def main() -> None:
@@ -412,7 +421,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, metavar="FILE", help=f"renew the table between two lines {MARK} there")
     options = parser.parse_args()
     if options.shown:
-        found = json.loads(options.shown.read_text())
+        shown = read(options.shown)
     else:
         on_gpu = options.device == "cuda"
         device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
@@ -422,28 +431,20 @@ def main() -> None:
         head = (
             f"{device}, {time.strftime('%Y-%m-%d')}, torch {torch.__version__}. {options.seconds:g} s of training at each of "
             f"{' and '.join(f'{lr:g}' for lr in options.lr)}, batches of {options.batch}, {len(data['train'].lengths):,} "
-            f"utterances of {hours:.1f} h."
+            f"utterances of {hours:.1f} h, written in {load_experiment('connected-digits').prepare['units']}."
         )
         print(head, f"Read in {time.perf_counter() - started:.0f} s.", flush=True)
         vocabulary = json.loads((load_experiment("connected-digits").processed_dir / "vocab.json").read_text())
-        found = {"head": head, "rows": []}
-        symbols, networks = sorted(vocabulary, key=vocabulary.get), []
-
-        def keep(row: dict[str, Any]) -> None:
-            print(table([row], "").splitlines()[-1], f"{time.perf_counter() - started:.0f} s", flush=True)
-            if options.json:
-                write_json(options.json, found)
-
+        symbols = sorted(vocabulary, key=vocabulary.get)
+        rows = {row["name"]: row for row in read(options.json)}
         for name in options.only.split(","):
             row, network = measure(name, options, data, symbols)
-            found["rows"].append(row)
-            networks.append(network.cpu())
-            keep(row)
-        # Last, because kernels of the CPU are compiled first.
-        for row, network in zip(found["rows"], networks, strict=True):
-            row["cpu"] = alone(network, data["test"], options, symbols)
-            keep(row)
-    print(told := table(found["rows"], found["head"]))
+            rows[name] = {**row, "head": head, "cpu": alone(network.cpu(), data["test"], options, symbols)}
+            print(table([rows[name]]).splitlines()[-1], f"{time.perf_counter() - started:.0f} s", flush=True)
+            if options.json:
+                write_json(options.json, {"rows": list(rows.values())})
+        shown = list(rows.values())
+    print(told := table(shown))
     if options.table:
         replace(options.table, MARK, told)
 

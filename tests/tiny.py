@@ -78,13 +78,13 @@ def write_experiment(root: Path, task: str, name: str = "tiny", **sections) -> E
     return load_experiment(path)
 
 
-def prepare(experiment: Experiment, examples: int = 24, seed: int = 0) -> None:
-    """Write random prepared data, in the layout of `lt25 prepare`, with sequences of different lengths."""
+def prepare(experiment: Experiment, examples: int = 24, seed: int = 0, between: tuple[int, int] = (8, 20)) -> None:
+    """Write random prepared data, in the layout of `lt25 prepare`, with sequences of different lengths ``between`` two."""
     rng = np.random.default_rng(seed)
     folder, task = experiment.processed_dir, experiment.task
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "validation", "test"):
-        lengths = rng.integers(8, 20, examples)
+        lengths = rng.integers(*between, examples)
         tensors = {"input_offsets": torch.from_numpy(np.concatenate([[0], lengths.cumsum()]))}
         total = int(lengths.sum())
         if task in ("language_modeling", "recall"):

@@ -22,6 +22,9 @@ from lt25.tasks import TASKS
 # Lengths that a batch on a grid can have, and boundaries of packed sequences to a step of the grid.
 _LENGTHS, _BOUNDARIES = 16, 64
 
+# Of so many forms that transforms give an example one is nearly surely as long as can be.
+_FORMS = 16
+
 
 class StepBatches:
     """The training batches of one rank, as torchtitan's trainer wants them: ``({"input": ..., ...}, labels)``.
@@ -94,10 +97,14 @@ class StepBatches:
             batch["input"] = batch.pop(self.main_input)
             yield batch, labels
 
-    def longest(self, count: int) -> Batch:
-        """Return a batch of the longest example, ``count`` times, with ``input`` and ``labels`` as a step has them."""
+    def longest(self) -> Item:
+        """Return the longest example as its transforms make it, in the longest form that these give it in several epochs."""
         index = int(cast(np.ndarray, self.source.lengths).argmax())
-        item = self.transforms.of_item(self.source[index], self.seed, 0, index)
+        items = (self.transforms.of_item(self.source[index], self.seed, epoch, index) for epoch in range(_FORMS))
+        return max(items, key=lambda item: len(item["input"]))
+
+    def repeated(self, item: Item, count: int) -> Batch:
+        """Return a batch of one example, ``count`` times, with ``input`` and ``labels`` as a step has them."""
         batch = self.batches.collate([item] * count, self.batches.grid)
         return {"input": batch.pop(self.main_input), **batch}
 

@@ -22,8 +22,7 @@ from lt25.training.device import DEVICE_TYPE
 from lt25.training.job_config import Job
 
 ROOM = 0.8
-"""The part of the free memory that is used. The rest is for what lies between blocks, and for recordings that are played slower
-(``augment.speed``), which become longer."""
+"""The part of the free memory that is used: the rest is for what lies between blocks."""
 
 
 def check(job: Job) -> None:
@@ -91,7 +90,8 @@ def memory_of(trainer: Any) -> Callable[[int], float]:
     What the optimizer will keep of each weight is counted, and a step that is recorded twice: its recording keeps its memory
     while a step of another shape, which is not recorded yet, has some of its own.
     """
-    loader, weights = trainer.dataloader, [weight for part in trainer.model_parts for weight in part.parameters()]
+    loader: StepBatches = trainer.dataloader
+    longest, weights = loader.longest(), [weight for part in trainer.model_parts for weight in part.parameters()]
     kept = 3 if trainer.job_config.optimizer.ema_decay else 2
     local = (weight.to_local() if hasattr(weight, "to_local") else weight for weight in weights)
     held = torch.cuda.memory_allocated()
@@ -100,7 +100,7 @@ def memory_of(trainer: Any) -> Callable[[int], float]:
     copies = 2 if isinstance(trainer.update, CUDAGraphWrapper) else 1
 
     def run(count: int) -> None:
-        batch = {name: tensor.to(DEVICE_TYPE) for name, tensor in loader.longest(count).items()}
+        batch = {name: tensor.to(DEVICE_TYPE) for name, tensor in loader.repeated(longest, count).items()}
         batch = trainer.part(batch, "input") if trainer.part else batch
         trainer.forward_backward([batch] * trainer.gradient_accumulation_steps)
         trainer.optimizers.zero_grad()

@@ -63,7 +63,7 @@ def test_a_loader_that_is_told_how_much_a_batch_holds_goes_on_with_that(split):
         return StepBatches(split, "speech_recognition", Reading(Share(8), seed=1, searched=True), few_shapes=True)
 
     stopped, resumed = loader(), loader()
-    longest = stopped.longest(3)
+    longest = stopped.repeated(stopped.longest(), 3)
     assert longest["input"].shape[:2] == (3, 24) and longest["labels"].shape[0] == 3
     stopped.hold(60)
     given = take(stopped, 20)

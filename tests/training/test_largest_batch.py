@@ -2,12 +2,15 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
+import torch
 
 from lt25.errors import UserError
 from lt25.training.ahead import check_devices
-from lt25.training.job import read_job
+from lt25.training.job import read_job, write_job
 from lt25.training.largest_batch import most_that_fit
 from lt25.training.run import identity_of
 from tests import tiny
@@ -129,3 +132,23 @@ def test_the_most_utterances_and_the_seconds_decide_where_a_run_arrives(root):
     assert by_length == identity(local_batch_size=4, batch_seconds=20.0)
     assert by_length != identity(local_batch_size=8, batch_seconds=20)
     assert by_length != identity(local_batch_size=4, batch_seconds=30)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("graphs", [False, True], ids=["plain", "recorded"])
+def test_what_is_found_on_a_gpu_fits_and_fills_it(root, graphs):
+    model = {**tiny.MODEL, "hidden_size": 512, "num_hidden_layers": 8, "intermediate_size": 1024}
+    training = {"batch_seconds": "auto", "local_batch_size": 600, "cuda_graphs": graphs}
+    experiment = tiny.write_experiment(root, "speech_recognition", model=model, training=training)
+    tiny.prepare(experiment, examples=600, between=(2990, 3000))
+    write_job(experiment)
+    command = [sys.executable, "-m", "lt25.training", "--job.config_file", str(experiment.job_file)]
+    environment = tiny.environment(CUDA_VISIBLE_DEVICES="0")
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((experiment.results_dir / "train.json").read_text())
+    whole = torch.cuda.mem_get_info()[1] / 2**30
+    print(record["batch_seconds"], record["memory_gib"], whole)
+    assert 30 < record["batch_seconds"] < 600 * 30
+    assert (0.3 if graphs else 0.6) * whole < record["memory_gib"] < 0.97 * whole
