@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -50,47 +51,75 @@ def batches_of_like_length(lengths: list[int], batch_size: int) -> list[list[int
     return batches
 
 
+def spans(length: int, window: int | None) -> list[tuple[int, int, int]]:
+    """Cut a document into what a model reads at a time.
+
+    Args:
+        length: its tokens.
+        window: how many tokens the model reads; None for as many as there are.
+
+    Returns:
+        (begin, counted, end) of each span: it reads the tokens before [begin, end) of those to be predicted and is asked for
+        [counted, end), which together are all, each once. Spans overlap by half, so that at least half a window is in sight of
+        every token but the first ones.
+    """
+    if window is None or length <= window:
+        return [(0, 0, length)]
+    stride = max(window // 2, 1)
+    later = range(stride, length - window + stride, stride)
+    return [(0, 0, window), *((begin, begin + window - stride, min(begin + window, length)) for begin in later)]
+
+
 @torch.inference_mode()
-def token_nats(model, documents: list[torch.Tensor], start: int, batch_size: int, what: str) -> list[np.ndarray]:
-    """-log p of each token of each document, the whole document before it in sight.
+def token_nats(
+    model: Any, documents: Sequence[torch.Tensor], start: int, batch_size: int, what: str
+) -> list[np.ndarray]:
+    """-log p of each token of each document, all before it in sight that the model's attention is made for.
 
     The model reads a document in pieces and hands its state (`past_key_values`) from piece to piece, so that memory
     does not grow with the document; the first token is predicted from `start`. Documents share a batch, padded on the
     right, where padding cannot reach back into a causal model. A model of a family without such a state reads each document
-    at once, and only its logits are computed in pieces.
+    at once, and only its logits are computed in pieces. One whose attention has an end (`Family.window`) reads `spans`, each
+    for itself.
 
     documents: int tensors [T_i], T_i > 0. Returns float32 arrays [T_i], in nats, in the same order. Raises UserError if a
     model of a family with a state, or of an unknown one, hands on none.
     """
     nats = [np.zeros(len(document), dtype=np.float32) for document in documents]
     family = FAMILIES.get(model.config.model_type)
-    batches = batches_of_like_length([len(document) for document in documents], batch_size)
+    window = getattr(model.config, family.window) if family is not None and family.window else None
+    texts = [torch.nn.functional.pad(document.long(), (1, 0), value=start) for document in documents]
+    read = [(i, *span) for i, document in enumerate(documents) for span in spans(len(document), window)]
+    batches = batches_of_like_length([end - begin for _, begin, _, end in read], batch_size)
     for batch in track(batches, what, len(batches)):
-        texts = [documents[i].long() for i in batch]
-        tokens = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=start)
-        tokens = torch.nn.functional.pad(tokens, (1, 0), value=start).to(model.device)
+        parts = [read[number] for number in batch]
+        tokens = torch.nn.utils.rnn.pad_sequence(
+            [texts[i][begin : end + 1] for i, begin, _, end in parts], batch_first=True, padding_value=start
+        ).to(model.device)
         rows, length = tokens.shape[0], tokens.shape[1] - 1
         piece = max(TOKENS_PER_STEP[model.device.type] // rows, 32)
         state, hidden = None, None
         if family is not None and not family.state:
             hidden = _stack(model, family)(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
-        for begin in range(0, length, piece):
-            end = min(begin + piece, length)
+        for first in range(0, length, piece):
+            last = min(first + piece, length)
             if hidden is not None:
-                logits = model.get_output_embeddings()(hidden[:, begin:end])
+                logits = model.get_output_embeddings()(hidden[:, first:last])
             else:
-                output = model(input_ids=tokens[:, begin:end], past_key_values=state, use_cache=True)
+                output = model(input_ids=tokens[:, first:last], past_key_values=state, use_cache=True)
                 state, logits = output.past_key_values, output.logits
-                if state is None and end < length:
+                if state is None and last < length:
                     raise UserError(
                         f"{type(model).__name__}: no state in past_key_values: cannot evaluate long documents"
                     )
             losses = cross_entropy(
-                logits.float().flatten(0, 1), tokens[:, begin + 1 : end + 1].flatten(), reduction="none"
+                logits.float().flatten(0, 1), tokens[:, first + 1 : last + 1].flatten(), reduction="none"
             )
-            losses = losses.view(rows, end - begin).cpu().numpy()
-            for row, i in enumerate(batch):
-                nats[i][begin:end] = losses[row, : max(len(nats[i]) - begin, 0)]
+            losses = losses.view(rows, last - first).cpu().numpy()
+            for row, (i, begin, counted, end) in enumerate(parts):
+                wanted = slice(max(begin + first, counted), min(begin + last, end))
+                if wanted.start < wanted.stop:
+                    nats[i][wanted] = losses[row, wanted.start - begin - first : wanted.stop - begin - first]
     return nats
 
 

@@ -57,6 +57,7 @@ class Family:
         intermediate: True if a speech recogniser gives the logits of its middle layer too, where it is asked for them by
             ``output_intermediate_logits``.
         state: True if forward hands on what it remembers (`past_key_values`), so that a text can be read in pieces.
+        window: key of the ``model`` section that says how many steps its attention is made for; None for what reads on for ever.
         gates: what the names of the parameters of forget gates end in, which may have a learning rate of their own.
         parallelism: those of `lt25.models.meshes.KINDS` that give the numbers of a single device.
         crosses_layers: tensors that a layer takes from others beside the residual stream: cut into stages without these, a
@@ -83,6 +84,7 @@ class Family:
     linear_head: bool = False
     intermediate: bool = False
     state: bool = True
+    window: str | None = None
     gates: tuple[str, ...] = ()
     parallelism: tuple[str, ...] = ("data",)
     crosses_layers: tuple[str, ...] = ()
@@ -567,7 +569,7 @@ _fla("delta_net", parallelism=_SPLIT)
 _fla("gated_deltanet", parallelism=(*_SPLIT, "context"))
 _fla("gsa", parallelism=_SPLIT)
 _fla("rwkv7", crosses_layers=("v_first",), parallelism=("data", "pipeline", "context"))
-_fla("transformer", parallelism=("data", "context"))
+_fla("transformer", window="max_position_embeddings", parallelism=("data", "context"))
 _MAMBA = "Mamba's layers take no boundaries of packed texts: a text reads on from the one before it in its window"
 # Their kernels go on from a state by a single token only.
 for _name, _parallel in (("mamba", ("data", "pipeline")), ("mamba2", _SPLIT), ("samba", ("data", "pipeline"))):
@@ -579,6 +581,7 @@ _causal_lm(
     "transformers",
     embeddings="embed_tokens",
     lacks={"varlen": _LLAMA},
+    window="max_position_embeddings",
     complaint=_heads_complaint,
     parallelism=(*_SPLIT, "context"),
 )

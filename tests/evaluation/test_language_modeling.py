@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from lt25.errors import UserError
 from lt25.evaluation import language_modeling as language
@@ -65,6 +66,34 @@ def test_without_a_state_a_document_is_read_at_once_and_its_logits_come_in_piece
         found = language.token_nats(model, documents, 7, 3, "test")
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("length", "window"), [(1, 8), (8, 8), (9, 8), (29, 8), (28, 8), (30, 7), (5, 1), (100, None)])
+def test_spans_ask_for_each_token_once_with_half_a_window_in_sight(length, window):
+    found = language.spans(length, window)
+    asked = [token for _, counted, end in found for token in range(counted, end)]
+    assert asked == list(range(length))
+    for begin, counted, end in found:
+        assert begin <= counted < end and end - begin <= (window or length)
+        assert begin == 0 or counted - begin >= window // 2
+
+
+def test_attention_reads_no_further_than_it_is_made_for(monkeypatch):
+    """Each span of a long document gives what the model says of it alone."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = LlamaConfig(vocab_size=9, max_position_embeddings=16, initializer_range=0.3, **sizes)
+    model = LlamaForCausalLM(config).eval()
+    monkeypatch.setitem(language.TOKENS_PER_STEP, "cpu", 64)
+    documents = documents_of(16, 61, 5)
+    found = language.token_nats(model, documents, 7, 3, "test")
+    for document, nats in zip(documents, found, strict=True):
+        tokens = torch.nn.functional.pad(document, (1, 0), value=7)
+        for begin, counted, end in language.spans(len(document), 16):
+            with torch.no_grad():
+                log_p = model(input_ids=tokens[None, begin:end]).logits[0].log_softmax(-1)
+            expected = -log_p[torch.arange(end - begin), tokens[begin + 1 : end + 1]]
+            np.testing.assert_allclose(nats[counted:end], expected[counted - begin :], rtol=1e-4)
 
 
 def test_documents_of_like_length_are_measured_together():
