@@ -61,8 +61,9 @@ class StepBatches:
         self.transforms: Transforms = module.transforms(split, augment or {}, True)
         self.share, self.seed, self.searched = reading.share, reading.seed, reading.searched
         self.options, self.prefetch, self.main_input = options or {}, prefetch, TASKS[task].main_input
-        _check(self.source, self.share, self.options)
-        grid = _grid(split, self.source, self.searched or self.share.batch_steps > 0) if few_shapes else NO_GRID
+        by_length = self.searched or self.share.batch_steps > 0
+        _check(self.source, self.share, self.options, by_length)
+        grid = _grid(split, self.source, by_length) if few_shapes else NO_GRID
         alike = isinstance(self.source, PreparedExamples) and self.source.lengths is None and not self.transforms.item
         collate_stacked = getattr(module, "collate_stacked", None) if alike else None
         self.batches = Batches(self.source, self.transforms, module.collate, collate_stacked, grid, self.seed)
@@ -169,8 +170,8 @@ class Batches(Dataset):
         return self.collate(items, self.grid)
 
 
-def _check(source: Source, share: Share, options: Mapping[str, Any]) -> None:
-    least = share.micro_batches if share.batch_steps else share.step_size
+def _check(source: Source, share: Share, options: Mapping[str, Any], by_length: bool) -> None:
+    least = share.micro_batches if by_length else share.step_size
     if source.count is not None and source.count < least:
         raise UserError(
             f"{source.name} has {source.count} {source.unit}, a step takes {least}: "

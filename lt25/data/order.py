@@ -198,6 +198,6 @@ def draws(source: Source, share: Share, seed: int, step: int) -> Iterator[Draw]:
         epoch, step = epoch + 1, 0
 
 
-def _alike(row: np.ndarray, share: Share) -> np.ndarray:
-    """Cut the examples of a step into micro-batches, [micro_batches, local_batch_size]."""
-    return row.reshape(share.micro_batches, share.local_batch_size)
+def _alike(row: np.ndarray, share: Share) -> list[np.ndarray]:
+    """Cut the examples of a step into micro-batches of ``share.local_batch_size``."""
+    return list(row.reshape(share.micro_batches, share.local_batch_size))

@@ -103,7 +103,6 @@ def memory_of(trainer: Any) -> Callable[[int], float]:
         batch = {name: tensor.to(DEVICE_TYPE) for name, tensor in loader.repeated(longest, count).items()}
         batch = trainer.part(batch, "input") if trainer.part else batch
         trainer.forward_backward([batch] * trainer.gradient_accumulation_steps)
-        trainer.optimizers.zero_grad()
 
     def memory(count: int) -> float:
         torch.cuda.reset_peak_memory_stats()
@@ -113,6 +112,7 @@ def memory_of(trainer: Any) -> Callable[[int], float]:
                 run(count)
         except torch.OutOfMemoryError:
             failed = True
+        trainer.optimizers.zero_grad()
         torch.cuda.empty_cache()
         needed = held + later + copies * (torch.cuda.max_memory_allocated() - held)
         part = torch.tensor(math.inf if failed else needed / room, device=DEVICE_TYPE)

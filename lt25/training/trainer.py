@@ -201,10 +201,10 @@ class Trainer(torchtitan.train.Trainer):
 
     def batch_generator(self, data_iterable: Iterable[Batch]) -> Iterator[Batch]:
         # torchtitan calls this once, with a checkpoint loaded and before the first step.
-        self.metrics_processor.start(self.step, self.checkpointer.loaded)
-        self.first_step = self.step + 1
         if self.job_config.training.batch_seconds == "auto":
             self.job_config.training.batch_seconds = settle(self)
+        self.metrics_processor.start(self.step, self.checkpointer.loaded)
+        self.first_step = self.step + 1
         return map(self.metrics_processor.count, super().batch_generator(data_iterable))
 
     def post_dataloading_process(
