@@ -1,7 +1,7 @@
 """Sequence classifiers side by side, with equal parameters and one recipe; and on small series what needs no gradients.
 
     python benchmarks/sequence.py [--only hgrn,lru] [--seconds 100] [--seed 0] [--json FILE]
-    python benchmarks/sequence.py --small
+    python benchmarks/sequence.py --small [--only hgrn,lru] [--steps 400]
     python benchmarks/sequence.py --device cpu --images 2000 --batch 50 --seconds 60 --only hgrn,gru
 
 MNIST is read pixel by pixel, 784 steps. HGRN, nn.LSTM, nn.GRU, a Transformer encoder and a linear recurrent unit (LRU, as
@@ -12,14 +12,17 @@ CUDA graph, but for those of nn.LSTM and nn.GRU, which do not wait for the host.
 the most memory (of a GPU), the accuracy on images held out from training, and the seconds until that has first been 98 %. The
 data is what `lt25 prepare smnist` wrote.
 
-``--small`` compares HGRN on scikit-learn's digits, 64 steps, with a random forest, and with the nearest neighbour by dynamic
-time warping: accuracy on a fifth that is held out, and seconds.
+``--small`` takes scikit-learn's digits, 64 steps, and holds a fifth out: networks with as many parameters as an HGRN of width 64,
+trained for so many steps of 64, beside a random forest and the nearest neighbour by dynamic time warping. All learn once from
+100 images, and once from all that are left. Printed are accuracy and seconds.
 """
 
 import argparse
 import json
 import math
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,8 @@ from lt25.models import HGRNConfig, HGRNForSequenceClassification
 LAYERS, WIDTH, CLASSES, WANTED = 4, 128, 10, 0.98
 # Steps before the clock starts, and from one look at it to the next.
 WARM = 10
+# Of the small comparison: the width of HGRN, how many images few are, and how far dynamic time warping may shift a step.
+SMALL_WIDTH, FEW, BAND = 64, 100, 4
 AUGMENT = {"shift": 2, "crop": 0, "rotate": 10, "scale": 0.1, "flip": False, "noise": 0, "mixup": 0}
 
 
@@ -138,12 +143,13 @@ def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def build(name: str) -> nn.Module:
-    """Return a network whose width, a multiple of 4, brings its parameters closest to HGRN's."""
+def build(name: str, of: int = WIDTH, steps: int = 784) -> nn.Module:
+    """Return a network whose width, a multiple of 4, brings its parameters closest to those of an HGRN of a width."""
+    kind = partial(Transformer, steps=steps) if name == "transformer" else NETWORKS[name]
     with torch.device("meta"):
-        wanted = parameters(Hgrn(WIDTH))
-        width = min(range(16, 400, 4), key=lambda width: abs(parameters(NETWORKS[name](width)) - wanted))
-    return NETWORKS[name](width)
+        wanted = parameters(Hgrn(of))
+        width = min(range(16, 400, 4), key=lambda width: abs(parameters(kind(width)) - wanted))
+    return kind(width)
 
 
 def race(name: str, options: argparse.Namespace, data: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
@@ -240,53 +246,60 @@ def warped_distances(series: np.ndarray, others: np.ndarray, band: int) -> np.nd
     return found
 
 
-def small(seed: int, seconds: float) -> list[dict[str, Any]]:
-    """Compare HGRN with a random forest and the nearest neighbour by dynamic time warping on scikit-learn's digits."""
+def small(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Compare networks with what needs no gradients on few and on more of scikit-learn's digits: a row each."""
     from sklearn.datasets import load_digits
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.model_selection import train_test_split
 
     values, labels = load_digits(return_X_y=True)
-    parts = train_test_split(values / 16, labels, test_size=0.2, random_state=seed, stratify=labels)
-    train, test, train_labels, test_labels = parts
-    rows = []
+    split: Any = partial(train_test_split, random_state=options.seed)
+    every, test, labels, wanted = split(values / 16, labels, test_size=0.2, stratify=labels)
+    warped_distances(test[:2], test[:2], BAND)
+    few, _, few_labels, _ = split(every, labels, train_size=FEW, stratify=labels)
 
-    def note(name: str, started: float, predictions: np.ndarray) -> None:
-        accuracy = float((predictions == test_labels).mean())
-        rows.append({"network": name, "accuracy": accuracy, "seconds": time.perf_counter() - started})
+    def learned(name: str, train: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        if name == "random forest":
+            return RandomForestClassifier(500, random_state=options.seed, n_jobs=-1).fit(train, labels).predict(test)
+        if name == "nearest neighbour, warped":
+            return labels[warped_distances(test, train, BAND).argmin(1)]
+        return small_network(name, train, labels, test, options)
 
-    started = time.perf_counter()
-    forest = RandomForestClassifier(500, random_state=seed, n_jobs=-1).fit(train, train_labels)
-    note("random forest", started, forest.predict(test))
-    warped_distances(test[:2], train[:2], 4)
-    started = time.perf_counter()
-    note("nearest neighbour, warped", started, train_labels[warped_distances(test, train, 4).argmin(1)])
-    torch.manual_seed(seed)
-    network = Hgrn(64)
-    # The kernels are compiled first, as those of the warped distances are.
-    network(torch.zeros(64, 64, 1)).sum().backward()
-    network.zero_grad()
-    started = time.perf_counter()
+    for train, of in ((few, few_labels), (every, labels)):
+        for name in ("random forest", "nearest neighbour, warped", *options.only.split(",")):
+            started = time.perf_counter()
+            accuracy = float((learned(name, train, of) == wanted).mean())
+            seconds = time.perf_counter() - started
+            yield {"network": name, "images": len(train), "accuracy": accuracy, "seconds": seconds}
+
+
+def small_network(
+    name: str, train: np.ndarray, labels: np.ndarray, test: np.ndarray, options: argparse.Namespace
+) -> np.ndarray:
+    """Train a network for `options.steps` on series float64 [n, T] in 0..1 with labels int64 [n]; say what others are."""
+    torch.manual_seed(options.seed)
+    network = build(name, SMALL_WIDTH, train.shape[1])
     optimizer = torch.optim.AdamW(network.parameters(), 4e-3, weight_decay=0.05)
-    inputs, targets = torch.from_numpy(train).float()[..., None] * 4 - 1.2, torch.from_numpy(train_labels)
-    while (done := (time.perf_counter() - started) / seconds) < 1:
+    inputs, others = ((torch.from_numpy(values).float()[..., None] - 0.3) * 2.7 for values in (train, test))
+    targets = torch.from_numpy(labels)
+    for step in range(options.steps):
         chosen = torch.randint(len(inputs), (64,))
+        rate = 4e-3 * min(1.0, (step + 1) / 40) * 0.5 * (1 + math.cos(math.pi * step / options.steps))
         for group in optimizer.param_groups:
-            group["lr"] = 4e-3 * 0.5 * (1 + math.cos(math.pi * done))
-        loss = F.cross_entropy(network(inputs[chosen]), targets[chosen], label_smoothing=0.1)
+            group["lr"] = rate
         optimizer.zero_grad()
-        loss.backward()
+        F.cross_entropy(network(inputs[chosen]), targets[chosen], label_smoothing=0.1).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
     with torch.no_grad():
-        found = network.eval()(torch.from_numpy(test).float()[..., None] * 4 - 1.2).argmax(-1)
-    note("HGRN", started, found.numpy())
-    return rows
+        return network.eval()(others).argmax(-1).numpy()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(NETWORKS), help="some of the networks; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=100, help="of training each; default: %(default)s")
+    parser.add_argument("--steps", type=int, default=400, help="of training each, with --small; default: %(default)s")
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--images", type=int, default=60_000, help="at most so many of a split")
     parser.add_argument("--lr", type=float, default=3e-3)
@@ -297,9 +310,12 @@ def main() -> None:
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     if options.small:
-        rows = small(options.seed, options.seconds)
-        for row in rows:
-            print(f"{row['network']:26} {row['accuracy']:7.2%}  {row['seconds']:6.1f} s", flush=True)
+        for row in small(options):
+            rows.append(row)
+            print(
+                f"{row['images']:5,} images  {row['network']:26} {row['accuracy']:7.2%}  {row['seconds']:6.1f} s",
+                flush=True,
+            )
     else:
         data = load(options.device, options.images)
         for name in options.only.split(","):

@@ -34,76 +34,103 @@ def _sum(w0, x0, w1, x1, w2, x2, w3, x3):
     return multiply_add(w3, x3, multiply_add(w2, x2, multiply_add(w0, x0, w1 * x1)))
 
 
+# Channels that read earlier steps and channels that read later ones are laid out so that both are the same sum: the weights are
+# [R, 2 D], R the kernel's size rounded up to a multiple of LAGS, zero beyond it, and row t of the result is the sum of weight[k]
+# times row t + k of what is laid out. Rows outside the sequence and padding are laid out as zeros, since they may contain NaN.
+
+
 @njit(**JIT)
-def _counts(row, mask):
-    return len(mask) == 0 or mask[row]
+def _laid_out(x, before, halves, first, last, start, end, mask, memory):
+    """Return the rows that rows start to end of the result are made of, and the number of the first of them.
 
-
-# In the kernels weights are [R, 2 D]: the factors of rows t - behind to t - behind + R - 1 in row t. They are zero for rows that
-# a channel does not read, and R is rounded up to a multiple of LAGS. Rows outside the sequence and padding are replaced by zeros,
-# since they may contain NaN.
-
-
-@njit(parallel=True, **JIT)
-def _forward(x, weight, behind, mask, offsets, y):
-    count, (reads, channels) = len(x), weight.shape
-    for item in prange((count + ROWS - 1) // ROWS):
-        n = _sequence_of(item * ROWS, offsets)
-        zeros = np.zeros(channels, x.dtype)
-        for t in range(item * ROWS, min(count, (item + 1) * ROWS)):
-            while t >= offsets[n + 1]:
-                n += 1
-            first, last = offsets[n], offsets[n + 1]
-            fetch(x[t + AHEAD])
-            fetch(y[t + AHEAD])
-            y_t = y[t, :channels]
-            y_t[:] = 0
-            y[t, channels:] = x[t, channels:]
-            for lag in range(0, reads, LAGS):
-                s = t - behind + lag
-                x0 = x[s, :channels] if first <= s < last and _counts(s, mask) else zeros
-                x1 = x[s + 1, :channels] if first <= s + 1 < last and _counts(s + 1, mask) else zeros
-                x2 = x[s + 2, :channels] if first <= s + 2 < last and _counts(s + 2, mask) else zeros
-                x3 = x[s + 3, :channels] if first <= s + 3 < last and _counts(s + 3, mask) else zeros
-                w0, w1, w2, w3 = weight[lag], weight[lag + 1], weight[lag + 2], weight[lag + 3]
-                for d in range(channels):
-                    y_t[d] += _sum(w0[d], x0[d], w1[d], x1[d], w2[d], x2[d], w3[d], x3[d])
+    Row r of these is row start + r - before[0] of x, or before[1] for channels that read later steps; it is zeros where that is
+    not within first to last, or the mask leaves it out. They are copied to ``memory``, unless they lie in x as they are wanted.
+    """
+    count = end - start + len(memory) - ROWS
+    lead = start - before[0]
+    if halves == 1 and len(mask) == 0 and first <= lead and lead + count <= last:
+        return x, lead
+    span = memory.shape[1] // (2 * halves)
+    for r in range(count):
+        fetch(x[start + r + AHEAD])
+        for part in range(2 * halves):
+            row, begin, stop = start + r - before[part % halves], part * span, (part + 1) * span
+            if first <= row < last and (len(mask) == 0 or mask[row]):
+                memory[r, begin:stop] = x[row, begin:stop]
+            else:
+                memory[r, begin:stop] = 0
+    return memory, 0
 
 
 @njit(parallel=True, **JIT)
-def _backward(grad_y, x, weight, behind, mask, offsets, grad_x, grad_weights):
+def _forward(x, weight, size, halves, mask, offsets, y):
     count, (reads, channels) = len(x), weight.shape
     for item in prange((count + ROWS - 1) // ROWS):
         start, stop = item * ROWS, min(count, (item + 1) * ROWS)
-        zeros = np.zeros(channels, x.dtype)
-        for t in range(start, stop):
-            grad_x[t, :channels] = 0
-            grad_x[t, channels:] = grad_y[t, channels:]
-        # The loop over lags is the outer one: the loop over channels vectorizes only if the rows that it writes never overlap
-        # within the loop around it.
-        for lag in range(0, reads, LAGS):
-            w0, w1, w2, w3 = weight[lag], weight[lag + 1], weight[lag + 2], weight[lag + 3]
-            grad_w = grad_weights[item]
-            g0, g1, g2, g3 = grad_w[lag], grad_w[lag + 1], grad_w[lag + 2], grad_w[lag + 3]
-            n = _sequence_of(start, offsets)
-            for t in range(start, stop):
-                while t >= offsets[n + 1]:
-                    n += 1
-                if not _counts(t, mask):
-                    continue
-                first, last, s = offsets[n], offsets[n + 1], t + behind - lag
-                x_t, grad_x_t = x[t, :channels], grad_x[t, :channels]
-                y0 = grad_y[s, :channels] if first <= s < last else zeros
-                y1 = grad_y[s - 1, :channels] if first <= s - 1 < last else zeros
-                y2 = grad_y[s - 2, :channels] if first <= s - 2 < last else zeros
-                y3 = grad_y[s - 3, :channels] if first <= s - 3 < last else zeros
+        memory = np.empty((ROWS + reads - 1, channels), x.dtype)
+        n = _sequence_of(start, offsets)
+        while start < stop:
+            while start >= offsets[n + 1]:
+                n += 1
+            end = min(stop, offsets[n + 1])
+            laid, lead = _laid_out(x, (size - 1, 0), halves, offsets[n], offsets[n + 1], start, end, mask, memory)
+            for t in range(start, end):
+                r = t - start + lead
+                fetch(y[t + AHEAD])
+                y_t = y[t]
                 for d in range(channels):
-                    grad_x_t[d] += _sum(w0[d], y0[d], w1[d], y1[d], w2[d], y2[d], w3[d], y3[d])
-                for d in range(channels):
-                    g0[d] += x_t[d] * y0[d]
-                    g1[d] += x_t[d] * y1[d]
-                    g2[d] += x_t[d] * y2[d]
-                    g3[d] += x_t[d] * y3[d]
+                    y_t[d] = _sum(
+                        weight[0, d], laid[r, d], weight[1, d], laid[r + 1, d],
+                        weight[2, d], laid[r + 2, d], weight[3, d], laid[r + 3, d],
+                    )  # fmt: skip
+                for k in range(LAGS, reads, LAGS):
+                    for d in range(channels):
+                        y_t[d] += _sum(
+                            weight[k, d], laid[r + k, d], weight[k + 1, d], laid[r + k + 1, d],
+                            weight[k + 2, d], laid[r + k + 2, d], weight[k + 3, d], laid[r + k + 3, d],
+                        )  # fmt: skip
+                y_t[channels:] = x[t, channels:]
+            start = end
+
+
+@njit(parallel=True, **JIT)
+def _backward(grad_y, x, weight, size, halves, mask, offsets, grad_x, grad_weights):
+    count, (reads, channels) = len(x), weight.shape
+    every = np.empty(0, np.bool_)
+    for item in prange((count + ROWS - 1) // ROWS):
+        start, stop = item * ROWS, min(count, (item + 1) * ROWS)
+        memory = np.empty((ROWS + reads - 1, channels), x.dtype)
+        grad_w = grad_weights[item]
+        n = _sequence_of(start, offsets)
+        while start < stop:
+            while start >= offsets[n + 1]:
+                n += 1
+            end = min(stop, offsets[n + 1])
+            behind = reads - size, reads - 1
+            laid, lead = _laid_out(grad_y, behind, halves, offsets[n], offsets[n + 1], start, end, every, memory)
+            for t in range(start, end):
+                fetch(grad_x[t + AHEAD])
+                grad_x[t, :channels] = 0
+                grad_x[t, channels:] = grad_y[t, channels:]
+            # The loop over lags is the outer one: the loop over channels vectorizes only if the rows that it writes never overlap
+            # within the loop around it.
+            for k in range(0, reads, LAGS):
+                g0, g1, g2, g3 = grad_w[k], grad_w[k + 1], grad_w[k + 2], grad_w[k + 3]
+                for t in range(start, end):
+                    if len(mask) and not mask[t]:
+                        continue
+                    r = t - start + lead + reads - 1 - k
+                    for d in range(channels):
+                        grad_x[t, d] += _sum(
+                            weight[k, d], laid[r, d], weight[k + 1, d], laid[r - 1, d],
+                            weight[k + 2, d], laid[r - 2, d], weight[k + 3, d], laid[r - 3, d],
+                        )  # fmt: skip
+                    for d in range(channels):
+                        g0[d] += x[t, d] * laid[r, d]
+                        g1[d] += x[t, d] * laid[r - 1, d]
+                        g2[d] += x[t, d] * laid[r - 2, d]
+                        g3[d] += x[t, d] * laid[r - 3, d]
+            start = end
 
 
 def forward(ifg: Tensor, weight: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, bidirectional: bool) -> Tensor:
@@ -114,7 +141,8 @@ def forward(ifg: Tensor, weight: Tensor, mask: Tensor | None, cu_seqlens: Tensor
     _forward(
         rows(ifg, dtype),
         _by_row(weight, bidirectional, dtype).numpy(),
-        weight.shape[1] - 1,
+        weight.shape[1],
+        1 + bidirectional,
         mask_rows(mask),
         offsets_of(ifg, cu_seqlens),
         rows(y),
@@ -140,28 +168,26 @@ def backward(
         rows(grad_y, dtype),
         x,
         by_row.numpy(),
-        size - 1,
+        size,
+        1 + bidirectional,
         mask_rows(mask),
         offsets_of(ifg, cu_seqlens),
         rows(grad),
         grad_weights.numpy(),
     )
-    by_row = grad_weights.sum(0).T
-    grad_weight = by_row[:, :size].to(weight.dtype, copy=True)
+    grad_weight = grad_weights.sum(0)[:size].T.to(weight.dtype, copy=True)
     if bidirectional:
-        _ahead(grad_weight).copy_(_ahead(by_row)[..., size - 1 : 2 * size - 1].flip(-1))
+        _ahead(grad_weight).copy_(_ahead(grad_weight).flip(-1))
     return grad.to(ifg.dtype), grad_weight.contiguous()
 
 
 def _by_row(weight: Tensor, bidirectional: bool, dtype: torch.dtype) -> Tensor:
     """The weight [2 D, K] as a copy [R, 2 D] for the kernels."""
     channels, size = weight.shape
-    reads = 2 * size - 1 if bidirectional else size
-    by_row = weight.new_zeros(channels, -(-reads // LAGS) * LAGS, dtype=dtype)
+    by_row = weight.new_zeros(channels, -(-size // LAGS) * LAGS, dtype=dtype)
     by_row[:, :size] = weight.detach()
     if bidirectional:
-        _ahead(by_row).zero_()
-        _ahead(by_row)[..., size - 1 : reads] = _ahead(weight.detach()).flip(-1)
+        _ahead(by_row)[..., :size] = _ahead(weight.detach()).flip(-1)
     return by_row.T.contiguous()
 
 
