@@ -87,6 +87,7 @@ def _files() -> list[list[str]]:
         "image": "other photographs",
         "table": "spreadsheets",
         "text": "other documents",
+        "json": "other JSON",
         "archive": "archives",
     }
     unread = [

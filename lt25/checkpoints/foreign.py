@@ -26,6 +26,18 @@ _FREE = {
     "use_l2warp",
     "vocab_size",
 }
+# Computed from others where they are left out; the weights' shapes are compared when they are read.
+_SIZES = {
+    "expand_ratio",
+    "head_dim",
+    "hidden_ratio",
+    "intermediate_size",
+    "num_heads",
+    "num_key_value_heads",
+    "num_kv_heads",
+    "num_v_heads",
+    "value_dim",
+}
 
 
 def bring(experiment: Experiment) -> None:
@@ -73,11 +85,19 @@ def _compare(there: Mapping[str, Any], here: Mapping[str, Any], where: str, name
         raise UserError(
             f"{where}: {name} is of the model type {other}, this experiment of {one}: start from one of the same"
         )
+    # It imports torch, which most mistakes are answered without.
+    from lt25.models.auto import make_config
+
     keys = families.find(one).model_keys() or {}
     known = families.find(str(other)).model_keys() or {}
+    try:
+        # A family's own class fills in what is left out, and reads what former versions wrote.
+        before, after = make_config(there), make_config(here)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{where}: {name}: no {other} has such a config.json ({error}): mend it") from None
     for key in keys.keys() & known.keys():
-        found, wanted = there.get(key, known[key].default), here.get(key, keys[key].default)
+        found, wanted = (getattr(config, key, None) for config in (before, after))
         free = key in _FREE or not keys[key].identity or key.startswith("fuse_") or key.endswith("_token_id")
-        # A size that is left out is computed from others; the weights' shapes are compared when they are read.
-        if not free and found != wanted and None not in (found, wanted):
+        computed = key in _SIZES and None in (found, wanted)
+        if not free and not computed and found != wanted:
             raise UserError(f"{where}: model.{key} is {wanted}, but {name} was trained with {found}: set it to that")

@@ -36,7 +36,8 @@ UNREAD = {
     "image": ({".heic", ".heif", ".cr2", ".nef", ".arw", ".dng", ".svg"}, "convert to JPEG"),
     "table": ({".xlsx", ".xls", ".ods", ".numbers"}, "save as CSV"),
     "text": ({".docx", ".doc", ".odt", ".rtf", ".pdf", ".html"}, "save as plain text"),
-    "archive": ({".zip", ".tar", ".gz", ".bz2", ".xz", ".7z", ".rar"}, "unpack"),
+    "json": ({".json", ".ndjson"}, "write an object a line, as .jsonl"),
+    "archive": ({".zip", ".tar", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"}, "unpack"),
 }
 """What people have in such folders and lt25 does not read: kind -> the suffixes, and what to do with the files."""
 

@@ -20,6 +20,7 @@ from lt25.models.families import FAMILIES, refusal
 from lt25.progress import say
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+_NO_TEXT = "the prompt is not UTF-8: convert it"
 
 
 def generate(name: str, prompts: Sequence[str], sampling: Sampling, stream: bool = False) -> None:
@@ -34,12 +35,16 @@ def generate(name: str, prompts: Sequence[str], sampling: Sampling, stream: bool
         stream: print words as they are written, not whole texts.
 
     Raises:
-        UserError: if there is no such model, or it cannot write here.
+        UserError: if there is no such model, it cannot write here, or a prompt is no text.
     """
     folder = find_model(name)
     asked = not prompts and sys.stdin.isatty()
-    if not prompts and not asked and not (prompts := [sys.stdin.read()])[0]:
-        raise UserError("lt25 generate: found no prompt, neither --prompt nor on standard input: give one")
+    try:
+        if not prompts and not asked and not (prompts := [sys.stdin.read()])[0]:
+            raise UserError("lt25 generate: found no prompt, neither --prompt nor on standard input: give one")
+        "".join(prompts).encode()
+    except UnicodeError as error:
+        raise UserError(f"lt25 generate: {_NO_TEXT} ({error})") from None
     with without_garbage(), without_compiler():
         from lt25.generation.writer import Writer
 
@@ -81,9 +86,13 @@ def _converse(writer: Any) -> None:
     while True:
         try:
             prompt = input("> ")
+            prompt.encode()
         except EOFError:
             print()
             return
+        except UnicodeError as error:
+            say(f"{_NO_TEXT} ({error})")
+            continue
         try:
             writer.write(prompt, stream=True)
         except KeyboardInterrupt:

@@ -32,8 +32,9 @@ class Writer:
 
     def __init__(self, folder: Path, sampling: Sampling) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # The model comes first: it makes its family known, without which transformers warns of the tokenizer.
         self.generate = Generator(load_model("language_modeling", folder, device), sampling)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
     def write(self, prompt: str, stream: bool = False) -> None:
         """Print the continuation of a prompt, and an end of line; with ``stream`` words as they come."""

@@ -1,6 +1,7 @@
 """Models to start from that no experiment has trained: from a folder, and from a mirror of the Hub."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -104,3 +105,23 @@ def test_a_model_without_safetensors_is_one_line(saved, project):
     with pytest.raises(UserError, match=r"init_from: lab/small: no config\.json with weights in \*\.safetensors"):
         configure(project, "lab/small")
     assert not (project / "data" / "models" / "lab" / "small").exists()
+
+
+@pytest.mark.parametrize(
+    "published",
+    [
+        {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}},
+        {"rope_theta": 5e5},
+        {"rope_scaling": {"type": "linear", "factor": 4.0}},
+    ],
+)
+def test_what_an_experiment_leaves_out_is_compared_too(saved, project, published):
+    """As transformers writes it today, and as it did when most models were published."""
+    sizes = {"model_type": "llama", "num_attention_heads": 2, **SIZES}
+    _, folder = saved()
+    (folder / "config.json").write_text(json.dumps({**sizes, **published}))
+    with pytest.raises(UserError, match=r"init_from: model\.rope_parameters is .*, but lab/small was trained with"):
+        configure(project, "lab/small", model=sizes)
+    shutil.rmtree(project / "data/models")
+    (folder / "config.json").write_text(json.dumps({**sizes, "rope_theta": 1e4, "head_dim": 8}))
+    configure(project, "lab/small", model=sizes)

@@ -243,13 +243,27 @@ def test_a_photograph_among_others_that_has_to_be_converted_is_counted(tmp_path)
 
 
 def test_what_is_not_read_is_a_line_for_each_suffix():
-    names = ["1.HEIC", "a/2.heic", "b.xlsx", "x.zip", "README", "c.csv", "d.wav", "e.m4a", "f.dat"]
+    names = [
+        "1.HEIC",
+        "a/2.heic",
+        "b.xlsx",
+        "x.zip",
+        "README",
+        "c.csv",
+        "d.wav",
+        "e.m4a",
+        "f.dat",
+        "g.json.zst",
+        "g.json",
+    ]
     assert unread(names, ["audio", "text"]) == [
         "1 file without suffix: not read",
         "1 file .dat: not read",
         "2 files .heic: not read: convert to JPEG",
+        "1 file .json: not read: write an object a line, as .jsonl",
         "1 file .xlsx: not read: save as CSV",
         "1 file .zip: not read: unpack",
+        "1 file .zst: not read: unpack",
     ]
 
 

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from lt25 import cli
 from lt25.cuda_graphs import CUDAGraphWrapper
 from lt25.errors import UserError
-from lt25.generation import find_model
+from lt25.generation import find_model, writer
 from lt25.generation.sampling import Sampling
 from lt25.generation.writer import Generator, choose, encode
 from lt25.models import HGRNConfig, HGRNForCausalLM
@@ -151,7 +151,7 @@ def test_on_a_terminal_prompts_are_asked_for_and_ctrl_c_ends_a_text(folder, capf
         def isatty(self):
             return True
 
-    asked = iter(["one", "two"])
+    asked = iter(["one", "half of a \udcff character", "two"])
 
     def ask(prompt):
         try:
@@ -172,7 +172,26 @@ def test_on_a_terminal_prompts_are_asked_for_and_ctrl_c_ends_a_text(folder, capf
     monkeypatch.setattr(Generator, "__call__", interrupted)
     status, _, said = run(capfd, str(folder), "--max_new_tokens", "3")
     assert (status, len(calls)) == (0, 2)
-    assert "Ctrl-D" in said
+    assert "Ctrl-D" in said and "the prompt is not UTF-8: convert it" in said
+
+
+def test_the_model_makes_its_family_known_before_the_tokenizer_is_read(folder, model, monkeypatch):
+    """Of a model type that it does not know transformers warns."""
+    order = []
+    monkeypatch.setattr(writer, "load_model", lambda *of: order.append("model") or model)
+    monkeypatch.setattr(writer.AutoTokenizer, "from_pretrained", lambda *of, **how: order.append("tokenizer"))
+    writer.Writer(folder, Sampling())
+    assert order == ["model", "tokenizer"]
+
+
+@pytest.mark.parametrize("errors", ["surrogateescape", "strict"])
+def test_a_prompt_of_other_bytes_is_one_line(folder, capfd, monkeypatch, errors):
+    """What standard input makes of such bytes depends on the locale."""
+    stdin = io.TextIOWrapper(io.BytesIO(b"h\xff"), encoding="utf-8", errors=errors)
+    monkeypatch.setattr("sys.stdin", stdin)
+    status, _, said = run(capfd, str(folder))
+    assert status == 2 and said.startswith("lt25: error: lt25 generate: the prompt is not UTF-8: convert it")
+    assert said.count("\n") == 1
 
 
 def test_what_cannot_be_continued_is_one_line(folder, tmp_path, monkeypatch, capfd):
