@@ -309,6 +309,8 @@ def _utterance(
     needed, there = int(frames_needed(torch.from_numpy(labels)[None])), -(-frames // options.get("subsampling", 1))
     if needed > there:
         message = f"the transcript needs {needed} frames of the model, and the audio gives {there}"
+        if options.get("subsampling", 1) > 1:
+            message += f" with model.subsampling {options['subsampling']}, more with less"
         raise Fault("a transcript too long for its audio", example.where, message)
     recording = _recording(example, columns, options, samples) if example.split == "test" else b""
     return to_stored(samples), frames, labels, text, recording
