@@ -96,6 +96,7 @@ def _files() -> list[list[str]]:
     ]
     columns = ", ".join(f"`{column}`" for column in COLUMNS)
     lists = [
+        ["NeMo's manifests (`.json`), where `columns` names `audio_filepath`", "an example a line", "its keys"],
         ["folders of Kaldi's (`wav.scp`, `text`, `utt2spk`, `segments`)", "an example an utterance", columns],
         ["lists of Lhotse's (`.jsonl.gz`): cuts, or recordings and supervisions", "an example a supervision", columns],
     ]

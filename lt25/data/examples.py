@@ -5,7 +5,7 @@ import json
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ class Examples:
     Attributes:
         dataset, folder, faults: as given; the tasks add what they find to the faults.
         parts: a folder for what need not be made again if preparation is stopped; None: it is not kept.
+        repeated: where `of` all splits has seen an ``id`` once more.
         others: the examples of further datasets that are prepared together with this one.
     """
 
@@ -100,6 +101,8 @@ class Examples:
         """Forget what was noted for `shared`."""
         self._seen = {split: array("Q") for split in SPLITS}
         self._first: dict[str, list[str]] = {split: [] for split in SPLITS}
+        self._ids: set[int] = set()
+        self.repeated: list[str] = []
 
     def shared(self) -> dict[str, tuple[int, str]]:
         """Return what `of` all splits has seen twice: the other split -> (how many of its examples train has too, the first).
@@ -124,6 +127,10 @@ class Examples:
     def _noted(self, example: Example) -> Example:
         if self._notes:
             self.note(example.split, example.where, digest(example))
+            if "id" in example.roles:
+                if (id_ := hash(example.id)) in self._ids:
+                    self.repeated.append(example.where)
+                self._ids.add(id_)
         return example
 
     def chunks(self, *splits: str) -> list[tuple[str, Chunk]]:
@@ -202,7 +209,7 @@ class Examples:
             if group is not None and group in map(str, part.get("groups", ())):
                 return split
             fraction = part.get("fraction", 0)
-            if int.from_bytes(hashlib.sha256(f"{split}=".encode() + key).digest()[:8]) < fraction * 2**64:
+            if _number(f"{split}=".encode(), key) < fraction * 2**64:
                 return split
         return "train"
 
@@ -220,7 +227,19 @@ class Examples:
 
 def digest(example: Example) -> int:
     """Return 64 bits that stand for an example's content."""
-    return int.from_bytes(hashlib.sha256(_key(example)).digest()[:8])
+    number = _number(b"", _key(example))
+    if "start" not in example.roles:
+        return number
+    part = [example.roles.get(role) for role in ("start", "end", "duration")]
+    return int.from_bytes(hashlib.sha256(f"{number} {part}".encode()).digest()[:8])
+
+
+@lru_cache(maxsize=len(SPLITS))
+def _number(before: bytes, content: bytes) -> int:
+    """Return 64 bits of the hash of both; of segments of a file that follow each other it is computed once."""
+    hashed = hashlib.sha256(before)
+    hashed.update(content)
+    return int.from_bytes(hashed.digest()[:8])
 
 
 def _listed(names: str | list[str]) -> list[str]:

@@ -59,9 +59,7 @@ def prepare(experiment: Experiment) -> None:
         for split, writer in writers.items():
             if not len(writer):
                 left_out = f"; the first that was left out: {faults.named()[0]}" if faults.counts(split) else ""
-                raise UserError(
-                    f"{config}: splits.{split}: no examples: name another split, or hold out a larger fraction{left_out}"
-                )
+                raise UserError(f"{config}: splits.{split}: no examples: {_more_of(dataset, split)}{left_out}")
             writer.close()
         stats = {
             "task": experiment.task,
@@ -117,7 +115,25 @@ def _is_text(facts: dict[str, Any], split: str) -> bool:
     return facts["splits"][split].get("store") == "text"
 
 
+def _more_of(dataset: Dataset, split: str) -> str:
+    """Return what to do about a split without examples."""
+    if "fraction" in dataset.splits[split]:
+        if "group" in dataset.columns:
+            return (
+                f"of the column {dataset.columns['group']} whole groups are held out: hold out a larger fraction, or name "
+                f"groups, `{split}: {{from: train, groups: [...]}}`"
+            )
+        if "start" in dataset.columns:
+            return "whole files are held out: hold out a larger fraction, or name a column of speakers as columns.group"
+    return "name another split, or hold out a larger fraction"
+
+
 def _say_shared(name: str, examples: Examples) -> None:
+    if examples.repeated:
+        say(
+            f"{name}: {len(examples.repeated)} examples have the id of another, the first {examples.repeated[0]}: tables and "
+            "reports call both the same"
+        )
     for split, (count, first) in examples.shared().items():
         before = "train" if split == "validation" else "train or validation"
         say(

@@ -12,8 +12,9 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, islice
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from lt25.data import long_form, toolkits
@@ -157,6 +158,8 @@ def pieces(dataset: Dataset, folder: Folder, split: str) -> list[Piece]:
     if not tables and "audio" in dataset.columns.values():
         tables = [name for name in found if toolkits.is_list(name)]
     wanted = dataset.columns.values()
+    if not tables and toolkits.NEMO_FILE in wanted:
+        tables = [name for name in found if _suffix(name) == toolkits.NEMO]
     # The arrays of such a file are columns where other names are asked for than a file alone gives.
     if not tables and not {one for names in wanted for one in _listed(names)} <= {*KINDS, *_OF_A_FILE}:
         tables = [name for name in found if _suffix(name) == ".npz"]
@@ -189,11 +192,14 @@ def unread(names: Collection[str], columns: Iterable[str]) -> list[str]:
     lists = toolkits.parts([*names]) if "audio" in columns else set()
     names = [name for name in names if name not in lists]
     there = {_suffix(name) for name in names}
-    if lists or there & TABLES:
+    manifests = toolkits.NEMO_FILE in columns and toolkits.NEMO in there and not there & TABLES
+    if lists or manifests or there & TABLES:
         kinds = [kind for kind in KINDS if kind != "text"]
     else:
         kinds = [kind for kind, suffixes in KINDS.items() if suffixes & there and kind in columns][:1]
     read = TABLES.union(*(KINDS[kind] for kind in kinds or KINDS))
+    if manifests:
+        read.add(toolkits.NEMO)
     counts = Counter(suffix for name in names if (suffix := _suffix(name)) not in read)
     todo = {suffix: advice for suffixes, advice in UNREAD.values() for suffix in suffixes}
     return [
@@ -276,9 +282,10 @@ class _NoColumn(UserError):
 def _content(folder: Folder, name: str, where: str) -> dict[str, Any]:
     path = folder.root / name
     try:
-        if path.stat().st_size > LARGEST:
+        state = path.stat()
+        if state.st_size > LARGEST:
             raise Fault("a file that cannot be read", where, f"more than {LARGEST >> 30} GiB")
-        data = path.read_bytes()
+        data = _bytes(path, state.st_size, state.st_mtime_ns)
     except OSError as error:
         raise Fault("a file that cannot be read", where, f"cannot be read ({error.strerror})") from None
     if data.startswith(_POINTER):
@@ -286,6 +293,12 @@ def _content(folder: Folder, name: str, where: str) -> dict[str, Any]:
             "a file that cannot be read", where, "a pointer of Git LFS in place of the file: run `git lfs pull`"
         )
     return {"path": path.name, "bytes": data}
+
+
+@lru_cache(maxsize=1)
+def _bytes(path: Path, size: int, modified: int) -> bytes:
+    """Return a file's bytes: segments of one that follow each other share them."""
+    return path.read_bytes()
 
 
 def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part | None) -> Rows:

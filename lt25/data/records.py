@@ -65,7 +65,8 @@ def records(path: Path, name: str, select: Select, encoding: str, part: Part | N
     """Yield the records of a table.
 
     Args:
-        path: a CSV, JSON lines or Parquet file, or a NumPy file of several arrays, each of which is a column.
+        path: a CSV, JSON lines (of NeMo's in ``.json``) or Parquet file, or a NumPy file of several arrays, each of which is a
+            column.
         name: of the file, for messages.
         select: which of its columns are wanted.
         encoding: of its text, unless it is Parquet.
@@ -78,7 +79,7 @@ def records(path: Path, name: str, select: Select, encoding: str, part: Part | N
         match path.suffix.lower():
             case ".parquet":
                 yield from _parquet(path, name, select, part)
-            case ".jsonl":
+            case ".jsonl" | ".json":
                 yield from _json_lines(path, name, select, encoding, part)
             case ".npz":
                 yield from _arrays(path, name, select)

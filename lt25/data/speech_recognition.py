@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import time
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -91,7 +92,7 @@ def write(
         facts = {split: {"frames": 0, "seconds": 0.0, "characters": 0} for split in writers}
         speakers = {split: Counter() for split in writers}
         outside: Counter[str] = Counter()
-        columns = dataset.columns
+        columns, began = dataset.columns, time.monotonic()
         work = _parallel(
             lambda example: _utterance(example, columns, options, units, vocabulary, to_stored), examples.of(*writers)
         )
@@ -114,6 +115,8 @@ def write(
             fact["frames"] += frames
             fact["seconds"] = round(fact["seconds"] + seconds, 2)
             fact["characters"] += len(text)
+        taken, hours = time.monotonic() - began, sum(fact["seconds"] for fact in facts.values()) / 3600
+        say(f"{dataset.name}: {hours:.2f} hours of audio, {hours * 3600 / taken:.0f} hours an hour")
     finally:
         torch.set_num_threads(threads)
 
@@ -307,6 +310,8 @@ def _utterance(
     needed, there = int(frames_needed(torch.from_numpy(labels)[None])), -(-frames // options.get("subsampling", 1))
     if needed > there:
         message = f"the transcript needs {needed} frames of the model, and the audio gives {there}"
+        if options.get("subsampling", 1) > 1:
+            message += f" with model.subsampling {options['subsampling']}, more with less"
         raise Fault("a transcript too long for its audio", example.where, message)
     recording = _recording(example, columns, options, samples) if example.split == "test" else b""
     return to_stored(samples), frames, labels, text, recording

@@ -23,6 +23,9 @@ KALDI = "wav.scp"
 BESIDE = {"text": "text", "utt2spk": "speaker", "segments": "start"}
 """What else of such a folder is read -> a column that it gives."""
 
+NEMO, NEMO_FILE = ".json", "audio_filepath"
+"""How the names of NeMo's manifests end, which are JSON lines, and the column by which a dataset asks for one."""
+
 LHOTSE = ".jsonl.gz"
 """How the names of Lhotse's lists end."""
 

@@ -91,7 +91,8 @@ class BestPath:
         if not self.unfinished:
             return []
         confidence = math.exp(self._sum_to_last / (self._last - self._first))
-        word = Word(self.unfinished, self._first * self.frame, self._last * self.frame, confidence)
+        start, end = (round(frame * self.frame, 3) for frame in (self._first, self._last))
+        word = Word(self.unfinished, start, end, confidence)
         self.unfinished = ""
         return [word]
 
@@ -148,5 +149,6 @@ def align(log_probs: Tensor, symbols: Sequence[int], tokenizer: Any, frame: floa
             first, last = spelled[0][1], spelled[-1][2]
             confidence = scores[0, first:last].mean().exp().item()
             text = "".join(letter_of[symbol] for symbol, *_ in spelled)
-            words.append(Word(text, start + first * frame, start + last * frame, confidence))
+            begin, end = (round(start + at * frame, 3) for at in (first, last))
+            words.append(Word(text, begin, end, confidence))
     return words

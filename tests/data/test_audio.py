@@ -213,7 +213,7 @@ def test_samples_beyond_full_scale_are_scaled_to_it():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no readable audio"),
+        (b"", "the file is empty"),
         (b"no audio at all", "no readable audio"),
         (make.empty_wav(), "holds no samples"),
         (encoded(noise())[:-1000], "truncated"),

@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,6 +250,53 @@ def test_segments_of_a_long_file(tmp_path):
     from lt25.data.audio import decode_audio
 
     assert np.array_equal(to_int16(decode_audio(test.table().audio[0], 8000)), test[0]["input"].numpy())
+
+
+def test_a_long_file_is_read_once_a_pass_and_its_segments_are_no_duplicates(tmp_path, monkeypatch):
+    noise = np.random.default_rng(0).standard_normal(8000 * 20).astype(np.float32) / 9
+    make.write(tmp_path / "mine/long.wav", make.wav(noise, 8000))
+    # Of one file, as a meeting is, whose speakers are on several sides.
+    rows = "".join(f"long.wav,one,{second},{second + 1},{second % 4}\n" for second in range(20))
+    make.write(tmp_path / "mine/all.csv", f"audio,text,start,end,speaker\n{rows}")
+    columns = {role: role for role in ("audio", "text", "start", "end")} | {"group": "speaker"}
+    splits = {
+        "train": "all",
+        **{name: {"from": "train", "groups": [k]} for name, k in (("validation", 1), ("test", 2))},
+    }
+    reads, read_bytes = Counter(), Path.read_bytes
+
+    def counted(path):
+        reads[path.name] += 1
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    data = make.dataset("speech_recognition", {"path": "mine"}, columns, splits)
+    facts = stats(make.prepared(tmp_path, "speech_recognition", data, sample_rate=8000))
+    assert [fact["examples"] for fact in facts["splits"].values()] == [10, 5, 5]
+    assert facts["shared"] == {} and reads["long.wav"] < 10
+
+
+def test_utterances_of_one_id_are_said(tmp_path, capsys):
+    make.write(tmp_path / "mine/all.csv", "audio,text,id\n")
+    noise = np.random.default_rng(0)
+    for number in range(40):
+        make.write(tmp_path / f"mine/{number}.wav", make.wav(noise.standard_normal(4000).astype(np.float32) / 9, 8000))
+        with (tmp_path / "mine/all.csv").open("a") as table:
+            table.write(f"{number}.wav,one,{max(number, 2)}\n")
+    columns = {role: role for role in ("audio", "text", "id")}
+    make.prepared(tmp_path, "speech_recognition", make.dataset("speech_recognition", {"path": "mine"}, columns))
+    assert "2 examples have the id of another, the first all.csv, line 3: 1.wav" in capsys.readouterr().err
+
+
+def test_a_part_of_few_groups_may_be_empty_and_the_message_says_so(tmp_path):
+    rows = "".join(f"{number}.wav,one,bert\n" for number in range(4))
+    make.write(tmp_path / "mine/all.csv", f"audio,text,speaker\n{rows}")
+    for number in range(4):
+        make.write(tmp_path / f"mine/{number}.wav", make.wav(np.linspace(-0.5, 0.5, 8000, dtype=np.float32), 8000))
+    columns = {"audio": "audio", "text": "text", "group": "speaker"}
+    data = make.dataset("speech_recognition", {"path": "mine"}, columns)
+    with pytest.raises(UserError, match=r"no examples: of the column speaker whole groups are held out: .*groups: \["):
+        make.prepared(tmp_path, "speech_recognition", data)
 
 
 def test_a_missing_column_is_named(tmp_path):

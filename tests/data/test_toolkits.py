@@ -51,6 +51,17 @@ def test_a_folder_of_kaldis_is_read_as_it_is(tmp_path):
     assert examples[1].roles["audio"]["bytes"] == (tmp_path / "audio/1.wav").read_bytes()
 
 
+def test_a_manifest_of_nemos_is_read_as_it_is(tmp_path):
+    kaldi(tmp_path)
+    line = {"audio_filepath": str(tmp_path / "audio/1.wav"), "text": "three", "duration": 1.0}
+    make.write(tmp_path / "train_manifest.json", json.dumps(line) + "\n" + json.dumps([line]) + "\n")
+    examples, faults = found(tmp_path, "speech_recognition", {"audio": "audio_filepath", "text": "text"})
+    assert [(one.path, one.roles["text"]) for one in examples] == [("audio/1.wav", "three")]
+    assert [reason for reason, _ in faults] == ["a row that cannot be read"]
+    assert unread(["train_manifest.json", "a.wav"], ["audio_filepath", "text"]) == []
+    assert unread(["train_manifest.json", "a.wav"], ["audio"]) == ["1 file .json: not read"]
+
+
 def test_a_table_goes_before_a_list(tmp_path):
     kaldi(tmp_path)
     make.write(tmp_path / "train/all.csv", "id,audio,text,speaker\nc,../audio/1.wav,of a table,me\n")
