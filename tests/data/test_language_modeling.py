@@ -262,6 +262,17 @@ def test_a_long_text_is_tokenized_in_pieces_that_add_up(monkeypatch):
     assert all(piece.startswith("def") for piece in pieces)
 
 
+def test_a_long_text_is_not_divided_for_a_tokenizer_that_writes_a_space_before_it(monkeypatch):
+    from tokenizers import Tokenizer, models, normalizers
+
+    vocabulary = {"<s>": 0, "</s>": 1, "\u2581": 2, "a": 3, "\n": 4}
+    model = Tokenizer(models.BPE(vocabulary, []))
+    model.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    monkeypatch.setattr(tokenizer, "PIECE", 4)
+    (tokens,) = tokenizer.Tokenizer(model, "</s>").documents(["a\n" * 8])
+    assert tokens.tolist() == [2, *[3, 4] * 8, 1]
+
+
 def test_several_datasets_are_prepared_together_and_read_as_often_as_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tiny.make_project(tmp_path))
     (tmp_path / "config/datasets").unlink()
