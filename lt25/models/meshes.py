@@ -88,6 +88,12 @@ def kinds_of(parallelism: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(there)
 
 
+def stages(parallelism: Mapping[str, Any]) -> int:
+    """Return into how many stages a pipeline cuts a model: with an interleaved schedule, each process has two."""
+    interleaved = parallelism.get("pipeline_parallel_schedule", "1F1B").startswith("Interleaved")
+    return parallelism.get(_PIPELINE, 1) * (2 if interleaved else 1)
+
+
 def refusal(family: Parallel, parallelism: Mapping[str, Any]) -> str | None:
     """Say in one line why a family's models cannot be trained with these degrees; None if they can.
 
