@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from torchtitan.config import TORCH_DTYPE_MAP
 from torchtitan.distributed import ParallelDims
 
+from lt25.errors import UserError
 from lt25.models import families, meshes
 from lt25.models.families import Family, find
 from lt25.tasks import TASKS
@@ -247,9 +248,13 @@ def cut(
     """Cut a `TaskModel` into stages, and lay those of this rank over devices: torchtitan's ``pipelining_fn``.
 
     Raises:
-        UserError: for what the model's family cannot do, as for more stages than layers.
+        UserError: for what the model's family cannot do, as for more stages than layers, or for too few micro-batches.
     """
     families.check(model.hf.config.to_dict(), model.task, vars(job.parallelism), device.type)
+    readers = parallel_dims.dp_replicate * parallel_dims.dp_shard
+    microbatches = max(job.training.global_batch_size // (job.training.local_batch_size * readers), 1)
+    if reason := meshes.too_few(vars(job.parallelism), microbatches):
+        raise UserError(reason)
     mesh = parallel_dims.get_mesh("pp")
     degree, rank = mesh.size(), mesh.get_local_rank()
     count, family = meshes.stages(vars(job.parallelism)), find(model.hf.config.model_type)
