@@ -174,6 +174,24 @@ def test_data_that_is_not_there_yet_is_said(project, capsys):
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "makes 1 micro-batches a step, but 1F1B wants one for each of the 2 stages at least"),
+        (["--training.global_batch_size=8"], "tiny"),
+        (
+            ["--training.global_batch_size=20", "--parallelism.pipeline_parallel_schedule=Interleaved1F1B"],
+            "makes 5 micro-batches a step, which Interleaved1F1B cannot take through in 2 equal rounds",
+        ),
+        (["--training.global_batch_size=24", "--parallelism.pipeline_parallel_schedule=Interleaved1F1B"], "tiny"),
+    ],
+)
+def test_the_micro_batches_of_a_step_are_compared_with_the_stages(project, capsys, options, message):
+    layers = ["--model.num_hidden_layers=4", "--parallelism.pipeline_parallel_degree=2"]
+    status, said = checked(capsys, "tiny", *layers, *options)
+    assert status == (0 if message == "tiny" else 2) and message in said, said
+
+
+@pytest.mark.parametrize(
     ("override", "processes", "message"),
     [
         (

@@ -188,41 +188,102 @@ def has_effect(model_type: str, key: str, task: str) -> bool:
 
 # Numbers of heads, which tensor parallelism shares out.
 _HEADS = ("num_heads", "num_kv_heads", "num_v_heads", "num_attention_heads", "num_key_value_heads")
+# What gives a product a bias whose summands would be one for each rank.
+_BIASES = ("attention_bias", "mlp_bias", "use_bias")
 
 
 def _not_shared_out(family: Family, model: Mapping[str, Any], task: str, parallelism: Mapping[str, Any]) -> str | None:
-    """Complain of the first key of a model that stands in the way of sharing its layers out."""
-    tensor, pipeline = (parallelism.get(f"{kind}_parallel_degree", 1) for kind in ("tensor", "pipeline"))
-    if tensor == pipeline == 1:
-        return None
-    kind = "pipeline" if tensor == 1 else "tensor"
-    degree, keys = f"parallelism.{kind}_parallel_degree: found {max(tensor, pipeline)}", family.model_keys() or {}
+    """Complain of the first key of a model that stands in the way of sharing it out."""
+    whole = {key: described.default for key, described in (family.model_keys() or {}).items()}
+    whole |= {key: value for key, value in model.items() if value is not None}
+    for kind, complain in (("tensor", _not_by_tensor), ("pipeline", _not_in_stages), ("context", _not_in_parts)):
+        if (degree := parallelism.get(f"{kind}_parallel_degree", 1)) > 1:
+            found = f"parallelism.{kind}_parallel_degree: found {degree}"
+            if reason := (kind != "context" and _not_cut(family, model, found)) or complain(
+                family, whole, task, parallelism, found
+            ):
+                return reason
+    return None
+
+
+def _not_cut(family: Family, model: Mapping[str, Any], found: str) -> str | None:
+    """Complain of what neither tensor nor pipeline parallelism has."""
     if model.get("attnres_block_size"):
-        return f"{degree}, but with model.attnres_block_size a layer reads all layers before it: use 1"
-    if pipeline > 1 and TASKS[task].auto_model == _LM and family.tied(model):
-        return (
-            f"parallelism.pipeline_parallel_degree: found {pipeline}, but with model.tie_word_embeddings the first and the "
-            "last stage would share a weight: use 1, or false there"
-        )
-    widths = model.get("value_dim")
-    if "v_first" in family.crosses_layers and set(widths if isinstance(widths, list) else [widths]) - {
-        None,
-        model.get("hidden_size"),
-    }:
-        return (
-            f"{degree}, but model.value_dim {widths} is not model.hidden_size, the width of what stages hand on: use 1"
-        )
-    for key in ("tied_dropout", "stochastic_depth") if tensor > 1 else ():
-        if model.get(key):
-            return f"{degree}, but with model.{key} its ranks, which have parts of a sequence, would draw apart: use 1"
+        return f"{found}, but with model.attnres_block_size a layer reads all layers before it: use 1"
+    keys = family.model_keys() or {}
     for key in ("norm", "norm_position", "pooling"):
         default = keys[key].default if key in keys else None
         if default and model.get(key, default) not in (default, "last"):
-            return f"{degree}, but model.{key} {model[key]} is tested with whole layers only: use 1, or {default} there"
-    for key in _HEADS if tensor > 1 else ():
-        heads = model.get(key, keys[key].default if key in keys else None)
-        if isinstance(heads, int) and heads % tensor:
-            return f"{degree}, which does not divide model.{key}, {heads}: change one"
+            return f"{found}, but model.{key} {model[key]} is tested with whole layers only: use 1, or {default} there"
+    return None
+
+
+def _not_by_tensor(
+    family: Family, model: Mapping[str, Any], task: str, parallelism: Mapping[str, Any], found: str
+) -> str | None:
+    degree = parallelism["tensor_parallel_degree"]
+    for key in ("tied_dropout", "stochastic_depth"):
+        if model.get(key):
+            return f"{found}, but with model.{key} its ranks, which have parts of a sequence, would draw apart: use 1"
+    for key in _BIASES:
+        if model.get(key):
+            return f"{found}, but the bias of model.{key} cannot be shared out: use 1, or false there"
+    for key, heads in _heads(family, model).items():
+        if heads % degree:
+            return f"{found}, which does not divide {key}, {heads}: change one"
+    if model.get("bidirectional"):
+        if degree % 2:
+            return f"{found}, but with model.bidirectional half of the ranks read from the end: use an even number"
+        if model.get("use_short_conv"):
+            return f"{found}, but not with model.bidirectional and model.use_short_conv: use 1, or false in one of them"
+        if (channels := int(model["hidden_size"] * model.get("expand_ratio", 1))) % degree:
+            return (
+                f"{found}, which does not divide the {channels} recurrent channels of a bidirectional model: change one"
+            )
+    return None
+
+
+def _heads(family: Family, model: Mapping[str, Any]) -> dict[str, int]:
+    """Return what tensor parallelism shares out as a whole, by the keys that say how many there are of it."""
+    heads = {f"model.{key}": model[key] for key in _HEADS if isinstance(model.get(key), int)}
+    if family.model_type == "hgrn2" and not heads:
+        heads["model.hidden_size / model.expand_ratio"] = model["hidden_size"] // model["expand_ratio"]
+    if family.model_type == "mamba2":
+        inner = int(model["expand"] * model["hidden_size"])
+        heads["model.expand * model.hidden_size / model.head_dim"] = inner // model["head_dim"]
+        # A single group all ranks compute.
+        heads |= {"model.n_groups": model["n_groups"]} if model["n_groups"] > 1 else {}
+    return heads
+
+
+def _not_in_stages(
+    family: Family, model: Mapping[str, Any], task: str, parallelism: Mapping[str, Any], found: str
+) -> str | None:
+    if TASKS[task].auto_model == _LM and family.tied(model):
+        return (
+            f"{found}, but with model.tie_word_embeddings the first and the last stage would share a weight: use 1, or false "
+            "there"
+        )
+    widths = model.get("value_dim")
+    widths = set(widths) if isinstance(widths, list) else {widths}
+    if "v_first" in family.crosses_layers and widths - {None, OPTIONAL, model.get("hidden_size")}:
+        return (
+            f"{found}, but model.value_dim {model['value_dim']} is not model.hidden_size, the width of what stages hand on: "
+            "use 1"
+        )
+    stages = meshes.stages(parallelism)
+    layers = model.get("num_hidden_layers", stages)
+    if stages > layers:
+        schedule = parallelism.get("pipeline_parallel_schedule", "1F1B")
+        return f"{found}, with {schedule} {stages} stages, but model.num_hidden_layers is {layers}: change one"
+    return None
+
+
+def _not_in_parts(
+    family: Family, model: Mapping[str, Any], task: str, parallelism: Mapping[str, Any], found: str
+) -> str | None:
+    if model.get("attention_dropout"):
+        return f"{found}, but not with model.attention_dropout: use 1, or 0 there"
     return None
 
 

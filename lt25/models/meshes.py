@@ -88,6 +88,26 @@ def kinds_of(parallelism: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(there)
 
 
+def stages(parallelism: Mapping[str, Any]) -> int:
+    """Return into how many stages a pipeline cuts a model: with an interleaved schedule, each process has two."""
+    interleaved = parallelism.get("pipeline_parallel_schedule", "1F1B").startswith("Interleaved")
+    return parallelism.get(_PIPELINE, 1) * (2 if interleaved else 1)
+
+
+def too_few(parallelism: Mapping[str, Any], microbatches: int) -> str | None:
+    """Say in one line why a step of so many micro-batches does not pass through a pipeline's stages; None if it does."""
+    degree, schedule = parallelism.get(_PIPELINE, 1), parallelism.get("pipeline_parallel_schedule", "1F1B")
+    found = f"training.global_batch_size: makes {microbatches} micro-batches a step"
+    if degree > 1 and schedule == "1F1B" and microbatches < degree:
+        return (
+            f"{found}, but 1F1B wants one for each of the {degree} stages at least: raise it, or lower local_batch_size"
+        )
+    rounds = max(microbatches // degree, 1)
+    if degree > 1 and schedule == "Interleaved1F1B" and microbatches % rounds:
+        return f"{found}, which {schedule} cannot take through in {rounds} equal rounds: use a multiple of {degree}"
+    return None
+
+
 def refusal(family: Parallel, parallelism: Mapping[str, Any]) -> str | None:
     """Say in one line why a family's models cannot be trained with these degrees; None if they can.
 

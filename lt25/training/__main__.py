@@ -81,8 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 2
         if not _is_lost_connection(error):
             raise
-        reason = str(error).splitlines()[0]
-        print(f"lt25: process {rank} has lost its connection to another one ({reason})", file=sys.stderr)
+        print(f"lt25: process {rank} {_of_connection(str(error).splitlines()[0])}", file=sys.stderr)
         return 1
     finally:
         if dist.is_initialized():
@@ -99,6 +98,16 @@ def _is_lost_connection(error: BaseException) -> bool:
     """Whether an error says that another process has ended or does not answer; of what ends there the launcher tells."""
     several = int(os.environ["WORLD_SIZE"]) > 1
     return several and (isinstance(error, dist.DistError) or re.search(r"\bgloo/transport\b", str(error)) is not None)
+
+
+def _of_connection(reason: str) -> str:
+    """Say what has become of a process's connection to the others, of which an error gives the reason."""
+    if dist.is_initialized():
+        return f"has lost its connection to another one ({reason})"
+    return (
+        f"has not met the others at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({reason}): MASTER_ADDR is the first "
+        "node, whose MASTER_PORT nothing else may have, both the same on every node"
+    )
 
 
 def _train(arguments: list[str], rank: int) -> int:

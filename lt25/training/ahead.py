@@ -9,7 +9,7 @@ from lt25.errors import UserError
 from lt25.experiment import Experiment
 from lt25.files import load_record
 from lt25.launch import Launch, plan
-from lt25.models import families
+from lt25.models import families, meshes
 from lt25.progress import say
 from lt25.training import run as runs
 from lt25.training.job import job_of, read_job
@@ -56,6 +56,8 @@ def check_devices(experiment: Experiment) -> Launch:
             f"{experiment.path}: training.global_batch_size: {total} is no multiple of training.local_batch_size, {local}, "
             f"times the {readers} processes that read data: change one"
         )
+    if reason := meshes.too_few(parallelism, max(total // (local * readers), 1)):
+        raise UserError(f"{experiment.path}: {reason}")
     return start
 
 

@@ -22,6 +22,7 @@ from torchtitan.config import TORCH_DTYPE_MAP
 from torchtitan.distributed import ParallelDims
 
 from lt25.errors import UserError
+from lt25.models import families, meshes
 from lt25.models.families import Family, find
 from lt25.tasks import TASKS
 from lt25.training.job_config import Job
@@ -247,19 +248,16 @@ def cut(
     """Cut a `TaskModel` into stages, and lay those of this rank over devices: torchtitan's ``pipelining_fn``.
 
     Raises:
-        UserError: if there are more stages than layers, or weights are shared by the first and the last stage.
+        UserError: for what the model's family cannot do, as for more stages than layers, or for too few micro-batches.
     """
+    families.check(model.hf.config.to_dict(), model.task, vars(job.parallelism), device.type)
+    readers = parallel_dims.dp_replicate * parallel_dims.dp_shard
+    microbatches = max(job.training.global_batch_size // (job.training.local_batch_size * readers), 1)
+    if reason := meshes.too_few(vars(job.parallelism), microbatches):
+        raise UserError(reason)
     mesh = parallel_dims.get_mesh("pp")
     degree, rank = mesh.size(), mesh.get_local_rank()
-    schedule = get_schedule_class(job.parallelism.pipeline_parallel_schedule)
-    each = 1 if issubclass(schedule, PipelineScheduleSingle) else 2
-    count, family = degree * each, find(model.hf.config.model_type)
-    layers = list(model.hf.get_submodule(family.layers))
-    if count > len(layers):
-        raise UserError(
-            f"parallelism.pipeline_parallel_degree: found {degree}, with {job.parallelism.pipeline_parallel_schedule} {count} "
-            f"stages, but the model has {len(layers)} layers: use fewer"
-        )
+    count, family = meshes.stages(vars(job.parallelism)), find(model.hf.config.model_type)
     half = TORCH_DTYPE_MAP[job.training.mixed_precision_param]
     dtype = half if parallel_dims.fsdp_enabled else torch.float32
     ends = balance(*_costs(model, family), count)

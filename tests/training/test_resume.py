@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 
 import pytest
 
@@ -216,6 +217,16 @@ def test_a_rank_that_loses_another_says_so_in_a_line_and_the_same_command_arrive
     assert left.stderr.startswith("lt25: process 0 has lost its connection to another one ("), left.stderr
     assert tiny.train(experiment, processes=2).returncode == 0
     assert [record["step"] for record in tiny.history(experiment)] == list(range(1, 13))
+
+
+def test_a_port_that_is_in_use_is_one_line(root):
+    experiment = tiny.tiny(root, "classification")
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        done = tiny.train(experiment, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), **place)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert f"lt25: process 0 has not met the others at 127.0.0.1:{port} (" in done.stderr
 
 
 FULL_DISK = """
