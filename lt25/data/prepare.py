@@ -6,11 +6,13 @@ The folder is written beside its place and moved there when it is whole. The sam
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from lt25 import files, plugins
 from lt25.data import acquire
@@ -38,15 +40,15 @@ def prepare(experiment: Experiment) -> None:
     faults = Faults(dataset.name, experiment.prepare.get("faulty", ""))
     task = TASKS[experiment.task]
     module = task.module("data")
-    parts = _parts(folder, digest([list(sources.values()), experiment.preparation_options]))
-    of = {one.name: faults.of(one.name) if experiment.further else faults for one in experiment.datasets}
-    others = [_examples(experiment, one, sources[one.name], of[one.name]) for one in experiment.further]
-    examples = _examples(experiment, dataset, sources[dataset.name], of[dataset.name], parts=parts, others=others)
-    if next(examples.of("train"), None) is None:
-        faults.report(0)
-        raise UserError(f"{config}: splits.train: no examples: name another split, or hold out a smaller fraction")
+    decisive = digest([list(sources.values()), experiment.preparation_options])
+    with _parts(folder, decisive) as parts, whole_folder(folder) as partial:
+        of = {one.name: faults.of(one.name) if experiment.further else faults for one in experiment.datasets}
+        others = [_examples(experiment, one, sources[one.name], of[one.name]) for one in experiment.further]
+        examples = _examples(experiment, dataset, sources[dataset.name], of[dataset.name], parts=parts, others=others)
+        if next(examples.of("train"), None) is None:
+            faults.report(0)
+            raise UserError(f"{config}: splits.train: no examples: name another split, or hold out a smaller fraction")
 
-    with whole_folder(folder) as partial:
         writers = {split: SplitWriter(partial, split) for split in SPLITS}
         with plugins.blamed(task.package):
             facts = module.write(dataset, examples, experiment.preparation_options, writers, partial)
@@ -86,7 +88,6 @@ def prepare(experiment: Experiment) -> None:
             "model": facts["model"],
         }
         files.write_record(partial / "stats.json", stats, sorted(partial.iterdir()))
-    files.remove(parts)
     counts = ", ".join(f"{split} {len(writer)}" for split, writer in writers.items())
     say(f"{dataset.name}: {folder.name} holds {counts} examples")
 
@@ -96,8 +97,11 @@ def _examples(experiment: Experiment, dataset: Dataset, names: Iterable[str], fa
     return Examples(dataset, folder, faults, **more)
 
 
-def _parts(folder: Path, of: str) -> Path:
-    """Return a folder beside ``folder``, there or not, for what need not be made again if this preparation is stopped.
+@contextmanager
+def _parts(folder: Path, of: str) -> Iterator[Path]:
+    """Give a folder beside ``folder`` for what need not be made again if this preparation is stopped; at the end it goes.
+
+    Who prepares the same at the same time gets another, which goes however that ends.
 
     Args:
         folder: that is made.
@@ -107,7 +111,21 @@ def _parts(folder: Path, of: str) -> Path:
     for former in folder.parent.glob(f".{folder.name}.parts-*"):
         if former != parts:
             files.remove(former)
-    return parts
+    parts.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(parts / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        with files.temporary(parts) as own:
+            yield own
+        return
+    try:
+        yield parts
+        files.remove(parts)
+    finally:
+        lock.release()
+        if parts.is_dir() and {path.name for path in parts.iterdir()} <= {"lock"}:
+            files.remove(parts)
 
 
 def _is_text(facts: dict[str, Any], split: str) -> bool:

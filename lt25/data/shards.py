@@ -5,12 +5,15 @@ read through a memory map, so neither side holds it in memory.
 """
 
 import json
+import math
+import shutil
 import struct
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -62,6 +65,29 @@ def believe(
     return files.believe(folder / "stats.json", command, names)
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """An array in a file of raw bytes, which stays as it is until the split that has the array is closed.
+
+    Attributes:
+        path: the file.
+        begin: at which byte of it the array begins.
+        dtype, shape: of the array, which has at least one dimension.
+    """
+
+    path: Path
+    begin: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
 class SplitWriter:
     """Writes one split, example by example; `close` finishes the files.
 
@@ -90,7 +116,7 @@ class SplitWriter:
     def add(
         self,
         row: dict[str, Any],
-        inputs: np.ndarray,
+        inputs: np.ndarray | Stretch,
         labels: np.ndarray | int | None = None,
         length: int | None = None,
     ) -> None:
@@ -98,7 +124,7 @@ class SplitWriter:
 
         Args:
             row: of the table.
-            inputs: [T, ...].
+            inputs: [T, ...], of a split all in memory or all in files, from which `close` copies them.
             labels: a number, [L] or none.
             length: steps that a model sees of it, where these are not T.
         """
@@ -113,7 +139,7 @@ class SplitWriter:
         elif labels is not None:
             self._numbers.append(labels)
 
-    def _pack(self, name: str, array: np.ndarray) -> None:
+    def _pack(self, name: str, array: np.ndarray | Stretch) -> None:
         if name not in self._parts:
             self._parts[name] = _Part(self._folder / f".{self.split}.{name}", array)
         self._parts[name].add(array)
@@ -147,27 +173,48 @@ class SplitWriter:
 
 
 class _Part:
-    """A tensor that grows in a file of raw bytes."""
+    """A tensor that grows: in a file of raw bytes, or as a list of stretches of files that are there already."""
 
-    def __init__(self, path: Path, first: np.ndarray) -> None:
-        self.path, self.dtype, self.trailing = path, first.dtype, first.shape[1:]
+    def __init__(self, path: Path, first: np.ndarray | Stretch) -> None:
+        self.dtype, self.trailing = first.dtype, first.shape[1:]
         self.lengths: list[int] = []
-        self.file = path.open("wb")
+        self._path = path
+        self._file = None if isinstance(first, Stretch) else path.open("wb")
+        # File, first byte and the byte after the last; those that follow each other are one.
+        self._stretches: list[tuple[Path, int, int]] = []
 
-    def add(self, array: np.ndarray) -> None:
+    def add(self, array: np.ndarray | Stretch) -> None:
         assert array.dtype == self.dtype and array.shape[1:] == self.trailing, (array.dtype, array.shape)
         self.lengths.append(len(array))
-        self.file.write(np.ascontiguousarray(array).data)
+        if isinstance(array, Stretch):
+            assert self._file is None
+            begin = array.begin
+            if self._stretches and self._stretches[-1][::2] == (array.path, begin):
+                begin = self._stretches.pop()[1]
+            self._stretches.append((array.path, begin, array.begin + array.nbytes))
+        else:
+            assert self._file is not None
+            self._file.write(np.ascontiguousarray(array).data)
 
     @property
     def shape(self) -> tuple[int, ...]:
         return (sum(self.lengths), *self.trailing)
 
+    def move_to(self, file: BinaryIO) -> None:
+        """Write all of it to an open file; the own file goes, those of stretches stay."""
+        if self._file is not None:
+            self._file.close()
+            with self._path.open("rb") as raw:
+                shutil.copyfileobj(raw, file, 1 << 20)
+            self._path.unlink()
+        for path, begin, end in self._stretches:
+            with path.open("rb") as raw:
+                raw.seek(begin)
+                file.write(raw.read(end - begin))
+
 
 def _write_safetensors(path: Path, small: dict[str, np.ndarray], parts: dict[str, _Part]) -> None:
     """Write int64 arrays, then the grown tensors by falling size of their numbers, so that each is aligned."""
-    import shutil
-
     grown = sorted(parts, key=lambda name: -parts[name].dtype.itemsize)
     header, offset = {}, 0
     for name, tensor in [*small.items(), *((name, parts[name]) for name in grown)]:
@@ -185,10 +232,7 @@ def _write_safetensors(path: Path, small: dict[str, np.ndarray], parts: dict[str
         for array in small.values():
             file.write(array.data)
         for name in grown:
-            parts[name].file.close()
-            with parts[name].path.open("rb") as raw:
-                shutil.copyfileobj(raw, file, 1 << 20)
-            parts[name].path.unlink()
+            parts[name].move_to(file)
 
 
 def in_order(work: Callable[[Job], Done], jobs: Iterable[Job], threads: int, ahead: int) -> Iterator[Done]:

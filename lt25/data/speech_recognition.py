@@ -31,6 +31,7 @@ from lt25.data.audio_augmentation import waveform_transforms
 from lt25.data.batches import IGNORE, NO_GRID, Batch, Grid, Item, ItemTransform, Transforms, pad
 from lt25.data.examples import Example, Examples
 from lt25.data.faults import Fault
+from lt25.data.kept import Parts, Utterance
 from lt25.data.order import Reading
 from lt25.data.prepared import PreparedExamples, PreparedSplit
 from lt25.data.shards import SplitWriter, in_order
@@ -38,7 +39,7 @@ from lt25.data.transcripts import normalise
 from lt25.data.units import written
 from lt25.errors import UserError
 from lt25.experiment import Dataset
-from lt25.files import read_json, write_json
+from lt25.files import load_record, read_json, write_json, write_record
 from lt25.ops import frames_needed
 from lt25.progress import say, track
 from lt25.tasks import OF_AUDIO
@@ -48,6 +49,9 @@ BLANK, SPACE, UNKNOWN = "<pad>", "|", "<unk>"
 Wav2Vec2CTCTokenizer asks for and no transcript contains."""
 
 MASKS = ("time_masks", "time_width", "band_masks", "band_width")
+
+OUTSIDE = "a transcript outside the alphabet"
+"""The fault whose characters are counted."""
 
 MEASURED = 500
 """Means and deviations of the bands are those of so many utterances of train, its first."""
@@ -65,15 +69,6 @@ class Units(NamedTuple):
     of_word: Callable[[str], list[str]]
 
 
-class OutsideAlphabet(Fault):
-    """A transcript with ``characters`` that the alphabet lacks."""
-
-    def __init__(self, where: str, column: str, characters: set[str], options: dict[str, Any]) -> None:
-        message = f"column {column}: characters outside the alphabet: {_named(Counter(characters), options)}"
-        super().__init__("a transcript outside the alphabet", where, message)
-        self.characters = characters
-
-
 def write(
     dataset: Dataset, examples: Examples, options: dict[str, Any], writers: dict[str, SplitWriter], folder: Path
 ) -> dict:
@@ -87,20 +82,25 @@ def write(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the utterances are the parallel work
     try:
-        mean, std = _survey(dataset, examples, options)
+        assert examples.parts is not None
+        parts = Parts(examples.parts)
+        mean, std = _survey(dataset, examples, options, examples.parts / "bands.json")
         to_stored = _to_stored(options, mean, std)
         facts = {split: {"frames": 0, "seconds": 0.0, "characters": 0} for split in writers}
         speakers = {split: Counter() for split in writers}
         outside: Counter[str] = Counter()
-        columns, began = dataset.columns, time.monotonic()
+        columns, began, before = dataset.columns, time.monotonic(), 0.0
         work = _parallel(
-            lambda example: _utterance(example, columns, options, units, vocabulary, to_stored), examples.of(*writers)
+            lambda example: _utterance(example, columns, options, units, vocabulary, to_stored),
+            examples.of(*writers),
+            _told(parts, dataset.name),
         )
-        for example, utterance in track(work, f"{dataset.name}: utterances prepared"):
+        done = parts.keep(track(work, f"{dataset.name}: utterances prepared"))
+        for number, (example, utterance) in enumerate(done):
             if isinstance(utterance, Fault):
                 examples.faults.add(example.split, utterance)
-                if isinstance(utterance, OutsideAlphabet):
-                    outside.update(utterance.characters)
+                if utterance.reason == OUTSIDE:
+                    outside.update(_outside(_normalised(example.roles["text"], options), options))
                 continue
             stored, frames, labels, text, recording = utterance
             fact = facts[example.split]
@@ -114,9 +114,10 @@ def write(
             writers[example.split].add(row, stored, labels, frames)
             fact["frames"] += frames
             fact["seconds"] = round(fact["seconds"] + seconds, 2)
+            before += seconds if number < parts.taken else 0
             fact["characters"] += len(text)
-        taken, hours = time.monotonic() - began, sum(fact["seconds"] for fact in facts.values()) / 3600
-        say(f"{dataset.name}: {hours:.2f} hours of audio, {hours * 3600 / taken:.0f} hours an hour")
+        taken, seconds = time.monotonic() - began, sum(fact["seconds"] for fact in facts.values())
+        say(f"{dataset.name}: {seconds / 3600:.2f} hours of audio, {(seconds - before) / taken:.0f} hours an hour")
     finally:
         torch.set_num_threads(threads)
 
@@ -248,29 +249,38 @@ def collate(items: list[Item], grid: Grid = NO_GRID) -> Batch:
     return {"input_features": features, "attention_mask": mask, "labels": labels}
 
 
-def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation of each band, float32 [n_mels]."""
+def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any], kept: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of each band, float32 [n_mels], which ``kept`` has if they were measured before."""
+    first = islice(examples.of("train"), MEASURED)
+    record = None
+    with suppress(FileNotFoundError, UserError):
+        record = load_record(kept)
+    if record:
+        for _ in first:  # so that what cannot be read is noted in the same order
+            pass
+        return np.array(record["mean"], np.float32), np.array(record["std"], np.float32)
     count, total, squares, fault = 0, 0.0, 0.0, None
 
     def frames_of(example: Example) -> np.ndarray:
         samples = _samples(example, dataset.columns, options)
         return log_mel(torch.from_numpy(samples), options["sample_rate"], options["n_mels"], options["level"]).numpy()
 
-    utterances = _parallel(frames_of, islice(examples.of("train"), MEASURED))
-    for _, frames in track(utterances, f"{dataset.name}: utterances measured"):
+    for _, frames in track(_parallel(frames_of, first), f"{dataset.name}: utterances measured"):
         if isinstance(frames, Fault):
             fault = fault or frames
             continue
         count, total = count + len(frames), total + frames.sum(0, dtype=np.float64)
         squares = squares + np.square(frames, dtype=np.float64).sum(0)
     if not count:
-        first = f"; the first that cannot be used: {fault}" if fault else ""
+        named = f"; the first that cannot be used: {fault}" if fault else ""
         raise UserError(
-            f"config/datasets/{dataset.name}.yaml: splits.train: the training split has no usable utterance{first}"
+            f"config/datasets/{dataset.name}.yaml: splits.train: the training split has no usable utterance{named}"
         )
     mean = np.asarray(total / count)
-    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
-    return mean.astype(np.float32), std.astype(np.float32)
+    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-6)).astype(np.float32)
+    mean = mean.astype(np.float32)
+    write_record(kept, {"mean": mean.tolist(), "std": std.tolist()})
+    return mean, std
 
 
 def _to_stored(options: dict[str, Any], mean: np.ndarray, std: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -293,8 +303,8 @@ def _utterance(
     units: Units,
     vocabulary: dict[str, int],
     to_stored: Callable[[np.ndarray], np.ndarray],
-) -> tuple[np.ndarray, int, np.ndarray, str, bytes]:
-    """Return what is stored of the audio, its number of frames, labels int32 [L], the transcript as it is learnt, and the file.
+) -> Utterance:
+    """Prepare an utterance.
 
     Raises:
         Fault: if it cannot be used.
@@ -314,7 +324,7 @@ def _utterance(
             message += f" with model.subsampling {options['subsampling']}, more with less"
         raise Fault("a transcript too long for its audio", example.where, message)
     recording = _recording(example, columns, options, samples) if example.split == "test" else b""
-    return to_stored(samples), frames, labels, text, recording
+    return Utterance(to_stored(samples), frames, labels, text, recording)
 
 
 def _transcript(example: Example, column: str, options: dict[str, Any]) -> str:
@@ -329,12 +339,22 @@ def _transcript(example: Example, column: str, options: dict[str, Any]) -> str:
     if not isinstance(text, str):
         message = f"column {column}: the transcript is {type(text).__name__}, no text"
         raise Fault("a transcript of another kind", example.where, message)
-    text = normalise(text, options["transcripts"], options["alphabet"])
-    if outside := set(text) - set(options["alphabet"]) - {" "}:
-        raise OutsideAlphabet(example.where, column, outside, options)
+    text = _normalised(text, options)
+    if outside := _outside(text, options):
+        message = f"column {column}: characters outside the alphabet: {_named(Counter(outside), options)}"
+        raise Fault(OUTSIDE, example.where, message)
     if not text:
         raise Fault("an empty transcript", example.where, f"column {column}: an empty transcript")
     return text
+
+
+def _normalised(text: str | int, options: dict[str, Any]) -> str:
+    return normalise(str(text), options["transcripts"], options["alphabet"])
+
+
+def _outside(text: str, options: dict[str, Any]) -> set[str]:
+    """Return the characters of a normalised transcript that the alphabet lacks."""
+    return set(text) - set(options["alphabet"]) - {" "}
 
 
 def _units(examples: Examples, columns: Mapping[str, str], options: dict[str, Any]) -> Units:
@@ -464,17 +484,35 @@ def _named(outside: Counter[str], options: dict[str, Any]) -> str:
     return f"{counts}; {' or '.join(keys)} admits them"
 
 
-def _parallel(function: Callable[[Example], Any], examples: Iterator[Example]) -> Iterator[tuple[Example, Any]]:
-    """Return examples, each with ``function`` of it or the fault that this raises, in order; all cores compute."""
+def _told(parts: Parts, name: str) -> Iterator[Utterance | Fault]:
+    """Yield what parts hold, and say where preparation goes on after them."""
+    yield from parts.kept()
+    if parts.taken:
+        say(f"{name}: {parts.taken:,} utterances were prepared before: going on after them")
+
+
+def _parallel(
+    function: Callable[[Example], Any], examples: Iterator[Example], known: Iterable[Any] = ()
+) -> Iterator[tuple[Example, Any]]:
+    """Return examples, each with ``function`` of it or the fault that this raises, in order; all cores compute.
+
+    Args:
+        function: what is computed.
+        examples: read while others are computed, the same number ahead whatever is known.
+        known: the results of the first of them.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    def work(example: Example) -> tuple[Example, Any]:
+    results = iter(known)
+
+    def work(job: tuple[Example, Any]) -> tuple[Example, Any]:
+        example, result = job
         try:
-            return example, function(example)
+            return example, function(example) if result is None else result
         except Fault as fault:
             return example, fault
 
-    return in_order(work, examples, cores, 8 * cores)
+    return in_order(work, ((example, next(results, None)) for example in examples), cores, 8 * cores)
 
 
 def _write_extractor(folder: Path, options: dict[str, Any], mean: np.ndarray, std: np.ndarray) -> None:
