@@ -34,7 +34,7 @@ def chunks(dataset: Dataset, folder: Folder, split: str) -> Iterator[Chunk]:
             if size >= SIZE:
                 yield tuple(together)
                 together, size = [], 0
-        elif (parts := _parts(path, dataset)) is not None:
+        elif (parts := _parts(path, piece.name, dataset)) is not None:
             yield from ((piece._replace(part=part),) for part in parts)
         else:
             yield (piece,)
@@ -42,17 +42,17 @@ def chunks(dataset: Dataset, folder: Folder, split: str) -> Iterator[Chunk]:
         yield tuple(together)
 
 
-def _parts(path, dataset: Dataset) -> list[Part] | None:
+def _parts(path, name: str, dataset: Dataset) -> list[Part] | None:
     """Divide a table; None for one that has to be read from its beginning."""
     newline = "\n".encode(text_codec(dataset.options["encoding"]).removesuffix("-sig"))
     can_be_divided = isinstance(path, Path) and newline == b"\n"
-    match compressed.suffix(path.name):
+    match compressed.suffix(name):
         case ".parquet":
             return _rows(path)
         case ".jsonl" if can_be_divided:
-            return list(_lines(path))
+            return list(_lines(path, name))
         case suffix if can_be_divided and suffix in compressed.TABLES:
-            return _joined(list(_lines(path)), _PARTS)
+            return _joined(list(_lines(path, name)), _PARTS)
     return None
 
 
@@ -63,9 +63,9 @@ def _joined(parts: list[Part], most: int) -> list[Part]:
     return [Part(parts[first].begin, parts[last - 1].end, parts[first].first) for first, last in pairwise(bounds)]
 
 
-def _lines(path: Path) -> Iterator[Part]:
+def _lines(path: Path, name: str) -> Iterator[Part]:
     begin, number = 0, 1
-    with path.open("rb") as opened, compressed.plain(opened, path.name) as file:
+    with path.open("rb") as opened, compressed.plain(opened, name) as file:
         while data := file.read(SIZE):
             data += file.readline()
             yield Part(begin, begin + len(data), number)

@@ -4,14 +4,16 @@ import gzip
 import io
 import json
 
+import fsspec
 import pyarrow as pa
 import pytest
 import torch
 
-from lt25.data import chunks, compressed
+from lt25.data import chunks, compressed, read
 from lt25.data.folders import Folder
 from lt25.data.order import Share
 from lt25.data.prepared import PreparedSplit
+from lt25.data.remote import RemotePath
 from lt25.errors import UserError
 from tests.data import make
 from tests.data.test_language_modeling import CODE, first_windows
@@ -128,6 +130,20 @@ def test_a_damaged_or_cut_file_is_one_line(tmp_path, name):
         dataset = make.dataset("language_modeling", {"path": "x"})
         with pytest.raises(UserError, match=rf"^{name}: no readable "):
             list(chunks.chunks(dataset, Folder(tmp_path, [name]), "all"))
+
+
+def test_a_file_that_stays_on_the_hub_is_one_chunk_of_the_same_examples(tmp_path):
+    there, data = fsspec.filesystem("memory"), pressed(lines(0), ".gz")
+    there.pipe("/texts/deep/a.json.gz", data)
+    make.write(tmp_path / "deep/a.json.gz", data)
+    dataset = make.dataset("language_modeling", {"path": "x"})
+    roots = [Folder(root, ["deep/a.json.gz"]) for root in (tmp_path, RemotePath(there, "/texts"))]
+    here, remote = (
+        [str(row) for chunk in chunks.chunks(dataset, root, "all") for row in read.rows_of(dataset, root, *chunk)]
+        for root in roots
+    )
+    assert here == remote and len(here) == 26
+    assert [chunk[0].part for chunk in chunks.chunks(dataset, roots[1], "all")] == [None]
 
 
 def test_an_error_of_the_disk_is_not_taken_for_damage():
