@@ -88,7 +88,7 @@ def _files() -> list[list[str]]:
         "table": "spreadsheets",
         "text": "other documents",
         "json": "other JSON",
-        "archive": "archives",
+        "archive": "other archives",
     }
     unread = [
         [f"{of_unread[kind]} ({_named_suffixes(suffixes)})", f"nothing: {advice}", ""]
@@ -98,7 +98,11 @@ def _files() -> list[list[str]]:
     lists = [
         ["NeMo's manifests (`.json`), where `columns` names `audio_filepath`", "an example a line", "its keys"],
         ["folders of Kaldi's (`wav.scp`, `text`, `utt2spk`, `segments`)", "an example an utterance", columns],
-        ["lists of Lhotse's (`.jsonl.gz`): cuts, or recordings and supervisions", "an example a supervision", columns],
+        [
+            "lists of Lhotse's (`.jsonl.gz`), where `columns` names `audio`: cuts, or recordings and supervisions",
+            "an example a supervision",
+            columns,
+        ],
     ]
     return [
         [f"tables ({_named_suffixes(TABLES)})", "an example a row", "the names of its columns"],

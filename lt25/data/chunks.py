@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from lt25.data import read
+from lt25.data import compressed, read
 from lt25.data.folders import Folder
 from lt25.data.records import Part, text_codec
 from lt25.experiment import Dataset
@@ -19,7 +19,8 @@ SIZE = 1 << 18
 """Bytes of a chunk, as far as files, lines and groups of rows can be divided so."""
 
 _PARTS = 16
-"""A group of rows is read whole, whichever of them are wanted: it is divided into so many chunks at most."""
+"""A group of rows is read whole, whichever of them are wanted, and what is compressed from its beginning: each is divided into so
+many chunks at most."""
 
 
 def chunks(dataset: Dataset, folder: Folder, split: str) -> Iterator[Chunk]:
@@ -33,7 +34,7 @@ def chunks(dataset: Dataset, folder: Folder, split: str) -> Iterator[Chunk]:
             if size >= SIZE:
                 yield tuple(together)
                 together, size = [], 0
-        elif (parts := _parts(path, dataset)) is not None:
+        elif (parts := _parts(path, piece.name, dataset)) is not None:
             yield from ((piece._replace(part=part),) for part in parts)
         else:
             yield (piece,)
@@ -41,22 +42,30 @@ def chunks(dataset: Dataset, folder: Folder, split: str) -> Iterator[Chunk]:
         yield tuple(together)
 
 
-def _parts(path, dataset: Dataset) -> list[Part] | None:
+def _parts(path, name: str, dataset: Dataset) -> list[Part] | None:
     """Divide a table; None for one that has to be read from its beginning."""
-    match path.suffix.lower():
+    newline = "\n".encode(text_codec(dataset.options["encoding"]).removesuffix("-sig"))
+    can_be_divided = isinstance(path, Path) and newline == b"\n"
+    match compressed.suffix(name):
         case ".parquet":
             return _rows(path)
-        case ".jsonl" if (
-            isinstance(path, Path)
-            and "\n".encode(text_codec(dataset.options["encoding"]).removesuffix("-sig")) == b"\n"
-        ):
-            return list(_lines(path))
+        case ".jsonl" if can_be_divided:
+            return list(_lines(path, name))
+        case suffix if can_be_divided and suffix in compressed.TABLES:
+            return _joined(list(_lines(path, name)), _PARTS)
     return None
 
 
-def _lines(path) -> Iterator[Part]:
+def _joined(parts: list[Part], most: int) -> list[Part]:
+    """Join parts with those beside them until there are no more than ``most``."""
+    count = min(len(parts), most)
+    bounds = [len(parts) * number // count for number in range(count + 1)] if parts else []
+    return [Part(parts[first].begin, parts[last - 1].end, parts[first].first) for first, last in pairwise(bounds)]
+
+
+def _lines(path: Path, name: str) -> Iterator[Part]:
     begin, number = 0, 1
-    with path.open("rb") as file:
+    with path.open("rb") as opened, compressed.plain(opened, name) as file:
         while data := file.read(SIZE):
             data += file.readline()
             yield Part(begin, begin + len(data), number)

@@ -7,6 +7,7 @@ name of the folder it lies in, ``path``, and ``top``, the first part of ``path``
 ``{"bytes": ..., "path": ...}``, as on the Hugging Face Hub.
 """
 
+import io
 import posixpath
 import re
 from collections import Counter
@@ -17,7 +18,7 @@ from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from lt25.data import long_form, toolkits
+from lt25.data import compressed, long_form, toolkits
 from lt25.data.faults import Fault
 from lt25.data.folders import Folder, of_split
 from lt25.data.records import TABLES, Part, Record, has_surrogate, not_in, records, separator, text_codec
@@ -29,7 +30,7 @@ KINDS = {
     "audio": {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"}
     | {".m4a", ".mp4", ".3gp", ".aac", ".amr", ".wma", ".mka", ".webm", ".caf"},
     "series": {".npy", ".npz"},
-    "text": {".txt", ".md", ".rst", ".py"},
+    "text": {".txt", ".md", ".rst", ".py", *compressed.TEXTS},
 }
 """The column that a file gives -> the suffixes of such files."""
 
@@ -90,7 +91,7 @@ def kind_of(value: Any) -> str:
         return "series"
     if not isinstance(value, dict) or not isinstance(value.get("bytes"), bytes):
         return type(value).__name__
-    suffix, data = _suffix(value.get("path") or ""), value["bytes"]
+    suffix, data = compressed.suffix(value.get("path") or ""), value["bytes"]
     for kind in ("image", "audio", "series"):
         if suffix in KINDS[kind]:
             return kind
@@ -126,7 +127,7 @@ def rows(dataset: Dataset, folder: Folder, split: str) -> Rows:
 
 def rows_of(dataset: Dataset, folder: Folder, piece: Piece) -> Rows:
     """Yield the examples of a piece, as `rows`."""
-    name, suffix = piece.name, _suffix(piece.name)
+    name, suffix = piece.name, compressed.suffix(piece.name)
     if piece.column and suffix not in KINDS[piece.column]:
         yield Fault("a file of a kind that is not read", name, f"{suffix} is not read: {UNREAD[piece.column][1]}")
         return
@@ -154,23 +155,32 @@ def pieces(dataset: Dataset, folder: Folder, split: str) -> list[Piece]:
     others = [name for part in dataset.splits.values() if not isinstance(part, dict) for name in _listed(part)]
     found = of_split(folder, split, others, dataset.origin.get("files", {}), config)
     tables = [name for name in found if PurePosixPath(name).name in METADATA]
-    tables = tables or [name for name in found if _suffix(name) in TABLES]
-    if not tables and "audio" in dataset.columns.values():
+    has_lists = "audio" in dataset.columns.values()
+    tables = tables or [
+        name
+        for name in found
+        if compressed.suffix(name) in TABLES and not (has_lists and name.endswith(toolkits.LHOTSE))
+    ]
+    if not tables and has_lists:
         tables = [name for name in found if toolkits.is_list(name)]
     wanted = dataset.columns.values()
     if not tables and toolkits.NEMO_FILE in wanted:
-        tables = [name for name in found if _suffix(name) == toolkits.NEMO]
+        tables = [name for name in found if compressed.suffix(name) == toolkits.NEMO]
     # The arrays of such a file are columns where other names are asked for than a file alone gives.
     if not tables and not {one for names in wanted for one in _listed(names)} <= {*KINDS, *_OF_A_FILE}:
-        tables = [name for name in found if _suffix(name) == ".npz"]
+        tables = [name for name in found if compressed.suffix(name) == ".npz"]
     if tables:
         return [Piece(name, "") for name in tables]
     only_names = set(map(str, wanted)) <= set(_OF_A_FILE)
     for column, suffixes in KINDS.items():
-        if any(_suffix(name) in suffixes for name in found) and (column in wanted or only_names):
+        if any(compressed.suffix(name) in suffixes for name in found) and (column in wanted or only_names):
             unread = UNREAD[column][0] if column in UNREAD else ()
-            return [Piece(name, column) for name in found if _suffix(name) in suffixes or _suffix(name) in unread]
-    kinds = sorted({_suffix(name) or "no suffix" for name in found})
+            return [
+                Piece(name, column)
+                for name in found
+                if compressed.suffix(name) in suffixes or compressed.suffix(name) in unread
+            ]
+    kinds = sorted({compressed.suffix(name) or "no suffix" for name in found})
     raise UserError(
         f"{config}: columns: of the files of {split} ({', '.join(kinds[:8])}) none gives what it asks for: name "
         f"{', '.join(KINDS)}, as the files are, or write a table with a column for each role{_advice(found)}"
@@ -191,7 +201,7 @@ def unread(names: Collection[str], columns: Iterable[str]) -> list[str]:
     columns = [*columns]
     lists = toolkits.parts([*names]) if "audio" in columns else set()
     names = [name for name in names if name not in lists]
-    there = {_suffix(name) for name in names}
+    there = {compressed.suffix(name) for name in names}
     manifests = toolkits.NEMO_FILE in columns and toolkits.NEMO in there and not there & TABLES
     if lists or manifests or there & TABLES:
         kinds = [kind for kind in KINDS if kind != "text"]
@@ -200,7 +210,7 @@ def unread(names: Collection[str], columns: Iterable[str]) -> list[str]:
     read = TABLES.union(*(KINDS[kind] for kind in kinds or KINDS))
     if manifests:
         read.add(toolkits.NEMO)
-    counts = Counter(suffix for name in names if (suffix := _suffix(name)) not in read)
+    counts = Counter(suffix for name in names if (suffix := compressed.suffix(name)) not in read)
     todo = {suffix: advice for suffixes, advice in UNREAD.values() for suffix in suffixes}
     return [
         f"{count} {'file' if count == 1 else 'files'} {suffix or 'without suffix'}: not read"
@@ -211,7 +221,7 @@ def unread(names: Collection[str], columns: Iterable[str]) -> list[str]:
 
 def _advice(names: Iterable[str]) -> str:
     """Return what to do with the files that are not read, for the end of a message; nothing if there are none of those."""
-    there = {_suffix(name) for name in names}
+    there = {compressed.suffix(name) for name in names}
     found = [
         f"; {advice}: {', '.join(sorted(some))}" for suffixes, advice in UNREAD.values() if (some := suffixes & there)
     ]
@@ -220,10 +230,6 @@ def _advice(names: Iterable[str]) -> str:
 
 def _listed(names: str | list[str]) -> list[str]:
     return [names] if isinstance(names, str) else names
-
-
-def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
 
 
 def _file(dataset: Dataset, folder: Folder, name: str, column: str) -> Row | Fault:
@@ -252,10 +258,17 @@ def _file(dataset: Dataset, folder: Folder, name: str, column: str) -> Row | Fau
 
 def _of_a_file(name: str) -> dict[str, str]:
     path = PurePosixPath(name)
-    return {"label": path.parent.name, "path": name, "top": PurePosixPath(path.parts[0]).stem}
+    return {"label": path.parent.name, "path": name, "top": compressed.stem(path.parts[0])}
 
 
 def _text(data: bytes, name: str, encoding: str) -> str:
+    try:
+        with compressed.plain(io.BytesIO(data), name) as file:
+            data = file.read(LARGEST + 1)
+    except UserError as error:
+        raise Fault("a file that cannot be read", name, str(error).removeprefix(f"{name}: ")) from None
+    if len(data) > LARGEST:
+        raise Fault("a file that cannot be read", name, f"more than {LARGEST >> 30} GiB, decompressed")
     try:
         text = data.decode(text_codec(encoding))
     except UnicodeDecodeError as error:
@@ -305,7 +318,7 @@ def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part 
     """Yield the examples of a table."""
     columns, encoding = dict(dataset.columns), dataset.options["encoding"]
     missing = dataset.options["missing"] == "carry"
-    path, suffix = folder.root / name, _suffix(name)
+    path, suffix = folder.root / name, compressed.suffix(name)
     # Where commas separate fields they stand before no decimals.
     comma = suffix in (".csv", ".tsv") and separator(path, encoding) != ","
     # Column as the dataset's file names it -> column of the table.
@@ -330,7 +343,7 @@ def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part 
         return list(dict.fromkeys(source for source in sources.values() if source))
 
     def complete() -> Iterator[Record | Fault]:
-        if toolkits.is_list(name):
+        if "audio" in dataset.columns.values() and toolkits.is_list(name):
             found = toolkits.records(folder, name, select, encoding)
         else:
             found = records(path, name, select, encoding, part)
@@ -356,7 +369,7 @@ def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part 
                 record = Row(record.where, roles["id"], {**roles, "input": record.values[""]})
             yield record
         return
-    stem = name.removesuffix(PurePosixPath(name).suffix)
+    stem = compressed.stem(name)
     for record in complete():
         yield record if isinstance(record, Fault) else _row(columns, folder, name, stem, record, comma, missing)
 

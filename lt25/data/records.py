@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lt25.config.files import once
+from lt25.data import compressed
 from lt25.data.faults import Fault
 from lt25.errors import UserError
 
-TABLES = {".parquet", ".jsonl", ".csv", ".tsv"}
+TABLES = {".parquet", ".jsonl", ".csv", ".tsv", *compressed.TABLES}
 
 _FIELD = 1 << 24
 """The most characters of a field of CSV; one that is longer is a quote that nobody closed."""
@@ -48,7 +49,7 @@ class Part(NamedTuple):
     """A part of a table.
 
     Attributes:
-        begin, end: of JSON lines the bytes, at ends of lines; of Parquet the rows, all in one of its groups.
+        begin, end: of JSON lines the bytes, decompressed, at ends of lines; of Parquet the rows, all in one of its groups.
         first: number of the first line or row.
     """
 
@@ -65,8 +66,8 @@ def records(path: Path, name: str, select: Select, encoding: str, part: Part | N
     """Yield the records of a table.
 
     Args:
-        path: a CSV, JSON lines (of NeMo's in ``.json``) or Parquet file, or a NumPy file of several arrays, each of which is a
-            column.
+        path: a CSV, JSON lines (compressed too, and of NeMo's in ``.json``) or Parquet file, or a NumPy file of several arrays,
+            each of which is a column.
         name: of the file, for messages.
         select: which of its columns are wanted.
         encoding: of its text, unless it is Parquet.
@@ -76,10 +77,10 @@ def records(path: Path, name: str, select: Select, encoding: str, part: Part | N
         UserError: if the file as a whole cannot be read, or lacks a column.
     """
     try:
-        match path.suffix.lower():
+        match compressed.suffix(path.name):
             case ".parquet":
                 yield from _parquet(path, name, select, part)
-            case ".jsonl" | ".json":
+            case suffix if suffix in {".jsonl", ".json", *compressed.TABLES}:
                 yield from _json_lines(path, name, select, encoding, part)
             case ".npz":
                 yield from _arrays(path, name, select)
@@ -163,10 +164,10 @@ def _json_lines(path: Path, name: str, select: Select, encoding: str, part: Part
     lacking: list[UserError] = []
     # Only the file's first part can tell that no row has a column.
     complete = part is not None and part.first > 1
-    with path.open("rb") as whole:
+    with path.open("rb") as opened, compressed.plain(opened, name) as whole:
         data: Any = whole
         if part is not None:
-            whole.seek(part.begin)
+            compressed.go_to(whole, part.begin)
             data = io.BytesIO(whole.read(part.end - part.begin))
         file = io.TextIOWrapper(data, encoding=text_codec(encoding), errors="surrogateescape", newline="\n")
         for number, line in enumerate(file, start=1 if part is None else part.first):

@@ -150,11 +150,14 @@ def stores(tmp_path_factory):
         }
 
 
-def first_windows(folder, count=40, share=None):
+def first_windows(folder, count=40, share=None, numbers=None, state=None):
+    """Return the first windows, or those of these numbers from a state on, and the state after them."""
     share = share or Share(4)
     source = language_modeling.source(PreparedSplit(folder, "train"), Reading(share, 3, seq_len=24))
+    if state:
+        source.load_state_dict(state)
     try:
-        return [source[index] for index in range(count)], source.state_dict()
+        return [source[index] for index in numbers or range(count)], source.state_dict()
     finally:
         source.close()
 

@@ -254,6 +254,7 @@ def test_what_is_not_read_is_a_line_for_each_suffix():
         "e.m4a",
         "f.dat",
         "g.json.zst",
+        "h.csv.zst",
         "g.json",
     ]
     assert unread(names, ["audio", "text"]) == [

@@ -59,7 +59,9 @@ def test_a_manifest_of_nemos_is_read_as_it_is(tmp_path):
     assert [(one.path, one.roles["text"]) for one in examples] == [("audio/1.wav", "three")]
     assert [reason for reason, _ in faults] == ["a row that cannot be read"]
     assert unread(["train_manifest.json", "a.wav"], ["audio_filepath", "text"]) == []
-    assert unread(["train_manifest.json", "a.wav"], ["audio"]) == ["1 file .json: not read"]
+    assert unread(["train_manifest.json", "a.wav"], ["audio"]) == [
+        "1 file .json: not read: write an object a line, as .jsonl"
+    ]
 
 
 def test_a_table_goes_before_a_list(tmp_path):
@@ -115,7 +117,6 @@ def test_what_is_read_of_kaldis_folder_is_hashed_and_not_said_to_be_left_out(tmp
     assert unread(names, ["audio"]) == ["1 file without suffix: not read"]
     assert unread(names, ["text"]) == [
         "2 files without suffix: not read",
-        "1 file .gz: not read: unpack",
         "1 file .scp: not read",
     ]
 
@@ -170,9 +171,9 @@ def test_lists_of_lhotses_need_lhotse(tmp_path, monkeypatch):
     make.write(tmp_path / "cuts.jsonl.gz", b"")
     with pytest.raises(UserError, match=r"^cuts.jsonl.gz: .* is not installed: run `pip install lhotse`; or unpack it"):
         found(tmp_path, "speech_recognition", SEGMENTS)
-    # For another task it is what it was: something to be unpacked.
-    with pytest.raises(UserError, match="unpack"):
-        found(tmp_path)
+    # For another task it is compressed JSON lines.
+    make.write(tmp_path / "cuts.jsonl.gz", gzip.compress(b'{"text": "a"}\n'))
+    assert [one.roles["text"] for one in found(tmp_path, "language_modeling")[0]] == ["a"]
 
 
 @pytest.fixture
