@@ -32,7 +32,7 @@ from lt25.config.sections import (
 )
 from lt25.errors import Mistakes, UserError
 from lt25.files import read_record
-from lt25.models import families
+from lt25.models import families, starts
 from lt25.tasks import TASKS, Task
 
 DEFAULT = "default"
@@ -153,12 +153,20 @@ class Experiment:
             **({"halving": self.halving} if self.halving else {}),
         }
         origins = dict(self.origins)
-        stats = self.processed_dir / "stats.json"
-        if stats.is_file():
-            decided = read_record(stats, self.commands("prepare"))["model"]
+        if (self.processed_dir / "stats.json").is_file():
+            decided = self.decided()
             values["model"] |= decided
             origins |= {f"model.{key}": "the prepared data" for key in decided}
         return values, origins
+
+    def decided(self) -> dict[str, Any]:
+        """Return the fields of the model's ``config.json`` that the prepared data decides.
+
+        Raises:
+            UserError: if it is not prepared.
+        """
+        fields = read_record(self.processed_dir / "stats.json", self.commands("prepare"))["model"]
+        return fields if self.start is None else starts.padded(fields, self.root / self.start, self.processed_dir)
 
     @property
     def preparation(self) -> str:

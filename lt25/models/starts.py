@@ -3,7 +3,9 @@
 Shapes are compared where the weights are (`lt25.check`, `lt25.training.start`); here is compared what they are read as.
 """
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lt25.errors import UserError
@@ -74,3 +76,37 @@ def compare(there: Mapping[str, Any], here: Mapping[str, Any], where: str, name:
         free = key in _FREE or not keys[key].identity or any(part in key for part in _FREE_PARTS)
         if not free and not computed and found != wanted:
             raise UserError(f"{where}: model.{key} is {wanted}, but {name} was trained with {found}: set it to that")
+
+
+def token_ids(path: Path) -> dict[str, int]:
+    """Return token -> number, whatever else a tokenizer's file says: who wrote it, or how texts are cut into tokens.
+
+    Args:
+        path: a ``vocab.json`` or ``tokenizer.json``.
+    """
+    written = json.loads(path.read_text(encoding="utf-8"))
+    if path.name == "vocab.json":
+        return written
+    tokens = written["model"]["vocab"]
+    if isinstance(tokens, list):  # Unigram's, with a score each
+        tokens = {token: number for number, (token, _) in enumerate(tokens)}
+    return {**tokens, **{added["content"]: added["id"] for added in written.get("added_tokens", ())}}
+
+
+def padded(decided: Mapping[str, Any], start: Path, data: Path) -> dict[str, Any]:
+    """Return what the data decides of a model, with the vocabulary as wide as in the model that it starts from.
+
+    An embedding often has more rows than there are tokens, for the sake of the hardware. They mean nothing, but all others keep
+    their meaning only with them: so they are kept where the tokens are the same.
+
+    Args:
+        decided: the fields of ``config.json`` that the prepared data decides.
+        start: the folder of the model to start from, with ``config.json`` and ``tokenizer.json`` if it is there already.
+        data: the folder of the prepared data.
+    """
+    files = start / "config.json", start / "tokenizer.json", data / "tokenizer.json"
+    if "vocab_size" not in decided or not all(file.is_file() for file in files):
+        return dict(decided)
+    wide = json.loads(files[0].read_text(encoding="utf-8")).get("vocab_size", 0)
+    same = wide > decided["vocab_size"] and token_ids(files[1]) == token_ids(files[2])
+    return {**decided, "vocab_size": wide} if same else dict(decided)

@@ -18,7 +18,7 @@ from lt25.config.sections import JOB
 from lt25.data.sounds import contents
 from lt25.errors import UserError
 from lt25.experiment import DEFAULT, Experiment, digest, load_experiment, plugin_names
-from lt25.files import read_record, write_text
+from lt25.files import write_text
 from lt25.models.starts import compare
 from lt25.tasks import TASKS
 
@@ -56,7 +56,7 @@ def is_configured(experiment: Experiment) -> bool:
 
 def _texts(experiment: Experiment) -> dict[Path, str]:
     """Return what the files of a job say."""
-    decided = read_record(experiment.processed_dir / "stats.json", experiment.commands("prepare"))["model"]
+    decided = experiment.decided()
     if clash := sorted(key for key in decided if experiment.origins.get(f"model.{key}", DEFAULT) != DEFAULT):
         key = clash[0]
         raise UserError(f"{experiment.path}: model.{key}: the data decides it ({decided[key]}): remove the key")

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from lt25.errors import UserError
+from lt25.experiment import load_experiment
 from lt25.models import HGRNConfig, HGRNForCausalLM
 from lt25.training.job import write_job
+from lt25.training.start import taken
 from tests import tiny
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32}
@@ -125,3 +127,22 @@ def test_what_an_experiment_leaves_out_is_compared_too(saved, project, published
     shutil.rmtree(project / "data/models")
     (folder / "config.json").write_text(json.dumps({**sizes, "rope_theta": 1e4, "head_dim": 8}))
     configure(project, "lab/small", model=sizes)
+
+
+def test_an_embedding_of_more_rows_than_tokens_is_kept_where_the_tokens_are_the_same(saved, project):
+    """As Qwen's and GPT-NeoX's, whose vocabularies are padded for the sake of the hardware."""
+    tokens = {"model": {"vocab": {f"t{number}": number for number in range(11)}}}
+    data = load_experiment("tiny").processed_dir
+    (data / "tokenizer.json").write_text(json.dumps(tokens))
+    folder = project / "hub" / "lab" / "small"
+    wide = HGRNForCausalLM(HGRNConfig(**SIZES, **{**tiny.DECIDED["language_modeling"], "vocab_size": 16}))
+    wide.save_pretrained(folder)
+    for there, size in ((tokens, 16), ({"model": {"vocab": {"other": 0}}}, 11)):
+        (folder / "tokenizer.json").write_text(json.dumps(there))
+        shutil.rmtree(project / "data/models", ignore_errors=True)
+        experiment = configure(project, "lab/small")
+        config = json.loads((experiment.results_dir / "model" / "config.json").read_text())
+        assert config["vocab_size"] == size == experiment.resolved()[0]["model"]["vocab_size"]
+        weights = dict(HGRNForCausalLM(HGRNConfig(**config)).named_parameters())
+        read, line = taken(weights, project / str(experiment.start), data, config, "language_modeling")
+        assert (line is None) == (size == 16) == (read.keys() == weights.keys())
