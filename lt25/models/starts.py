@@ -10,6 +10,7 @@ from typing import Any
 
 from lt25.errors import UserError
 from lt25.models import families
+from lt25.models.published import as_keys
 from lt25.tasks import TASKS
 
 # What may differ between a model and the one that goes on from it, besides what the data decides.
@@ -66,7 +67,7 @@ def compare(there: Mapping[str, Any], here: Mapping[str, Any], where: str, name:
     known = families.find(str(other)).model_keys() or {}
     try:
         # A family's own class fills in what is left out, and reads what former versions wrote.
-        before, after = make_config(there), make_config(here)
+        before, after = make_config(as_keys(there, known)), make_config(as_keys(here, keys))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{where}: {name}: no {other} has such a config.json ({error}): mend it") from None
     decided = {key for task in TASKS.values() for key in task.decided}
