@@ -22,6 +22,7 @@ from lt25.experiment import Experiment, load_config, load_experiment, load_exper
 from lt25.files import load_record
 from lt25.launch import plan
 from lt25.models import families
+from lt25.models.starts import compare
 from lt25.progress import track
 from lt25.tasks import TASKS
 from lt25.training.ahead import changed, check_devices
@@ -272,12 +273,12 @@ def check_positions(experiment: Experiment) -> None:
 
 
 def check_start(experiment: Experiment) -> None:
-    """Compare the sizes of the model with those of the one that it starts from.
+    """Compare the sizes of the model, and what it computes with them, with the one that it starts from.
 
     Classes and tokens may be others; what the data decides is left out where one of the two has not been prepared.
 
     Raises:
-        UserError: if a weight has another size there, or is not there.
+        UserError: if a weight has another size there, or is not there, or means something else.
     """
     written = experiment.root / (experiment.start or "") / "config.json"
     if experiment.parent is not None:
@@ -310,6 +311,7 @@ def check_start(experiment: Experiment) -> None:
                 f"{experiment.path}: init_from: {experiment.init_from}: {name} {found} and {list(shape)} here: start from a "
                 "model of the same sizes"
             )
+    compare(start, experiment.model, f"{experiment.path}: init_from", str(experiment.init_from))
 
 
 def check_load_step(experiment: Experiment) -> None:

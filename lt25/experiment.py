@@ -32,7 +32,7 @@ from lt25.config.sections import (
 )
 from lt25.errors import Mistakes, UserError
 from lt25.files import read_record
-from lt25.models import families
+from lt25.models import families, published, starts
 from lt25.tasks import TASKS, Task
 
 DEFAULT = "default"
@@ -153,12 +153,20 @@ class Experiment:
             **({"halving": self.halving} if self.halving else {}),
         }
         origins = dict(self.origins)
-        stats = self.processed_dir / "stats.json"
-        if stats.is_file():
-            decided = read_record(stats, self.commands("prepare"))["model"]
+        if (self.processed_dir / "stats.json").is_file():
+            decided = self.decided()
             values["model"] |= decided
             origins |= {f"model.{key}": "the prepared data" for key in decided}
         return values, origins
+
+    def decided(self) -> dict[str, Any]:
+        """Return the fields of the model's ``config.json`` that the prepared data decides.
+
+        Raises:
+            UserError: if it is not prepared.
+        """
+        fields = read_record(self.processed_dir / "stats.json", self.commands("prepare"))["model"]
+        return fields if self.start is None else starts.padded(fields, self.root / self.start, self.processed_dir)
 
     @property
     def preparation(self) -> str:
@@ -679,12 +687,13 @@ def _resolve_model(
             f"{where}: model.model_type: found {own['model_type']}, but model.base, {path}, is of the type "
             f"{base['model_type']}: name another base, or none"
         )
-    model = {**base, **own}
-    if "model_type" not in model:
+    if "model_type" not in {**base, **own}:
         raise UserError(f"{where}: model.model_type: missing: name a model type (lt25_hgrn) or a `base:` file")
     known = _model_keys(
-        model["model_type"], f"{where}: model.model_type" if "model_type" in own else f"{path}: model_type"
+        {**base, **own}["model_type"], f"{where}: model.model_type" if "model_type" in own else f"{path}: model_type"
     )
+    base = published.as_keys(base, known)
+    model = {**base, **own}
     if known is not None:
         check(base, known, path)
         model = {**model, **resolve(model, known)}
@@ -832,14 +841,11 @@ def _check_model(experiment: Experiment, base: Mapping[str, Any], where: str) ->
     _check_idle(experiment, family, where)
     # On which device it will be trained is not known yet: `lt25 check` and the trainer look at that.
     families.check(experiment.model, task.name, experiment.job["parallelism"], family.devices[0], where)
-    # What another task's data decides means nothing here; a base may still carry it.
+    # What another task's data decides means nothing here.
     others = {key for other in TASKS.values() for key in other.decided} - {*task.decided}
     for key in (*task.decided, *sorted(others)):
-        if (origin := experiment.origins.get(f"model.{key}", DEFAULT)) != DEFAULT:
-            if key in others and origin.endswith(".json"):
-                continue
-            place = f"{origin}: {key}" if origin.endswith(".json") else f"{where}: model.{key}"
-            raise UserError(f"{place}: the data decides it: remove the key")
+        if experiment.origins.get(f"model.{key}", DEFAULT) != DEFAULT:
+            raise UserError(f"{where}: model.{key}: the data decides it: remove the key")
 
 
 def _check_idle(experiment: Experiment, family: families.Family, where: str) -> None:

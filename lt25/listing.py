@@ -8,6 +8,7 @@ from lt25.config.files import read_model
 from lt25.config.key import check, resolve
 from lt25.errors import UserError
 from lt25.experiment import load_dataset_config, load_experiments, model_keys, project_root
+from lt25.models import published
 
 
 def listing() -> str:
@@ -53,6 +54,7 @@ def _model(path: Path) -> str:
         keys = model_keys(model["model_type"])
     except UserError as error:
         raise UserError(f"{where}: model_type: {error}") from None
+    model = published.as_keys(model, keys)
     if keys is not None:
         check(model, keys, where)
         model = resolve(model, keys)

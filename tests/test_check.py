@@ -1,6 +1,7 @@
 """`lt25 check`: what can be known of an experiment before anything runs."""
 
 import importlib.util
+import re
 
 import httpx
 import pytest
@@ -9,9 +10,10 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from lt25 import cli
+from lt25.errors import UserError
 from lt25.experiment import load_experiment
 from lt25.files import write_record
-from lt25.training.job import job_of
+from lt25.training.job import job_of, write_job
 from lt25.training.run import identity_of
 from tests import tiny
 from tests.data import make
@@ -300,6 +302,19 @@ def test_a_start_of_another_size_is_refused(project, capsys):
     assert checked(capsys, "next")[0] == 0
     tiny.write_experiment(project, "classification", "next", dataset="reviews", init_from="seen")
     assert "next.yaml: init_from: seen: model." in checked(capsys, "next")[1]
+
+
+def test_a_parent_that_computes_something_else_with_the_same_weights_is_refused(project, capsys):
+    tiny.write_experiment(project, "language_modeling", "other", dataset="reviews")
+    free = {"dropout": 0.3, "initializer_range": 0.1}
+    for changed, good in ((free, True), ({"norm_eps": 1e-3}, False)):
+        child = tiny.write_experiment(project, "language_modeling", dataset="reviews", init_from="other", model=changed)
+        status, found = checked(capsys, "tiny")
+        assert (status == 0) == good
+    said = "tiny.yaml: init_from: model.norm_eps is 0.001, but other was trained with 1e-06: set it to that"
+    assert said in found
+    with pytest.raises(UserError, match=re.escape(said)):
+        write_job(child)
 
 
 def test_a_start_of_other_tokens_is_none_of_another_size(project, capsys):

@@ -139,6 +139,3 @@ def test_the_data_decides_its_part_of_the_model(tmp_path, monkeypatch, capsys):
     tiny.write_experiment(tmp_path, "classification")
     assert cli.main(["check", "tiny", "--model.num_labels=7"]) == 2
     assert "model.num_labels: the data decides it: remove the key" in capsys.readouterr().out
-    (tmp_path / "base.json").write_text('{"model_type": "lt25_hgrn", "num_labels": 3}')
-    assert cli.main(["check", "tiny", "--model.base=base.json"]) == 2
-    assert "base.json: num_labels: the data decides it: remove the key" in capsys.readouterr().out

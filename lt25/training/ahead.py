@@ -127,7 +127,7 @@ def _identities(experiment: Experiment, record: Path) -> tuple[dict[str, Any], d
     try:
         with contextlib.chdir(experiment.root):
             trained = load_record(record)
-            decided = load_record(experiment.processed_dir / "stats.json")["model"]
+            decided = experiment.decided()
             identity = runs.identity_of({**job_of(experiment), **experiment.job}, 1)
             known, steps = trained["identity"], trained["path"][-1]["steps"]
     except (UserError, OSError, LookupError, TypeError):

@@ -17,8 +17,9 @@ from lt25.config.overrides import note
 from lt25.config.sections import JOB
 from lt25.data.sounds import contents
 from lt25.errors import UserError
-from lt25.experiment import DEFAULT, Experiment, digest, plugin_names
-from lt25.files import read_record, write_text
+from lt25.experiment import DEFAULT, Experiment, digest, load_experiment, plugin_names
+from lt25.files import write_text
+from lt25.models.starts import compare
 from lt25.tasks import TASKS
 
 
@@ -30,9 +31,12 @@ def write_job(experiment: Experiment) -> Path:
 
     Raises:
         UserError: if the data is not prepared, the experiment sets a field of the model that the data decides, or the model to
-            start from cannot be had.
+            start from cannot be had or computes something else.
     """
-    if experiment.init_from and not experiment.parent:
+    if experiment.parent:
+        parent = load_experiment(experiment.parent)
+        compare(parent.model, experiment.model, f"{experiment.path}: init_from", experiment.parent)
+    elif experiment.init_from:
         bring(experiment)
     for path, text in _texts(experiment).items():
         # A file that says the same keeps its date, by which Snakemake tells whether anything must be done again.
@@ -52,7 +56,7 @@ def is_configured(experiment: Experiment) -> bool:
 
 def _texts(experiment: Experiment) -> dict[Path, str]:
     """Return what the files of a job say."""
-    decided = read_record(experiment.processed_dir / "stats.json", experiment.commands("prepare"))["model"]
+    decided = experiment.decided()
     if clash := sorted(key for key in decided if experiment.origins.get(f"model.{key}", DEFAULT) != DEFAULT):
         key = clash[0]
         raise UserError(f"{experiment.path}: model.{key}: the data decides it ({decided[key]}): remove the key")

@@ -9,6 +9,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader
 
 from lt25.errors import UserError
 from lt25.models.families import find
+from lt25.models.starts import token_ids
 from lt25.tasks import TASKS
 
 # The files that say what the numbers of labels and tokens mean.
@@ -66,22 +67,11 @@ def _different(folder: Path, before: dict[str, Any], data: Path, config: dict[st
     """Name what the two models' labels or tokens differ in; None if they are the same."""
     for name in _FILES:
         old, new = folder / name, data / name
-        if old.is_file() and new.is_file() and _numbers(old) != _numbers(new):
+        if old.is_file() and new.is_file() and token_ids(old) != token_ids(new):
             return "characters" if name == "vocab.json" else "tokens"
     if "vocab_size" in before and before["vocab_size"] != config.get("vocab_size", before["vocab_size"]):
         return "tokens"
     return "classes" if _classes(before) != _classes(config) else None
-
-
-def _numbers(path: Path) -> dict[str, int]:
-    """Return token -> number, whatever else a tokenizer's file says: who wrote it, or how texts are cut into tokens."""
-    written = json.loads(path.read_text(encoding="utf-8"))
-    if path.name == "vocab.json":
-        return written
-    tokens = written["model"]["vocab"]
-    if isinstance(tokens, list):  # Unigram's, with a score each
-        tokens = {token: number for number, (token, _) in enumerate(tokens)}
-    return {**tokens, **{added["content"]: added["id"] for added in written.get("added_tokens", ())}}
 
 
 def _classes(config: dict[str, Any]) -> dict[str, str]:

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from lt25.errors import UserError
+from lt25.experiment import load_experiment
 from lt25.models import HGRNConfig, HGRNForCausalLM
+from lt25.models.auto import make_config
 from lt25.training.job import write_job
+from lt25.training.start import taken
 from tests import tiny
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32}
@@ -125,3 +128,54 @@ def test_what_an_experiment_leaves_out_is_compared_too(saved, project, published
     shutil.rmtree(project / "data/models")
     (folder / "config.json").write_text(json.dumps({**sizes, "rope_theta": 1e4, "head_dim": 8}))
     configure(project, "lab/small", model=sizes)
+
+
+def test_an_embedding_of_more_rows_than_tokens_is_kept_where_the_tokens_are_the_same(saved, project):
+    """As Qwen's and GPT-NeoX's, whose vocabularies are padded for the sake of the hardware."""
+    tokens = {"model": {"vocab": {f"t{number}": number for number in range(11)}}}
+    data = load_experiment("tiny").processed_dir
+    (data / "tokenizer.json").write_text(json.dumps(tokens))
+    folder = project / "hub" / "lab" / "small"
+    wide = HGRNForCausalLM(HGRNConfig(**SIZES, **{**tiny.DECIDED["language_modeling"], "vocab_size": 16}))
+    wide.save_pretrained(folder)
+    for there, size in ((tokens, 16), ({"model": {"vocab": {"other": 0}}}, 11)):
+        (folder / "tokenizer.json").write_text(json.dumps(there))
+        shutil.rmtree(project / "data/models", ignore_errors=True)
+        experiment = configure(project, "lab/small")
+        config = json.loads((experiment.results_dir / "model" / "config.json").read_text())
+        assert config["vocab_size"] == size == experiment.resolved()[0]["model"]["vocab_size"]
+        weights = dict(HGRNForCausalLM(HGRNConfig(**config)).named_parameters())
+        read, line = taken(weights, project / str(experiment.start), data, config, "language_modeling")
+        assert (line is None) == (size == 16) == (read.keys() == weights.keys())
+
+
+def test_a_published_config_is_a_base_and_the_data_is_read_over_it(project):
+    """As a Llama's lies on the Hub: with its vocabulary, and with names of former versions of transformers."""
+    published = {
+        "_name_or_path": "/home/somebody/llama",
+        "architectures": ["LlamaForCausalLM"],
+        "torch_dtype": "bfloat16",
+        "model_type": "llama",
+        "vocab_size": 32000,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pretraining_tp": 1,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "rope_theta": 500000.0,
+        "rope_scaling": {"type": "linear", "factor": 4.0},
+        "use_cache": True,
+    }
+    (project / "published.json").write_text(json.dumps(published))
+    model = {"model_type": "llama", "base": "published.json"}
+    experiment = tiny.write_experiment(project, "language_modeling", model=model)
+    write_job(experiment)
+    written = json.loads((experiment.results_dir / "model" / "config.json").read_text())
+    decided = tiny.DECIDED["language_modeling"]
+    assert {key: written[key] for key in decided} == decided and written["dtype"] == "bfloat16"
+    # transformers keeps the old name beside the new one.
+    assert make_config(written).rope_parameters | {"type": "linear"} == make_config(published).rope_parameters
+    values, origins = experiment.resolved()
+    assert values["model"]["vocab_size"] == 11 and origins["model.vocab_size"] == "the prepared data"

@@ -1,0 +1,113 @@
+"""What a model has to share with the one that it starts from, whether an experiment here trained that or somebody else.
+
+Shapes are compared where the weights are (`lt25.check`, `lt25.training.start`); here is compared what they are read as.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lt25.errors import UserError
+from lt25.models import families
+from lt25.models.published import as_keys
+from lt25.tasks import TASKS
+
+# What may differ between a model and the one that goes on from it, besides what the data decides.
+_FREE = {
+    # what new weights begin as
+    *("initializer_range", "rescale_prenorm_residual", "A_init_range", "conv_init", "dt_init_floor", "dt_init_scheme"),
+    *("dt_max", "dt_min", "dt_scale"),
+    *("time_step_floor", "time_step_init_scheme", "time_step_max", "time_step_min", "time_step_scale"),
+    # what holds in training alone: dropout of any kind and
+    *("stochastic_depth", "use_l2warp"),
+    # how the same thing is computed, or what is told to others: fused kernels and
+    *("attn_mode", "chunk_size", "pretraining_tp", "hop_length"),
+    # what is looked at with the weights themselves
+    "tie_word_embeddings",
+    # how far attention is asked to reach
+    "max_position_embeddings",
+}
+_FREE_PARTS = ("dropout", "fuse_", "_token_id")
+# Computed from others where they are left out; the weights' shapes are compared when they are read.
+_SIZES = {
+    "expand_ratio",
+    "head_dim",
+    "hidden_ratio",
+    "intermediate_size",
+    "num_heads",
+    "num_key_value_heads",
+    "num_kv_heads",
+    "num_v_heads",
+    "value_dim",
+}
+
+
+def compare(there: Mapping[str, Any], here: Mapping[str, Any], where: str, name: str) -> None:
+    """Refuse a model of another type, or one that computes something else with the same weights.
+
+    Args:
+        there: the ``config.json`` or ``model`` section of the model to start from.
+        here: the ``model`` section of the experiment.
+        where: file and key that name it, for messages.
+        name: how they name it.
+
+    Raises:
+        UserError: for the first value that differs, of which what is left out counts as its family fills it in.
+    """
+    one, other = here["model_type"], there.get("model_type")
+    if not families.same_weights(one, str(other)):
+        raise UserError(
+            f"{where}: {name} is of the model type {other}, this experiment of {one}: start from one of the same"
+        )
+    # It imports torch, which most mistakes are answered without.
+    from lt25.models.auto import make_config
+
+    keys = families.find(one).model_keys() or {}
+    known = families.find(str(other)).model_keys() or {}
+    try:
+        # A family's own class fills in what is left out, and reads what former versions wrote.
+        before, after = make_config(as_keys(there, known)), make_config(as_keys(here, keys))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{where}: {name}: no {other} has such a config.json ({error}): mend it") from None
+    decided = {key for task in TASKS.values() for key in task.decided}
+    for key in sorted((keys.keys() & known.keys()) - decided):
+        found, wanted = (getattr(config, key, None) for config in (before, after))
+        computed = key in _SIZES and None in (found, wanted)
+        free = key in _FREE or not keys[key].identity or any(part in key for part in _FREE_PARTS)
+        if not free and not computed and found != wanted:
+            raise UserError(f"{where}: model.{key} is {wanted}, but {name} was trained with {found}: set it to that")
+
+
+def token_ids(path: Path) -> dict[str, int]:
+    """Return token -> number, whatever else a tokenizer's file says: who wrote it, or how texts are cut into tokens.
+
+    Args:
+        path: a ``vocab.json`` or ``tokenizer.json``.
+    """
+    written = json.loads(path.read_text(encoding="utf-8"))
+    if path.name == "vocab.json":
+        return written
+    tokens = written["model"]["vocab"]
+    if isinstance(tokens, list):  # Unigram's, with a score each
+        tokens = {token: number for number, (token, _) in enumerate(tokens)}
+    return {**tokens, **{added["content"]: added["id"] for added in written.get("added_tokens", ())}}
+
+
+def padded(decided: Mapping[str, Any], start: Path, data: Path) -> dict[str, Any]:
+    """Return what the data decides of a model, with the vocabulary as wide as in the model that it starts from.
+
+    An embedding often has more rows than there are tokens, for the sake of the hardware. They mean nothing, but all others keep
+    their meaning only with them: so they are kept where the tokens are the same.
+
+    Args:
+        decided: the fields of ``config.json`` that the prepared data decides.
+        start: the folder of the model to start from, with ``config.json`` and ``tokenizer.json`` if it is there already.
+        data: the folder of the prepared data.
+    """
+    files = start / "config.json", start / "tokenizer.json", data / "tokenizer.json"
+    if "vocab_size" not in decided or not all(file.is_file() for file in files):
+        return dict(decided)
+    wide = json.loads(files[0].read_text(encoding="utf-8")).get("vocab_size", 0)
+    same = wide > decided["vocab_size"] and token_ids(files[1]) == token_ids(files[2])
+    return {**decided, "vocab_size": wide} if same else dict(decided)
