@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -103,7 +104,7 @@ def test_a_compressed_file_is_divided_into_few_chunks_that_add_up(tmp_path, monk
     data = lines(0, 200)
     make.write(tmp_path / "a.jsonl.gz", pressed(data, "a.gz"))
     dataset = make.dataset("language_modeling", {"path": "x"}, splits={"train": "all", "test": "all"})
-    parts = [chunk[0].part for chunk in chunks.chunks(dataset, Folder(tmp_path, ["a.jsonl.gz"]), "all")]
+    parts: list[Any] = [chunk[0].part for chunk in chunks.chunks(dataset, Folder(tmp_path, ["a.jsonl.gz"]), "all")]
     assert len(parts) == chunks._PARTS
     assert [part.begin for part in parts] == [0, *(part.end for part in parts[:-1])] and parts[-1].end == len(data)
     assert all(part.first == data[: part.begin].count(b"\n") + 1 for part in parts)
@@ -137,7 +138,8 @@ def test_a_file_that_stays_on_the_hub_is_one_chunk_of_the_same_examples(tmp_path
     there.pipe("/texts/deep/a.json.gz", data)
     make.write(tmp_path / "deep/a.json.gz", data)
     dataset = make.dataset("language_modeling", {"path": "x"})
-    roots = [Folder(root, ["deep/a.json.gz"]) for root in (tmp_path, RemotePath(there, "/texts"))]
+    roots: list[Any] = [tmp_path, RemotePath(there, "/texts")]
+    roots = [Folder(root, ["deep/a.json.gz"]) for root in roots]
     here, remote = (
         [str(row) for chunk in chunks.chunks(dataset, root, "all") for row in read.rows_of(dataset, root, *chunk)]
         for root in roots
