@@ -48,12 +48,15 @@ class Parts:
         folder: of the parts, there or not.
 
     Attributes:
+        facts: what the utterances are prepared with, as every part has it; None if there is no part yet and nobody has set it.
         taken: how many utterances and faults `kept` has given.
     """
 
     def __init__(self, folder: Path) -> None:
         self.taken = 0
         self._folder, self._count = folder, 0
+        record = self._record()
+        self.facts: dict[str, Any] | None = record and record["facts"]
 
     def kept(self) -> Iterator[Found]:
         """Yield what the parts hold, as far as they are whole."""
@@ -65,6 +68,8 @@ class Parts:
     def keep(self, results: Iterable[tuple[Example, Found]]) -> Iterator[tuple[Example, Found]]:
         """Yield results, those first that `kept` has given, and write parts of the others, in which their audio then lies.
 
+        Utterances come when their part is written, faults at once, as they may be what preparation is to stop at.
+
         Raises:
             UserError: if the disk is full or read-only.
         """
@@ -75,8 +80,10 @@ class Parts:
                 yield example, found
                 continue
             together.append((example, found))
-            if isinstance(found, Utterance):
-                size += found.stored.nbytes + len(found.recording)
+            if isinstance(found, Fault):
+                yield example, found
+                continue
+            size += found.stored.nbytes + len(found.recording)
             if size >= SIZE:
                 yield from self._save(together)
                 together, size = [], 0
@@ -87,6 +94,7 @@ class Parts:
         return self._folder / f"{self._count}{suffix}"
 
     def _save(self, results: list[tuple[Example, Found]]) -> list[tuple[Example, Found]]:
+        """Write a part; return its utterances."""
         rows = [_row(found) for _, found in results]
         usable = [found for _, found in results if isinstance(found, Utterance)]
         with files.whole_file(self._path(".bin")) as partial, partial.open("wb") as file:
@@ -96,21 +104,28 @@ class Parts:
                 file.write(one.recording)
             file.flush()
         dtype = usable[0].stored.dtype.name if usable else ""
-        files.write_record(self._path(".json"), {"dtype": dtype, "rows": rows}, [self._path(".bin")])
+        files.write_record(
+            self._path(".json"), {"facts": self.facts, "dtype": dtype, "rows": rows}, [self._path(".bin")]
+        )
         stretches = _stretches(self._path(".bin"), dtype, rows)
         self._count += 1
         return [
-            (example, found._replace(stored=next(stretches)) if isinstance(found, Utterance) else found)
+            (example, found._replace(stored=next(stretches)))
             for example, found in results
+            if isinstance(found, Utterance)
         ]
 
-    def _load(self) -> list[Found] | None:
-        """Read the next part; None if it is not there, or not as it was written."""
+    def _record(self) -> dict[str, Any] | None:
+        """Read the record of the next part; None if the part is not there, or not as it was written."""
         try:
             record = files.load_record(self._path(".json"))
         except (FileNotFoundError, UserError):
             return None
-        if files.damage(self._folder, record["files"]):
+        return None if files.damage(self._folder, record["files"]) else record
+
+    def _load(self) -> list[Found] | None:
+        """Read the next part; None if there is none."""
+        if (record := self._record()) is None:
             return None
         path, rows = self._path(".bin"), record["rows"]
         usable = [row for row in rows if "fault" not in row]

@@ -39,7 +39,7 @@ from lt25.data.transcripts import normalise
 from lt25.data.units import written
 from lt25.errors import UserError
 from lt25.experiment import Dataset
-from lt25.files import load_record, read_json, write_json, write_record
+from lt25.files import read_json, write_json
 from lt25.ops import frames_needed
 from lt25.progress import say, track
 from lt25.tasks import OF_AUDIO
@@ -84,7 +84,7 @@ def write(
     try:
         assert examples.parts is not None
         parts = Parts(examples.parts)
-        mean, std = _survey(dataset, examples, options, examples.parts / "bands.json")
+        mean, std = _survey(dataset, examples, options, parts)
         to_stored = _to_stored(options, mean, std)
         facts = {split: {"frames": 0, "seconds": 0.0, "characters": 0} for split in writers}
         speakers = {split: Counter() for split in writers}
@@ -249,16 +249,15 @@ def collate(items: list[Item], grid: Grid = NO_GRID) -> Batch:
     return {"input_features": features, "attention_mask": mask, "labels": labels}
 
 
-def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any], kept: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation of each band, float32 [n_mels], which ``kept`` has if they were measured before."""
+def _survey(
+    dataset: Dataset, examples: Examples, options: dict[str, Any], parts: Parts
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of each band, float32 [n_mels], which parts have if they were measured before."""
     first = islice(examples.of("train"), MEASURED)
-    record = None
-    with suppress(FileNotFoundError, UserError):
-        record = load_record(kept)
-    if record:
+    if parts.facts:
         for _ in first:  # so that what cannot be read is noted in the same order
             pass
-        return np.array(record["mean"], np.float32), np.array(record["std"], np.float32)
+        return np.array(parts.facts["mean"], np.float32), np.array(parts.facts["std"], np.float32)
     count, total, squares, fault = 0, 0.0, 0.0, None
 
     def frames_of(example: Example) -> np.ndarray:
@@ -279,7 +278,7 @@ def _survey(dataset: Dataset, examples: Examples, options: dict[str, Any], kept:
     mean = np.asarray(total / count)
     std = np.sqrt(np.maximum(squares / count - mean**2, 1e-6)).astype(np.float32)
     mean = mean.astype(np.float32)
-    write_record(kept, {"mean": mean.tolist(), "std": std.tolist()})
+    parts.facts = {"mean": mean.tolist(), "std": std.tolist()}
     return mean, std
 
 
