@@ -109,7 +109,7 @@ def check_experiment(experiment: Experiment) -> str:
     with mistakes:
         remark = check_columns(experiment) + remark
     with mistakes:
-        check_start(experiment)
+        remark += check_start(experiment)
     with mistakes:
         check_sounds(experiment)
     with mistakes:
@@ -272,10 +272,13 @@ def check_positions(experiment: Experiment) -> None:
         )
 
 
-def check_start(experiment: Experiment) -> None:
+def check_start(experiment: Experiment) -> str:
     """Compare the sizes of the model, and what it computes with them, with the one that it starts from.
 
     Classes and tokens may be others; what the data decides is left out where one of the two has not been prepared.
+
+    Returns:
+        What the experiment changes of it because it says so, for people; nothing if it changes nothing.
 
     Raises:
         UserError: if a weight has another size there, or is not there, or means something else.
@@ -287,7 +290,7 @@ def check_start(experiment: Experiment) -> None:
     elif experiment.start is not None and written.is_file():
         start, decided = read_model(written, f"{experiment.path}: init_from"), True
     else:
-        return
+        return ""
     from lt25.models.auto import try_model
 
     task, family = TASKS[experiment.task], families.find(experiment.model["model_type"])
@@ -311,7 +314,10 @@ def check_start(experiment: Experiment) -> None:
                 f"{experiment.path}: init_from: {experiment.init_from}: {name} {found} and {list(shape)} here: start from a "
                 "model of the same sizes"
             )
-    compare(start, experiment.model, f"{experiment.path}: init_from", str(experiment.init_from))
+    changes = compare(
+        start, experiment.model, experiment.named, f"{experiment.path}: init_from", str(experiment.init_from)
+    )
+    return "".join(f"; {line.removeprefix(f'{experiment.path}: ')}" for line in changes)
 
 
 def check_load_step(experiment: Experiment) -> None:

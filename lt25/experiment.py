@@ -159,6 +159,12 @@ class Experiment:
             origins |= {f"model.{key}": "the prepared data" for key in decided}
         return values, origins
 
+    @property
+    def named(self) -> set[str]:
+        """The keys of the model that the experiment or the command line gives a value, and not its base or a default."""
+        given = (key for key, origin in self.origins.items() if origin != DEFAULT and not origin.endswith(".json"))
+        return {key.split(".")[1] for key in given if key.startswith("model.")}
+
     def decided(self) -> dict[str, Any]:
         """Return the fields of the model's ``config.json`` that the prepared data decides.
 

@@ -16,8 +16,11 @@ from lt25.models.starts import compare
 _FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json", "vocab.json"]
 
 
-def bring(experiment: Experiment) -> None:
+def bring(experiment: Experiment) -> list[str]:
     """Bring the model that an experiment starts from to its place, and compare it with the experiment's.
+
+    Returns:
+        What `lt25.models.starts.compare` does.
 
     Raises:
         UserError: if it cannot be had, or is not such a model.
@@ -44,7 +47,8 @@ def bring(experiment: Experiment) -> None:
             write_record(
                 partial / "export.json", {"from": name, "revision": revision, "fingerprint": fingerprint}, files
             )
-    compare(json.loads((folder / "config.json").read_text(encoding="utf-8")), experiment.model, where, str(name))
+    there = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return compare(there, experiment.model, experiment.named, where, str(name))
 
 
 def _is_whole(folder: Path) -> bool:

@@ -4,7 +4,7 @@ Shapes are compared where the weights are (`lt25.check`, `lt25.training.start`);
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ _FREE = {
     *("attn_mode", "chunk_size", "pretraining_tp", "hop_length"),
     # what is looked at with the weights themselves
     "tie_word_embeddings",
-    # how far attention is asked to reach
-    "max_position_embeddings",
 }
 _FREE_PARTS = ("dropout", "fuse_", "_token_id")
+# What an experiment may change if it says so itself: how attention is stretched to longer texts.
+_STRETCHED = {"max_position_embeddings", "rope_parameters", "rope_theta"}
 # Computed from others where they are left out; the weights' shapes are compared when they are read.
 _SIZES = {
     "expand_ratio",
@@ -43,17 +43,23 @@ _SIZES = {
 }
 
 
-def compare(there: Mapping[str, Any], here: Mapping[str, Any], where: str, name: str) -> None:
+def compare(
+    there: Mapping[str, Any], here: Mapping[str, Any], named: Collection[str], where: str, name: str
+) -> list[str]:
     """Refuse a model of another type, or one that computes something else with the same weights.
 
     Args:
         there: the ``config.json`` or ``model`` section of the model to start from.
         here: the ``model`` section of the experiment.
+        named: the keys of it that the experiment gives itself, and not its base.
         where: file and key that name it, for messages.
         name: how they name it.
 
+    Returns:
+        A line for each value that differs because the experiment says so, as it may for longer texts.
+
     Raises:
-        UserError: for the first value that differs, of which what is left out counts as its family fills it in.
+        UserError: for the first other value that differs, of which what is left out counts as its family fills it in.
     """
     one, other = here["model_type"], there.get("model_type")
     if not families.same_weights(one, str(other)):
@@ -70,13 +76,24 @@ def compare(there: Mapping[str, Any], here: Mapping[str, Any], where: str, name:
         before, after = make_config(as_keys(there, known)), make_config(as_keys(here, keys))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{where}: {name}: no {other} has such a config.json ({error}): mend it") from None
-    decided = {key for task in TASKS.values() for key in task.decided}
+    decided, changes = {key for task in TASKS.values() for key in task.decided}, []
     for key in sorted((keys.keys() & known.keys()) - decided):
         found, wanted = (getattr(config, key, None) for config in (before, after))
         computed = key in _SIZES and None in (found, wanted)
         free = key in _FREE or not keys[key].identity or any(part in key for part in _FREE_PARTS)
-        if not free and not computed and found != wanted:
-            raise UserError(f"{where}: model.{key} is {wanted}, but {name} was trained with {found}: set it to that")
+        # Without attention it means nothing.
+        free |= key == "max_position_embeddings" != families.find(one).window
+        if free or computed or found == wanted:
+            continue
+        differs = f"{where}: model.{key} is {wanted}, but {name} was trained with {found}"
+        if key not in _STRETCHED:
+            raise UserError(f"{differs}: set it to that")
+        if key not in named:
+            raise UserError(
+                f"{differs}: set it to that, or name it in the experiment's `model` section if it is to change"
+            )
+        changes.append(differs)
+    return changes
 
 
 def token_ids(path: Path) -> dict[str, int]:

@@ -26,6 +26,8 @@ from lt25.tasks import TASKS
 def write_job(experiment: Experiment) -> Path:
     """Write ``job.toml`` and the model's ``model/config.json`` into the experiment's results directory.
 
+    What it changes of the model that it starts from is printed.
+
     Returns:
         The path of the job file.
 
@@ -33,11 +35,14 @@ def write_job(experiment: Experiment) -> Path:
         UserError: if the data is not prepared, the experiment sets a field of the model that the data decides, or the model to
             start from cannot be had or computes something else.
     """
+    changes = []
     if experiment.parent:
-        parent = load_experiment(experiment.parent)
-        compare(parent.model, experiment.model, f"{experiment.path}: init_from", experiment.parent)
+        parent, where = load_experiment(experiment.parent), f"{experiment.path}: init_from"
+        changes = compare(parent.model, experiment.model, experiment.named, where, experiment.parent)
     elif experiment.init_from:
-        bring(experiment)
+        changes = bring(experiment)
+    for line in changes:
+        print(line, flush=True)
     for path, text in _texts(experiment).items():
         # A file that says the same keeps its date, by which Snakemake tells whether anything must be done again.
         if not _says(path, text):

@@ -179,3 +179,24 @@ def test_a_published_config_is_a_base_and_the_data_is_read_over_it(project):
     assert make_config(written).rope_parameters | {"type": "linear"} == make_config(published).rope_parameters
     values, origins = experiment.resolved()
     assert values["model"]["vocab_size"] == 11 and origins["model.vocab_size"] == "the prepared data"
+
+
+def test_longer_texts_are_attended_to_if_the_experiment_says_so_itself(saved, project, capsys):
+    """What its base says it may not know of, and what it changes is said."""
+    sizes = {"model_type": "llama", "num_attention_heads": 2, **SIZES}
+    _, folder = saved()
+    (folder / "config.json").write_text(json.dumps({**sizes, "rope_theta": 1e4, "max_position_embeddings": 32}))
+    scaled = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
+    longer = {"rope_parameters": scaled, "max_position_embeddings": 128}
+    (project / "base.json").write_text(json.dumps({**sizes, **longer}))
+    with pytest.raises(
+        UserError, match=r"max_position_embeddings is 128, .* with 32: set it to that, or name it in the"
+    ):
+        configure(project, "lab/small", model={"model_type": "llama", "base": "base.json"})
+    assert capsys.readouterr().out == ""
+    configure(project, "lab/small", model={**sizes, **longer})
+    length, rope = capsys.readouterr().out.splitlines()
+    assert length.endswith("model.max_position_embeddings is 128, but lab/small was trained with 32")
+    assert "model.rope_parameters is" in rope and "'factor': 4.0" in rope and "was trained with" in rope
+    with pytest.raises(UserError, match=r"model\.rms_norm_eps is 0\.1"):
+        configure(project, "lab/small", model={**sizes, **longer, "rms_norm_eps": 0.1})

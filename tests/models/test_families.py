@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from lt25.config.key import OPTIONAL, check, resolve
 from lt25.errors import UserError
 from lt25.models import HGRNConfig, families
-from lt25.models.auto import auto_class
+from lt25.models.auto import auto_class, try_model
 from lt25.models.families import FAMILIES, find
 from lt25.tasks import TASKS
 
@@ -387,3 +387,11 @@ def test_parameters_of_the_configs_that_come_along(name):
         with torch.device("meta"):
             built = auto_class("language_modeling").from_config(AutoConfig.for_model(kind, vocab_size=32000, **fields))
         assert sum(parameter.numel() for parameter in built.parameters()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(("name", "millions"), [("gla_340m", 374), ("mamba_340m", 386), ("gated_deltanet_340m", 512)])
+def test_published_shapes_have_as_many_parameters_as_the_document_says(name, millions):
+    fields = json.loads((ROOT / f"config/models/{name}.json").read_text())
+    shapes = try_model({**fields, "vocab_size": 32000}, "language_modeling").values()
+    assert sum(shape.numel() for shape in shapes) / 1e6 == pytest.approx(millions, abs=0.6)
+    assert f" {millions} " in (ROOT / "docs/training.md").read_text()
