@@ -81,9 +81,9 @@ def compare(
         found, wanted = (getattr(config, key, None) for config in (before, after))
         computed = key in _SIZES and None in (found, wanted)
         free = key in _FREE or not keys[key].identity or any(part in key for part in _FREE_PARTS)
-        # Without attention it means nothing.
-        free |= key == "max_position_embeddings" != families.find(one).window
-        if free or computed or found == wanted:
+        # Many a family has the key, and only attention asks for it.
+        unread = key == "max_position_embeddings" and families.find(one).window != key
+        if free or unread or computed or found == wanted:
             continue
         differs = f"{where}: model.{key} is {wanted}, but {name} was trained with {found}"
         if key not in _STRETCHED:
