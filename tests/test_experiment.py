@@ -249,8 +249,8 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
             "validation.steps: found 0, which is not allowed: as many examples as so many steps take",
         ),
         (
-            {"parallelism.tensor_parallel_degree": 2, "parallelism.context_parallel_degree": 2},
-            "parallelism: found tensor and context parallelism together, which is not tested",
+            {"parallelism.data_parallel_replicate_degree": 2, "parallelism.context_parallel_degree": 2},
+            "parallelism: found DDP and CP together, not tested: use data_parallel_replicate_degree 1",
         ),
         ({"training": "much"}, 'training: found "much", expected keys and values'),
         (

@@ -1,8 +1,8 @@
 """The meshes of processes that models are trained on: one table, which drives the tests, the refusals and docs/scaling.md.
 
-A mesh is what the degrees of an experiment's ``parallelism`` section make. Each of its axes is a kind of parallelism. A model is
-trained on a mesh only if its family has all of these kinds and the table has them together: what no test compares with one
-process is refused. Nothing here imports torch.
+A mesh is what the degrees of an experiment's ``parallelism`` section make: an axis for each that is above 1. A model is trained
+on a mesh only if its family has these kinds of parallelism and the table has exactly these axes together: what no test compares
+with one process is refused. Nothing here imports torch.
 """
 
 from collections.abc import Iterable, Mapping
@@ -54,10 +54,6 @@ class Mesh:
             product *= degree
         return product
 
-    @property
-    def kinds(self) -> frozenset[str]:
-        return kinds_of(self.degrees)
-
 
 MESHES = tuple(
     Mesh(degrees)
@@ -75,17 +71,16 @@ MESHES = tuple(
         {_CONTEXT: 2},
         {_CONTEXT: 4},
         {_SHARDS: 2, _CONTEXT: 2},
+        {_TENSOR: 2, _CONTEXT: 2},
+        {_PIPELINE: 2, _CONTEXT: 2},
+        {_REPLICAS: 2, _SHARDS: 2, _TENSOR: 2},
+        {_SHARDS: 2, _TENSOR: 2, _PIPELINE: 2},
+        {_SHARDS: 2, _TENSOR: 2, _CONTEXT: 2},
+        {_SHARDS: 2, _PIPELINE: 2, _CONTEXT: 2},
+        {_TENSOR: 2, _PIPELINE: 2, _CONTEXT: 2},
     )
 )
-"""Every mesh that is tested; a kind, or several together, that none of them has is refused."""
-
-
-def kinds_of(parallelism: Mapping[str, Any]) -> frozenset[str]:
-    """Return the kinds of parallelism with a degree above 1; shards over whatever is left (-1) count as none."""
-    there = {kind for kind in KINDS[1:] if parallelism.get(f"{kind}_parallel_degree", 1) > 1}
-    if parallelism.get(_REPLICAS, 1) > 1 or parallelism.get(_SHARDS, 1) > 1:
-        there.add("data")
-    return frozenset(there)
+"""Every mesh that is tested; axes that none of them has, no more and no less, are refused."""
 
 
 def stages(parallelism: Mapping[str, Any]) -> int:
@@ -113,7 +108,7 @@ def refusal(family: Parallel, parallelism: Mapping[str, Any]) -> str | None:
 
     Args:
         family: the model's.
-        parallelism: the section of an experiment; degrees that it lacks are 1.
+        parallelism: the section of an experiment; degrees that it lacks are 1, and shards over whatever is left (-1) are none.
     """
     for kind in KINDS[1:]:
         degree = parallelism.get(f"{kind}_parallel_degree", 1)
@@ -125,18 +120,16 @@ def refusal(family: Parallel, parallelism: Mapping[str, Any]) -> str | None:
             )
     if parallelism.get("enable_async_tensor_parallel"):
         return "parallelism.enable_async_tensor_parallel: found true, but layers exchange steps before they compute: use false"
-    kinds = kinds_of(parallelism)
-    if len(kinds) > 1 and not any(kinds <= mesh.kinds for mesh in MESHES):
-        together = " and ".join(kind for kind in KINDS if kind in kinds)
-        return f"parallelism: found {together} parallelism together, which is not tested: docs/scaling.md shows what is"
-    if len(kinds) > 1 and (replicas := parallelism.get(_REPLICAS, 1)) > 1:
-        others = " and ".join(kind for kind in KINDS[1:] if kind in kinds)
-        shards = replicas * max(parallelism.get(_SHARDS, 1), 1)
-        return (
-            f"parallelism.{_REPLICAS}: found {replicas}, but replicas and {others} parallelism together are not tested: use 1, "
-            f"and {_SHARDS} {shards}"
-        )
-    return None
+    axes = {key for key in _SHORT if parallelism.get(key, 1) > 1}
+    tested = [mesh.degrees.keys() for mesh in MESHES]
+    if len(axes) < 2 or axes in tested:
+        return None
+    together = " and ".join(_SHORT[key] for key in _SHORT if key in axes)
+    found = f"parallelism: found {together} together, not tested"
+    if _REPLICAS in axes and axes - {_REPLICAS} | {_SHARDS} in tested:
+        shards = parallelism[_REPLICAS] * max(parallelism.get(_SHARDS, 1), 1)
+        return f"{found}: use {_REPLICAS} 1 and {_SHARDS} {shards}"
+    return f"{found}: docs/scaling.md shows what is"
 
 
 def table(families: Iterable[Parallel]) -> str:

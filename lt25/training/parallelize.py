@@ -90,7 +90,8 @@ def parallelize(model: Any, parallel_dims: ParallelDims, job_config: JobConfig) 
     Raises:
         UserError: for what the model's family cannot do.
     """
-    families.check(model.hf.config.to_dict(), model.task, vars(job_config.parallelism), DEVICE_TYPE)
+    degrees = {**vars(job_config.parallelism), "data_parallel_shard_degree": parallel_dims.dp_shard}
+    families.check(model.hf.config.to_dict(), model.task, degrees, DEVICE_TYPE)
     base, family = model.hf.base_model, families.find(model.hf.config.model_type)
     if parallel_dims.tp_enabled:
         split(model, family, parallel_dims.get_mesh("tp"), not job_config.parallelism.disable_loss_parallel)

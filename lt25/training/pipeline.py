@@ -60,13 +60,12 @@ class Pipeline:
         """Accumulate the gradients of a step.
 
         Args:
-            microbatches: the same on all ranks of the pipeline; the models' inputs by name, and labels.
+            microbatches: the same on all ranks of the pipeline, and `of_one_length`; the models' inputs by name, and labels.
             labels: how many labels all ranks of the mesh have, by which losses are divided.
 
         Returns:
             The loss on the rank of the last stage, otherwise 0: a scalar.
         """
-        microbatches = _of_one_length(microbatches)
         for part in self.parts.values():
             part.stage.start(microbatches, labels)
         numbers = torch.arange(len(microbatches))
@@ -423,8 +422,12 @@ _OUTPUTS: dict[str, Callable[..., Any]] = {
 _CARRIED = ("v_first",)
 
 
-def _of_one_length(microbatches: Batches) -> Batches:
-    """Pad micro-batches of features to one number of steps: what travels between stages has one shape."""
+def of_one_length(microbatches: Batches) -> Batches:
+    """Pad micro-batches of features to one number of steps: what travels between stages has one shape.
+
+    Args:
+        microbatches: as `Pipeline.step` takes them; of sequences that processes share, before these take their parts.
+    """
     longest = max(batch["input"].shape[1] for batch in microbatches)
     padded = []
     for batch in microbatches:

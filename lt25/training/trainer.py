@@ -24,7 +24,7 @@ from lt25.training.largest_batch import check, settle
 from lt25.training.metrics import RunMetrics
 from lt25.training.norms import by_layer, norms
 from lt25.training.parallelize import GradientSum, is_replicated
-from lt25.training.pipeline import counted_elsewhere
+from lt25.training.pipeline import counted_elsewhere, of_one_length
 from lt25.training.precision import LowPrecision
 from lt25.training.run import Run
 from lt25.training.shards import clip_grad_norm_
@@ -54,8 +54,11 @@ class Trainer(torchtitan.train.Trainer):
         microbatches = []
         for _ in range(self.gradient_accumulation_steps):
             inputs, labels = next(data_iterator)
-            microbatch = {**inputs, "labels": labels}
-            microbatches.append(self.part(microbatch, "input") if self.part else microbatch)
+            microbatches.append({**inputs, "labels": labels})
+        if self.parallel_dims.pp_enabled:
+            microbatches = of_one_length(microbatches)
+        if self.part:
+            microbatches = [self.part(microbatch, "input") for microbatch in microbatches]
         if DEVICE_TYPE == "cuda" and self.step == self.first_step:
             some = microbatches if self.parallel_dims.pp_enabled else microbatches[:1]
             compile_ahead(lambda: self.forward_backward(some))
@@ -116,7 +119,7 @@ class Trainer(torchtitan.train.Trainer):
             dist.all_reduce(all_labels, group=self.parallel_dims.get_mesh("loss").get_group())
 
         if self.parallel_dims.pp_enabled:
-            return cast(Any, self.pp_schedule).step(microbatches, all_labels), own_labels, all_labels
+            return cast(Any, self.pp_schedule).step(microbatches, all_labels * same), own_labels, all_labels
         losses = []
         for number, microbatch in enumerate(microbatches, start=1):
             # The labels are among the model's inputs too: its head may compute the loss.

@@ -166,7 +166,19 @@ def test_an_unknown_type_is_one_line():
             "language_modeling",
             {"data_parallel_replicate_degree": 2, "data_parallel_shard_degree": 1, "tensor_parallel_degree": 2},
             "cpu",
-            "found 2, but replicas and tensor parallelism together are not tested: use 1, and data_parallel_shard_degree 2",
+            "found DDP and TP together, not tested: use data_parallel_replicate_degree 1 and data_parallel_shard_degree 2",
+        ),
+        (
+            {"model_type": "lt25_hgrn"},
+            "language_modeling",
+            {
+                "data_parallel_shard_degree": 2,
+                "tensor_parallel_degree": 2,
+                "pipeline_parallel_degree": 2,
+                "context_parallel_degree": 2,
+            },
+            "cpu",
+            "found FSDP and TP and PP and CP together, not tested: docs/scaling.md shows what is",
         ),
         (
             {"model_type": "lt25_hgrn", "tie_word_embeddings": True},

@@ -89,6 +89,13 @@ OPTIONS = [
         {"parallelism": {"pipeline_parallel_schedule": "Interleaved1F1B"}, "validation": {"freq": STEPS}},
     ),
     ("PP 2", "speech_recognition", {"validation": {"freq": STEPS}}),
+    ("TP 2 x CP 2", "speech_recognition", {"model": {"bidirectional": True, "subsampling": 2}}),
+    (
+        "TP 2 x CP 2",
+        "language_modeling",
+        {"model": {"use_short_conv": True}, "activation_checkpoint": {"mode": "full"}},
+    ),
+    ("PP 2 x CP 2", "speech_recognition", {"model": {"subsampling": 2}, "validation": {"freq": STEPS}}),
 ]
 OPTIONS_OF_FLA = [
     ("TP 2", "mamba2", {"model": {"num_hidden_layers": 2, "n_groups": 2, "norm_before_gate": True}}),
@@ -130,7 +137,7 @@ def _cells() -> Iterator[Cell]:
 def _is_quick(cell: Cell) -> bool:
     """What takes two processes and no interpreter, and of four what joins two kinds."""
     if cell.mesh.processes == 2:
-        return cell.family == "lt25_hgrn" or (cell.family == "llama" and "data" not in cell.mesh.kinds)
+        return cell.family == "lt25_hgrn" or (cell.family == "llama" and cell.mesh.name[:2] in ("TP", "PP", "CP"))
     return (
         cell.mesh.processes == 4
         and len(cell.mesh.degrees) == 2
@@ -169,7 +176,9 @@ def _experiment(root: Path, cell: Cell, gpus: bool) -> Any:
         model=fields,
         training={
             "steps": _steps(cell, gpus),
-            "local_batch_size": max(cell.windows // readers // (4 if "pipeline" in cell.mesh.kinds else 1), 1),
+            "local_batch_size": max(
+                cell.windows // readers // (4 if "pipeline_parallel_degree" in cell.mesh.degrees else 1), 1
+            ),
             "global_batch_size": cell.windows,
             **({"seq_len": 16 if gpus else 8} if cell.needs_triton else {}),
             **options.pop("training", {}),

@@ -88,7 +88,7 @@ def test_what_is_computed_again_gives_the_same_gradients(settings, monkeypatch):
     # To generate code takes long, and what is computed again is decided before. A compiled layer draws other random numbers.
     made.compile.enable, made.compile.backend = compiled, "aot_eager_decomp_partition"
     config = {**MODEL, "vocab_size": 11, "dropout": 0.0 if compiled else 0.1}
-    parallel = SimpleNamespace(fsdp_enabled=False, tp_enabled=False, cp_enabled=False, pp_enabled=False)
+    parallel = SimpleNamespace(dp_shard=1, fsdp_enabled=False, tp_enabled=False, cp_enabled=False, pp_enabled=False)
     gradients, saved = [], []
     for checkpointed in (False, True):
         torch.manual_seed(0)
