@@ -234,8 +234,6 @@ def _not_by_tensor(
     if model.get("bidirectional"):
         if degree % 2:
             return f"{found}, but with model.bidirectional half of the ranks read from the end: use an even number"
-        if model.get("use_short_conv"):
-            return f"{found}, but not with model.bidirectional and model.use_short_conv: use 1, or false in one of them"
         if (channels := int(model["hidden_size"] * model.get("expand_ratio", 1))) % degree:
             return (
                 f"{found}, which does not divide the {channels} recurrent channels of a bidirectional model: change one"

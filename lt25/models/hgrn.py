@@ -21,7 +21,7 @@ from lt25.models.cache import HGRNCache
 from lt25.models.configuration import HGRNConfig
 from lt25.models.features import FeatureEncoder
 from lt25.models.plain import is_plain
-from lt25.models.short_conv import ShortConvolution, last_inputs
+from lt25.models.short_conv import ShortConvolution, last_inputs, turn
 from lt25.models.transformers_internals import ModelHooks
 from lt25.ops import (
     add_norm_linear,
@@ -110,7 +110,7 @@ class HGRNMixer(nn.Module):
         super().__init__()
         self.layer_idx, self.post_norm = layer_idx, config.norm_position == "post"
         self.bidirectional, self.conv_size = config.bidirectional, config.conv_size
-        # Of equal parts of the channels, whether each is scanned from the end of the sequence.
+        # Of equal parts of the channels, whether each is convolved and scanned from the end of the sequence.
         self.directions = (False, True) if config.bidirectional else (False,)
         self.i_proj = nn.Linear(config.hidden_size, config.channels, bias=False)
         self.f_proj = nn.Linear(config.hidden_size, config.channels, bias=False)
@@ -237,15 +237,18 @@ class HGRNMixer(nn.Module):
             mask = None if mask is None else F.pad(mask, (count, 0), value=True)
             # A copy, so that it does not hold all of ifg.
             cache.convolved[self.layer_idx] = last_inputs(ifg[..., :channels], mask, count).clone()
+        from_end = self.directions == (True,)
+        if from_end:
+            ifg, mask, cu_seqlens = turn(ifg, mask, cu_seqlens)
+        options = mask, cu_seqlens, len(self.directions) == 2, self.group
         if is_plain(ShortConvolution, i_conv1d, f_conv1d):
             weight = torch.cat((i_conv1d.weight, f_conv1d.weight)).squeeze(1)
-            ifg = short_conv(ifg, weight, mask, cu_seqlens, self.bidirectional, self.group)
+            ifg = short_conv(ifg, weight, *options)
         else:
             i, f, g = ifg.chunk(3, -1)
-            options = mask, cu_seqlens, self.bidirectional, self.group
             i, f = (conv(x, *options) for conv, x in ((i_conv1d, i), (f_conv1d, f)))
             ifg = torch.cat((i, f, g), -1)
-        return ifg[:, count:]
+        return ifg.flip(1) if from_end else ifg[:, count:]
 
 
 class GatedMLP(nn.Module):

@@ -29,6 +29,12 @@ class ShortConvolution(nn.Module):
         return short_conv(ifg, both, mask, cu_seqlens, bidirectional, group)[..., : x.shape[2]]
 
 
+def turn(x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Reverse time: steps [B, T, D], the mask [B, T], and the boundaries [N + 1] of sequences packed along time."""
+    bounds = None if cu_seqlens is None else x.shape[1] - cu_seqlens.flip(0)
+    return x.flip(1), None if mask is None else mask.flip(1), bounds
+
+
 def last_inputs(x: Tensor, mask: Tensor | None, count: int) -> Tensor:
     """The `count` steps of x [B, count + T, D] that precede what comes next, [B, count, D].
 

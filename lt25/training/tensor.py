@@ -145,10 +145,9 @@ def _split_block(block: Any, mesh: DeviceMesh) -> None:
         norm.forward = partial(_norm, norm, normalise)
         _take_apart(block, normalise)
     if getattr(block, "bidirectional", False):
-        if ranks % 2 or getattr(block, "i_conv1d", None) is not None:
+        if ranks % 2:
             raise UserError(
-                f"parallelism.tensor_parallel_degree: found {ranks}, but model.bidirectional takes an even number, and no "
-                "model.use_short_conv: use 1"
+                f"parallelism.tensor_parallel_degree: found {ranks}, but model.bidirectional takes an even number: use 1"
             )
         # The first half of the channels reads forwards: so do the first half of the ranks.
         block.directions = (rank >= ranks // 2,)

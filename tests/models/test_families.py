@@ -230,13 +230,6 @@ def test_an_unknown_type_is_one_line():
             "found 3, but with model.bidirectional half of the ranks read from the end",
         ),
         (
-            {"model_type": "lt25_hgrn", "bidirectional": True, "use_short_conv": True},
-            "classification",
-            {"tensor_parallel_degree": 2},
-            "cpu",
-            "found 2, but not with model.bidirectional and model.use_short_conv",
-        ),
-        (
             {"model_type": "lt25_hgrn", "bidirectional": True, "hidden_size": 66},
             "classification",
             {"tensor_parallel_degree": 4},

@@ -15,26 +15,28 @@ STAGES = {"pipeline_parallel_degree": 2}
 
 
 @pytest.mark.parametrize(
-    ("tied", "meshes"),
-    [(False, [SHARDS, TENSOR, STAGES, {}]), (True, [TENSOR, SHARDS, {}])],
-    ids=["every kind", "tied weights"],
+    ("task", "options", "meshes"),
+    [
+        ("language_modeling", {}, [SHARDS, TENSOR, STAGES, {}]),
+        ("language_modeling", {"tie_word_embeddings": True}, [TENSOR, SHARDS, {}]),
+        ("classification", {"bidirectional": True, "use_short_conv": True}, [{}, TENSOR, {}]),
+    ],
+    ids=["every kind", "tied weights", "both directions"],
 )
-def test_a_training_goes_on_from_mesh_to_mesh(tmp_path, monkeypatch, tied, meshes):
+def test_a_training_goes_on_from_mesh_to_mesh(tmp_path, monkeypatch, task, options, meshes):
     """Each mesh finds the checkpoint of two steps later than the one before; positions in the data are in it."""
     monkeypatch.chdir(tiny.make_project(tmp_path))
-    model = {**MODEL, "tie_word_embeddings": tied}
+    model = {**MODEL, **options}
     last = INTERVAL * len(meshes)
     settings = {"checkpoint": {"interval": INTERVAL}, "optimizer": {"lr": 5e-3, "eps": 1e-4}}
     whole = {"steps": last, "local_batch_size": 8, "global_batch_size": 8}
-    one = tiny.tiny(tmp_path, "language_modeling", "one", model=model, training=whole, **settings)
+    one = tiny.tiny(tmp_path, task, "one", model=model, training=whole, **settings)
     done = tiny.train(one)
     assert done.returncode == 0, done.stderr
 
     for number, mesh in enumerate(meshes):
         local = {**whole, "local_batch_size": 2 if mesh is STAGES else 4 if mesh is SHARDS else 8}
-        several = tiny.tiny(
-            tmp_path, "language_modeling", "several", model=model, training=local, parallelism=mesh, **settings
-        )
+        several = tiny.tiny(tmp_path, task, "several", model=model, training=local, parallelism=mesh, **settings)
         done = tiny.train(several, processes=2 if mesh else 1)
         assert done.returncode == 0, done.stderr
         checkpoints = several.results_dir / "checkpoints"

@@ -83,6 +83,14 @@ OPTIONS = [
         for mesh in ("DDP 2", "FSDP 2", "TP 2", "CP 2")
     ),
     ("TP 2", "classification", {"model": {"bidirectional": True, "pooling": "last"}}),
+    # Batches have 11, 15 and 19 steps here, of which subsampling leaves 6, 8 and 10: parts of unequal and of equal sizes.
+    *(
+        ("TP 2", task, {"model": {"bidirectional": True, "use_short_conv": True, "subsampling": subsampling}})
+        for task in ("classification", "speech_recognition")
+        for subsampling in (1, 2)
+    ),
+    ("TP 4", "classification", {"model": {"bidirectional": True, "use_short_conv": True}}),
+    ("FSDP 2 x TP 2", "speech_recognition", {"model": {"bidirectional": True, "use_short_conv": True}}),
     (
         "PP 2",
         "language_modeling",
