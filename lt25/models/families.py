@@ -628,7 +628,7 @@ _fla("delta_net", parallelism=_SPLIT)
 _fla("gated_deltanet", parallelism=(*_SPLIT, "context"))
 _fla("gsa", parallelism=_SPLIT)
 _fla("rwkv7", crosses_layers=("v_first",), parallelism=("data", "pipeline", "context"))
-_fla("transformer", window="max_position_embeddings", parallelism=("data", "context"))
+_fla("transformer", window="max_position_embeddings", parallelism=(*_SPLIT, "context"))
 _MAMBA = "Mamba's layers take no boundaries of packed texts: a text reads on from the one before it in its window"
 # Their kernels go on from a state by a single token only.
 for _name, _parallel in (("mamba", ("data", "pipeline")), ("mamba2", _SPLIT), ("samba", ("data", "pipeline"))):

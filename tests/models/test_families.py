@@ -216,6 +216,13 @@ def test_an_unknown_type_is_one_line():
             "found 2, which does not divide model.n_groups, 3",
         ),
         (
+            {"model_type": "transformer", "num_kv_heads": 1},
+            "language_modeling",
+            {"tensor_parallel_degree": 2},
+            "cuda",
+            "found 2, which does not divide model.num_kv_heads, 1",
+        ),
+        (
             {"model_type": "llama", "attention_bias": True},
             "language_modeling",
             {"tensor_parallel_degree": 2},

@@ -107,6 +107,7 @@ OPTIONS = [
 ]
 OPTIONS_OF_FLA = [
     ("TP 2", "mamba2", {"model": {"num_hidden_layers": 2, "n_groups": 2, "norm_before_gate": True}}),
+    ("TP 2", "transformer", {"model": {"num_hidden_layers": 2, "qk_norm": True, "qkv_bias": True}}),
     (
         "PP 2",
         "rwkv7",
@@ -128,12 +129,18 @@ def _mesh(name: str) -> Mesh:
     return next(mesh for mesh in MESHES if mesh.name == name)
 
 
+def _sizes(mesh: Mesh, family: str) -> dict[str, int]:
+    """The least that a mesh can cut: a layer for each stage, and heads for each rank of tensor parallelism."""
+    layers = max(mesh.degrees.get("pipeline_parallel_degree", 1), 2)
+    ranks, heads = mesh.degrees.get("tensor_parallel_degree", 1), family_fields(family).get("num_kv_heads")
+    return {"num_hidden_layers": layers, **({"num_kv_heads": ranks} if heads and heads < ranks else {})}
+
+
 def _cells() -> Iterator[Cell]:
     for mesh in MESHES:
         for name, family in FAMILIES.items():
             if meshes.refusal(family, mesh.degrees) is None:
-                layers = max(mesh.degrees.get("pipeline_parallel_degree", 1), 2)
-                options = {"model": {"num_hidden_layers": layers}} if family.devices == ("cuda",) else {}
+                options = {"model": _sizes(mesh, name)} if family.devices == ("cuda",) else {}
                 tasks = (task for task in TASKS_TESTED if task in family.tasks)
                 yield from (Cell(mesh, name, task, json.dumps(options)) for task in tasks)
     for mesh, task, options in OPTIONS:
