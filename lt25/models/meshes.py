@@ -133,11 +133,12 @@ def refusal(family: Parallel, parallelism: Mapping[str, Any]) -> str | None:
 
 
 def table(families: Iterable[Parallel]) -> str:
-    """Return the table of meshes and families in Markdown: the tasks that are trained so, or "refused"."""
-    columns = ["model type", *(mesh.name for mesh in MESHES)]
-    rows: dict[tuple[str, ...], list[str]] = {}
+    """Return the table of meshes and families in Markdown; families that are alike share a column."""
+    columns: dict[tuple[str, ...], list[str]] = {}
     for family in families:
         cells = tuple("yes" if refusal(family, mesh.degrees) is None else "refused" for mesh in MESHES)
-        rows.setdefault(cells, []).append(f"`{family.model_type}`")
-    lines = [columns, ["---"] * len(columns), *([", ".join(names), *cells] for cells, names in rows.items())]
+        columns.setdefault(cells, []).append(f"`{family.model_type}`")
+    head = ["mesh", *(", ".join(names) for names in columns.values())]
+    rows = ([mesh.name, *cells] for mesh, cells in zip(MESHES, zip(*columns, strict=True), strict=True))
+    lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
