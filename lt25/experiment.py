@@ -33,7 +33,7 @@ from lt25.config.sections import (
 from lt25.errors import Mistakes, UserError
 from lt25.files import read_record
 from lt25.models import families, published, starts
-from lt25.tasks import TASKS, Task
+from lt25.tasks import TASKS, Task, decided_keys
 
 DEFAULT = "default"
 """The origin of a value that nobody gave."""
@@ -693,10 +693,11 @@ def _resolve_model(
             f"{where}: model.model_type: found {own['model_type']}, but model.base, {path}, is of the type "
             f"{base['model_type']}: name another base, or none"
         )
-    if "model_type" not in {**base, **own}:
+    named = {**base, **own}
+    if "model_type" not in named:
         raise UserError(f"{where}: model.model_type: missing: name a model type (lt25_hgrn) or a `base:` file")
     known = _model_keys(
-        {**base, **own}["model_type"], f"{where}: model.model_type" if "model_type" in own else f"{path}: model_type"
+        named["model_type"], f"{where}: model.model_type" if "model_type" in own else f"{path}: model_type"
     )
     base = published.as_keys(base, known)
     model = {**base, **own}
@@ -848,8 +849,7 @@ def _check_model(experiment: Experiment, base: Mapping[str, Any], where: str) ->
     # On which device it will be trained is not known yet: `lt25 check` and the trainer look at that.
     families.check(experiment.model, task.name, experiment.job["parallelism"], family.devices[0], where)
     # What another task's data decides means nothing here.
-    others = {key for other in TASKS.values() for key in other.decided} - {*task.decided}
-    for key in (*task.decided, *sorted(others)):
+    for key in (*task.decided, *sorted(decided_keys())):
         if experiment.origins.get(f"model.{key}", DEFAULT) != DEFAULT:
             raise UserError(f"{where}: model.{key}: the data decides it: remove the key")
 

@@ -124,6 +124,11 @@ def register(task: Task) -> None:
     TASKS[task.name] = task
 
 
+def decided_keys() -> set[str]:
+    """Return the keys of a model that the data of some task decides."""
+    return {key for task in TASKS.values() for key in task.decided}
+
+
 def evaluation_keys(**further: Key) -> Mapping[str, Key]:
     """Return the keys that the evaluation of every task has, and further ones."""
     return {

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lt25.config.key import Section
-from lt25.tasks import TASKS
+from lt25.tasks import decided_keys
 
 _ROPE = {"rope_theta", "rope_scaling", "rope_parameters"}
 
@@ -19,8 +19,7 @@ def as_keys(config: Mapping[str, Any], known: Section | None) -> dict[str, Any]:
         config: the fields, as read.
         known: the keys of its family; None if they are not known.
     """
-    decided = {key for task in TASKS.values() for key in task.decided}
-    fields = {key: value for key, value in config.items() if key not in {*decided, "_name_or_path"}}
+    fields = {key: value for key, value in config.items() if key not in {*decided_keys(), "_name_or_path"}}
     if "torch_dtype" in fields:
         fields = {"dtype": fields.pop("torch_dtype"), **fields}
     scaling = fields.get("rope_scaling") or fields.get("rope_parameters") or {}

@@ -11,7 +11,7 @@ from typing import Any
 from lt25.errors import UserError
 from lt25.models import families
 from lt25.models.published import as_keys
-from lt25.tasks import TASKS
+from lt25.tasks import decided_keys
 
 # What may differ between a model and the one that goes on from it, besides what the data decides.
 _FREE = {
@@ -76,8 +76,8 @@ def compare(
         before, after = make_config(as_keys(there, known)), make_config(as_keys(here, keys))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{where}: {name}: no {other} has such a config.json ({error}): mend it") from None
-    decided, changes = {key for task in TASKS.values() for key in task.decided}, []
-    for key in sorted((keys.keys() & known.keys()) - decided):
+    changes = []
+    for key in sorted((keys.keys() & known.keys()) - decided_keys()):
         found, wanted = (getattr(config, key, None) for config in (before, after))
         computed = key in _SIZES and None in (found, wanted)
         free = key in _FREE or not keys[key].identity or any(part in key for part in _FREE_PARTS)
