@@ -7,8 +7,8 @@
 A step takes 8 windows of 4096 random tokens, vocabulary 32,000: forward and backward under bfloat16 autocast with float32
 weights, clipping, fused AdamW. ``lt25`` is the trainer itself, started as ``lt25 train`` starts it, and reads its data; its hgrn
 is lt25_hgrn. ``logits`` is the same trainer without ``training.fused_loss``: logits lie whole in memory. ``plain`` is
-flash-linear-attention's model with its own loss under torch.compile, in the shortest loop that trains it; its autotuner times
-each configuration for 25 ms in place of 125. Without the packages flash-attn and mamba-ssm, and on a
+flash-linear-attention's model with its own loss under torch.compile, in the shortest loop that trains it; its autotuner
+compiles side by side and times briefly, as lt25's does (`lt25/compiling.py`). Without the packages flash-attn and mamba-ssm, and on a
 Hopper GPU, both have what `lt25.models.fla` puts in place of what is missing.
 
 Each is a process of its own with empty kernel caches and a time limit, and a line as soon as it ends: seconds from the start of
@@ -234,14 +234,10 @@ def train_plain(given: dict[str, Any]) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    import lt25.models.fla  # noqa: F401  (enters FLA's models, with attention for those that lack flash-attn)
+    # It enters FLA's models, with attention for those that lack flash-attn, and lets autotuners be quick.
+    import lt25.models.fla  # noqa: F401
 
     device = given["device"]
-    if device == "cuda":
-        sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-        from device import tune_briefly
-
-        tune_briefly()
     # FLA's fused loss is no kernel that a CPU can interpret.
     fields, row, out = {**given["config"], "fuse_cross_entropy": device == "cuda"}, {}, Path(given["out"])
     torch.manual_seed(0)

@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -333,14 +332,6 @@ def compile_beforehand(whose: Sequence[tuple[str, int]], seconds: float, report:
         if wrong:
             report.note(wrong)
     report.note(f"compiled beforehand in {time.perf_counter() - started:.0f} s, in {len(whose)} processes")
-
-
-def tune_briefly() -> None:
-    """Let Triton's autotuner time each configuration for 20 ms; for that of FLA, which has hundreds, its 125 are minutes."""
-    from triton.runtime.autotuner import Autotuner
-
-    bench = triton.runtime.driver.active.get_benchmarker()
-    Autotuner.do_bench = property(lambda self: partial(bench, warmup=5, rep=20))
 
 
 def tune_quickly() -> None:

@@ -14,8 +14,10 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from device import both, forward, tune_briefly
+from device import both, forward
 from layer import CASES
+
+from lt25.compiling import time_briefly
 
 SHAPE = (1, 16, 64)
 
@@ -38,7 +40,7 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("there is no GPU: on a CPU the host computes as well")
-    tune_briefly()
+    time_briefly()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}\n")
     print("| what | whose | us forward | us forward and backward |\n| --- | --- | ---: | ---: |")
     for operation, whose, call, _, make in CASES:

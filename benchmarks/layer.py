@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from device import Report, Set, both, errors, forward, microseconds, scan64
 from torch import Tensor
 
+from lt25.compiling import time_briefly
 from lt25.ops import add_rms_norm, hgrn_mix, swiglu
 
 EPS = 1e-6
@@ -200,7 +201,7 @@ def main() -> None:
     whose = [(name, n) for name in ("lt25", "FLA") for n in numbers]
     if not options.compiled:
         device.compile_beforehand(whose, min(90, options.seconds / 3), report)
-    device.tune_briefly()
+    time_briefly()
     ceiling, way = device.copy_ceiling()
     report.note(f"copy ceiling {ceiling / 1e12:.3f} TB/s read and written, 1 GiB by {way}")
     for mine in (True, False):

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from device import Report, Set, both, errors, forward, microseconds, scan64
 from torch import Tensor
 
+from lt25.compiling import time_briefly
 from lt25.ops import hgrn_scan
 
 COLUMNS = {
@@ -233,7 +234,7 @@ def main() -> None:
     whose += [("special", n) for n in range(len(special()))]
     if not options.compiled:
         device.compile_beforehand(whose, min(90, options.seconds / 3), report)
-    device.tune_briefly()
+    time_briefly()
     bench.ceiling, way = device.copy_ceiling()
     report.note(f"copy ceiling {bench.ceiling / 1e12:.3f} TB/s read and written, 1 GiB by {way}")
 

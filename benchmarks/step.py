@@ -233,9 +233,9 @@ def one_process(case: Case, network: str, device: str, modes: list[str], profile
     import torch
 
     if network == "fla":
-        from device import tune_briefly
+        from lt25.compiling import time_briefly
 
-        tune_briefly()
+        time_briefly()
     count = MEASURED if device == "cuda" else 5
     for mode in modes:
         row: dict[str, Any] = {"network": network, "mode": mode}

@@ -65,7 +65,7 @@ def compile_ahead(function: Callable[[], Any]) -> None:
             # What cannot be compiled is left to the step: a tuner passes over such a configuration.
             with suppress(Exception):
                 kernel.result()
-    _time_briefly()
+    time_briefly()
 
 
 def tune_quickly() -> None:
@@ -89,14 +89,15 @@ def tune_quickly() -> None:
         return time_one(self, *arguments, config=config, **options)
 
     tuner._bench = compile_all_and_time_one
-    _time_briefly()
+    time_briefly()
 
 
 def _workers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(len(os.sched_getaffinity(0)))
 
 
-def _time_briefly() -> None:
+def time_briefly() -> None:
+    """Let autotuners time a configuration for 25 ms in place of 125: flash-linear-attention's have hundreds of them."""
     from triton.runtime import driver
     from triton.runtime.autotuner import Autotuner
 
