@@ -8,8 +8,8 @@ A step takes 8 windows of 4096 random tokens, vocabulary 32,000: forward and bac
 weights, clipping, fused AdamW. ``lt25`` is the trainer itself, started as ``lt25 train`` starts it, and reads its data; its hgrn
 is lt25_hgrn. ``logits`` is the same trainer without ``training.fused_loss``: logits lie whole in memory. ``plain`` is
 flash-linear-attention's model with its own loss under torch.compile, in the shortest loop that trains it; its autotuner
-compiles side by side and times briefly, as lt25's does (`lt25/compiling.py`). Without the packages flash-attn and mamba-ssm, and on a
-Hopper GPU, both have what `lt25.models.fla` puts in place of what is missing.
+compiles side by side and times briefly, as lt25's does (`lt25/compiling.py`). Without the packages flash-attn and mamba-ssm, and
+on a Hopper GPU, both have what `lt25.models.fla` puts in place of what is missing.
 
 Each is a process of its own with empty kernel caches and a time limit, and a line as soon as it ends: seconds from the start of
 the process to the end of the first step, with empty caches and, in a second process, with those that the first one has left;
