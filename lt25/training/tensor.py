@@ -145,11 +145,7 @@ def _split_block(block: Any, mesh: DeviceMesh) -> None:
         norm.forward = partial(_norm, norm, normalise)
         _take_apart(block, normalise)
     if getattr(block, "bidirectional", False):
-        if ranks % 2:
-            raise UserError(
-                f"parallelism.tensor_parallel_degree: found {ranks}, but model.bidirectional takes an even number: use 1"
-            )
-        # The first half of the channels reads forwards: so do the first half of the ranks.
+        # The first half of the channels reads forwards: so do the first half of the ranks, whose number is even.
         block.directions = (rank >= ranks // 2,)
 
 
@@ -162,10 +158,6 @@ def _split_mamba2(block: Any, mesh: DeviceMesh) -> None:
     import lt25.models.fla_mamba2 as fla_mamba2
 
     ranks, rank, groups = mesh.size(), mesh.get_local_rank(), block.n_groups
-    if groups > 1 and groups % ranks:
-        raise UserError(
-            f"parallelism.tensor_parallel_degree: found {ranks}, which does not divide model.n_groups, {groups}: change one"
-        )
     shares = ranks if groups > 1 else 1
     inner, heads, states = (
         (block.intermediate_size, ranks),
