@@ -9,9 +9,10 @@ import fla.layers.attn
 import fla.models
 import torch
 
-# They put into FLA what it lacks.
+# They put into FLA what it lacks, or computes in more passes.
 import lt25.models.fla_hopper
-import lt25.models.fla_mamba2  # noqa: F401
+import lt25.models.fla_mamba2
+import lt25.models.fla_rows  # noqa: F401
 from lt25.compiling import tune_quickly
 from lt25.models.attention import attention, packed_attention
 from lt25.models.fla_tuned import use_tuned

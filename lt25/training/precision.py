@@ -1,4 +1,4 @@
-"""The weights of matrix products in the precision of autocast."""
+"""Weights of matrix products, and what embeddings give, in the precision of autocast."""
 
 from collections.abc import Iterable
 from types import TracebackType
@@ -73,3 +73,15 @@ class LowPrecision:
     def _place(self, tensors: Iterable[Any]) -> None:
         for (part, name), tensor in zip(self.places, tensors, strict=True):
             part._parameters[name] = tensor
+
+
+def embed_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """Let a model's embeddings give numbers of autocast's dtype, as its linear maps do.
+
+    Autocast leaves them in float32, and with them the whole residual stream, whose sums and norms then read and write twice the
+    bytes. Shards of weights in low precision, as FSDP2 gathers them, have no such stream either. Gradients of the embedding
+    stay float32.
+    """
+    for part in model.modules():
+        if isinstance(part, nn.Embedding):
+            part.register_forward_hook(lambda module, arguments, embedded: embedded.to(dtype))

@@ -25,7 +25,7 @@ from lt25.training.metrics import RunMetrics
 from lt25.training.norms import by_layer, norms
 from lt25.training.parallelize import GradientSum, is_replicated
 from lt25.training.pipeline import counted_elsewhere, of_one_length
-from lt25.training.precision import LowPrecision
+from lt25.training.precision import LowPrecision, embed_in
 from lt25.training.run import Run
 from lt25.training.shards import clip_grad_norm_
 from lt25.training.steps import FiniteOptimizers
@@ -194,8 +194,10 @@ class Trainer(torchtitan.train.Trainer):
             self.update = CUDAGraphWrapper(self.update_weights, REFUSAL)
         half = TORCH_DTYPE_MAP[job_config.training.mixed_precision_param]
         whole = DEVICE_TYPE == "cuda" and is_replicated(job_config)
-        if whole and half != torch.float32 and not job_config.compile.enable:
-            self.low_precision = LowPrecision(self.model_parts[0], half)
+        if whole and half != torch.float32:
+            embed_in(self.model_parts[0], half)
+            if not job_config.compile.enable:
+                self.low_precision = LowPrecision(self.model_parts[0], half)
         self.gradient_sum: GradientSum | nullcontext = nullcontext()
         if self.parallel_dims.dp_replicate_enabled and is_replicated(job_config):
             copies = self.low_precision.copy_of if isinstance(self.low_precision, LowPrecision) else None

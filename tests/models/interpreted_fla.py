@@ -1,4 +1,4 @@
-"""The backward pass for Hopper GPUs, Mamba-2 and HGRN's checkpoints, beside FLA by Triton's interpreter; run by test_fla.py."""
+"""The backward pass for Hopper GPUs, norms, MLPs, Mamba-2 and HGRN's checkpoints, beside FLA, interpreted; run by test_fla.py."""
 
 from tests.models import interpret  # isort: skip
 
@@ -9,9 +9,12 @@ import torch
 from fla.layers import mamba2
 from fla.models import HGRNConfig as FLAConfig
 from fla.models import HGRNForCausalLM as FLAModel
+from fla.modules.mlp import GatedMLP
+from fla.modules.norm import RMSNorm, layernorm
 from fla.ops.common.chunk_o import chunk_bwd_dqkwg
 
-from lt25.models import HGRNConfig, HGRNForCausalLM, fla_hopper, fla_mamba2
+from lt25.models import HGRNConfig, HGRNForCausalLM, fla_hopper, fla_mamba2, fla_rows
+from lt25.replaced import replaced
 from tests.models import delta_rule
 
 __all__ = ["interpret"]
@@ -53,6 +56,46 @@ def test_it_computes_what_the_kernel_does(packed, state_v_first):
     found = fla_hopper.HopperBackend().chunk_bwd_dqkwg(**given)
     for mine, theirs in zip(found, unwrap(chunk_bwd_dqkwg)(**given), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "with a residual"])
+@pytest.mark.parametrize("prenorm", [False, True], ids=["norm", "norm and sum"])
+def test_a_norm_is_what_fla_computes(beside, prenorm):
+    torch.manual_seed(0)
+    norm = RMSNorm(48, eps=1e-3)
+    weight, *inputs = (torch.randn(*shape, requires_grad=True) for shape in ((48,), (2, 5, 48), (2, 5, 48)))
+    norm.weight = torch.nn.Parameter(weight.detach().clone())
+    inputs, found = inputs[: 1 + beside], []
+    for call in (fla_rows.rms_norm, fla_rows._rms_norm):
+        with replaced(layernorm, "rms_norm", call):
+            results = norm(*inputs, prenorm=prenorm)
+        results = results if prenorm else (results,)
+        loss = sum((result * (n + torch.arange(48).cos())).sum() for n, result in enumerate(results))
+        found.append([*results, *torch.autograd.grad(loss, [*inputs, norm.weight])])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_a_gated_mlp_is_what_fla_computes():
+    torch.manual_seed(0)
+    mlp, x, found = GatedMLP(16, intermediate_size=24), torch.randn(2, 5, 16, requires_grad=True), []
+    for call in (fla_rows.forward, fla_rows._gated_mlp):
+        y = call(mlp, x)
+        found.append([y, *torch.autograd.grad((y * torch.arange(16).cos()).sum(), [x, *mlp.parameters()])])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_what_lt25_has_no_operator_for_goes_flas_own_way():
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 16)
+    plain = RMSNorm(16, elementwise_affine=False)
+    torch.testing.assert_close(plain(x), x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt())
+    mlp = GatedMLP(16, intermediate_size=24)
+    before, seen = mlp(x), []
+    mlp.up_proj.register_forward_hook(lambda *_: seen.append(1))
+    torch.testing.assert_close(mlp(x), before)
+    assert seen
 
 
 def test_mamba2_by_linear_attention_is_what_its_layer_computes():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lt25.models import HGRNConfig, HGRNForCausalLM, HGRNForCTC, HGRNForSequenceClassification
-from lt25.training.precision import LowPrecision
+from lt25.training.precision import LowPrecision, embed_in
 
 SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32}
 MODELS = {
@@ -39,3 +39,19 @@ def test_losses_and_gradients_are_those_of_autocast(name):
     assert found[:2] == found[3:5]
     for (parameter, one), other in zip(zip(model.named_parameters(), found[2], strict=True), found[5], strict=True):
         assert torch.equal(one, other), parameter[0]
+
+
+@pytest.mark.parametrize("name", ["text", "series"])
+def test_the_residual_stream_of_an_embedding_is_as_that_of_a_linear_map(name):
+    kind, fields = MODELS[name]
+    torch.manual_seed(0)
+    model = kind(HGRNConfig(**SIZE, **fields)).train()
+    embed_in(model, torch.bfloat16)
+    seen = []
+    model.base_model.layers[1].mlp_norm.register_forward_hook(lambda norm, given, normed: seen.append(given[0].dtype))
+    given = {"input_ids": torch.randint(0, 11, (2, 9))} if name == "text" else {"input_features": torch.randn(2, 9, 4)}
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**given).logits.float().square().sum().backward()
+    assert seen == [torch.bfloat16]
+    if name == "text":
+        assert model.get_input_embeddings().weight.grad.dtype == torch.float32
