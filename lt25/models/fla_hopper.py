@@ -54,16 +54,23 @@ def _gradients(q, k, v, do, h, dh, g, dv, dq, dk, dw, dg, cu_seqlens, chunk_indi
     else:
         of_state += values[:, None] + columns[None, :] * V
 
+    step: tl.constexpr = K if STATE_V_FIRST else 1
+    carried = tl.zeros([BV, BK], tl.float32)
+    for start in range(0, V, BV):
+        state = (start + values < V)[:, None] & (columns < K)[None, :]
+        h_ = tl.load(h + of_state + start * step, mask=state, other=0.0)
+        dh_ = tl.load(dh + of_state + start * step, mask=state, other=0.0)
+        carried += h_.to(tl.float32) * dh_.to(tl.float32)
+    carried = tl.sum(carried)
+
     scores = tl.zeros([C, C], tl.float32)
     scores_turned = tl.zeros([C, C], tl.float32)
     from_state = tl.zeros([C, BK], tl.float32)
     to_the_end = tl.zeros([C, BK], tl.float32)
     of_w = tl.zeros([C, BK], tl.float32)
-    carried = 0.0
     for start in range(0, V, BV):
         row = there[:, None] & (start + values < V)[None, :]
         state = (start + values < V)[:, None] & (columns < K)[None, :]
-        step: tl.constexpr = K if STATE_V_FIRST else 1
         v_ = tl.load(v + of_values + start, mask=row, other=0.0)
         do_ = tl.load(do + of_values + start, mask=row, other=0.0)
         h_ = tl.load(h + of_state + start * step, mask=state, other=0.0)
@@ -75,7 +82,6 @@ def _gradients(q, k, v, do, h, dh, g, dv, dq, dk, dw, dg, cu_seqlens, chunk_indi
         if dv is not None:
             dv_ = tl.load(dv + of_values + start, mask=row, other=0.0)
             of_w = tl.dot(dv_.to(v_.dtype), h_.to(v_.dtype), of_w)
-        carried += tl.sum(h_.to(tl.float32) * dh_.to(tl.float32))
     if dv is not None:
         tl.store(dw + of_results, -of_w, mask=inside)
 
