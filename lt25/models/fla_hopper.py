@@ -1,16 +1,113 @@
 """The backward pass of gated_deltanet and mamba2 on Hopper GPUs, where Triton 3.4 to 3.7.0 compiles FLA's kernel wrongly.
 
-FLA refuses to train there without the package tilelang. This is the one function that it refuses, by torch's matrix products;
-importing the module hands it to FLA, which takes it where it is needed.
+FLA refuses to train there without the package tilelang. This is the one function that it refuses, by a kernel that these
+versions of Triton compile rightly; importing the module hands it to FLA, which takes it where it is needed.
+
+What goes wrong is the product of a transposed tile that was itself computed by a product, kept in registers in between. So no
+such tile is transposed here: the gradient of the scores is computed both ways round. Nor is a product added to by another once
+anything else was done to it.
 """
 
 from typing import Any, ClassVar
 
 import torch
+import triton
+import triton.language as tl
 from fla.backends import BaseBackend, register
 from fla.ops.utils import prepare_chunk_indices
 from fla.utils import IS_NVIDIA_HOPPER, TRITON_ABOVE_3_4_0, TRITON_ABOVE_3_7_1
 from torch import Tensor
+
+from lt25.ops.backends.triton_math import exp2
+
+
+@triton.jit(do_not_specialize=["steps", "numbers"])
+def _gradients(q, k, v, do, h, dh, g, dv, dq, dk, dw, dg, cu_seqlens, chunk_indices, scale, steps, numbers, dg_stride,
+               H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, STATE_V_FIRST: tl.constexpr,
+               C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):  # fmt: skip
+    """A program has one chunk, one of the G heads and BK of the K columns."""
+    BLOCKS: tl.constexpr = (K + BK - 1) // BK
+    place = tl.program_id(0)
+    block = place % BLOCKS
+    group = place // BLOCKS % G
+    chunk = (place // (BLOCKS * G)).to(tl.int64)
+    if cu_seqlens is not None:
+        sequence = tl.load(chunk_indices + 2 * chunk).to(tl.int64)
+        first = tl.load(cu_seqlens + sequence).to(tl.int64) + tl.load(chunk_indices + 2 * chunk + 1).to(tl.int64) * C
+        end = tl.load(cu_seqlens + sequence + 1).to(tl.int64)
+    else:
+        first = chunk // numbers * steps + chunk % numbers * C
+        end = (chunk // numbers + 1) * steps
+    count = tl.minimum(end - first, C).to(tl.int32)
+
+    places = tl.arange(0, C)
+    there = places < count
+    columns = block * BK + tl.arange(0, BK)
+    values = tl.arange(0, BV)
+    inside = there[:, None] & (columns < K)[None, :]
+    of_values = (first * G + group) * V + places[:, None] * (G * V) + values[None, :]
+    of_keys = (first * H + group // (G // H)) * K + places[:, None] * (H * K) + columns[None, :]
+    of_results = (first * G + group) * K + places[:, None] * (G * K) + columns[None, :]
+    of_state = (chunk * G + group) * (K * V)
+    if STATE_V_FIRST:
+        of_state += values[:, None] * K + columns[None, :]
+    else:
+        of_state += values[:, None] + columns[None, :] * V
+
+    step: tl.constexpr = K if STATE_V_FIRST else 1
+    carried = tl.zeros([BV, BK], tl.float32)
+    for start in range(0, V, BV):
+        state = (start + values < V)[:, None] & (columns < K)[None, :]
+        h_ = tl.load(h + of_state + start * step, mask=state, other=0.0)
+        dh_ = tl.load(dh + of_state + start * step, mask=state, other=0.0)
+        carried += h_.to(tl.float32) * dh_.to(tl.float32)
+    carried = tl.sum(carried)
+
+    scores = tl.zeros([C, C], tl.float32)
+    scores_turned = tl.zeros([C, C], tl.float32)
+    from_state = tl.zeros([C, BK], tl.float32)
+    to_the_end = tl.zeros([C, BK], tl.float32)
+    of_w = tl.zeros([C, BK], tl.float32)
+    for start in range(0, V, BV):
+        row = there[:, None] & (start + values < V)[None, :]
+        state = (start + values < V)[:, None] & (columns < K)[None, :]
+        v_ = tl.load(v + of_values + start, mask=row, other=0.0)
+        do_ = tl.load(do + of_values + start, mask=row, other=0.0)
+        h_ = tl.load(h + of_state + start * step, mask=state, other=0.0)
+        dh_ = tl.load(dh + of_state + start * step, mask=state, other=0.0)
+        scores = tl.dot(do_, tl.trans(v_), scores)
+        scores_turned = tl.dot(v_, tl.trans(do_), scores_turned)
+        from_state = tl.dot(do_, h_.to(do_.dtype), from_state)
+        to_the_end = tl.dot(v_, dh_.to(v_.dtype), to_the_end)
+        if dv is not None:
+            dv_ = tl.load(dv + of_values + start, mask=row, other=0.0)
+            of_w = tl.dot(dv_.to(v_.dtype), h_.to(v_.dtype), of_w)
+    if dv is not None:
+        tl.store(dw + of_results, -of_w, mask=inside)
+
+    decay = tl.load(g + (first + places) * G + group, mask=there, other=0.0).to(tl.float32)
+    last = tl.load(g + (first + count - 1) * G + group).to(tl.float32)
+    # So that no power is infinite, which times zero is no number.
+    decay = tl.where(there, decay, last)
+    between = decay[:, None] - decay[None, :]
+    earlier = places[:, None] >= places[None, :]
+    later = places[:, None] <= places[None, :]
+    scores = tl.where(earlier, scores * exp2(tl.where(earlier, between, 0.0)), 0.0)
+    scores_turned = tl.where(later, scores_turned * exp2(tl.where(later, -between, 0.0)), 0.0)
+    q_ = tl.load(q + of_keys, mask=inside, other=0.0)
+    k_ = tl.load(k + of_keys, mask=inside, other=0.0)
+    # The compiler would let a product that is only added to something begin with that; these are scaled first.
+    dq_ = tl.dot(scores.to(k_.dtype), k_) * scale + from_state * (exp2(decay) * scale)[:, None]
+    to_the_end *= tl.where(there, exp2(last - decay), 0.0)[:, None]
+    dk_ = tl.dot(scores_turned.to(q_.dtype), q_) * scale + to_the_end
+    tl.store(dq + of_results, dq_, mask=inside)
+    tl.store(dk + of_results, dk_, mask=inside)
+
+    q_, k_ = q_.to(tl.float32), k_.to(tl.float32)
+    of_decay = tl.sum(dq_ * q_ - dk_ * k_, 1)
+    at_the_end = carried * exp2(last) + tl.sum(to_the_end * k_)
+    of_decay += tl.where(places == count - 1, at_the_end, 0.0)
+    tl.store(dg + block.to(tl.int64) * dg_stride + (first + places) * G + group, of_decay, mask=there)
 
 
 def gradients(
@@ -54,66 +151,29 @@ def gradients(
         from the start of the chunk, float32 [B, T, G].
     """
     batch, steps, heads, groups = *g.shape[:2], k.shape[2], v.shape[2]
+    keys, values = k.shape[3], v.shape[3]
     if cu_seqlens is None:
-        first = torch.arange(0, steps, chunk_size, device=q.device)
-        counts = (steps - first).clamp_max(chunk_size).repeat(batch)
-        first = (torch.arange(0, batch * steps, steps, device=q.device)[:, None] + first).flatten()
+        numbers = triton.cdiv(steps, chunk_size)
+        chunks = batch * numbers
     else:
-        which = prepare_chunk_indices(cu_seqlens, chunk_size) if chunk_indices is None else chunk_indices
-        sequence, number = which.unbind(1)
-        first = cu_seqlens[sequence] + number * chunk_size
-        counts = (cu_seqlens[sequence + 1] - first).clamp_max(chunk_size)
-    places = torch.arange(chunk_size, device=q.device)
-    there = (places < counts[:, None])[:, None, :, None]
-    # Steps after the end of a chunk are read anywhere, counted as zero, and written behind the last step.
-    places = torch.where(there[:, 0, :, 0], first[:, None] + places, batch * steps)
-
-    def chunks(x: Tensor) -> Tensor:
-        """[B, T, heads, N] to [chunks, G, C, N]."""
-        part = x.flatten(0, 1)[places.clamp_max(batch * steps - 1)].transpose(1, 2)
-        return (part if x.shape[2] == groups else part.repeat_interleave(groups // heads, 1)).where(there, 0)
-
-    def together(x: Tensor, dtype: torch.dtype) -> Tensor:
-        """[chunks, G, C, N] to [B, T, G, N]."""
-        whole = x.new_empty(batch * steps + 1, groups, x.shape[-1], dtype=dtype)
-        whole[places] = x.transpose(1, 2).to(dtype)
-        return whole[:-1].view(batch, steps, groups, -1)
-
-    q_, k_, v_, do_ = map(chunks, (q, k, v, do))
-    h, dh = (state.reshape(-1, groups, *state.shape[-2:]) for state in (h, dh))
-    h, dh = (state if state_v_first else state.transpose(-1, -2) for state in (h, dh))
-    decay = chunks(g[..., None].float())
-    last = decay.gather(2, (counts - 1)[:, None, None, None].expand(-1, groups, 1, 1))
-    # So that no power is infinite, which times zero is no number.
-    decay = decay.where(there, last)
-    grown, left = decay.exp2(), (last - decay).exp2().where(there, 0)
-    between = (decay - decay.transpose(-1, -2)).tril().exp2().tril() * scale
-
-    scores = (_product(do_, v_.transpose(-1, -2)) * between).to(k.dtype)
-    dq = _product(do_, h.to(do.dtype)) * grown * scale + _product(scores, k_)
-    to_the_end = _product(v_, dh.to(v.dtype)) * left
-    dk = to_the_end + _product(scores.transpose(-1, -2), q_)
-    dg = (dq * q_ - dk * k_).sum(-1, keepdim=True)
-    at_the_end = (h.float() * dh).sum((-1, -2)) * last[..., 0, 0].exp2() + (to_the_end * k_).sum((-1, -2))
-    dg.scatter_add_(2, (counts - 1)[:, None, None, None].expand_as(last), at_the_end[..., None, None])
-
-    def of_heads(x: Tensor) -> Tensor:
-        return x if heads == groups else x.unflatten(2, (heads, -1)).sum(3)
-
-    dw = None if w is None or dv is None else together(-_product(chunks(dv).to(v.dtype), h.to(v.dtype)), w.dtype)
-    return (
-        of_heads(together(dq, q.dtype)),
-        of_heads(together(dk, k.dtype)),
-        dw,
-        together(dg, torch.float32).squeeze(-1),
-    )
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a [.., M, K] @ b [.., K, N], as float32."""
-    if a.is_cuda and a.dtype != torch.float32:
-        return torch.bmm(a.flatten(0, 1), b.flatten(0, 1), out_dtype=torch.float32).unflatten(0, a.shape[:2])
-    return a.float() @ b.float()
+        chunk_indices = prepare_chunk_indices(cu_seqlens, chunk_size) if chunk_indices is None else chunk_indices
+        numbers = chunks = len(chunk_indices)
+    # Three sums of 64 by 64 numbers and two of the scores are as many as fit into the registers.
+    columns = min(64, triton.next_power_of_2(keys))
+    blocks = triton.cdiv(keys, columns)
+    q, k, v, do, h, dh, g = (each.contiguous() for each in (q, k, v, do, h, dh, g))
+    dq, dk = q.new_empty(batch, steps, groups, keys), k.new_empty(batch, steps, groups, keys)
+    dw, dv = (None, None) if w is None or dv is None else (w.new_empty(w.shape), dv.contiguous())
+    dg = g.new_empty(blocks, *g.shape, dtype=torch.float32)
+    _gradients[blocks * groups * chunks,](
+        q, k, v, do, h, dh, g, dv, dq, dk, dw, dg, cu_seqlens, chunk_indices, scale, steps, numbers, g.numel(),
+        H=heads, G=groups, K=keys, V=values, STATE_V_FIRST=state_v_first,
+        C=chunk_size, BK=columns, BV=min(64, triton.next_power_of_2(values)),
+        num_warps=4, num_stages=2,
+    )  # fmt: skip
+    if heads != groups:
+        dq, dk = (each.unflatten(2, (heads, -1)).sum(3) for each in (dq, dk))
+    return dq, dk, dw, dg.sum(0)
 
 
 class HopperBackend(BaseBackend):
