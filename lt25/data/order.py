@@ -1,8 +1,8 @@
 """In which order examples are read: a pure function of the seed and the step.
 
-Nothing depends on how many processes read, and the whole state of the order is the number of steps taken. Where lengths
-change from epoch to epoch, and with them the number of steps, it is worth remembering where the epoch began: otherwise it is found
-by going through all before it.
+Nothing depends on how many processes read, and the whole state of the order is the number of steps taken. Where lengths change
+from epoch to epoch, and with them the number of steps, the epoch's beginning is remembered too: otherwise it is sought from the
+first epoch on.
 """
 
 from collections.abc import Callable, Iterator, Sequence
