@@ -66,6 +66,22 @@ def waveform_transforms(augment: Mapping[str, Any], sample_rate: int) -> tuple[I
     return tuple(transforms.values())
 
 
+def played_length(length: int, generator: torch.Generator, augment: Mapping[str, Any], sample_rate: int) -> int:
+    """Return how many samples a recording has after `waveform_transforms`: `speed` and `tempo`, which come first, decide.
+
+    Args:
+        length: how many it has before.
+        generator: draws what these two draw from one like it.
+        augment: the keys of a speech recogniser's section.
+        sample_rate: of the recording, in Hz.
+    """
+    if (factors := augment.get("speed")) is not None:
+        length = -(-length * sample_rate // round(sample_rate * _drawn(factors, generator)))
+    if (factors := augment.get("tempo")) is not None:
+        length = math.ceil(length / _drawn(factors, generator))
+    return length
+
+
 def speed(item: Item, generator: torch.Generator, factors: list[float], sample_rate: int) -> Item:
     """Play a recording faster or slower, and so higher or lower, by one of ``factors``.
 

@@ -5,7 +5,7 @@ generator that depends on the run's seed and on the place of the example or batc
 is resumed sees what an undisturbed one sees, however many processes load.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,10 +95,13 @@ class Transforms:
     Attributes:
         item: of one example, on the CPU, where it is loaded. The generator is a CPU's.
         batch: of a batch as the task's ``collate`` made it, on the device of the model, whose generator it gets.
+        length: how many steps the example of a number has after ``item``, where that is drawn: it draws what the first of
+            ``item`` draw, from a generator like theirs.
     """
 
     item: tuple[ItemTransform, ...] = ()
     batch: tuple[BatchTransform, ...] = ()
+    length: Callable[[int, torch.Generator], int] | None = None
 
     def of_item(self, item: Item, seed: int = 0, epoch: int = 0, index: int = 0) -> Item:
         """Transform an example.
@@ -110,10 +113,21 @@ class Transforms:
             index: its number in the source.
         """
         if self.item:
-            generator = seeded(torch.device("cpu"), seed, epoch, index)
+            generator = _of_place(seed, epoch, index)
             for transform in self.item:
                 item = transform(item, generator)
         return item
+
+    def lengths(self, indices: Iterable[int], seed: int, epoch: int) -> np.ndarray:
+        """Return how many steps `of_item` gives examples, int64 [n], before any is read; only where ``length`` is known.
+
+        Args:
+            indices: their numbers in the source.
+            seed: of the run.
+            epoch: in which they are seen.
+        """
+        assert self.length is not None
+        return np.array([self.length(index, _of_place(seed, epoch, index)) for index in indices], np.int64)
 
     def of_batch(self, batch: Batch, seed: int, step: int, part: int) -> Batch:
         """Transform a batch.
@@ -129,6 +143,11 @@ class Transforms:
             for transform in self.batch:
                 batch = transform(batch, generator)
         return batch
+
+
+def _of_place(seed: int, epoch: int, index: int) -> torch.Generator:
+    """Return what an example's transforms draw from in an epoch."""
+    return seeded(torch.device("cpu"), seed, epoch, index)
 
 
 def seeded(device: torch.device, *place: int) -> torch.Generator:

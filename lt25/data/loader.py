@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lt25.data.batches import NO_GRID, Batch, Grid, Item, Transforms
-from lt25.data.order import Draw, Reading, Share, draws, length_unit
+from lt25.data.order import FIRST, Began, Draw, Reading, Share, draws, length_unit
 from lt25.data.prepared import PreparedExamples, PreparedSplit, Source
 from lt25.errors import UserError
 from lt25.tasks import TASKS
@@ -22,8 +22,8 @@ from lt25.tasks import TASKS
 # Lengths that a batch on a grid can have, and boundaries of packed sequences to a step of the grid.
 _LENGTHS, _BOUNDARIES = 16, 64
 
-# Of so many forms that transforms give an example one is nearly surely as long as can be.
-_FORMS = 16
+# In so many epochs transforms surely give an example a form as long as can be.
+_FORMS = 200
 
 
 class StepBatches:
@@ -62,19 +62,29 @@ class StepBatches:
         self.share, self.seed, self.searched = reading.share, reading.seed, reading.searched
         self.options, self.prefetch, self.main_input = options or {}, prefetch, TASKS[task].main_input
         by_length = self.searched or self.share.batch_steps > 0
+        self.lengths_drawn = by_length and self.transforms.length is not None
         _check(self.source, self.share, self.options, by_length)
         grid = _grid(split, self.source, by_length) if few_shapes else NO_GRID
         alike = isinstance(self.source, PreparedExamples) and self.source.lengths is None and not self.transforms.item
         collate_stacked = getattr(module, "collate_stacked", None) if alike else None
         self.batches = Batches(self.source, self.transforms, module.collate, collate_stacked, grid, self.seed)
-        self.served = 0
+        self.served, self.began = 0, FIRST
         self.source_state = self.source.state_dict()
 
     def __iter__(self) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         self.source.load_state_dict(self.source_state)
+        step, lengths = self.served // self.share.accumulation, self._lengths if self.lengths_drawn else None
+        drawn = draws(self.source, self.share, self.seed, step, self.began, lengths)
+        began: deque[Began] = deque()
+
+        def noting_epochs() -> Iterator[Draw]:
+            for draw in drawn:
+                began.append(draw.began)
+                yield draw
+
         loaded = DataLoader(
             self.batches,
-            sampler=draws(self.source, self.share, self.seed, self.served // self.share.accumulation),
+            sampler=noting_epochs(),
             batch_size=None,
             # A generator of its own: otherwise a new iterator draws from the one that dropout draws from.
             generator=torch.Generator(),
@@ -93,16 +103,17 @@ class StepBatches:
             part = micro * self.share.world_size + self.share.rank
             batch = self.transforms.of_batch(batch, self.seed, step, part)
             self.served += 1
-            self.source_state = states.popleft()
+            self.source_state, self.began = states.popleft(), began.popleft()
             labels = batch.pop("labels")
             batch["input"] = batch.pop(self.main_input)
             yield batch, labels
 
     def longest(self) -> Item:
-        """Return the longest example as its transforms make it, in the longest form that these give it in several epochs."""
-        index = int(cast(np.ndarray, self.source.lengths).argmax())
-        items = (self.transforms.of_item(self.source[index], self.seed, epoch, index) for epoch in range(_FORMS))
-        return max(items, key=lambda item: len(item["input"]))
+        """Return the longest example as its transforms make it, in the longest form that these give it in many epochs."""
+        index, epoch = int(cast(np.ndarray, self.source.lengths).argmax()), 0
+        if self.transforms.length is not None:
+            epoch = max(range(_FORMS), key=lambda epoch: self.transforms.lengths([index], self.seed, epoch)[0])
+        return self.transforms.of_item(self.source[index], self.seed, epoch, index)
 
     def repeated(self, item: Item, count: int) -> Batch:
         """Return a batch of one example, ``count`` times, with ``input`` and ``labels`` as a step has them."""
@@ -117,9 +128,18 @@ class StepBatches:
         """End what is under way."""
         self.source.close()
 
+    def _lengths(self, epoch: int) -> np.ndarray:
+        return self.transforms.lengths(range(cast(int, self.source.count)), self.seed, epoch)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the steps served, the source's state if it has one, and what a micro-batch holds if that is searched."""
+        """Return the steps served, and what else there is to know to go on.
+
+        That is the source's state if it has one, the last step's epoch if epochs differ in their number of steps, and what a
+        micro-batch holds if that is searched.
+        """
         state: dict[str, Any] = {"steps": self.served // self.share.accumulation}
+        if self.lengths_drawn:
+            state["began"] = self.began._asdict()
         if self.source_state:
             state["source"] = self.source_state
         if self.searched:
@@ -135,6 +155,7 @@ class StepBatches:
         if self.source_state and not state.get("source"):
             raise UserError(f"{self.source.name}: the checkpoint has no position in it: go on from another one")
         self.served = state["steps"] * self.share.accumulation
+        self.began = Began(**state["began"]) if self.lengths_drawn else FIRST
         if self.searched:
             self.hold(state["batch_steps"])
         self.source_state = state.get("source", {})

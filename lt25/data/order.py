@@ -1,12 +1,14 @@
 """In which order examples are read: a pure function of the seed and the step.
 
-Nothing depends on how many processes read, and the whole state of the order is the number of steps taken.
+Nothing depends on how many processes read, and the whole state of the order is the number of steps taken. Where lengths change
+from epoch to epoch, and with them the number of steps, the epoch's beginning is remembered too: otherwise it is sought from the
+first epoch on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -99,11 +101,25 @@ class Reading:
         return np.array(bounds[:-1], np.int64)
 
 
+class Began(NamedTuple):
+    """An epoch, and the step that it began with."""
+
+    epoch: int
+    step: int
+
+
+FIRST = Began(0, 0)
+
+
 class Draw(NamedTuple):
     """The examples of a micro-batch, by their numbers, and the epoch in which they are drawn."""
 
-    epoch: int
+    began: Began
     indices: list[int]
+
+    @property
+    def epoch(self) -> int:
+        return self.began.epoch
 
 
 def epoch_order(source: Source, step_size: int, seed: int, epoch: int) -> np.ndarray:
@@ -133,7 +149,7 @@ def epoch_order(source: Source, step_size: int, seed: int, epoch: int) -> np.nda
     return order.reshape(steps, step_size) * source.stride + rng.integers(source.stride)
 
 
-def epoch_by_length(source: Source, share: Share, seed: int, epoch: int) -> list[list[np.ndarray]]:
+def epoch_by_length(lengths: np.ndarray, unit: int, share: Share, seed: int, epoch: int) -> list[list[np.ndarray]]:
     """Return the examples of an epoch, every one once, in micro-batches of ``share.batch_steps`` steps.
 
     A micro-batch has examples of one length, rounded up, drawn at random among all of that length, and as many as fit; a step has
@@ -141,17 +157,17 @@ def epoch_by_length(source: Source, share: Share, seed: int, epoch: int) -> list
     the last step, the ones with most examples are divided; if all have one, those left over are dropped.
 
     Args:
-        source: one that has a count and lengths.
+        lengths: of the examples in this epoch, int64 [n].
+        unit: lengths are rounded up to its multiples.
         share: of any process: all get the same.
         seed: of the run.
         epoch: from 0.
 
     Returns:
-        Steps, as many in every epoch, of ``share.micro_batches`` arrays of numbers of examples, int64 [n].
+        Steps, as many in every epoch of the same lengths, of ``share.micro_batches`` arrays of numbers of examples, int64 [n].
     """
     rng = np.random.default_rng([seed, epoch])
-    lengths = cast(np.ndarray, source.lengths)
-    order, unit = rng.permutation(len(lengths)), length_unit(lengths)
+    order = rng.permutation(len(lengths))
     padded = -(-lengths[order] // unit) * unit
     batches = [order[rows] for rows in longest_first(padded, share.local_batch_size, share.batch_steps)]
     while len(batches) % share.micro_batches:
@@ -172,7 +188,14 @@ def length_unit(lengths: np.ndarray, count: int = _LENGTHS) -> int:
     return 8 * -(-int(lengths.max()) // (8 * count))
 
 
-def draws(source: Source, share: Share, seed: int, step: int) -> Iterator[Draw]:
+def draws(
+    source: Source,
+    share: Share,
+    seed: int,
+    step: int,
+    began: Began = FIRST,
+    lengths: Callable[[int], np.ndarray] | None = None,
+) -> Iterator[Draw]:
     """Yield the micro-batches of one process from a step on, for ever.
 
     Args:
@@ -180,22 +203,32 @@ def draws(source: Source, share: Share, seed: int, step: int) -> Iterator[Draw]:
         share: the process's.
         seed: of the run.
         step: the first one's number, from 0.
+        began: the step's epoch or an earlier one; only ``lengths`` ask for it.
+        lengths: with ``batch_steps``, tells the lengths of the examples in an epoch, int64 [count]; None: the source's in all.
     """
     if source.count is None:
         while True:
             row = np.arange(step * share.step_size, (step + 1) * share.step_size)
-            yield from (Draw(0, indices) for indices in share.own(_alike(row, share)))
+            yield from (Draw(FIRST, indices) for indices in share.own(_alike(row, share)))
             step += 1
     by_length = share.batch_steps > 0
-    in_epoch = len(epoch_by_length(source, share, seed, 0)) if by_length else source.count // share.step_size
-    epoch, step = divmod(step, in_epoch)
+
+    def steps_of(epoch: int) -> Any:
+        if not by_length:
+            return epoch_order(source, share.step_size, seed, epoch)
+        plain = cast(np.ndarray, source.lengths)
+        return epoch_by_length(lengths(epoch) if lengths else plain, length_unit(plain), share, seed, epoch)
+
+    if not lengths:
+        in_epoch = len(steps_of(0)) if by_length else source.count // share.step_size
+        began = Began(step // in_epoch, step - step % in_epoch)
     while True:
-        if by_length:
-            steps = epoch_by_length(source, share, seed, epoch)[step:]
-        else:
-            steps = (_alike(row, share) for row in epoch_order(source, share.step_size, seed, epoch)[step:])
-        yield from (Draw(epoch, indices) for micro_batches in steps for indices in share.own(micro_batches))
-        epoch, step = epoch + 1, 0
+        steps = steps_of(began.epoch)
+        for micro_batches in steps[step - began.step :]:
+            own = share.own(micro_batches if by_length else _alike(micro_batches, share))
+            yield from (Draw(began, indices) for indices in own)
+        began = Began(began.epoch + 1, began.step + len(steps))
+        step = max(step, began.step)
 
 
 def _alike(row: np.ndarray, share: Share) -> list[np.ndarray]:

@@ -27,7 +27,7 @@ from lt25.data.audio import (
     normalised_log_mel,
     to_int16,
 )
-from lt25.data.audio_augmentation import waveform_transforms
+from lt25.data.audio_augmentation import played_length, waveform_transforms
 from lt25.data.batches import IGNORE, NO_GRID, Batch, Grid, Item, ItemTransform, Transforms, pad
 from lt25.data.examples import Example, Examples
 from lt25.data.faults import Fault
@@ -184,11 +184,21 @@ def transforms(split: PreparedSplit, augment: Mapping[str, Any], training: bool)
         std=torch.tensor(facts["std"]),
         level=facts["level"],
     )
-    return Transforms((_waveform, *waveform_transforms(augment, facts["sampling_rate"]), frames, *masks))
+    length = None
+    if augment.get("speed") is not None or augment.get("tempo") is not None:
+        length = partial(_frames_played, split=split, augment=augment, sample_rate=facts["sampling_rate"])
+    items = (_waveform, *waveform_transforms(augment, facts["sampling_rate"]), frames, *masks)
+    return Transforms(items, length=length)
 
 
 def _extractor(split: PreparedSplit) -> dict[str, Any]:
     return read_json(split.path / "preprocessor_config.json", "run `lt25 prepare` on the experiment again")
+
+
+def _frames_played(
+    index: int, generator: torch.Generator, split: PreparedSplit, augment: Mapping[str, Any], sample_rate: int
+) -> int:
+    return frame_count(played_length(int(split.lengths[index]), generator, augment, sample_rate), sample_rate)
 
 
 def _waveform(item: Item, generator: torch.Generator) -> Item:

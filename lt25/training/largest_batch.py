@@ -49,7 +49,7 @@ def settle(trainer: Any) -> float:
     loader: StepBatches = trainer.dataloader
     if not loader.share.batch_steps:
         lengths: Any = loader.source.lengths
-        unit, longest = length_unit(lengths), int(lengths.max())
+        unit, longest = length_unit(lengths), len(loader.longest()["input"])
         memory = memory_of(trainer)
         count = most_that_fit(memory, loader.share.local_batch_size)
         if count < 1:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lt25.data.order import Share, draws, epoch_by_length, epoch_order, length_unit
+from lt25.data.order import FIRST, Share, draws, epoch_by_length, epoch_order, length_unit
 
 
 def source(count, lengths=None, stride=1):
@@ -70,7 +70,7 @@ FRAMES = utterances(5000)
 )
 def test_batches_of_so_many_frames_are_full_hold_every_utterance_once_and_are_hardly_padded(share):
     unit = length_unit(FRAMES)
-    epochs = [epoch_by_length(source(len(FRAMES), FRAMES), share, 1, epoch) for epoch in range(3)]
+    epochs = [epoch_by_length(FRAMES, unit, share, 1, epoch) for epoch in range(3)]
     assert len({len(epoch) for epoch in epochs}) == 1
     assert len({tuple(step[0]) for epoch in epochs for step in epoch}) == 3 * len(epochs[0])
     for epoch in epochs:
@@ -90,9 +90,9 @@ def test_batches_of_so_many_frames_are_full_hold_every_utterance_once_and_are_ha
 
 def test_an_utterance_longer_than_a_batch_is_one_of_its_own_and_batches_that_cannot_be_divided_are_dropped():
     lengths = np.array([400, 100, 90, 85, 70, 60, 50])
-    (whole,) = epoch_by_length(source(7, lengths), Share(8, 3, batch_steps=340), 1, 0)
+    (whole,) = epoch_by_length(lengths, 16, Share(8, 3, batch_steps=340), 1, 0)
     assert [sorted(batch) for batch in whole] == [[0], [1, 2, 3], [4, 5, 6]]
-    alone = epoch_by_length(source(7, lengths), Share(8, 2, batch_steps=1), 1, 0)
+    alone = epoch_by_length(lengths, 16, Share(8, 2, batch_steps=1), 1, 0)
     assert [len(batch) for step in alone for batch in step] == [1] * 6
 
 
@@ -102,7 +102,7 @@ def test_any_number_of_ranks_take_the_same_steps_of_so_many_frames(ranks):
         draws(source(len(FRAMES), FRAMES), Share(64, 4 // ranks, rank, ranks, 30_000), 1, 3) for rank in range(ranks)
     ]
     steps = [sorted(tuple(next(rank).indices) for _ in range(4 // ranks) for rank in read) for _ in range(3)]
-    expected = epoch_by_length(source(len(FRAMES), FRAMES), Share(64, 4, batch_steps=30_000), 1, 0)[3:6]
+    expected = epoch_by_length(FRAMES, length_unit(FRAMES), Share(64, 4, batch_steps=30_000), 1, 0)[3:6]
     assert steps == [sorted(tuple(batch.tolist()) for batch in step) for step in expected]
 
 
@@ -118,6 +118,27 @@ def test_any_number_of_ranks_take_the_same_steps_of_so_many_frames(ranks):
 def test_the_order_from_a_step_on_is_the_rest_of_the_whole(source, share):
     whole = list(islice(draws(source, share, 1, 0), 30))
     assert list(islice(draws(source, share, 1, 9), 12)) == whole[18:]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_where_lengths_change_with_the_epoch_the_order_from_a_step_on_is_the_rest_of_the_whole(ranks):
+    def played(epoch):
+        return (FRAMES[:300] * np.random.default_rng(epoch).choice([0.5, 1, 2], 300)).astype(np.int64)
+
+    read, share = source(300, FRAMES[:300]), Share(64, 2 // ranks, ranks - 1, ranks, 6_000)
+    whole = list(islice(draws(read, share, 1, 0, lengths=played), 400))
+    in_epoch = np.bincount([draw.epoch for draw in whole])[:-1] // share.accumulation
+    assert len(set(in_epoch)) > 1 and len(in_epoch) > 2
+    for step in (3, 60, 120):
+        last = whole[(step - 1) * share.accumulation].began
+        assert last.step == sum(in_epoch[: last.epoch])
+        for began in (FIRST, last):
+            rest = draws(read, share, 1, step, began, played)
+            assert list(islice(rest, 5)) == whole[step * share.accumulation :][:5]
+    for draw in whole:
+        lengths = played(draw.epoch)[draw.indices]
+        unit = length_unit(FRAMES[:300])
+        assert -(-lengths.max() // unit) * unit * len(lengths) <= 6_000 or len(lengths) == 1
 
 
 def test_a_stream_is_read_once_in_order():

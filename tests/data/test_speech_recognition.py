@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from lt25.data.audio import from_int16, to_int16
 from lt25.data.loader import StepBatches
-from lt25.data.order import Reading, Share
+from lt25.data.order import Reading, Share, draws
 from lt25.data.prepared import PreparedSplit
 from lt25.data.speech_recognition import collate, source, transforms
 from lt25.errors import UserError
@@ -351,6 +352,36 @@ def test_batches_of_audio_have_the_shapes_of_batches_of_features(stored):
         assert torch.equal(labels, others)
         assert torch.equal(features["attention_mask"], audio["attention_mask"])
         torch.testing.assert_close(features["input"], audio["input"], rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("changes", [("speed",), ("tempo",), ("speed", "tempo")], ids="-".join)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_batches_are_formed_by_the_lengths_that_utterances_have_once_they_are_played(stored, changes, rank):
+    split, seed = PreparedSplit(stored["audio"], "train"), 3
+    # Speeds are factors that make no whole number of samples, and pitch leaves the length alone.
+    factors = {"speed": [0.5, 0.93, 1, 1.97], "tempo": [0.71, 1.3], "pitch": [0.9, 1.1], "gain_db": [-6, 6]}
+    augment = {name: factors[name] for name in (*changes, "pitch", "gain_db")}
+    reading = Reading(Share(8, 1, rank, 2, batch_steps=400), seed)
+
+    def loader(**options):
+        return StepBatches(split, "speech_recognition", reading, augment=augment, few_shapes=True, **options)
+
+    stream, formed = loader(options={"num_workers": 1}), transforms(split, augment, training=True).lengths
+    drawn = draws(stream.source, stream.share, seed, 0, lengths=lambda epoch: formed(range(len(split)), seed, epoch))
+    given, states = [], []
+    for (inputs, labels), draw in zip(stream, islice(drawn, 24), strict=False):
+        assert inputs["attention_mask"].sum(1).tolist() == formed(draw.indices, seed, draw.epoch).tolist()
+        assert inputs["attention_mask"].numel() <= 400 or len(labels) == 1
+        given.append(inputs["input"])
+        states.append(stream.state_dict())
+    assert draw.epoch > 1
+    assert max(formed(range(len(split)), seed, 0)) > 1.2 * stream.source.lengths.max()
+    for at in (1, 9, 17):
+        resumed = loader()
+        resumed.load_state_dict(states[at])
+        again = [inputs["input"] for inputs, _ in islice(resumed, 3)]
+        assert all(map(torch.equal, again, given[at + 1 : at + 4]))
+    assert len(stream.longest()["input"]) == max(formed(range(len(split)), seed, epoch).max() for epoch in range(200))
 
 
 def test_a_gain_lies_between_its_bounds_and_is_drawn_anew_in_every_epoch(stored):
