@@ -221,7 +221,11 @@ def test_devices_are_compared_with_parallelism_and_batch(project, capsys, monkey
 @pytest.mark.parametrize(
     ("degrees", "processes", "message"),
     [
-        ({"data_parallel_replicate_degree": 2, "tensor_parallel_degree": 2}, "4", "found DDP and TP together, not tested"),
+        (
+            {"data_parallel_replicate_degree": 2, "tensor_parallel_degree": 2},
+            "4",
+            "found DDP and TP together, not tested",
+        ),
         ({"data_parallel_replicate_degree": 2, "tensor_parallel_degree": 2}, "8", None),
         (
             {f"{kind}_parallel_degree": 2 for kind in ("tensor", "pipeline", "context")},
