@@ -145,6 +145,17 @@ def gpus(parallelism: Parallelism, environment: Environment = os.environ) -> int
     return _wanted(parallelism, number)
 
 
+def shards(parallelism: Parallelism, processes: int) -> int:
+    """Return the degree of sharding that a job has with so many processes, of which `plan` has found that its degrees fit.
+
+    Args:
+        parallelism: the experiment's section of that name, where it may be -1, whatever the other degrees leave.
+        processes: on all nodes together.
+    """
+    degree = _degrees(parallelism)["data_parallel_shard_degree"]
+    return processes // abs(math.prod(_degrees(parallelism).values())) if degree == -1 else degree
+
+
 def waiting(environment: Environment = os.environ) -> dict[str, str]:
     """Return the variables to add to a process's environment so that its threads leave the processor to others as they wait.
 

@@ -218,6 +218,32 @@ def test_devices_are_compared_with_parallelism_and_batch(project, capsys, monkey
     assert checked(capsys, "tiny", override.replace("shard_degree=2", "shard_degree=6"))[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("degrees", "processes", "message"),
+    [
+        (
+            {"data_parallel_replicate_degree": 2, "tensor_parallel_degree": 2},
+            "4",
+            "found DDP and TP together, not tested",
+        ),
+        ({"data_parallel_replicate_degree": 2, "tensor_parallel_degree": 2}, "8", None),
+        (
+            {f"{kind}_parallel_degree": 2 for kind in ("tensor", "pipeline", "context")},
+            "16",
+            "found FSDP and TP and PP and CP together, not tested",
+        ),
+        ({f"{kind}_parallel_degree": 2 for kind in ("tensor", "pipeline", "context")}, "8", None),
+    ],
+)
+def test_shards_over_the_processes_that_are_left_are_part_of_the_mesh(
+    project, capsys, monkeypatch, degrees, processes, message
+):
+    monkeypatch.setenv("NGPU", processes)
+    options = [f"--parallelism.{key}={degree}" for key, degree in degrees.items()]
+    status, said = checked(capsys, "tiny", *options, "--training.global_batch_size=16")
+    assert (status == 0) if message is None else (status == 2 and message in said), said
+
+
 def test_the_first_example_must_be_one_of_the_task(project, capsys):
     write_dataset(
         project, tasks=["classification"], columns={"input": "image", "label": "label"}, labels=["cat", "cow"]

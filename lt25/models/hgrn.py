@@ -21,7 +21,7 @@ from lt25.models.cache import HGRNCache
 from lt25.models.configuration import HGRNConfig
 from lt25.models.features import FeatureEncoder
 from lt25.models.plain import is_plain
-from lt25.models.short_conv import ShortConvolution, last_inputs, turn
+from lt25.models.short_conv import ShortConvolution, last_inputs
 from lt25.models.transformers_internals import ModelHooks
 from lt25.ops import (
     add_norm_linear,
@@ -237,10 +237,7 @@ class HGRNMixer(nn.Module):
             mask = None if mask is None else F.pad(mask, (count, 0), value=True)
             # A copy, so that it does not hold all of ifg.
             cache.convolved[self.layer_idx] = last_inputs(ifg[..., :channels], mask, count).clone()
-        from_end = self.directions == (True,)
-        if from_end:
-            ifg, mask, cu_seqlens = turn(ifg, mask, cu_seqlens)
-        options = mask, cu_seqlens, len(self.directions) == 2, self.group
+        options = mask, cu_seqlens, len(self.directions) == 2, self.directions == (True,), self.group
         if is_plain(ShortConvolution, i_conv1d, f_conv1d):
             weight = torch.cat((i_conv1d.weight, f_conv1d.weight)).squeeze(1)
             ifg = short_conv(ifg, weight, *options)
@@ -248,7 +245,7 @@ class HGRNMixer(nn.Module):
             i, f, g = ifg.chunk(3, -1)
             i, f = (conv(x, *options) for conv, x in ((i_conv1d, i), (f_conv1d, f)))
             ifg = torch.cat((i, f, g), -1)
-        return ifg.flip(1) if from_end else ifg[:, count:]
+        return ifg[:, count:]
 
 
 class GatedMLP(nn.Module):

@@ -108,7 +108,8 @@ def refusal(family: Parallel, parallelism: Mapping[str, Any]) -> str | None:
 
     Args:
         family: the model's.
-        parallelism: the section of an experiment; degrees that it lacks are 1, and shards over whatever is left (-1) are none.
+        parallelism: the section of an experiment; degrees that it lacks are 1. Shards over whatever is left (-1) are refused only
+            if they were with any number of processes.
     """
     for kind in KINDS[1:]:
         degree = parallelism.get(f"{kind}_parallel_degree", 1)
@@ -122,13 +123,15 @@ def refusal(family: Parallel, parallelism: Mapping[str, Any]) -> str | None:
         return "parallelism.enable_async_tensor_parallel: found true, but layers exchange steps before they compute: use false"
     axes = {key for key in _SHORT if parallelism.get(key, 1) > 1}
     tested = [mesh.degrees.keys() for mesh in MESHES]
-    if len(axes) < 2 or axes in tested:
+    possible = [axes, axes | {_SHARDS}] if parallelism.get(_SHARDS, 1) == -1 else [axes]
+    if any(len(some) < 2 or some in tested for some in possible):
         return None
     together = " and ".join(_SHORT[key] for key in _SHORT if key in axes)
     found = f"parallelism: found {together} together, not tested"
     if _REPLICAS in axes and axes - {_REPLICAS} | {_SHARDS} in tested:
-        shards = parallelism[_REPLICAS] * max(parallelism.get(_SHARDS, 1), 1)
-        return f"{found}: use {_REPLICAS} 1 and {_SHARDS} {shards}"
+        shards = parallelism.get(_SHARDS, 1)
+        all_shards = "" if shards == -1 else f" and {_SHARDS} {parallelism[_REPLICAS] * shards}"
+        return f"{found}: use {_REPLICAS} 1{all_shards}"
     return f"{found}: docs/scaling.md shows what is"
 
 

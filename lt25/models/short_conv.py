@@ -20,19 +20,14 @@ class ShortConvolution(nn.Module):
         mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         bidirectional: bool = False,
+        reverse: bool = False,
         group: dist.ProcessGroup | None = None,
     ) -> Tensor:
         """Convolve i alone, or f alone, [B, T, D]; the other arguments are those of :func:`lt25.ops.short_conv`."""
         weight, nothing = self.weight.squeeze(1), torch.zeros_like(x)
         both = torch.cat((weight, torch.zeros_like(weight)))
         ifg = torch.cat((x, nothing, nothing), -1)
-        return short_conv(ifg, both, mask, cu_seqlens, bidirectional, group)[..., : x.shape[2]]
-
-
-def turn(x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Reverse time: steps [B, T, D], the mask [B, T], and the boundaries [N + 1] of sequences packed along time."""
-    bounds = None if cu_seqlens is None else x.shape[1] - cu_seqlens.flip(0)
-    return x.flip(1), None if mask is None else mask.flip(1), bounds
+        return short_conv(ifg, both, mask, cu_seqlens, bidirectional, reverse, group)[..., : x.shape[2]]
 
 
 def last_inputs(x: Tensor, mask: Tensor | None, count: int) -> Tensor:

@@ -20,6 +20,7 @@ def short_conv(
     mask: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     bidirectional: bool = False,
+    reverse: bool = False,
     group: dist.ProcessGroup | None = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -32,6 +33,7 @@ def short_conv(
         cu_seqlens: int32 or int64 [N + 1], boundaries 0 = c_0 <= ... <= c_N = T of sequences packed along time; then B is 1.
             No step reads across a boundary.
         bidirectional: the second half of the channels of i, and of f, reads later steps, x_{t+j}.
+        reverse: all channels read later steps; not with bidirectional.
         group: processes that share the sequences, as for :func:`lt25.ops.hgrn_scan`.
         backend: "numba" (CPU), "triton" (CUDA) or "reference" (float64, anywhere); by default chosen by the device.
 
@@ -48,15 +50,30 @@ def short_conv(
         )
     if mask is not None and (mask.shape != ifg.shape[:2] or mask.dtype != torch.bool):
         raise ValueError(f"short_conv: mask must be bool {tuple(ifg.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}")
+    if bidirectional and reverse:
+        raise ValueError("short_conv: reverse is for channels of one direction, and not with bidirectional")
     if bidirectional and weight.shape[0] % 4:
         raise ValueError(f"short_conv: bidirectional needs an even number of channels, got {weight.shape[0] // 2}")
     check_sequences("short_conv", ifg, weight.shape[0] // 2, None, cu_seqlens)
     if group is not None:
         check_shared("short_conv", backend, False)
-        return _shared(ifg, weight, mask, cu_seqlens, bidirectional, group, backend)
-    if backend == "reference":
-        return reference.short_conv(ifg, weight, mask, cu_seqlens, bidirectional)
-    return _forward(ifg, weight, mask, cu_seqlens, bidirectional, backend)
+    if reverse:
+        ifg, mask, cu_seqlens = _turn(ifg, mask, cu_seqlens, 1 if group is None else dist.get_world_size(group))
+    if group is not None:
+        y = _shared(ifg, weight, mask, cu_seqlens, bidirectional, reverse, group, backend)
+    elif backend == "reference":
+        y = reference.short_conv(ifg, weight, mask, cu_seqlens, bidirectional)
+    else:
+        y = _forward(ifg, weight, mask, cu_seqlens, bidirectional, backend)
+    return y.flip(1) if reverse else y
+
+
+def _turn(
+    x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, parts: int
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Reverse time: steps [B, T, D], the mask [B, T], and the boundaries [N + 1], counted over so many parts of T steps."""
+    bounds = None if cu_seqlens is None else parts * x.shape[1] - cu_seqlens.flip(0)
+    return x.flip(1), None if mask is None else mask.flip(1), bounds
 
 
 def _shared(
@@ -65,12 +82,19 @@ def _shared(
     mask: Tensor | None,
     cu_seqlens: Tensor | None,
     bidirectional: bool,
+    is_turned: bool,
     group: dist.ProcessGroup,
     backend: str,
 ) -> Tensor:
-    """Convolve a part of sequences that a group shares: first without its neighbours, then add what its ends read of these."""
+    """Convolve a part of sequences that a group shares: first without its neighbours, then add what its ends read of these.
+
+    Where time is turned, in every part, the last rank has the first one.
+    """
     (_, steps, _), (channels, size) = ifg.shape, weight.shape
-    reach, start = size - 1, dist.get_rank(group) * steps
+    rank, earlier = (
+        (dist.get_world_size(group) - 1 - dist.get_rank(group), 1) if is_turned else (dist.get_rank(group), -1)
+    )
+    reach, start = size - 1, rank * steps
     if steps < reach:
         raise ValueError(f"short_conv: each process needs {reach} steps at least, got {steps}")
     own = None if cu_seqlens is None else part_of(cu_seqlens, start, steps)
@@ -86,7 +110,7 @@ def _shared(
         bounds = None if bounds is None else F.pad(F.pad(bounds, (1, 0)), (0, 1), value=2 * reach)
         return _forward(window, weight, None, bounds, bidirectional, backend)[..., :channels]
 
-    before = neighbour(x[:, steps - reach :], -1, group)
+    before = neighbour(x[:, steps - reach :], earlier, group)
     y[:, :reach, :channels] += around(start, (before, torch.zeros_like(before)))[:, reach:]
     if bidirectional:
         after = neighbour(x[:, :reach], 1, group)

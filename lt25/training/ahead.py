@@ -8,7 +8,7 @@ from typing import Any
 from lt25.errors import UserError
 from lt25.experiment import Experiment
 from lt25.files import load_record
-from lt25.launch import Launch, plan
+from lt25.launch import Launch, plan, shards
 from lt25.models import families, meshes
 from lt25.progress import say
 from lt25.training import run as runs
@@ -26,7 +26,8 @@ def check_devices(experiment: Experiment) -> Launch:
     """
     parallelism, training = experiment.job["parallelism"], experiment.job["training"]
     start = plan(parallelism, where=str(experiment.path))
-    families.check(experiment.model, experiment.task, parallelism, start.device, str(experiment.path))
+    settled = {**parallelism, "data_parallel_shard_degree": shards(parallelism, start.world_size)}
+    families.check(experiment.model, experiment.task, settled, start.device, str(experiment.path))
     if training["float8"] and start.device == "cpu":
         raise UserError(
             f"{experiment.path}: training.float8: found {training['float8']}, but there is no GPU here, and a CPU has no such "

@@ -172,6 +172,18 @@ def test_an_unknown_type_is_one_line():
             {"model_type": "lt25_hgrn"},
             "language_modeling",
             {
+                "data_parallel_replicate_degree": 2,
+                "data_parallel_shard_degree": -1,
+                "pipeline_parallel_degree": 2,
+                "context_parallel_degree": 2,
+            },
+            "cpu",
+            "found DDP and PP and CP together, not tested: use data_parallel_replicate_degree 1",
+        ),
+        (
+            {"model_type": "lt25_hgrn"},
+            "language_modeling",
+            {
                 "data_parallel_shard_degree": 2,
                 "tensor_parallel_degree": 2,
                 "pipeline_parallel_degree": 2,

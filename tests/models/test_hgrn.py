@@ -8,8 +8,7 @@ import torch
 
 from lt25.models import HGRNConfig, HGRNForCausalLM, HGRNModel
 from lt25.models.hgrn import Dropout, StochasticDepth
-from lt25.models.short_conv import last_inputs, turn
-from lt25.ops import short_conv
+from lt25.models.short_conv import last_inputs
 from tests.models import tiny
 
 OPTIONS = {
@@ -199,21 +198,6 @@ def test_stochastic_depth_leaves_branches_out_of_whole_sequences_and_grows_with_
     assert 80 < (branch[:, 0, 0] == 0).sum() < 176
     x = torch.randn(2, 5, 3)
     assert (StochasticDepth(0.5).eval()(x) == x).all()
-
-
-@pytest.mark.parametrize(
-    ("mask", "cu_seqlens"),
-    [(torch.arange(9)[None] < 7, None), (None, torch.tensor([0, 3, 4, 9]))],
-    ids=["padded", "packed"],
-)
-def test_turned_sequences_are_convolved_from_their_ends(mask, cu_seqlens):
-    ifg, weight = torch.randn(1, 9, 24), torch.randn(16, 4)
-    expected = short_conv(ifg, weight, mask, cu_seqlens, bidirectional=True)
-    x, mask, bounds = turn(ifg, mask, cu_seqlens)
-    found = short_conv(x, weight, mask, bounds).flip(1)
-    # The halves of i and of f that read later steps.
-    for half in (slice(4, 8), slice(12, 16)):
-        torch.testing.assert_close(found[..., half], expected[..., half])
 
 
 def test_time_constants_are_those_of_the_gates_that_the_scan_applies():

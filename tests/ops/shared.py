@@ -42,6 +42,8 @@ CASES = [
     Case("conv", torch.float32, True, "inside"),
     *(Case("conv", torch.float64, ways, packed) for ways in (False, True) for packed in PACKED),
     *(Case("conv", torch.float32, ways, None, masked) for ways in (False, True) for masked in (False, True)),
+    *(Case("turned conv", torch.float64, False, packed) for packed in PACKED),
+    Case("turned conv", torch.float32, masked=True),
 ]
 
 
@@ -69,7 +71,8 @@ def operator(case: Case, device: str, scale: int) -> tuple[Callable[..., Tensor]
     if case.masked:
         mask[0, -8:] = mask[1, :5] = False
         shared["mask"] = mask
-    if case.operator == "conv":
+    if case.operator in ("conv", "turned conv"):
+        options["reverse"] = case.operator == "turned conv"
         return (
             lambda ifg, weight, group, mask=None: short_conv(ifg, weight, mask, group=group, **options),
             shared,

@@ -25,6 +25,21 @@ def test_half_of_the_channels_may_look_ahead():
     torch.testing.assert_close(found[..., :12], torch.cat(parts, -1))
 
 
+@pytest.mark.parametrize(
+    ("mask", "cu_seqlens"),
+    [(torch.arange(9)[None] < 7, None), (None, torch.tensor([0, 3, 4, 9]))],
+    ids=["padded", "packed"],
+)
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+def test_all_channels_may_look_ahead(mask, cu_seqlens, backend):
+    ifg, weight = torch.randn(1, 9, 24), torch.randn(16, 4)
+    expected = short_conv(ifg, weight, mask, cu_seqlens, bidirectional=True)
+    found = short_conv(ifg, weight, mask, cu_seqlens, reverse=True, backend=backend)
+    # The halves of i and of f that read later steps.
+    for half in (slice(4, 8), slice(12, 16)):
+        torch.testing.assert_close(found[..., half], expected[..., half])
+
+
 @pytest.mark.parametrize("size", [1, 4, 5, 29])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
@@ -58,6 +73,7 @@ def test_packed_sequences_are_convolved_one_by_one(bidirectional):
         ({"mask": torch.ones(9, dtype=torch.bool)}, r"mask must be bool \(2, 9\), got torch.bool \(9,\)"),
         ({"cu_seqlens": torch.tensor([0, 9])}, "needs a batch of 1"),
         ({"ifg": torch.zeros(2, 9, 9), "weight": torch.zeros(6, 4), "bidirectional": True}, "even number of channels"),
+        ({"bidirectional": True, "reverse": True}, "not with bidirectional"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):

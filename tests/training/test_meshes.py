@@ -98,6 +98,10 @@ OPTIONS = [
     ),
     ("PP 2", "speech_recognition", {"validation": {"freq": STEPS}}),
     ("TP 2 x CP 2", "speech_recognition", {"model": {"bidirectional": True, "subsampling": 2}}),
+    *(
+        ("TP 2 x CP 2", task, {"model": {"bidirectional": True, "use_short_conv": True}})
+        for task in ("classification", "speech_recognition")
+    ),
     (
         "TP 2 x CP 2",
         "language_modeling",
