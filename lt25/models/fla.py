@@ -11,6 +11,7 @@ import torch
 
 # They put into FLA what it lacks.
 import lt25.models.fla_hopper
+import lt25.models.fla_mamba
 import lt25.models.fla_mamba2  # noqa: F401
 from lt25.compiling import tune_quickly
 from lt25.models.attention import attention, packed_attention

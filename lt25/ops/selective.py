@@ -18,6 +18,7 @@ def selective_scan(
     B: Tensor,
     C: Tensor,
     D: Tensor,
+    dt_bias: Tensor,
     z: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     backend: str | None = None,
@@ -26,11 +27,12 @@ def selective_scan(
 
     Args:
         x: float [B, T, D].
-        dt: length of each step before softplus, [B, T, D].
+        dt: length of each step before ``dt_bias`` is added and softplus taken, [B, T, D].
         A: rates at which states decay, below 0, [D, N].
         B: what each step writes, [B, T, N].
         C: what each step reads, [B, T, N].
         D: what goes past the states, [D].
+        dt_bias: [D].
         z: gate, [B, T, D]; or None for none.
         cu_seqlens: int32 or int64 [S + 1], boundaries 0 = c_0 <= ... <= c_S = T of sequences packed along time, each of which
             begins from zero; then B is 1.
@@ -44,8 +46,9 @@ def selective_scan(
         ValueError: shapes that do not fit together.
     """
     wanted = {"dt": x.shape, "A": (x.shape[-1], A.shape[-1]), "B": (*x.shape[:2], A.shape[-1]), "D": x.shape[-1:]}
-    wanted |= {"C": wanted["B"], "z": x.shape}
-    for name, given in {"dt": dt, "A": A, "B": B, "C": C, "D": D, "z": x if z is None else z}.items():
+    wanted |= {"C": wanted["B"], "dt_bias": wanted["D"], "z": x.shape}
+    tensors = {"dt": dt, "A": A, "B": B, "C": C, "D": D, "dt_bias": dt_bias, "z": x if z is None else z}
+    for name, given in tensors.items():
         if tuple(given.shape) != tuple(wanted[name]):
             raise ValueError(f"selective_scan: {name} must be {tuple(wanted[name])}, got {tuple(given.shape)}")
     check_sequences("selective_scan", x, x.shape[2], None, cu_seqlens)
@@ -57,21 +60,29 @@ def selective_scan(
     if backend is None:
         backend = "triton" if x.is_cuda and x.dtype != torch.float64 else "reference"
     if backend == "reference":
-        y, state = reference.selective_scan(x, dt, A, B, C, D, z, starts)
+        y, state = reference.selective_scan(x, dt, A, B, C, D, dt_bias, z, starts)
         return y, state.to(state_dtype(x))
-    y, states = _forward(x, dt, A, B, C, D, z, starts)
+    y, states = _forward(x, dt, A, B, C, D, dt_bias, z, starts)
     return y, states[:, -1].transpose(1, 2)
 
 
 @operator("lt25::selective_scan")
 def _forward(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None, starts: Tensor | None
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    z: Tensor | None,
+    starts: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    return kernels("triton", "selective").forward(x, dt, A, B, C, D, z, starts)
+    return kernels("triton", "selective").forward(x, dt, A, B, C, D, dt_bias, z, starts)
 
 
 @_forward.register_fake
-def _(x, dt, A, B, C, D, z, starts):
+def _(x, dt, A, B, C, D, dt_bias, z, starts):
     tiles = kernels("triton", "selective").tiles(x.shape[1])
     return x.new_empty(x.shape), x.new_empty(x.shape[0], tiles + 1, A.shape[1], x.shape[2], dtype=torch.float32)
 
@@ -86,17 +97,18 @@ def _backward(
     B: Tensor,
     C: Tensor,
     D: Tensor,
+    dt_bias: Tensor,
     z: Tensor | None,
     starts: Tensor | None,
     states: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return kernels("triton", "selective").backward(grad_y, grad_final, x, dt, A, B, C, D, z, starts, states)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return kernels("triton", "selective").backward(grad_y, grad_final, x, dt, A, B, C, D, dt_bias, z, starts, states)
 
 
 @_backward.register_fake
-def _(grad_y, grad_final, x, dt, A, B, C, D, z, starts, states):
+def _(grad_y, grad_final, x, dt, A, B, C, D, dt_bias, z, starts, states):
     gate = x.new_empty(0) if z is None else z
-    return tuple(each.new_empty(each.shape) for each in (x, dt, A, B, C, D, gate))
+    return tuple(each.new_empty(each.shape) for each in (x, dt, A, B, C, D, dt_bias, gate))
 
 
 def _setup_context(ctx, inputs, output):

@@ -105,11 +105,12 @@ def selective_case(draw: Draw, sizes: Sizes) -> Case:
     channels, states = draw(1, sizes.channels), (1, 3, 16)[draw(0, 2)]
     tensors = {
         "x": _normal(random, *shape, channels),
-        "dt": _normal(random, *shape, channels) * 2 - draw(0, 5),
+        "dt": _normal(random, *shape, channels) * 2,
         "A": -torch.rand(channels, states, generator=random, dtype=torch.float64) * (1, 16)[draw(0, 1)],
         "B": _normal(random, *shape, states),
         "C": _normal(random, *shape, states),
         "D": _normal(random, channels),
+        "dt_bias": _normal(random, channels) - draw(0, 5),
     }
     if draw(0, 1):
         tensors["z"] = _normal(random, *shape, channels)
@@ -250,7 +251,7 @@ COMPOSED = {**CASES, "row": row_case}
 """Those of the operators, and of several that follow each other."""
 _WITHOUT_GRADIENTS = (hgrn_step, _row)
 # What keeps its precision beside inputs of half precision.
-_KEPT_WIDE = {"A", "D", "initial_state", "state", "lower_bound", "weight", "norm_weight", "residual"}
+_KEPT_WIDE = {"A", "D", "dt_bias", "initial_state", "state", "lower_bound", "weight", "norm_weight", "residual"}
 
 
 def check(case: Case, backend: str, dtype: torch.dtype, device: str = "cpu") -> None:

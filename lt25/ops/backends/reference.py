@@ -80,11 +80,13 @@ def selective_scan(
     B: Tensor,
     C: Tensor,
     D: Tensor,
+    dt_bias: Tensor,
     z: Tensor | None,
     starts: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Arguments and results of :func:`lt25.ops.selective_scan`; bool ``starts`` [T] is True where a sequence begins."""
-    value, passed, rate, write, read = _exact(x), F.softplus(_exact(dt)), _exact(A), _exact(B), _exact(C)
+    value, rate, write, read = map(_exact, (x, A, B, C))
+    passed = F.softplus(_exact(dt) + _exact(dt_bias))
     state, rows = value.new_zeros(x.shape[0], *A.shape), []
     for t in range(x.shape[1]):
         decay = (passed[:, t, :, None] * rate).exp()

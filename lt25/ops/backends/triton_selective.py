@@ -62,9 +62,9 @@ def _softplus(u):
 
 
 @triton.jit
-def _step(dt, starts, at, inside, there, lane, D: tl.constexpr, PACKED: tl.constexpr):
+def _step(dt, bias, starts, at, inside, there, lane, D: tl.constexpr, PACKED: tl.constexpr):
     """dt of a step [W, C], and how far the state decays over it: for ever, where a text starts. Beyond the end both are 0."""
-    u = tl.load(dt + at * D + lane, mask=inside & there, other=float("-inf")).to(tl.float32)
+    u = tl.load(dt + at * D + lane, mask=inside & there, other=float("-inf")).to(tl.float32) + bias
     passed = _softplus(u)
     ages = passed
     if PACKED:
@@ -74,7 +74,7 @@ def _step(dt, starts, at, inside, there, lane, D: tl.constexpr, PACKED: tl.const
 
 @triton.jit(do_not_specialize=_NUMBERS)
 def _forward(
-    x, dt, A, B, C, skip, z, starts, y, states, batch, T, tiles, z_stride, B_stride, C_stride,
+    x, dt, A, B, C, skip, dt_bias, z, starts, y, states, batch, T, tiles, z_stride, B_stride, C_stride,
     D: tl.constexpr, N: tl.constexpr, R: tl.constexpr, W: tl.constexpr, WIDTH: tl.constexpr,
     GATED: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
@@ -85,6 +85,7 @@ def _forward(
     there = lane < D
     warp = tl.arange(0, W)[:, None]
     straight = tl.load(skip + lane, mask=there, other=0.0).to(tl.float32)
+    bias = tl.load(dt_bias + lane, mask=there, other=0.0).to(tl.float32)
     states += item * (tiles + 1) * N * D
     for tile in range(tiles):
         step = tile * (R * W) + warp * R
@@ -94,7 +95,7 @@ def _forward(
         y_rows = ()
         for r in tl.static_range(R):
             inside = step + r < T
-            _, passed, age = _step(dt, starts, at + r, inside, there, lane, D, PACKED)
+            _, passed, age = _step(dt, bias, starts, at + r, inside, there, lane, D, PACKED)
             value = tl.load(x + (at + r) * D + lane, mask=inside & there, other=0.0).to(tl.float32)
             ages = ages + (age,)  # noqa: RUF005
             moved = moved + (passed * value,)  # noqa: RUF005
@@ -143,8 +144,8 @@ def _forward(
 
 @triton.jit(do_not_specialize=_NUMBERS)
 def _backward(
-    grad_y, grad_final, x, dt, A, B, C, skip, z, starts, states,
-    grad_x, grad_dt, grad_z, A_parts, B_parts, C_parts, skip_parts, carried, batch, T, tiles, z_stride, B_stride, C_stride,
+    grad_y, grad_final, x, dt, A, B, C, skip, dt_bias, z, starts, states,
+    grad_x, grad_dt, grad_z, A_parts, B_parts, C_parts, skip_parts, bias_parts, carried, batch, T, tiles, z_stride, B_stride, C_stride,
     D: tl.constexpr, N: tl.constexpr, R: tl.constexpr, W: tl.constexpr, WIDTH: tl.constexpr,
     GATED: tl.constexpr, PACKED: tl.constexpr, FINAL: tl.constexpr,
 ):  # fmt: skip
@@ -156,6 +157,7 @@ def _backward(
     there = lane < D
     warp = tl.arange(0, W)[:, None]
     straight = tl.load(skip + lane, mask=there, other=0.0).to(tl.float32)
+    bias = tl.load(dt_bias + lane, mask=there, other=0.0).to(tl.float32)
     states += item * (tiles + 1) * N * D
     carried += item * N * D
     grad_final += item * N * D
@@ -163,6 +165,7 @@ def _backward(
     B_parts += (block * batch + item) * N * T
     C_parts += (block * batch + item) * N * T
     skip_sum = tl.zeros([W, WIDTH], tl.float32)
+    bias_sum = tl.zeros([W, WIDTH], tl.float32)
     for done in range(tiles):
         tile = tiles - 1 - done
         step = tile * (R * W) + warp * R
@@ -177,7 +180,7 @@ def _backward(
         for r in tl.static_range(R):
             inside = step + r < T
             mask = inside & there
-            _, passed, age = _step(dt, starts, at + r, inside, there, lane, D, PACKED)
+            _, passed, age = _step(dt, bias, starts, at + r, inside, there, lane, D, PACKED)
             value = tl.load(x + (at + r) * D + lane, mask=mask, other=0.0).to(tl.float32)
             grad = tl.load(grad_y + (at + r) * D + lane, mask=mask, other=0.0).to(tl.float32)
             if GATED:
@@ -248,11 +251,12 @@ def _backward(
             tl.store(A_parts + n * D + lane, A_sum, mask=there)
         for r in tl.static_range(R):
             mask = (step + r < T) & there
-            u, passed, _ = _step(dt, starts, at + r, step + r < T, there, lane, D, False)
+            u, passed, _ = _step(dt, bias, starts, at + r, step + r < T, there, lane, D, False)
             value = tl.load(x + (at + r) * D + lane, mask=mask, other=0.0).to(tl.float32)
             grad = straight * grads[r] + passed * into[r]
             tl.store(grad_x + (at + r) * D + lane, grad.to(grad_x.dtype.element_ty), mask=mask)
             grad = (through[r] + value * into[r]) * sigmoid(u)
+            bias_sum += grad
             tl.store(grad_dt + (at + r) * D + lane, grad.to(grad_dt.dtype.element_ty), mask=mask)
             if GATED:
                 gate = tl.load(z + (at + r) * z_stride + lane, mask=mask, other=0.0).to(tl.float32)
@@ -263,6 +267,7 @@ def _backward(
         # All warps read what the first has carried back.
         tl.debug_barrier()
     tl.store(skip_parts + (item * W + warp) * D + lane, skip_sum, mask=there)
+    tl.store(bias_parts + (item * W + warp) * D + lane, bias_sum, mask=there)
 
 
 @triton.jit
@@ -288,7 +293,15 @@ def tiles(steps: int) -> int:
 
 
 def forward(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None, starts: Tensor | None
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    z: Tensor | None,
+    starts: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Compute y [B, T, D] in x's dtype, and the states before each tile and after the last, float32 [B, tiles + 1, N, D].
 
@@ -299,10 +312,12 @@ def forward(
     rows = [_rows(each) for each in (B, C)]
     gate = x if z is None else _rows(z)
     y = torch.empty_like(x)
-    states = torch.empty(x.shape[0], tiles(x.shape[1]) + 1, A.shape[1], x.shape[2], dtype=torch.float32, device=x.device)
+    states = torch.empty(
+        x.shape[0], tiles(x.shape[1]) + 1, A.shape[1], x.shape[2], dtype=torch.float32, device=x.device
+    )
     with torch.cuda.device_of(x):
         _launch(
-            _forward, FORWARD, x.shape, A.shape[1], x, dt, A.t().float().contiguous(), *rows, D.contiguous(), gate,
+            _forward, FORWARD, x.shape, A.shape[1], x, dt, A.t().float().contiguous(), *rows, D.contiguous(), dt_bias.contiguous(), gate,
             x if starts is None else starts, y, states, *(each.stride(1) for each in (gate, *rows)),
             GATED=z is not None, PACKED=starts is not None,
         )  # fmt: skip
@@ -318,11 +333,12 @@ def backward(
     B: Tensor,
     C: Tensor,
     D: Tensor,
+    dt_bias: Tensor,
     z: Tensor | None,
     starts: Tensor | None,
     states: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, dt, A, B, C, D and z (empty without one), from those of y and of the last states, [B, N, D] or None.
+) -> tuple[Tensor, ...]:
+    """Gradients of x, dt, A, B, C, D, dt_bias and z (empty without one), from those of y and of the last states, [B, N, D] or None.
 
     They have the dtypes of what they are gradients of.
     """
@@ -337,13 +353,14 @@ def backward(
 
     grad_x, grad_dt = torch.empty_like(x), torch.empty_like(dt)
     grad_z = torch.empty(0 if z is None else z.shape, dtype=gate.dtype, device=x.device)
-    A_parts, skip_parts = room(batch * warps, count, channels), room(batch * warps, channels)
+    A_parts = room(batch * warps, count, channels)
+    skip_parts, bias_parts = (room(batch * warps, channels) for _ in range(2))
     B_parts, C_parts = (room(blocks, batch, count, steps) for _ in range(2))
     with torch.cuda.device_of(x):
         _launch(
             _backward, BACKWARD, x.shape, count, grad_y, x if grad_final is None else grad_final.float().contiguous(),
-            x, dt, A.t().float().contiguous(), *rows, D.contiguous(), gate, x if starts is None else starts, states,
-            grad_x, grad_dt, grad_z, A_parts, B_parts, C_parts, skip_parts,
+            x, dt, A.t().float().contiguous(), *rows, D.contiguous(), dt_bias.contiguous(), gate, x if starts is None else starts, states,
+            grad_x, grad_dt, grad_z, A_parts, B_parts, C_parts, skip_parts, bias_parts,
             room(batch, count, channels), *(each.stride(1) for each in (gate, *rows)),
             GATED=z is not None, PACKED=starts is not None, FINAL=grad_final is not None,
         )  # fmt: skip
@@ -355,6 +372,7 @@ def backward(
         grad_B.to(B.dtype),
         grad_C.to(C.dtype),
         skip_parts.sum(0).to(D.dtype),
+        bias_parts.sum(0).to(dt_bias.dtype),
         grad_z,
     )
 
