@@ -1,4 +1,4 @@
-"""The backward pass for Hopper GPUs, Mamba, Mamba-2 and HGRN's checkpoints, beside FLA by Triton's interpreter; run by test_fla.py."""
+"""The backward pass for Hopper GPUs, the Mambas and HGRN's checkpoints beside FLA, by Triton's interpreter; for test_fla.py."""
 
 from tests.models import interpret  # isort: skip
 

@@ -1,19 +1,19 @@
 """Mamba's selective scan on a GPU: one pass over the data forward, and one backward.
 
 A program takes 32 neighboring channels of one sequence and goes through time in tiles of 64 steps, as the scan of
-`lt25.ops.backends.triton_scan` does: each of its W warps holds R consecutive steps in registers. For one of the N states after the
-other, the warp reduces its steps to one affine map of the state, a scan over the W maps gives every warp the state that enters it,
-and from this it computes its steps, of which nothing but their share of y remains. So no state leaves the registers but those
-between tiles: they are kept in memory, for the next tile and for the backward pass, which goes through the tiles from the last to
-the first and computes the states within a tile anew.
+`lt25.ops.backends.triton_scan` does: each of its W warps holds R consecutive steps in registers. For one of the N states after
+the other, the warp reduces its steps to one affine map of the state, a scan over the W maps gives every warp the state that
+enters it, and from this it computes its steps, of which nothing but their share of y remains. So no state leaves the registers
+but those between tiles: they are kept in memory, for the next tile and for the backward pass, which goes through the tiles from
+the last to the first and computes the states within a tile anew.
 
 What it costs at B = 8, T = 4096, D = 2048, N = 16 in bfloat16, by count: B T D N = 1.07e9 states, each with one exponential
-forward and one backward, 0.3 ms at the 16 a clock of each of an H200's 132 multiprocessors. Forward reads x, dt and z and writes y,
-537 MB, and the states between tiles, 67 MB, 0.15 ms at 4 TB/s. So the exponentials and the dozen of instructions around each of
-them decide. To split time into pieces, whose states a first pass computes, would double the exponentials; tiles need them once,
-and make of B D / 32 = 512 sequences of steps as many programs of several warps each. Backward, the gradients of B and C are sums
-over channels: ten shuffles for each state within a warp, then float32 sums of each 32 channels, 2 x 134 MB, that one reduction
-adds up in the same order each time.
+forward and one backward, 0.3 ms at the 16 a clock of each of an H200's 132 multiprocessors. Forward reads x, dt and z and writes
+y, 537 MB, and the states between tiles, 67 MB: 0.15 ms at 4 TB/s. So the exponentials and the dozen of instructions around each
+of them decide. To split time into pieces, whose states a first pass computes, would double the exponentials; tiles need them
+once, and make of B D / 32 = 512 sequences of steps as many programs of several warps each. Backward, the gradients of B and C are
+sums over channels: ten shuffles for each state within a warp, then float32 sums of each 32 channels, 2 x 134 MB, that one
+reduction adds up in the same order each time.
 """
 
 from typing import NamedTuple
@@ -145,7 +145,8 @@ def _forward(
 @triton.jit(do_not_specialize=_NUMBERS)
 def _backward(
     grad_y, grad_final, x, dt, A, B, C, skip, dt_bias, z, starts, states,
-    grad_x, grad_dt, grad_z, A_parts, B_parts, C_parts, skip_parts, bias_parts, carried, batch, T, tiles, z_stride, B_stride, C_stride,
+    grad_x, grad_dt, grad_z, A_parts, B_parts, C_parts, skip_parts, bias_parts, carried,
+    batch, T, tiles, z_stride, B_stride, C_stride,
     D: tl.constexpr, N: tl.constexpr, R: tl.constexpr, W: tl.constexpr, WIDTH: tl.constexpr,
     GATED: tl.constexpr, PACKED: tl.constexpr, FINAL: tl.constexpr,
 ):  # fmt: skip
@@ -317,7 +318,8 @@ def forward(
     )
     with torch.cuda.device_of(x):
         _launch(
-            _forward, FORWARD, x.shape, A.shape[1], x, dt, A.t().float().contiguous(), *rows, D.contiguous(), dt_bias.contiguous(), gate,
+            _forward, FORWARD, x.shape, A.shape[1],
+            x, dt, A.t().float().contiguous(), *rows, D.contiguous(), dt_bias.contiguous(), gate,
             x if starts is None else starts, y, states, *(each.stride(1) for each in (gate, *rows)),
             GATED=z is not None, PACKED=starts is not None,
         )  # fmt: skip
@@ -338,9 +340,10 @@ def backward(
     starts: Tensor | None,
     states: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Gradients of x, dt, A, B, C, D, dt_bias and z (empty without one), from those of y and of the last states, [B, N, D] or None.
+    """Gradients from those of y and of the last states, [B, N, D] or None.
 
-    They have the dtypes of what they are gradients of.
+    Returns:
+        Those of x, dt, A, B, C, D, dt_bias and z, empty without one, in the dtypes of these.
     """
     x, dt, grad_y = x.contiguous(), dt.contiguous(), grad_y.contiguous()
     rows = [_rows(each) for each in (B, C)]
@@ -359,16 +362,17 @@ def backward(
     with torch.cuda.device_of(x):
         _launch(
             _backward, BACKWARD, x.shape, count, grad_y, x if grad_final is None else grad_final.float().contiguous(),
-            x, dt, A.t().float().contiguous(), *rows, D.contiguous(), dt_bias.contiguous(), gate, x if starts is None else starts, states,
+            x, dt, A.t().float().contiguous(), *rows, D.contiguous(), dt_bias.contiguous(), gate,
+            x if starts is None else starts, states,
             grad_x, grad_dt, grad_z, A_parts, B_parts, C_parts, skip_parts, bias_parts,
             room(batch, count, channels), *(each.stride(1) for each in (gate, *rows)),
             GATED=z is not None, PACKED=starts is not None, FINAL=grad_final is not None,
         )  # fmt: skip
-    grad_B, grad_C = (parts.sum(0).transpose(1, 2) for parts in (B_parts, C_parts))
+    grad_B, grad_C = (parts.sum(0).transpose(1, 2).contiguous() for parts in (B_parts, C_parts))
     return (
         grad_x,
         grad_dt,
-        A_parts.sum(0).t().to(A.dtype),
+        A_parts.sum(0).t().contiguous().to(A.dtype),
         grad_B.to(B.dtype),
         grad_C.to(C.dtype),
         skip_parts.sum(0).to(D.dtype),
