@@ -629,10 +629,15 @@ _fla("gated_deltanet", parallelism=(*_SPLIT, "context"))
 _fla("gsa", parallelism=_SPLIT)
 _fla("rwkv7", crosses_layers=("v_first",), parallelism=("data", "pipeline", "context"))
 _fla("transformer", window="max_position_embeddings", parallelism=(*_SPLIT, "context"))
-_MAMBA = "Mamba's layers take no boundaries of packed texts: a text reads on from the one before it in its window"
-# Their kernels go on from a state by a single token only.
-for _name, _parallel in (("mamba", ("data", "pipeline")), ("mamba2", _SPLIT), ("samba", ("data", "pipeline"))):
-    _fla(_name, base="backbone", norm="norm_f", lacks={"varlen": _MAMBA}, state=False, parallelism=_parallel)
+_MAMBA = {
+    "base": "backbone",
+    "norm": "norm_f",
+    "state": False,
+}  # their kernels go on from a state by a single token only
+_MAMBA2 = "Mamba-2's layers take no boundaries of packed texts: a text reads on from the one before it in its window"
+_fla("mamba", parallelism=("data", "pipeline"), **_MAMBA)
+_fla("mamba2", lacks={"varlen": _MAMBA2}, parallelism=_SPLIT, **_MAMBA)
+_fla("samba", parallelism=("data", "pipeline"), **_MAMBA)
 _LLAMA = "transformers' attention takes boundaries only with flash-attn: a text reads on from the one before it in its window"
 _causal_lm(
     "llama",

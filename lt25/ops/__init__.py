@@ -9,6 +9,7 @@ from lt25.ops.mix import hgrn_mix
 from lt25.ops.mlp import gated_mlp, swiglu_linear
 from lt25.ops.rows import add_rms_norm, swiglu
 from lt25.ops.scan import hgrn_scan
+from lt25.ops.selective import selective_scan
 from lt25.ops.step import hgrn_step
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "hgrn_scan",
     "hgrn_step",
     "linear_cross_entropy",
+    "selective_scan",
     "short_conv",
     "swiglu",
     "swiglu_linear",

@@ -1,4 +1,4 @@
-"""The backward pass for Hopper GPUs, norms, MLPs, Mamba-2 and HGRN's checkpoints, beside FLA, interpreted; run by test_fla.py."""
+"""What lt25 computes in FLA's place, and HGRN's checkpoints, beside FLA by Triton's interpreter; run by test_fla.py."""
 
 from tests.models import interpret  # isort: skip
 
@@ -6,14 +6,14 @@ from inspect import unwrap
 
 import pytest
 import torch
-from fla.layers import mamba2
+from fla.layers import mamba, mamba2
 from fla.models import HGRNConfig as FLAConfig
 from fla.models import HGRNForCausalLM as FLAModel
 from fla.modules.mlp import GatedMLP
 from fla.modules.norm import RMSNorm, layernorm
 from fla.ops.common.chunk_o import chunk_bwd_dqkwg
 
-from lt25.models import HGRNConfig, HGRNForCausalLM, fla_hopper, fla_mamba2, fla_rows
+from lt25.models import HGRNConfig, HGRNForCausalLM, fla_hopper, fla_mamba, fla_mamba2, fla_rows
 from lt25.replaced import replaced
 from tests.models import delta_rule
 
@@ -113,6 +113,23 @@ def test_mamba2_by_linear_attention_is_what_its_layer_computes():
     for found, expected in zip(*ways, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     grads = [torch.autograd.grad((y * weight).sum(), wanted) for y, *_ in ways]
+    for found, expected in zip(*grads, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_mamba_by_the_selective_scan_is_what_its_layer_computes():
+    torch.manual_seed(0)
+    layer = mamba.Mamba(hidden_size=16, intermediate_size=32, state_size=16, layer_idx=0, use_bias=True)
+    x, weight = torch.randn(2, 70, 16, requires_grad=True), torch.randn(2, 70, 16)
+    mask = torch.ones(2, 70)
+    mask[1, :4] = 0
+    ways = [
+        fla_mamba.scanned(layer, x, use_cache=True, mask=mask, backend="triton"),
+        fla_mamba._plain(layer, x, use_cache=True, attention_mask=mask),
+    ]
+    for found, expected in zip(*ways, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    grads = [torch.autograd.grad((y * weight).sum(), (x, *layer.parameters())) for y, *_ in ways]
     for found, expected in zip(*grads, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 

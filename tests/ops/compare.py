@@ -17,6 +17,7 @@ from lt25.ops import (
     hgrn_mix,
     hgrn_scan,
     hgrn_step,
+    selective_scan,
     short_conv,
     swiglu,
     swiglu_linear,
@@ -95,6 +96,25 @@ def conv_case(draw: Draw, sizes: Sizes) -> Case:
     tensors = {"ifg": _normal(random, *shape, 3 * channels), "weight": _normal(random, 2 * channels, draw(1, 6))}
     options["mask"] = _mask(draw, random, shape)
     return Case(short_conv, tensors, options)
+
+
+def selective_case(draw: Draw, sizes: Sizes) -> Case:
+    """Packed or not, with and without a gate, over up to a few tiles of 64 steps."""
+    random = _generator(draw)
+    shape, _, options = _sequences(draw, sizes._replace(time=3 * sizes.time))
+    channels, states = draw(1, sizes.channels), (1, 3, 16)[draw(0, 2)]
+    tensors = {
+        "x": _normal(random, *shape, channels),
+        "dt": _normal(random, *shape, channels) * 2,
+        "A": -torch.rand(channels, states, generator=random, dtype=torch.float64) * (1, 16)[draw(0, 1)],
+        "B": _normal(random, *shape, states),
+        "C": _normal(random, *shape, states),
+        "D": _normal(random, channels),
+        "dt_bias": _normal(random, channels) - draw(0, 5),
+    }
+    if draw(0, 1):
+        tensors["z"] = _normal(random, *shape, channels)
+    return Case(selective_scan, tensors, options)
 
 
 def swiglu_case(draw: Draw, sizes: Sizes) -> Case:
@@ -218,6 +238,7 @@ def step_case(draw: Draw, sizes: Sizes) -> Case:
 CASES = {
     "hgrn_scan": scan_case,
     "hgrn_mix": mix_case,
+    "selective_scan": selective_case,
     "short_conv": conv_case,
     "swiglu": swiglu_case,
     "gated_mlp": gated_mlp_case,
@@ -230,7 +251,7 @@ COMPOSED = {**CASES, "row": row_case}
 """Those of the operators, and of several that follow each other."""
 _WITHOUT_GRADIENTS = (hgrn_step, _row)
 # What keeps its precision beside inputs of half precision.
-_KEPT_WIDE = {"initial_state", "state", "lower_bound", "weight", "norm_weight", "residual"}
+_KEPT_WIDE = {"A", "D", "dt_bias", "initial_state", "state", "lower_bound", "weight", "norm_weight", "residual"}
 
 
 def check(case: Case, backend: str, dtype: torch.dtype, device: str = "cpu") -> None:

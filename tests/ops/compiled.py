@@ -12,7 +12,17 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction
 
-from lt25.ops import add_norm_linear, add_rms_norm, gated_mlp, hgrn_mix, hgrn_scan, hgrn_step, mlp, short_conv
+from lt25.ops import (
+    add_norm_linear,
+    add_rms_norm,
+    gated_mlp,
+    hgrn_mix,
+    hgrn_scan,
+    hgrn_step,
+    mlp,
+    selective_scan,
+    short_conv,
+)
 from lt25.ops.backends import triton_cross_entropy, triton_ctc, triton_products, triton_row, triton_summary
 
 # Bytes of shared memory that a program may have.
@@ -100,6 +110,15 @@ def test_mlp(hidden, width):
     x, gate, up, down = (each.detach() for each in (half(70, hidden), *weights))
     gate_up, _ = triton_products.gate_up_swiglu(x, gate, up)
     triton_products.swiglu_product_backward(x, gate_up, down)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_selective_scan(gated, packed):
+    steps, channels = (half(1, 70, 2048) for _ in "xd"), half(1, 70, 16)
+    rates, bounds = -torch.rand(2048, 16), torch.tensor([0, 9, 70]) if packed else None
+    gate = half(1, 70, 2048) if gated else None
+    run(selective_scan(*steps, rates, channels, channels, *torch.ones(2, 2048), gate, bounds, backend="triton")[0])
 
 
 def test_convolution_and_step():

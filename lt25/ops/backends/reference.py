@@ -73,6 +73,31 @@ def short_conv(
     return torch.cat((y.to(ifg.dtype), g), -1)
 
 
+def selective_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    z: Tensor | None,
+    starts: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Arguments and results of :func:`lt25.ops.selective_scan`; bool ``starts`` [T] is True where a sequence begins."""
+    value, rate, write, read = map(_exact, (x, A, B, C))
+    passed = F.softplus(_exact(dt) + _exact(dt_bias))
+    state, rows = value.new_zeros(x.shape[0], *A.shape), []
+    for t in range(x.shape[1]):
+        decay = (passed[:, t, :, None] * rate).exp()
+        if starts is not None:
+            decay = torch.where(starts[t], 0.0, decay)
+        state = decay * state + (passed * value)[:, t, :, None] * write[:, t, None]
+        rows.append((state * read[:, t, None]).sum(-1))
+    y = (torch.stack(rows, 1) if rows else value) + _exact(D) * value
+    return (y if z is None else y * F.silu(_exact(z))).to(x.dtype), state
+
+
 def swiglu(gate_up: Tensor) -> Tensor:
     """Argument and result of :func:`lt25.ops.swiglu`."""
     gate, up = _exact(gate_up).chunk(2, -1)

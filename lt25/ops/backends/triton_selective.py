@@ -1,0 +1,387 @@
+"""Mamba's selective scan on a GPU: one pass over the data forward, and one backward.
+
+A program takes 32 neighboring channels of one sequence and goes through time in tiles of 64 steps, as the scan of
+`lt25.ops.backends.triton_scan` does: each of its W warps holds R consecutive steps in registers. For one of the N states after
+the other, the warp reduces its steps to one affine map of the state, a scan over the W maps gives every warp the state that
+enters it, and from this it computes its steps, of which nothing but their share of y remains. So no state leaves the registers
+but those between tiles: they are kept in memory, for the next tile and for the backward pass, which goes through the tiles from
+the last to the first and computes the states within a tile anew.
+
+What it costs at B = 8, T = 4096, D = 2048, N = 16 in bfloat16, by count: B T D N = 1.07e9 states, each with one exponential
+forward and one backward, 0.3 ms at the 16 a clock of each of an H200's 132 multiprocessors. Forward reads x, dt and z and writes
+y, 537 MB, and the states between tiles, 67 MB: 0.15 ms at 4 TB/s. So the exponentials and the dozen of instructions around each
+of them decide. To split time into pieces, whose states a first pass computes, would double the exponentials; tiles need them
+once, and make of B D / 32 = 512 sequences of steps as many programs of several warps each. Backward, the gradients of B and C are
+sums over channels: ten shuffles for each state within a warp, then float32 sums of each 32 channels, 2 x 134 MB, that one
+reduction adds up in the same order each time.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lt25.ops.backends.triton_math import LOG2_E, exp2, reciprocal, sigmoid
+from lt25.ops.backends.triton_scan import _across_warps, _then_exclusive
+
+# Steps of a tile.
+_TILE = 64
+# Arguments on whose values Triton does not specialize, so that batches of other lengths need no new compilation.
+_NUMBERS = ("batch", "T", "tiles")
+# A step so long that any decay over it is 0; not infinity, which times 0 is no number.
+_AGES = tl.constexpr(1e30)
+
+
+class Cut(NamedTuple):
+    """How a program cuts its tile of 64 steps.
+
+    Attributes:
+        warps: warps of a program, each with its part of the steps.
+        channels: channels of a program.
+        registers: the most registers of a thread.
+    """
+
+    warps: int
+    channels: int = 32
+    registers: int = 128
+
+
+FORWARD, BACKWARD = Cut(4), Cut(8)
+
+
+@triton.jit
+def _softplus(u):
+    """log(1 + exp(u)), accurate relative to itself: with e = exp(-|u|), log(1 + e) = 2 artanh(e / (2 + e))."""
+    e = exp2(-tl.abs(u) * LOG2_E)
+    s = e * reciprocal(2.0 + e)
+    q = s * s
+    series = 1.0 + q * (1 / 3 + q * (1 / 5 + q * (1 / 7 + q * (1 / 9 + q * (1 / 11 + q * (1 / 13))))))
+    return tl.maximum(u, 0.0) + 2.0 * s * series
+
+
+@triton.jit
+def _step(dt, bias, starts, at, inside, there, lane, D: tl.constexpr, PACKED: tl.constexpr):
+    """dt of a step [W, C], and how far the state decays over it: for ever, where a text starts. Beyond the end both are 0."""
+    u = tl.load(dt + at * D + lane, mask=inside & there, other=float("-inf")).to(tl.float32) + bias
+    passed = _softplus(u)
+    ages = passed
+    if PACKED:
+        ages = tl.where(tl.load(starts + at, mask=inside, other=0) != 0, _AGES, passed)
+    return u, passed, ages
+
+
+@triton.jit(do_not_specialize=_NUMBERS)
+def _forward(
+    x, dt, A, B, C, skip, dt_bias, z, starts, y, states, batch, T, tiles, z_stride, B_stride, C_stride,
+    D: tl.constexpr, N: tl.constexpr, R: tl.constexpr, W: tl.constexpr, WIDTH: tl.constexpr,
+    GATED: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, y_t = (C_t h_t + D x_t) silu(z_t)."""
+    BLOCKS: tl.constexpr = triton.cdiv(D, WIDTH)
+    item = (tl.program_id(0) // BLOCKS).to(tl.int64)
+    lane = ((tl.program_id(0) % BLOCKS) * WIDTH + tl.arange(0, WIDTH))[None, :]
+    there = lane < D
+    warp = tl.arange(0, W)[:, None]
+    straight = tl.load(skip + lane, mask=there, other=0.0).to(tl.float32)
+    bias = tl.load(dt_bias + lane, mask=there, other=0.0).to(tl.float32)
+    states += item * (tiles + 1) * N * D
+    for tile in range(tiles):
+        step = tile * (R * W) + warp * R
+        at = item * T + step
+        ages = ()
+        moved = ()
+        y_rows = ()
+        for r in tl.static_range(R):
+            inside = step + r < T
+            _, passed, age = _step(dt, bias, starts, at + r, inside, there, lane, D, PACKED)
+            value = tl.load(x + (at + r) * D + lane, mask=inside & there, other=0.0).to(tl.float32)
+            ages = ages + (age,)  # noqa: RUF005
+            moved = moved + (passed * value,)  # noqa: RUF005
+            y_rows = y_rows + (straight * value,)  # noqa: RUF005
+        for n in range(N):
+            rate = tl.load(A + n * D + lane, mask=there, other=0.0) * LOG2_E
+            entering = tl.load(states + (tile * N + n) * D + lane, mask=there & (tile > 0), other=0.0)
+            f_run = tl.full([W, WIDTH], 1.0, tl.float32)
+            h_run = tl.zeros([W, WIDTH], tl.float32)
+            decays = ()
+            added = ()
+            reads = ()
+            for r in tl.static_range(R):
+                inside = step + r < T
+                b = tl.load(B + (at + r) * B_stride + n, mask=inside, other=0.0).to(tl.float32)
+                c = tl.load(C + (at + r) * C_stride + n, mask=inside, other=0.0).to(tl.float32)
+                decay = exp2(ages[r] * rate)
+                more = moved[r] * b
+                h_run = decay * h_run + more
+                f_run = f_run * decay
+                decays = decays + (decay,)  # noqa: RUF005
+                added = added + (more,)  # noqa: RUF005
+                reads = reads + (c,)  # noqa: RUF005
+            f_to, h_to, f_before, h_before = _across_warps(f_run, h_run, W, WIDTH)
+            tl.store(
+                states + ((tile + 1) * N + n) * D + lane + warp * 0,
+                f_to * entering + h_to,
+                mask=there & (warp == W - 1),
+            )
+            state = f_before * entering + h_before
+            sums = ()
+            for r in tl.static_range(R):
+                state = decays[r] * state + added[r]
+                sums = sums + (y_rows[r] + reads[r] * state,)  # noqa: RUF005
+            y_rows = sums
+        for r in tl.static_range(R):
+            value = y_rows[r]
+            mask = (step + r < T) & there
+            if GATED:
+                gate = tl.load(z + (at + r) * z_stride + lane, mask=mask, other=0.0).to(tl.float32)
+                value *= gate * sigmoid(gate)
+            tl.store(y + (at + r) * D + lane, value.to(y.dtype.element_ty), mask=mask)
+        # All warps read the states that the last has written.
+        tl.debug_barrier()
+
+
+@triton.jit(do_not_specialize=_NUMBERS)
+def _backward(
+    grad_y, grad_final, x, dt, A, B, C, skip, dt_bias, z, starts, states,
+    grad_x, grad_dt, grad_z, A_parts, B_parts, C_parts, skip_parts, bias_parts, carried,
+    batch, T, tiles, z_stride, B_stride, C_stride,
+    D: tl.constexpr, N: tl.constexpr, R: tl.constexpr, W: tl.constexpr, WIDTH: tl.constexpr,
+    GATED: tl.constexpr, PACKED: tl.constexpr, FINAL: tl.constexpr,
+):  # fmt: skip
+    """Scan against time: with a_t = exp(dt_t A), the gradient of h_t is g_t = C_t dy_t + a_{t+1} g_{t+1}."""
+    BLOCKS: tl.constexpr = triton.cdiv(D, WIDTH)
+    item = (tl.program_id(0) // BLOCKS).to(tl.int64)
+    block = tl.program_id(0) % BLOCKS
+    lane = (block * WIDTH + tl.arange(0, WIDTH))[None, :]
+    there = lane < D
+    warp = tl.arange(0, W)[:, None]
+    straight = tl.load(skip + lane, mask=there, other=0.0).to(tl.float32)
+    bias = tl.load(dt_bias + lane, mask=there, other=0.0).to(tl.float32)
+    states += item * (tiles + 1) * N * D
+    carried += item * N * D
+    grad_final += item * N * D
+    A_parts += (item * W + warp) * N * D
+    B_parts += (block * batch + item) * N * T
+    C_parts += (block * batch + item) * N * T
+    skip_sum = tl.zeros([W, WIDTH], tl.float32)
+    bias_sum = tl.zeros([W, WIDTH], tl.float32)
+    for done in range(tiles):
+        tile = tiles - 1 - done
+        step = tile * (R * W) + warp * R
+        at = item * T + step
+        row = tile * (R * W) + tl.arange(0, W) * R
+        ages = ()
+        moved = ()
+        grads = ()
+        y_rows = ()
+        into = ()
+        through = ()
+        for r in tl.static_range(R):
+            inside = step + r < T
+            mask = inside & there
+            _, passed, age = _step(dt, bias, starts, at + r, inside, there, lane, D, PACKED)
+            value = tl.load(x + (at + r) * D + lane, mask=mask, other=0.0).to(tl.float32)
+            grad = tl.load(grad_y + (at + r) * D + lane, mask=mask, other=0.0).to(tl.float32)
+            if GATED:
+                gate = tl.load(z + (at + r) * z_stride + lane, mask=mask, other=0.0).to(tl.float32)
+                grad *= gate * sigmoid(gate)
+            skip_sum += grad * value
+            ages = ages + (age,)  # noqa: RUF005
+            moved = moved + (passed * value,)  # noqa: RUF005
+            grads = grads + (grad,)  # noqa: RUF005
+            y_rows = y_rows + (straight * value,)  # noqa: RUF005
+            into = into + (tl.zeros([W, WIDTH], tl.float32),)  # noqa: RUF005
+            through = through + (tl.zeros([W, WIDTH], tl.float32),)  # noqa: RUF005
+        for n in range(N):
+            own = tl.load(A + n * D + lane, mask=there, other=0.0)
+            rate = own * LOG2_E
+            entering = tl.load(states + (tile * N + n) * D + lane, mask=there & (tile > 0), other=0.0)
+            returning = tl.load(carried + n * D + lane, mask=there & (done > 0), other=0.0)
+            if FINAL:
+                returning += tl.load(grad_final + n * D + lane, mask=there & (done == 0), other=0.0)
+            A_sum = tl.load(A_parts + n * D + lane, mask=there & (done > 0), other=0.0)
+            f_run = tl.full([W, WIDTH], 1.0, tl.float32)
+            h_run = tl.zeros([W, WIDTH], tl.float32)
+            decays = ()
+            writes = ()
+            reads = ()
+            for r in tl.static_range(R):
+                inside = step + r < T
+                b = tl.load(B + (at + r) * B_stride + n, mask=inside, other=0.0).to(tl.float32)
+                c = tl.load(C + (at + r) * C_stride + n, mask=inside, other=0.0).to(tl.float32)
+                decay = exp2(ages[r] * rate)
+                h_run = decay * h_run + moved[r] * b
+                f_run = f_run * decay
+                decays = decays + (decay,)  # noqa: RUF005
+                writes = writes + (b,)  # noqa: RUF005
+                reads = reads + (c,)  # noqa: RUF005
+            g_run = tl.zeros([W, WIDTH], tl.float32)
+            for r in tl.static_range(R):
+                g_run = decays[R - 1 - r] * (reads[R - 1 - r] * grads[R - 1 - r] + g_run)
+            _, _, f_before, h_before = _across_warps(f_run, h_run, W, WIDTH)
+            f_back, g_back, f_after, g_after = _back_across_warps(f_run, g_run, W, WIDTH)
+            # What the first warp writes here the others have read before the scans.
+            tl.store(carried + n * D + lane + warp * 0, f_back * returning + g_back, mask=there & (warp == 0))
+            state = f_before * entering + h_before
+            g = f_after * returning + g_after
+            left = ()
+            sums = ()
+            for r in tl.static_range(R):
+                kept = decays[r] * state
+                state = kept + moved[r] * writes[r]
+                left = left + (kept,)  # noqa: RUF005
+                tl.store(C_parts + n * T + row + r, tl.sum(grads[r] * state, 1), mask=row + r < T)
+                if GATED:
+                    sums = sums + (y_rows[r] + reads[r] * state,)  # noqa: RUF005
+            if GATED:
+                y_rows = sums
+            into_sums = ()
+            through_sums = ()
+            for k in tl.static_range(R):
+                g = reads[R - 1 - k] * grads[R - 1 - k] + g
+                tl.store(B_parts + n * T + row + R - 1 - k, tl.sum(g * moved[R - 1 - k], 1), mask=row + R - 1 - k < T)
+                product = g * left[R - 1 - k]
+                into_sums = (into[R - 1 - k] + g * writes[R - 1 - k],) + into_sums  # noqa: RUF005
+                through_sums = (through[R - 1 - k] + own * product,) + through_sums  # noqa: RUF005
+                A_sum += ages[R - 1 - k] * product
+                g = decays[R - 1 - k] * g
+            into = into_sums
+            through = through_sums
+            tl.store(A_parts + n * D + lane, A_sum, mask=there)
+        for r in tl.static_range(R):
+            mask = (step + r < T) & there
+            u, passed, _ = _step(dt, bias, starts, at + r, step + r < T, there, lane, D, False)
+            value = tl.load(x + (at + r) * D + lane, mask=mask, other=0.0).to(tl.float32)
+            grad = straight * grads[r] + passed * into[r]
+            tl.store(grad_x + (at + r) * D + lane, grad.to(grad_x.dtype.element_ty), mask=mask)
+            grad = (through[r] + value * into[r]) * sigmoid(u)
+            bias_sum += grad
+            tl.store(grad_dt + (at + r) * D + lane, grad.to(grad_dt.dtype.element_ty), mask=mask)
+            if GATED:
+                gate = tl.load(z + (at + r) * z_stride + lane, mask=mask, other=0.0).to(tl.float32)
+                share = sigmoid(gate)
+                grad = tl.load(grad_y + (at + r) * D + lane, mask=mask, other=0.0).to(tl.float32) * y_rows[r]
+                grad *= share * (1.0 + gate * (1.0 - share))
+                tl.store(grad_z + (at + r) * D + lane, grad.to(grad_z.dtype.element_ty), mask=mask)
+        # All warps read what the first has carried back.
+        tl.debug_barrier()
+    tl.store(skip_parts + (item * W + warp) * D + lane, skip_sum, mask=there)
+    tl.store(bias_parts + (item * W + warp) * D + lane, bias_sum, mask=there)
+
+
+@triton.jit
+def _back_across_warps(f_run, g_run, W: tl.constexpr, C: tl.constexpr):
+    """Scan maps [W, C] from the last warp to the first: as `_across_warps` does the other way."""
+    ones = tl.full([W, C], 1.0, tl.float32)
+    nothing = tl.zeros([W, C], tl.float32)
+    return tl.associative_scan((f_run, g_run, ones, nothing), 0, _then_exclusive, reverse=True)
+
+
+def _launch(kernel: object, cut: Cut, shape: torch.Size, states: int, *arguments: object, **constants: bool) -> None:
+    batch, steps, channels = shape
+    kernel[(batch * triton.cdiv(channels, cut.channels),)](  # type: ignore[index]
+        *arguments[:-3], batch, steps, tiles(steps), *arguments[-3:],
+        D=channels, N=states, R=_TILE // cut.warps, W=cut.warps, WIDTH=cut.channels,
+        num_warps=cut.warps, maxnreg=cut.registers, **constants,
+    )  # fmt: skip
+
+
+def tiles(steps: int) -> int:
+    """Tiles that a sequence is cut into; at least one, even if there are no steps."""
+    return max(-(-steps // _TILE), 1)
+
+
+def forward(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    z: Tensor | None,
+    starts: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Compute y [B, T, D] in x's dtype, and the states before each tile and after the last, float32 [B, tiles + 1, N, D].
+
+    Of x and dt contiguous copies are made where they are not; the channels of z, B and C must lie side by side. The states before
+    the first tile are left undefined.
+    """
+    x, dt = x.contiguous(), dt.contiguous()
+    rows = [_rows(each) for each in (B, C)]
+    gate = x if z is None else _rows(z)
+    y = torch.empty_like(x)
+    states = torch.empty(
+        x.shape[0], tiles(x.shape[1]) + 1, A.shape[1], x.shape[2], dtype=torch.float32, device=x.device
+    )
+    with torch.cuda.device_of(x):
+        _launch(
+            _forward, FORWARD, x.shape, A.shape[1],
+            x, dt, A.t().float().contiguous(), *rows, D.contiguous(), dt_bias.contiguous(), gate,
+            x if starts is None else starts, y, states, *(each.stride(1) for each in (gate, *rows)),
+            GATED=z is not None, PACKED=starts is not None,
+        )  # fmt: skip
+    return y, states
+
+
+def backward(
+    grad_y: Tensor,
+    grad_final: Tensor | None,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    z: Tensor | None,
+    starts: Tensor | None,
+    states: Tensor,
+) -> tuple[Tensor, ...]:
+    """Gradients from those of y and of the last states, [B, N, D] or None.
+
+    Returns:
+        Those of x, dt, A, B, C, D, dt_bias and z, empty without one, in the dtypes of these.
+    """
+    x, dt, grad_y = x.contiguous(), dt.contiguous(), grad_y.contiguous()
+    rows = [_rows(each) for each in (B, C)]
+    gate = x if z is None else _rows(z)
+    batch, steps, channels = x.shape
+    count, blocks, warps = A.shape[1], triton.cdiv(channels, BACKWARD.channels), BACKWARD.warps
+
+    def room(*sizes: int) -> Tensor:
+        return torch.empty(*sizes, dtype=torch.float32, device=x.device)
+
+    grad_x, grad_dt = torch.empty_like(x), torch.empty_like(dt)
+    grad_z = torch.empty(0 if z is None else z.shape, dtype=gate.dtype, device=x.device)
+    A_parts = room(batch * warps, count, channels)
+    skip_parts, bias_parts = (room(batch * warps, channels) for _ in range(2))
+    B_parts, C_parts = (room(blocks, batch, count, steps) for _ in range(2))
+    with torch.cuda.device_of(x):
+        _launch(
+            _backward, BACKWARD, x.shape, count, grad_y, x if grad_final is None else grad_final.float().contiguous(),
+            x, dt, A.t().float().contiguous(), *rows, D.contiguous(), dt_bias.contiguous(), gate,
+            x if starts is None else starts, states,
+            grad_x, grad_dt, grad_z, A_parts, B_parts, C_parts, skip_parts, bias_parts,
+            room(batch, count, channels), *(each.stride(1) for each in (gate, *rows)),
+            GATED=z is not None, PACKED=starts is not None, FINAL=grad_final is not None,
+        )  # fmt: skip
+    grad_B, grad_C = (parts.sum(0).transpose(1, 2).contiguous() for parts in (B_parts, C_parts))
+    return (
+        grad_x,
+        grad_dt,
+        A_parts.sum(0).t().contiguous().to(A.dtype),
+        grad_B.to(B.dtype),
+        grad_C.to(C.dtype),
+        skip_parts.sum(0).to(D.dtype),
+        bias_parts.sum(0).to(dt_bias.dtype),
+        grad_z,
+    )
+
+
+def _rows(x: Tensor) -> Tensor:
+    """x [B, T, C] with its rows at one distance, and the elements of each side by side; a copy if it is not so."""
+    apart = x.stride(1)
+    return x if x.stride(2) == 1 and (x.shape[0] == 1 or x.stride(0) == x.shape[1] * apart) else x.contiguous()
