@@ -1,6 +1,6 @@
 """RMS norms and gated MLPs of flash-linear-attention's models, by lt25's operators.
 
-They compute the same in fewer passes over memory: the backward pass of a norm takes a third of the time, SwiGLU's two thirds
+They compute the same in fewer passes over memory: the backward pass of a norm takes a quarter of the time, SwiGLU's six tenths
 (benchmarks/RESULTS.md, architectures), and the two products before SwiGLU are one. Importing the module gives FLA's classes
 `rms_norm` and `forward`; what these cannot do goes FLA's own way. FLA has its own again after `give_back`.
 """
