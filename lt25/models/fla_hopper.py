@@ -3,9 +3,10 @@
 FLA refuses to train there without the package tilelang. This is the one function that it refuses, by a kernel that these
 versions of Triton compile rightly; importing the module hands it to FLA, which takes it where it is needed.
 
-What goes wrong is the product of a transposed tile that was itself computed by a product, kept in registers in between. So no
-such tile is transposed here: the gradient of the scores is computed both ways round. Nor is a product added to by another once
-anything else was done to it.
+What they compile wrongly there is avoided here. A tile that was computed by a product is not transposed in registers for the
+next product: the scores are computed both ways round. A tile that a loop multiplies has no other use in that loop, or the next
+would be loaded over it before its product has ended: the sums of H dH are a loop of their own. Nor do products continue a sum
+that something else was done to.
 """
 
 from typing import Any, ClassVar
@@ -21,7 +22,7 @@ from torch import Tensor
 from lt25.ops.backends.triton_math import exp2
 
 
-@triton.jit(do_not_specialize=["steps", "numbers"])
+@triton.jit(do_not_specialize=["steps", "numbers", "dg_stride"])
 def _gradients(q, k, v, do, h, dh, g, dv, dq, dk, dw, dg, cu_seqlens, chunk_indices, scale, steps, numbers, dg_stride,
                H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, STATE_V_FIRST: tl.constexpr,
                C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):  # fmt: skip

@@ -14,10 +14,14 @@ def test_on_a_cpu():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize(("keys", "values"), [(64, 128), (256, 512)])
-def test_gradients_of_the_gated_delta_rule_on_a_gpu(keys, values):
+@pytest.mark.parametrize(
+    ("delta_rule", "keys", "values"), [(True, 64, 128), (True, 192, 80), (True, 256, 512), (False, 128, 64)]
+)
+def test_gradients_of_recurrences_with_a_decay_on_a_gpu(delta_rule, keys, values):
+    """The last two are the heads of gated_deltanet_340m and mamba2_340m."""
     import lt25.models.fla  # noqa: F401  (hands FLA the functions that it lacks)
-    from tests.models import delta_rule
+    from tests.models import decaying
 
-    errors = delta_rule.errors("cuda", torch.bfloat16, steps=500, heads=3, keys=keys, values=values)
+    sizes = {"steps": 500, "heads": 3, "keys": keys, "values": values}
+    errors = decaying.errors("cuda", torch.bfloat16, delta_rule, **sizes)
     assert max(errors.values()) < 2e-2, errors

@@ -12,6 +12,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction
 
+from lt25.models import fla_hopper
 from lt25.ops import (
     add_norm_linear,
     add_rms_norm,
@@ -154,3 +155,19 @@ def test_ctc(classes, labels):
 def test_cross_entropy(classes, differentiable):
     labels, losses = torch.randint(classes, (8,)), torch.empty(8)
     triton_cross_entropy.rows(half(8, classes).detach(), labels, 1e-4, losses, differentiable)
+
+
+@pytest.mark.parametrize(
+    ("keys", "values", "delta_rule", "states"),
+    [(256, 512, True, torch.bfloat16), (128, 64, False, torch.float32), (128, 128, False, torch.bfloat16)],
+)
+@pytest.mark.parametrize("state_v_first", [False, True])
+def test_backward_of_recurrences_with_a_decay(keys, values, delta_rule, states, state_v_first, kernels):
+    """Triton gives tiles of a loop that are not only multiplied one buffer, and fills it while products still read it."""
+    q, k, w = (half(1, 150, 2, keys).detach() for _ in range(3))
+    v, do, dv = (half(1, 150, 2, values).detach() for _ in range(3))
+    size = (1, 3, 2, values, keys) if state_v_first else (1, 3, 2, keys, values)
+    h, dh = torch.randn(size, dtype=states), torch.randn(size, dtype=states)
+    w, dv = (w, dv) if delta_rule else (None, None)
+    fla_hopper.gradients(q, k, v, do, h, dh, w, torch.randn(1, 150, 2), dv, 0.3, state_v_first, None, 64, None)
+    assert "memdesc<1x" not in kernels["_gradients"].asm["ttgir"]
