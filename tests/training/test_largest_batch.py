@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -101,7 +102,8 @@ def test_what_is_found_holds_the_longest_utterance_at_the_slowest_speed(tmp_path
     trainer = SimpleNamespace(dataloader=loader, job_config=SimpleNamespace(lt25=SimpleNamespace(experiment="mine")))
     monkeypatch.setattr(largest_batch, "memory_of", lambda trainer: lambda count: 0.1 + 0.2 * count)
     monkeypatch.setattr(largest_batch.dist, "get_rank", lambda: 0)
-    longest = loader.source.lengths.max()
+    lengths: Any = loader.source.lengths
+    longest = int(lengths.max())
     assert len(loader.longest()["input"]) == 4 * longest
     assert settle(trainer) == pytest.approx(0.01 * 4 * -(-4 * longest // 8) * 8)
 
