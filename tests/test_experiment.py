@@ -335,6 +335,12 @@ def test_a_mistake_is_one_line_that_names_file_key_found_and_allowed(project, ch
     assert text.startswith("config/")
 
 
+def test_a_key_that_takes_numbers_does_not_advise_quotes(project):
+    write(project, {"training.batch_seconds": True})
+    with pytest.raises(UserError, match=r"batch_seconds: found true, expected a number or a text or null$"):
+        config.load_experiment("tiny")
+
+
 def test_all_mistakes_of_a_file_and_of_its_dataset_are_said_together(project):
     write_dataset(project, colums={}, titel="x")
     write(project, {"dataset": "leaves", "training.stepz": 3, "optimizer.lr": "high", "model.droput": 1})

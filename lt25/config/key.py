@@ -220,9 +220,8 @@ def _explain(error: Any) -> str:
         case "type":
             kinds = [rule] if isinstance(rule, str) else rule
             # YAML takes yes, no, on and off for true and false, and 7 for a number.
-            quotes = (
-                ": write it in quotes" if "string" in kinds and isinstance(error.instance, bool | int | float) else ""
-            )
+            meant = "string" in kinds and not {"number", "integer"} & {*kinds}
+            quotes = ": write it in quotes" if meant and isinstance(error.instance, bool | int | float) else ""
             return f"{found}, expected {_kinds(kinds)}{quotes}"
         case "minimum" | "exclusiveMinimum" | "maximum" | "exclusiveMaximum":
             sign = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most"}

@@ -192,12 +192,12 @@ class Batches(Dataset):
 
 
 def _check(source: Source, share: Share, options: Mapping[str, Any], by_length: bool) -> None:
-    least = share.micro_batches if by_length else share.step_size
+    least, fewer = share.step_size, "lower training.local_batch_size or training.global_batch_size"
+    if by_length:
+        # So many passes has a step, whatever they hold.
+        least, fewer = share.micro_batches, "raise training.local_batch_size or lower training.global_batch_size"
     if source.count is not None and source.count < least:
-        raise UserError(
-            f"{source.name} has {source.count} {source.unit}, a step takes {least}: "
-            f"lower training.local_batch_size or training.global_batch_size"
-        )
+        raise UserError(f"{source.name} has {source.count} {source.unit}, a step takes {least}: {fewer}")
     if options.get("num_workers") and source.state_dict():
         raise UserError(
             f"{source.name} has a state, which processes would not share: set training.dataloader.num_workers to 0"

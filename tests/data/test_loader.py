@@ -83,6 +83,14 @@ def test_a_step_larger_than_the_split_is_refused(split):
         batches(split, "classification", local_batch_size=24)
 
 
+@pytest.mark.parametrize("split", ["speech_recognition"], indirect=True)
+def test_a_step_of_more_batches_than_there_are_utterances_is_refused(split):
+    """Fewer examples in a batch would make even more of them."""
+    share = Share(4, accumulation=24, batch_steps=60)
+    with pytest.raises(UserError, match=r"has 23 examples, a step takes 24: raise training.local_batch_size or lower"):
+        StepBatches(split, "speech_recognition", Reading(share, seed=1))
+
+
 @pytest.mark.parametrize("split", ["language_modeling"], indirect=True)
 def test_windows_predict_the_next_token_and_begin_anew_at_the_end_token_before_each_document(split):
     windows, tokens = TokenWindows(split, Reading(Share(1), 0, seq_len=8)), split.shards["inputs"].tolist()

@@ -4,16 +4,23 @@ import json
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from lt25.data.loader import StepBatches
+from lt25.data.order import Reading, Share
+from lt25.data.prepared import PreparedSplit
 from lt25.errors import UserError
+from lt25.training import largest_batch
 from lt25.training.ahead import check_devices
 from lt25.training.job import read_job, write_job
-from lt25.training.largest_batch import most_that_fit
+from lt25.training.largest_batch import most_that_fit, settle
 from lt25.training.run import identity_of
 from tests import tiny
+from tests.data import make
 
 
 @pytest.fixture
@@ -84,6 +91,21 @@ def train_step(self, batches):
     plain(self, batches)
 Trainer.train_step = train_step
 """
+
+
+def test_what_is_found_holds_the_longest_utterance_at_the_slowest_speed(tmp_path, monkeypatch):
+    make.audio_folder(tmp_path / "mine", ["one two"] * 12)
+    data = make.dataset("speech_recognition", {"path": str(tmp_path / "mine")}, {"audio": "audio", "text": "text"})
+    folder = make.prepared(tmp_path, "speech_recognition", data, n_mels=40, store="audio")
+    reading, augment = Reading(Share(64), seed=1, searched=True), {"speed": [0.5, 1], "tempo": [0.5, 0.7, 1, 1.2]}
+    loader = StepBatches(PreparedSplit(folder, "train"), "speech_recognition", reading, augment=augment)
+    trainer = SimpleNamespace(dataloader=loader, job_config=SimpleNamespace(lt25=SimpleNamespace(experiment="mine")))
+    monkeypatch.setattr(largest_batch, "memory_of", lambda trainer: lambda count: 0.1 + 0.2 * count)
+    monkeypatch.setattr(largest_batch.dist, "get_rank", lambda: 0)
+    lengths: Any = loader.source.lengths
+    longest = int(lengths.max())
+    assert len(loader.longest()["input"]) == 4 * longest
+    assert settle(trainer) == pytest.approx(0.01 * 4 * -(-4 * longest // 8) * 8)
 
 
 def test_two_ranks_train_on_the_batches_that_one_trains_on_in_turn(root):
