@@ -31,7 +31,7 @@ def test_what_happens_in_a_stage_is_what_the_step_raises(pipeline):
         raise UserError("model.key: a line for the user")
 
     pipeline.parts[0].forward = fail
-    with pytest.raises(UserError, match="^model.key: a line for the user$"):
+    with pytest.raises(UserError, match=r"^model\.key: a line for the user$"):
         pipeline.step([{"input": torch.zeros(2, 8)}] * 2, torch.tensor(4))
 
 
