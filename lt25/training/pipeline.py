@@ -26,6 +26,7 @@ from lt25.models import families, meshes
 from lt25.models.families import Family, find
 from lt25.tasks import TASKS
 from lt25.training.job_config import Job
+from lt25.training.losses import IGNORE
 
 Batches = list[dict[str, Tensor]]
 
@@ -434,7 +435,9 @@ _CARRIED = ("v_first",)
 
 
 def of_one_length(microbatches: Batches) -> Batches:
-    """Pad micro-batches of features to one number of steps: what travels between stages has one shape.
+    """Pad micro-batches to one number of steps, because what travels between stages has one shape.
+
+    Behind tokens stand steps without labels, which no step before reads, and behind features such that are masked.
 
     Args:
         microbatches: as `Pipeline.step` takes them; of sequences that processes share, before these take their parts.
@@ -442,9 +445,12 @@ def of_one_length(microbatches: Batches) -> Batches:
     longest = max(batch["input"].shape[1] for batch in microbatches)
     padded = []
     for batch in microbatches:
-        missing = longest - batch["input"].shape[1]
-        if missing:
-            inputs = batch["input"]
+        inputs = batch["input"]
+        missing = longest - inputs.shape[1]
+        if missing and inputs.ndim == 2:
+            labels = nn.functional.pad(batch["labels"], (0, missing), value=IGNORE)
+            batch = {**batch, "input": nn.functional.pad(inputs, (0, missing)), "labels": labels}
+        elif missing:
             mask = batch.get("attention_mask")
             mask = inputs.new_ones(inputs.shape[:2], dtype=torch.int64) if mask is None else mask
             inputs = nn.functional.pad(inputs, (0, 0, 0, missing))

@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch import nn
 
 from lt25.errors import UserError
-from lt25.training.pipeline import Pipeline, Stage
+from lt25.training.losses import IGNORE
+from lt25.training.pipeline import Pipeline, Stage, of_one_length
 
 
 @pytest.fixture
@@ -22,8 +23,17 @@ def pipeline(tmp_path):
     part.stage = Stage(0, 0, seed=0, subsampling=1, dtype=torch.float32, carries=None)
     part.hf = SimpleNamespace(config=SimpleNamespace(hidden_size=4))
     job: Any = SimpleNamespace(parallelism=SimpleNamespace(pipeline_parallel_schedule="1F1B"))
-    yield Pipeline({0: part}, 1, job, dist.group.WORLD, torch.device("cpu"), torch.float32)
+    group: Any = dist.group.WORLD
+    yield Pipeline({0: part}, 1, job, group, torch.device("cpu"), torch.float32)
     dist.destroy_process_group()
+
+
+def test_micro_batches_of_tokens_get_one_length():
+    short, long = ({"input": torch.ones(2, length), "labels": torch.ones(2, length)} for length in (2, 3))
+    padded, same = of_one_length([short, long])
+    assert same is long
+    assert padded["input"].tolist() == [[1, 1, 0]] * 2
+    assert padded["labels"].tolist() == [[1, 1, IGNORE]] * 2
 
 
 def test_what_happens_in_a_stage_is_what_the_step_raises(pipeline):
