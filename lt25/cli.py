@@ -391,9 +391,7 @@ def _train(options: argparse.Namespace) -> int:
         command += ["--lt25.fresh"]
     if options.rung:
         command += ["--lt25.rung", str(options.rung)]
-    # With several nodes, the trainer's first process looks for itself.
-    file = Path(os.path.relpath(job))
-    if launch.nodes == 1 and settle(file, launch.processes, options.fresh, options.wait, options.rung):
+    if settle(Path(os.path.relpath(job)), launch, options.fresh, options.wait, options.rung):
         return 0
     if meeting := launch.meeting():
         _say(f"{experiment.name}: {meeting}")

@@ -967,13 +967,15 @@ def _check_job(experiment: Experiment, where: str) -> None:
                 f"{where}: validation.freq: {validation['freq']} is more than training.steps, {steps}, so there is no "
                 f"validation, which {key} needs: lower it"
             )
-    compiled = experiment.job["compile"]
-    if (
-        compiled["enable"]
-        and "model" in compiled["components"]
-        and experiment.job["parallelism"]["context_parallel_degree"] > 1
-    ):
-        raise UserError(f"{where}: compile.enable: found true, but not with context parallelism: use false")
+    compiled, parallelism = experiment.job["compile"], experiment.job["parallelism"]
+    for kind in ("context", "tensor"):
+        if compiled["enable"] and "model" in compiled["components"] and parallelism[f"{kind}_parallel_degree"] > 1:
+            raise UserError(f"{where}: compile.enable: found true, but not with {kind} parallelism: use false")
+    if experiment.job["optimizer"]["name"] == "Muon" and parallelism["tensor_parallel_degree"] > 1:
+        raise UserError(
+            f"{where}: optimizer.name: found Muon, but not with tensor parallelism, which cuts matrices of one shape in two "
+            "ways: use AdamW"
+        )
     if experiment.job["activation_checkpoint"]["mode"] == "memory_budget" and not (
         compiled["enable"] and "model" in compiled["components"]
     ):

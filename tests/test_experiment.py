@@ -275,6 +275,14 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
         ),
         ({"activation_checkpoint.determinism_check": "x"}, 'determinism_check: found "x", allowed: default, none'),
         (
+            {"compile.enable": True, "parallelism.tensor_parallel_degree": 2},
+            "compile.enable: found true, but not with tensor parallelism: use false",
+        ),
+        (
+            {"optimizer.name": "Muon", "parallelism.tensor_parallel_degree": 2},
+            "optimizer.name: found Muon, but not with tensor parallelism",
+        ),
+        (
             {"compile.enable": True, "parallelism.context_parallel_degree": 2},
             "compile.enable: found true, but not with context parallelism: use false",
         ),

@@ -4,10 +4,13 @@ import json
 import multiprocessing
 import os
 import socket
+import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -203,6 +206,29 @@ def train(experiment: Experiment, *overrides: str, limit: float = 240, **options
         files = sorted(experiment.root.glob(f"{experiment.name}-*.{stream}"))
         setattr(done, stream, "".join(file.read_text() for file in files))
     return done
+
+
+def wait_for_all(processes: Iterable[Any]) -> bool:
+    """Wait for processes that wait for each other: a second after one has failed, the others are killed.
+
+    Args:
+        processes: of `subprocess` or of `multiprocessing`.
+
+    Returns:
+        Whether all of them have ended as they should.
+    """
+
+    def status(process: Any) -> int | None:
+        return process.poll() if isinstance(process, subprocess.Popen) else process.exitcode
+
+    processes = list(processes)
+    while any(status(process) is None for process in processes):
+        time.sleep(0.05)
+        if any(status(process) for process in processes):
+            time.sleep(1)
+            for process in processes:
+                process.kill()
+    return not any(status(process) for process in processes)
 
 
 def kill_at(experiment: Experiment, seen) -> None:

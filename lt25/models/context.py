@@ -20,7 +20,7 @@ def share_sequences(model: Any, group: dist.ProcessGroup) -> None:
         group: the processes.
 
     Raises:
-        UserError: for a setting of the model's that does not go with it.
+        UserError: if nothing here shares the sequences of the model's family, or its kernels want another GPU.
     """
     match model.config.model_type:
         case "lt25_hgrn":
@@ -31,9 +31,12 @@ def share_sequences(model: Any, group: dist.ProcessGroup) -> None:
 
             fla_context.share_sequences(model, group)
         case "llama":
-            if model.config.attention_dropout:
-                raise UserError("model.attention_dropout: not with context parallelism: use 0")
             _share_attention(model, group)
+        case other:
+            raise UserError(
+                f"parallelism.context_parallel_degree: found {dist.get_world_size(group)}, but nothing shares the sequences of "
+                f"{other}: use 1"
+            )
 
 
 def _share_attention(model: Any, group: dist.ProcessGroup) -> None:

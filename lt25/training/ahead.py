@@ -62,12 +62,12 @@ def check_devices(experiment: Experiment) -> Launch:
     return start
 
 
-def settle(file: Path, processes: int, fresh: bool, wait: bool, rung: int = 0) -> bool:
+def settle(file: Path, launch: Launch, fresh: bool, wait: bool, rung: int = 0) -> bool:
     """Return whether a job has nothing left to train, after saying so.
 
     Args:
         file: the job file.
-        processes: how many ranks will train.
+        launch: on what it would be started.
         fresh: whether it is to be trained from the start, whatever there is.
         wait: whether to wait for another trainer of the same run.
         rung: the step to train up to, which is noted then; 0: the last.
@@ -77,8 +77,15 @@ def settle(file: Path, processes: int, fresh: bool, wait: bool, rung: int = 0) -
     """
     job = read_job(file)
     job["lt25"]["fresh"] = fresh
-    run, step = runs.open_run(job, job, processes), job["checkpoint"]["load_step"]
-    with runs.lock(run, say if wait else None):
+    run, step = runs.open_run(job, job, launch.world_size), job["checkpoint"]["load_step"]
+    waiting = say if wait else None
+    if launch.nodes > 1:
+        if fresh or step != -1 or not runs.arrived(run):
+            # The first process of all nodes takes the run, maybe before this node is here, and looks for itself.
+            return False
+        # All nodes find that nothing is left, and take turns.
+        waiting = _nothing
+    with runs.lock(run, waiting):
         if fresh:
             return False
         if step == -1:
@@ -90,6 +97,10 @@ def settle(file: Path, processes: int, fresh: bool, wait: bool, rung: int = 0) -
         if wrong := runs.no_such_step(run, step):
             raise UserError(wrong)
         return False
+
+
+def _nothing(line: str) -> None:
+    """Say nothing."""
 
 
 def is_trained(experiment: Experiment) -> bool:

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from lt25.models import context
 from lt25.tasks import TASKS
 from lt25.training.losses import IGNORE
 
@@ -21,20 +20,6 @@ Batch = dict[str, Tensor]
 
 # What padding is filled with, 0 unless it is here.
 _PADDING = {"labels": IGNORE}
-
-
-def share_sequences(model: Any, mesh: DeviceMesh) -> None:
-    """Let the processes of a mesh share the sequences that a `TaskModel` reads.
-
-    Raises:
-        UserError: for a setting of the model's that does not go with it.
-    """
-    context.share_sequences(model.hf, mesh.get_group())
-
-
-def labels_steps(task: str) -> bool:
-    """Whether the labels of a task are of single steps, and not of whole sequences."""
-    return TASKS[task].auto_model == "AutoModelForCausalLM"
 
 
 class Part:
@@ -48,7 +33,8 @@ class Part:
     def __init__(self, model: Any, mesh: DeviceMesh) -> None:
         group, config = mesh.get_group(), model.hf.config
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
-        self.cut = ["labels"] if labels_steps(model.task) else []
+        # A language model's labels are of single steps.
+        self.cut = ["labels"] if TASKS[model.task].auto_model == "AutoModelForCausalLM" else []
         self.window = model.window
         self.subsampling = getattr(config, "subsampling", 1)
         # A short convolution reads so far back, and no further than to the process before.

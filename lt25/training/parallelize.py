@@ -1,5 +1,5 @@
-"""How a model is laid over devices: tensor parallelism, activation checkpointing and compilation layer by layer, then FSDP2 or
-replicas."""
+"""How a model is laid over devices: tensor parallelism, activation checkpointing and compilation layer by layer, context
+parallelism, then FSDP2 or replicas."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +18,7 @@ from torchtitan.distributed.activation_checkpoint import apply_ac
 
 from lt25.errors import UserError
 from lt25.models import families
-from lt25.training.context import share_sequences
+from lt25.models.context import share_sequences
 from lt25.training.device import DEVICE_TYPE
 from lt25.training.tensor import split
 
@@ -109,7 +109,7 @@ def parallelize(model: Any, parallel_dims: ParallelDims, job_config: JobConfig) 
     if parallel_dims.cp_enabled:
         if compiled:
             raise UserError("compile.enable: found true, but not with context parallelism: use false")
-        share_sequences(model, parallel_dims.get_mesh("cp"))
+        share_sequences(model.hf, parallel_dims.get_mesh("cp").get_group())
     if parallel_dims.fsdp_enabled:
         _shard(model, base.layers, parallel_dims, job_config)
     return model

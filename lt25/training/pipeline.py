@@ -26,6 +26,7 @@ from lt25.models import families, meshes
 from lt25.models.families import Family, find
 from lt25.tasks import TASKS
 from lt25.training.job_config import Job
+from lt25.training.losses import IGNORE
 
 Batches = list[dict[str, Tensor]]
 
@@ -37,7 +38,7 @@ class Pipeline:
         parts: the rank's stages, `TaskModel`s as `cut` makes them, by their numbers.
         count: stages of all ranks.
         job: the resolved job.
-        mesh: the "pp" dimension's group.
+        group: the processes that have the stages, of the "pp" dimension.
         device: of this rank.
         dtype: of the residual stream between stages.
     """
@@ -53,7 +54,8 @@ class Pipeline:
     ) -> None:
         self.parts, self.count, self.group, self.device, self.dtype = parts, count, group, device, dtype
         self.kind = cast(Any, get_schedule_class(job.parallelism.pipeline_parallel_schedule))
-        self.schedules: dict[tuple[int, ...], Any] = {}
+        self.schedule: Any = None
+        self.fits: tuple[int, ...] = ()
         self.ends = (0 in parts, count - 1 in parts)
 
     def step(self, microbatches: Batches, labels: Tensor) -> Tensor:
@@ -72,8 +74,14 @@ class Pipeline:
         losses: list[Tensor] | None = [] if self.ends[1] else None
         arguments = (numbers,) if self.ends[0] else ()
         target = numbers if self.ends[1] else None
-        schedule = self._schedule(microbatches)
-        schedule.step(*arguments, target=target, losses=losses, return_outputs=False)
+        self._fit(microbatches)
+        try:
+            self.schedule.step(*arguments, target=target, losses=losses, return_outputs=False)
+        except RuntimeError as error:
+            # What has happened in a stage, a lost connection or a user's error, stands behind torch's, which says where.
+            if error.__cause__ is None:
+                raise
+            raise error.__cause__ from None
         self._sum_copies()
         return torch.stack(losses).detach().sum() if losses else torch.zeros((), device=self.device)
 
@@ -120,12 +128,15 @@ class Pipeline:
         streams = 1 if some.stage.carries is None else 2
         return rows, some.stage.steps(steps), streams * some.hf.config.hidden_size
 
-    def _schedule(self, microbatches: Batches) -> Any:
-        """Return the schedule for this shape of the residual stream, whose buffers have it."""
-        shape = self._shape(microbatches[0])
-        key = (len(microbatches), *shape)
-        if key not in self.schedules:
-            stream = torch.empty(shape, dtype=self.dtype, device="meta")
+    def _fit(self, microbatches: Batches) -> None:
+        """Make a schedule for this shape of the residual stream, if the last one had another.
+
+        It has a buffer of that shape for each micro-batch, so none is kept for a shape that may never come again.
+        """
+        shape = (len(microbatches), *self._shape(microbatches[0]))
+        if shape != self.fits:
+            self.schedule, self.fits = None, shape
+            stream = torch.empty(shape[1:], dtype=self.dtype, device="meta")
             number, loss = torch.empty(1, dtype=torch.int64, device="meta"), torch.empty((), device="meta")
             stages = [
                 PipelineStage(
@@ -140,10 +151,9 @@ class Pipeline:
                 for index, part in self.parts.items()
             ]
             single = issubclass(self.kind, PipelineScheduleSingle)
-            self.schedules[key] = self.kind(
+            self.schedule = self.kind(
                 stages[0] if single else stages, len(microbatches), loss_fn=lambda loss, _: loss, scale_grads=False
             )
-        return self.schedules[key]
 
     @torch.no_grad()
     def _sum_copies(self) -> None:
@@ -164,13 +174,15 @@ class Stage:
     Attributes:
         number, last: its place, and the last stage's.
         seed: from which every stage draws the initial weights of the whole model.
+        subsampling: how many steps of the input make one of the layers'.
+        dtype: of the residual stream between stages.
         batches, labels: as `Pipeline.step` is given them; no labels where only the output is asked for.
         next: the micro-batch that comes next; every schedule takes them through a stage in their order.
         given: the residual stream from the stage before.
         carries: the argument of layers that has what they take from others beside the residual stream, and its type; it has the
             stream's shape. None if there is nothing.
         carried: its value, from the stage before, and then for the stage behind.
-        context: autocast, if weights are float32 while products are not.
+        precision: autocast, if weights are float32 while products are not.
     """
 
     def __init__(
@@ -189,7 +201,7 @@ class Stage:
         self.labels: Tensor | None = None
         self.next = 0
         self.given: Tensor | None = None
-        self.context: AbstractContextManager = nullcontext()
+        self.precision: AbstractContextManager = nullcontext()
 
     def start(self, batches: Batches, labels: Tensor | None) -> None:
         """Begin with the first micro-batch of a step."""
@@ -220,7 +232,7 @@ def compute(model: Any, x: Tensor) -> Any:
     if stage.number > 0 and stage.carries is not None:
         stage.given, carried = x.chunk(2, -1)
         stage.carried = carried.to(stage.carries[1])
-    with stage.context:
+    with stage.precision:
         if stage.number < stage.last:
             if model.window and batch.pop("cu_seqlens", None) is not None:
                 inputs = inputs.view(-1, model.window)
@@ -269,7 +281,7 @@ def cut(
         _keep(part, family, range(ends[number], ends[number + 1]))
         part = parallelize(part, parallel_dims, job)
         if half != dtype:
-            part.stage.context = torch.autocast(device.type, half)
+            part.stage.precision = torch.autocast(device.type, half)
         parts[number] = part
     return (
         cast(Any, Pipeline(parts, count, job, mesh.get_group(), device, dtype)),
@@ -423,7 +435,9 @@ _CARRIED = ("v_first",)
 
 
 def of_one_length(microbatches: Batches) -> Batches:
-    """Pad micro-batches of features to one number of steps: what travels between stages has one shape.
+    """Pad micro-batches to one number of steps, because what travels between stages has one shape.
+
+    Behind tokens stand steps without labels, which no step before reads, and behind features such that are masked.
 
     Args:
         microbatches: as `Pipeline.step` takes them; of sequences that processes share, before these take their parts.
@@ -431,9 +445,12 @@ def of_one_length(microbatches: Batches) -> Batches:
     longest = max(batch["input"].shape[1] for batch in microbatches)
     padded = []
     for batch in microbatches:
-        missing = longest - batch["input"].shape[1]
-        if missing:
-            inputs = batch["input"]
+        inputs = batch["input"]
+        missing = longest - inputs.shape[1]
+        if missing and inputs.ndim == 2:
+            labels = nn.functional.pad(batch["labels"], (0, missing), value=IGNORE)
+            batch = {**batch, "input": nn.functional.pad(inputs, (0, missing)), "labels": labels}
+        elif missing:
             mask = batch.get("attention_mask")
             mask = inputs.new_ones(inputs.shape[:2], dtype=torch.int64) if mask is None else mask
             inputs = nn.functional.pad(inputs, (0, 0, 0, missing))

@@ -46,7 +46,8 @@ def run(launch: Launch, command: list[str], environment: Mapping[str, str]) -> i
         UserError: if the other nodes do not come.
     """
     host, port = launch.address if launch.address and launch.nodes > 1 else ("127.0.0.1", free_port())
-    node = _agree(launch, host, port) if launch.node_rank is None and launch.nodes > 1 else launch.node_rank or 0
+    # Where another node is missing, torch would wait for less long, and say so in tens of lines.
+    node = _meet(launch, host, port) if launch.nodes > 1 else 0
     shared = {"WORLD_SIZE": launch.world_size, "LOCAL_WORLD_SIZE": launch.processes, "GROUP_RANK": node}
     shared |= {"MASTER_ADDR": host, "MASTER_PORT": port}
     processes: list[subprocess.Popen[bytes]] = []
@@ -147,18 +148,27 @@ def free_port() -> int:
             return port
 
 
-def _agree(launch: Launch, host: str, port: int) -> int:
-    """Return this node's number. The node that has the address is 0 and numbers the others, in the order in which they come.
+def _meet(launch: Launch, host: str, port: int) -> int:
+    """Wait until all nodes are there, and return this node's number.
+
+    The node with NODE_RANK 0, or without that variable the one that has the address, is the first. It numbers the others in the
+    order in which they come, of which those with a NODE_RANK keep that.
 
     Raises:
-        UserError: if nobody answers in time.
+        UserError: if not all come in time.
     """
     deadline = time.monotonic() + MEETING
+    if launch.node_rank:
+        _ask(host, port, deadline)
+        return launch.node_rank
     try:
-        with socket.socket() as probe:
-            probe.bind((host, 0))
+        if launch.node_rank is None:
+            with socket.socket() as probe:
+                probe.bind((host, 0))
         server = socket.create_server(("", port))
-    except OSError:
+    except OSError as error:
+        if launch.node_rank == 0:
+            raise UserError(f"MASTER_PORT: {port} cannot be had on this node ({error.strerror}): use another") from None
         # Another node has the address, or another process of this machine has the port.
         return _ask(host, port, deadline)
     with server:
@@ -184,6 +194,7 @@ def _agree(launch: Launch, host: str, port: int) -> int:
 
 
 def _ask(host: str, port: int, deadline: float) -> int:
+    """Return the number that the first node gives this one."""
     while time.monotonic() < deadline:
         try:
             with socket.create_connection((host, port), timeout=PATIENCE) as there:
@@ -193,4 +204,7 @@ def _ask(host: str, port: int, deadline: float) -> int:
         except (OSError, ValueError):
             pass
         time.sleep(0.5)
-    raise UserError(f"MASTER_ADDR: no node answers at {host}:{port}: start the same command there, or set NODE_RANK")
+    raise UserError(
+        f"MASTER_ADDR: no node answers at {host}:{port}: start the same command on the first node, whose MASTER_ADDR and "
+        "MASTER_PORT are the same on every node"
+    )

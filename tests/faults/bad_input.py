@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 from lt25 import cli
 from lt25.config.sections import DATASET, EXPERIMENT, JOB
 from lt25.errors import UserError
+from lt25.launch import Launch
 from lt25.report.markdown import replace
 from lt25.tasks import TASKS
 from lt25.training.ahead import settle
@@ -394,7 +395,7 @@ def cases(project: Project) -> dict[str, tuple[Any, Callable[[Any], None]]]:
         def command() -> int:
             with contextlib.chdir(prepared):
                 try:
-                    settle(file.relative_to(prepared), 1, False, False)
+                    settle(file.relative_to(prepared), Launch(1), False, False)
                 except UserError as error:
                     print(f"lt25: error: {error}", file=sys.stderr)
                     return 2

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -17,14 +16,7 @@ def _run(folder, ranks, **settings):
     command = [sys.executable, "-m", "tests.models.shared_fla"]
     environment = tiny.environment(**settings)
     arguments = [[*command, str(rank), str(ranks), str(folder)] for rank in range(ranks)]
-    processes = [subprocess.Popen(each, cwd=tiny.REPOSITORY, env=environment) for each in arguments]
-    while any(process.poll() is None for process in processes):
-        time.sleep(0.05)
-        if any(process.poll() for process in processes):
-            # The others wait for it.
-            for process in processes:
-                process.kill()
-    assert not any(process.returncode for process in processes)
+    assert tiny.wait_for_all(subprocess.Popen(each, cwd=tiny.REPOSITORY, env=environment) for each in arguments)
     return torch.load(folder / "found")
 
 

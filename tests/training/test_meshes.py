@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -240,17 +239,7 @@ def _train_some(root: Path, files: list[str], kernels: str, processes: int) -> N
             continue
         ranks.append(tiny.forks.Process(target=train_in_turn, args=(root, jobs, own, rank)))
         ranks[-1].start()
-
-    def status(process: Any) -> int | None:
-        return process.exitcode if kernels == "torch" else process.poll()
-
-    while any(status(process) is None for process in ranks):
-        time.sleep(0.05)
-        if any(status(process) for process in ranks):
-            # The others wait for it.
-            time.sleep(1)
-            for process in ranks:
-                process.kill()
+    tiny.wait_for_all(ranks)
 
 
 @cache

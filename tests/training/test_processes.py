@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
+from lt25.errors import UserError
 from lt25.launch import Launch
 from lt25.training import processes
 from lt25.training.processes import STATUS
@@ -114,15 +116,30 @@ def test_each_process_knows_its_place(tmp_path, monkeypatch):
     )
     command = [sys.executable, "-c", script]
     assert processes.run(Launch(2), command, os.environ) == 0
+    monkeypatch.setattr(processes, "_meet", lambda launch, host, port: launch.node_rank)
     assert processes.run(Launch(1, 3, node_rank=2, address=("localhost", 123)), command, os.environ) == 0
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"0": "0 2", "1": "1 2", "2": "0 3"}
 
 
-def test_nodes_without_numbers_agree_on_them(monkeypatch):
+@pytest.mark.parametrize("given", [(None, None, None), (2, 1, 0)])
+def test_nodes_meet_and_agree_on_their_numbers_or_have_them(monkeypatch, given):
     port = processes.free_port()
-    three = Launch(1, 3, address=("localhost", port))
+    three = [Launch(1, 3, node_rank=rank, address=("localhost", port)) for rank in given]
     with ThreadPoolExecutor(3) as nodes:
-        assert sorted(nodes.map(lambda _: processes._agree(three, "localhost", port), range(3))) == [0, 1, 2]
+        found = list(nodes.map(lambda launch: processes._meet(launch, "localhost", port), three))
+    assert sorted(found) == [0, 1, 2] and (given[0] is None or found == list(given))
     monkeypatch.setattr(processes, "MEETING", 0.2)
-    with pytest.raises(Exception, match="NNODE: 3 nodes were to come, and 1 did: start the same command on each"):
-        processes._agree(three, "localhost", port)
+    with pytest.raises(UserError, match="NNODE: 3 nodes were to come, and 1 did: start the same command on each"):
+        processes._meet(three[2], "localhost", port)
+
+
+def test_an_address_at_which_nobody_is_and_a_port_that_is_taken_are_one_line(monkeypatch):
+    monkeypatch.setattr(processes, "MEETING", 0.2)
+    port = processes.free_port()
+    with pytest.raises(UserError, match=rf"^MASTER_ADDR: no node answers at localhost:{port}: start the same command"):
+        processes._meet(Launch(1, 2, node_rank=1, address=("localhost", port)), "localhost", port)
+    with (
+        socket.create_server(("", port)),
+        pytest.raises(UserError, match=f"^MASTER_PORT: {port} cannot be had on this node"),
+    ):
+        processes._meet(Launch(1, 2, node_rank=0, address=("localhost", port)), "localhost", port)

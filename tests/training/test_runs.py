@@ -14,6 +14,7 @@ from lt25.checkpoints.export import export
 from lt25.checkpoints.whole import damage, discard, kept_steps, publish
 from lt25.errors import UserError
 from lt25.experiment import load_experiment
+from lt25.launch import Launch
 from lt25.training import run as runs
 from lt25.training.ahead import settle
 from lt25.training.job import read_job
@@ -62,6 +63,15 @@ def test_a_job_that_has_arrived_is_said_before_torch_is_imported(experiment, run
     assert [record["step"] for record in tiny.history(experiment)] == list(range(1, 13))
 
 
+def test_nodes_that_have_arrived_wait_for_no_other(experiment, monkeypatch, capsys):
+    monkeypatch.setattr("lt25.training.processes.run", lambda *_: pytest.fail("a trainer was started"))
+    for name, value in {"NNODE": "2", "NGPU": "1", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    tiny.tiny(experiment.root, "classification", training={"local_batch_size": 2})
+    assert cli.main(["train", "tiny"]) == 0
+    assert capsys.readouterr().out == "tiny: already at step 12: nothing to train\n"
+
+
 def test_a_second_trainer_is_refused_at_once_and_waits_if_asked_to(run, monkeypatch, capsys):
     monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("a trainer was started"))
     files.write_json(run.directory / "lock.json", {"pid": 123, "host": "elsewhere"})
@@ -80,7 +90,7 @@ def test_a_second_trainer_is_refused_at_once_and_waits_if_asked_to(run, monkeypa
 def test_a_step_that_is_not_kept_is_refused_before_torch_is_imported(experiment):
     tiny.tiny(experiment.root, "classification", checkpoint={"load_step": 5})
     with pytest.raises(UserError, match=r"checkpoint.load_step: no checkpoint of step 5: there are 4, 8, 12"):
-        settle(Path("results/tiny/job.toml"), 1, fresh=False, wait=False)
+        settle(Path("results/tiny/job.toml"), Launch(1), fresh=False, wait=False)
 
 
 def test_a_changed_job_file_or_model_is_one_line(experiment):
@@ -209,6 +219,7 @@ def test_retraining_moves_the_former_run_aside(experiment, run, monkeypatch):
 CHANGED_MEANWHILE = """
 from pathlib import Path
 from lt25.experiment import load_experiment
+from lt25.launch import Launch
 from lt25.training.job import write_job
 from lt25.training.trainer import Trainer
 train = Trainer.train
