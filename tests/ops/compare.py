@@ -99,9 +99,9 @@ def conv_case(draw: Draw, sizes: Sizes) -> Case:
 
 
 def selective_case(draw: Draw, sizes: Sizes) -> Case:
-    """Packed or not, with and without a gate, over up to a few tiles of 64 steps."""
+    """Packed or not, with and without a gate, with one state of each channel or several."""
     random = _generator(draw)
-    shape, _, options = _sequences(draw, sizes._replace(time=3 * sizes.time))
+    shape, _, options = _sequences(draw, sizes)
     channels, states = draw(1, sizes.channels), (1, 3, 16)[draw(0, 2)]
     tensors = {
         "x": _normal(random, *shape, channels),
