@@ -19,6 +19,7 @@ from lt25.ops.backends import (
     triton_products,
     triton_row,
     triton_scan,
+    triton_selective,
     triton_summary,
 )
 from lt25.ops.backends.triton_products import Cut
@@ -53,6 +54,14 @@ def test_equals_the_reference(operator, data, dtype):
 def test_time_cut_into_segments_equals_the_reference(operator, data):
     case = CASES[operator](lambda low, high: data.draw(st.integers(low, high)), Sizes(2, 16, 20))
     with patch.object(triton_scan, "_plan", lambda *_: triton_scan.Plan(rows=2, warps=2, channels=32, segments=3)):
+        compare.check(case, "triton", torch.float32)
+
+
+@settings(max_examples=3, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_selective_scan_over_several_tiles_equals_the_reference(data):
+    case = compare.selective_case(lambda low, high: data.draw(st.integers(low, high)), Sizes(2, 50, 20))
+    with patch.object(triton_selective, "_TILE", 16):
         compare.check(case, "triton", torch.float32)
 
 
