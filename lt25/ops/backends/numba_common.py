@@ -17,6 +17,19 @@ from torch import Tensor
 from lt25.memory import keep_freed_memory
 
 
+def _use_whole_registers() -> None:
+    """Let loops use 512-bit registers where the CPU has them; LLVM avoids them by default.
+
+    To be called before anything else of numba: its compiler is set up once, by the question where kernels are kept, too.
+    """
+    features = get_host_cpu_features()
+    if numba.config.CPU_FEATURES is None and "+avx512vl" in features:
+        numba.config.CPU_FEATURES = f"{features},-prefer-256-bit"
+
+
+_use_whole_registers()
+
+
 def _can_cache() -> bool:
     """Tell whether numba finds a folder for compiled kernels: the package's own, the user's, or NUMBA_CACHE_DIR."""
     if not (numba.config.CACHE_DIR or os.access(Path(__file__).parent, os.W_OK)):
@@ -48,13 +61,6 @@ AHEAD = 8
 BLOCK = 128
 
 
-def _use_whole_registers() -> None:
-    """Let loops use 512-bit registers where the CPU has them; LLVM avoids them by default."""
-    features = get_host_cpu_features()
-    if numba.config.CPU_FEATURES is None and "+avx512vl" in features:
-        numba.config.CPU_FEATURES = f"{features},-prefer-256-bit"
-
-
 def _start_threads() -> None:
     """Start numba's threads and restore torch's thread count, which that changes: both share one OpenMP library."""
     threads = torch.get_num_threads()
@@ -62,7 +68,6 @@ def _start_threads() -> None:
     torch.set_num_threads(threads)
 
 
-_use_whole_registers()
 keep_freed_memory()
 _start_threads()
 
