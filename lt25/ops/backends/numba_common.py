@@ -157,7 +157,7 @@ def widened(v):
 
 
 def put(row, d, value):
-    """row[d] = value, for use in kernels; to the nearest bfloat16, of two equally near to the even one, in a row of their bits."""
+    """row[d] = value, for use in kernels; in a row of bfloat16's bits the nearest one, of two equally near the even one."""
     raise NotImplementedError
 
 

@@ -6,7 +6,18 @@ from numba import njit, prange
 from torch import Tensor
 
 from lt25.ops.backends import state_dtype, sum_dtype
-from lt25.ops.backends.numba_common import JIT, ROWS, dot, put, rows, sigmoid, stored_dtype, use_threads, vector, widened
+from lt25.ops.backends.numba_common import (
+    JIT,
+    ROWS,
+    dot,
+    put,
+    rows,
+    sigmoid,
+    stored_dtype,
+    use_threads,
+    vector,
+    widened,
+)
 
 
 @njit(parallel=True, **JIT)

@@ -6,7 +6,18 @@ from numba import njit
 from torch import Tensor
 
 from lt25.ops.backends import state_dtype
-from lt25.ops.backends.numba_common import JIT, dot, gates, multiply_add, put, rows, sigmoid, stored_dtype, vector, widened
+from lt25.ops.backends.numba_common import (
+    JIT,
+    dot,
+    gates,
+    multiply_add,
+    put,
+    rows,
+    sigmoid,
+    stored_dtype,
+    vector,
+    widened,
+)
 from lt25.ops.backends.numba_mix import bound_of
 
 
