@@ -20,6 +20,9 @@ learning rate the networks are trained in turns of a few steps; seconds an epoch
 in an epoch, and the accuracy is that of the learning rate at which it is highest. "pixels" is MNIST pixel by pixel, 784 steps in
 time: milliseconds of a few steps, in turn as well. All read what `lt25 prepare config/experiments/NAME.yaml` has prepared.
 
+"steps": a training step of `digits` in float32, and in bfloat16 as by `training.mixed_precision_param`, in turn: processor time
+of all threads and time by the clock, median and least, so that other work on the machine does not decide.
+
 "products": the matrix products of the layers in a training step of `digits`, forward and both products of the backward pass, in
 float32 and in bfloat16: a lower bound of a step's time.
 """
@@ -249,6 +252,29 @@ def epochs(experiment: Experiment, rates: Sequence[float]) -> Iterator[dict[str,
         }
 
 
+def steps(experiment: Experiment, rate: float, limit: float) -> Iterator[dict[str, str]]:
+    trainings = {dtype: Training(experiment, "HGRN", rate) for dtype in (torch.float32, torch.bfloat16)}
+    times: dict[torch.dtype, list[tuple[float, float]]] = {dtype: [] for dtype in trainings}
+    end = None
+    while end is None or time.perf_counter() < end:
+        for dtype, training in trainings.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+                training.steps(1)
+            times[dtype].append((time.process_time() - processor, time.perf_counter() - wall))
+        # The first compiles kernels.
+        end = end or time.perf_counter() + limit
+    for dtype, measured in times.items():
+        row = {
+            "experiment": experiment.name,
+            "dtype": str(dtype).removeprefix("torch."),
+            "steps": str(len(measured) - 1),
+        }
+        for title, spent in zip(("processor", "clock"), zip(*measured[1:], strict=True), strict=True):
+            row |= {f"{title} ms": f"{statistics.median(spent) * 1e3:.1f}", f"{title} least": f"{min(spent) * 1e3:.1f}"}
+        yield row
+
+
 def pixels(experiment: Experiment, limit: float) -> Iterator[dict[str, str]]:
     """Steps on one batch, each image of it as a sequence of its pixels."""
     split = PreparedSplit(experiment.processed_dir, "train")
@@ -330,7 +356,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--markdown", action="store_true", help="print tables for RESULTS.md")
     parser.add_argument("--seconds", type=float, default=60, help="for the kernels; training takes what it takes")
-    parser.add_argument("--only", choices=("kernels", "digits", "mnist", "pixels", "products"))
+    parser.add_argument("--only", choices=("kernels", "digits", "mnist", "steps", "pixels", "products"))
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="learning rates of the epochs")
     options = parser.parse_args()
     threads = f"{torch.get_num_threads()} threads of {os.cpu_count()}"
@@ -342,6 +368,9 @@ def main() -> None:
         if options.only in (None, name):
             experiment = load_experiment(EXPERIMENTS / f"{'row-' if name == 'mnist' else ''}{name}.yaml")
             show(epochs(experiment, options.rates), options.markdown)
+    if options.only in (None, "steps"):
+        experiment = load_experiment(EXPERIMENTS / "digits.yaml")
+        show(steps(experiment, options.rates[-1], options.seconds), options.markdown)
     if options.only in (None, "pixels"):
         show(pixels(load_experiment(EXPERIMENTS / "row-mnist.yaml"), options.seconds), options.markdown)
     if options.only in (None, "products"):

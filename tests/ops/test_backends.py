@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from lt25.ops import hgrn_scan
 from lt25.ops import mix as mix_operator
 from lt25.ops import rows as rows_operators
 from lt25.ops import step as step_operator
+from lt25.ops.backends import numba_common
 from tests.ops import compare
 from tests.ops.compare import CASES, Case, Sizes
 
@@ -125,6 +127,35 @@ def test_any_memory_layout(operator):
     assert not any(each.is_contiguous() for each in strided.values())
     found = outcome(case._replace(tensors=strided))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_bfloat16_is_rounded_as_torch_rounds():
+    """Every upper half of a float32, with lower halves around what is rounded up, NaN and infinity among them."""
+    lower = torch.tensor([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF])
+    bits = (torch.arange(-(2**15), 2**15)[:, None] * 2**16 + lower).to(torch.int32)
+    x = bits.view(torch.float32).reshape(1, -1)
+    y, back = torch.empty(x.shape, dtype=torch.bfloat16), torch.empty_like(x)
+
+    @numba.njit
+    def copy(x, y, back):
+        for d in range(x.shape[1]):
+            numba_common.put(y[0], d, x[0, d])
+            back[0, d] = numba_common.widened(y[0, d])
+
+    copy(*map(numba_common.rows, (x, y, back)))
+    torch.testing.assert_close(y, x.bfloat16(), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(back, y.float(), rtol=0, atol=0, equal_nan=True)
+
+
+def test_loops_take_512_bits_where_a_processor_has_them():
+    """The compiler is set up once in a process: whatever asks numba for anything before it is told would keep it at 256."""
+    script = (
+        "from lt25.ops.backends import numba_common\n"
+        "from numba.core.registry import cpu_target\n"
+        "print(cpu_target.target_context.codegen().magic_tuple())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    assert "+avx512vl" not in done.stdout or "-prefer-256-bit" in done.stdout
 
 
 @every_operator

@@ -17,6 +17,19 @@ from torch import Tensor
 from lt25.memory import keep_freed_memory
 
 
+def _use_whole_registers() -> None:
+    """Let loops use 512-bit registers where the CPU has them; LLVM avoids them by default.
+
+    To be called before anything else of numba: its compiler is set up once, by the question where kernels are kept, too.
+    """
+    features = get_host_cpu_features()
+    if numba.config.CPU_FEATURES is None and "+avx512vl" in features:
+        numba.config.CPU_FEATURES = f"{features},-prefer-256-bit"
+
+
+_use_whole_registers()
+
+
 def _can_cache() -> bool:
     """Tell whether numba finds a folder for compiled kernels: the package's own, the user's, or NUMBA_CACHE_DIR."""
     if not (numba.config.CACHE_DIR or os.access(Path(__file__).parent, os.W_OK)):
@@ -39,20 +52,13 @@ JIT_SUM = {**JIT, "fastmath": {"contract", "reassoc"}}
 # Rows of one work item. A gradient summed over rows is summed item by item, so this size affects rounding. It is fixed, so that
 # the result does not depend on the number of threads.
 ROWS = 64
-# float32 elements in a cache line.
-LINE = 16
+# Bytes of a cache line.
+LINE = 64
 # How many rows ahead of their use rows are prefetched.
 AHEAD = 8
 # The channels of a block are a multiple of this. Threads that write closer to each other share cache lines, because processors
 # fetch adjacent lines too: two threads on 32 channels each are slower than one on all 64.
 BLOCK = 128
-
-
-def _use_whole_registers() -> None:
-    """Let loops use 512-bit registers where the CPU has them; LLVM avoids them by default."""
-    features = get_host_cpu_features()
-    if numba.config.CPU_FEATURES is None and "+avx512vl" in features:
-        numba.config.CPU_FEATURES = f"{features},-prefer-256-bit"
 
 
 def _start_threads() -> None:
@@ -62,7 +68,6 @@ def _start_threads() -> None:
     torch.set_num_threads(threads)
 
 
-_use_whole_registers()
 keep_freed_memory()
 _start_threads()
 
@@ -146,6 +151,51 @@ def _bounded_exp_vectorised(v):
     return exp
 
 
+def widened(v):
+    """An element as its number, for use in kernels: bfloat16, which numba does not know, comes as its 16 bits and is float32."""
+    raise NotImplementedError
+
+
+def put(row, d, value):
+    """row[d] = value, for use in kernels; in a row of bfloat16's bits the nearest one, of two equally near the even one."""
+    raise NotImplementedError
+
+
+@overload(widened, inline="always")
+def _widened(v):
+    if v != types.uint16:
+        return lambda v: v
+    return lambda v: np.uint32(np.uint32(v) << np.uint32(16)).view(np.float32)
+
+
+@njit(**JIT)
+def _bits(value):
+    """The bits of the nearest bfloat16: those of float32, of which half of the last place that is kept is added and the rest cut.
+
+    NaN would become infinite by that.
+    """
+    # numba makes 64 bits of what integers of 32 give, which would halve the elements of a register.
+    bits = np.float32(value).view(np.uint32)
+    last = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
+    nearest = np.uint32(np.uint32(bits + np.uint32(0x7FFF)) + last)
+    return np.uint16(np.uint32((nearest if value == value else np.uint32(0x7FC00000)) >> np.uint32(16)))
+
+
+# Not inlined by numba, which would then no longer see that the index is not negative.
+@overload(put)
+def _put(row, d, value):
+    if row.dtype != types.uint16:
+
+        def put(row, d, value):
+            row[d] = value
+    else:
+
+        def put(row, d, value):
+            row[d] = _bits(value)
+
+    return put
+
+
 @njit(**JIT)
 def sigmoid(v):
     """1 / (1 + exp(-v)), in v's precision."""
@@ -194,22 +244,29 @@ def fetch(row):
     Processors prefetch long contiguous accesses by themselves. They do not where only a part of each row is read, or where rows
     are read backward.
     """
-    for d in range(0, len(row), LINE):
+    for d in range(0, len(row), LINE // row.itemsize):
         _fetch_line(row, d)
 
 
 @njit(**JIT_SUM)
 def dot(a, b):
-    """The dot product of two vectors, in their precision."""
-    total = a[0] * b[0]
+    """The dot product of two vectors, in the precision that kernels compute in."""
+    total = widened(a[0]) * widened(b[0])
     for d in range(1, len(a)):
-        total += a[d] * b[d]
+        total += widened(a[d]) * widened(b[d])
     return total
 
 
+def stored_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which kernels read and write elements of x: its own, but for float16, which is copied to float32."""
+    return torch.float32 if x.dtype == torch.float16 else x.dtype
+
+
 def rows(tensor: Tensor, dtype: torch.dtype | None = None) -> np.ndarray:
-    """A tensor [..., D] as a numpy array [-1, D], copied only if the dtype or the layout requires it."""
+    """A tensor [..., D] as a numpy array [-1, D], copied only if the dtype or the layout requires it; of bfloat16 its bits."""
     tensor = tensor.detach().to(dtype).contiguous()
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.view(torch.uint16)
     return tensor.numpy().reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])
 
 

@@ -14,8 +14,11 @@ from lt25.ops.backends.numba_common import (
     mask_rows,
     multiply_add,
     offsets_of,
+    put,
     rows,
+    stored_dtype,
     use_threads,
+    widened,
 )
 
 # Lags added in one loop over the channels, so that their sum stays in registers.
@@ -40,26 +43,26 @@ def _sum(w0, x0, w1, x1, w2, x2, w3, x3):
 
 
 @njit(**JIT)
-def _laid_out(x, before, halves, first, last, start, end, mask, memory):
-    """Return the rows that rows start to end of the result are made of, and the number of the first of them.
+def _lay_out(x, before, halves, first, last, start, end, mask, laid):
+    """Write to ``laid`` the rows that rows start to end of the result are made of.
 
     Row r of these is row start + r - before[0] of x, or before[1] for channels that read later steps; it is zeros where that is
-    not within first to last, or the mask leaves it out. They are copied to ``memory``, unless they lie in x as they are wanted.
+    not within first to last, or the mask leaves it out.
     """
-    count = end - start + len(memory) - ROWS
-    lead = start - before[0]
-    if halves == 1 and len(mask) == 0 and first <= lead and lead + count <= last:
-        return x, lead
-    span = memory.shape[1] // (2 * halves)
-    for r in range(count):
+    span = laid.shape[1] // (2 * halves)
+    for r in range(end - start + len(laid) - ROWS):
         fetch(x[start + r + AHEAD])
         for part in range(2 * halves):
             row, begin, stop = start + r - before[part % halves], part * span, (part + 1) * span
+            laid_r = laid[r, begin:stop]
+            # Element by element: to assign a slice takes numba longer than to copy so few.
             if first <= row < last and (len(mask) == 0 or mask[row]):
-                memory[r, begin:stop] = x[row, begin:stop]
+                x_r = x[row, begin:stop]
+                for d in range(len(laid_r)):
+                    laid_r[d] = widened(x_r[d])
             else:
-                memory[r, begin:stop] = 0
-    return memory, 0
+                for d in range(len(laid_r)):
+                    laid_r[d] = 0
 
 
 @njit(parallel=True, **JIT)
@@ -67,29 +70,32 @@ def _forward(x, weight, size, halves, mask, offsets, y):
     count, (reads, channels) = len(x), weight.shape
     for item in prange((count + ROWS - 1) // ROWS):
         start, stop = item * ROWS, min(count, (item + 1) * ROWS)
-        memory = np.empty((ROWS + reads - 1, channels), x.dtype)
+        laid, total = np.empty((ROWS + reads - 1, channels), weight.dtype), np.empty(channels, weight.dtype)
         n = _sequence_of(start, offsets)
         while start < stop:
             while start >= offsets[n + 1]:
                 n += 1
             end = min(stop, offsets[n + 1])
-            laid, lead = _laid_out(x, (size - 1, 0), halves, offsets[n], offsets[n + 1], start, end, mask, memory)
+            _lay_out(x, (size - 1, 0), halves, offsets[n], offsets[n + 1], start, end, mask, laid)
             for t in range(start, end):
-                r = t - start + lead
+                r = t - start
                 fetch(y[t + AHEAD])
-                y_t = y[t]
                 for d in range(channels):
-                    y_t[d] = _sum(
+                    total[d] = _sum(
                         weight[0, d], laid[r, d], weight[1, d], laid[r + 1, d],
                         weight[2, d], laid[r + 2, d], weight[3, d], laid[r + 3, d],
                     )  # fmt: skip
                 for k in range(LAGS, reads, LAGS):
                     for d in range(channels):
-                        y_t[d] += _sum(
+                        total[d] += _sum(
                             weight[k, d], laid[r + k, d], weight[k + 1, d], laid[r + k + 1, d],
                             weight[k + 2, d], laid[r + k + 2, d], weight[k + 3, d], laid[r + k + 3, d],
                         )  # fmt: skip
-                y_t[channels:] = x[t, channels:]
+                y_t, y_g, g = y[t], y[t, channels:], x[t, channels:]
+                for d in range(channels):
+                    put(y_t, d, total[d])
+                for d in range(len(g)):
+                    y_g[d] = g[d]
             start = end
 
 
@@ -99,7 +105,7 @@ def _backward(grad_y, x, weight, size, halves, mask, offsets, grad_x, grad_weigh
     every = np.empty(0, np.bool_)
     for item in prange((count + ROWS - 1) // ROWS):
         start, stop = item * ROWS, min(count, (item + 1) * ROWS)
-        memory = np.empty((ROWS + reads - 1, channels), x.dtype)
+        laid, total = np.empty((ROWS + reads - 1, channels), weight.dtype), np.empty((ROWS, channels), weight.dtype)
         grad_w = grad_weights[item]
         n = _sequence_of(start, offsets)
         while start < stop:
@@ -107,11 +113,8 @@ def _backward(grad_y, x, weight, size, halves, mask, offsets, grad_x, grad_weigh
                 n += 1
             end = min(stop, offsets[n + 1])
             behind = reads - size, reads - 1
-            laid, lead = _laid_out(grad_y, behind, halves, offsets[n], offsets[n + 1], start, end, every, memory)
-            for t in range(start, end):
-                fetch(grad_x[t + AHEAD])
-                grad_x[t, :channels] = 0
-                grad_x[t, channels:] = grad_y[t, channels:]
+            _lay_out(grad_y, behind, halves, offsets[n], offsets[n + 1], start, end, every, laid)
+            total[: end - start] = 0
             # The loop over lags is the outer one: the loop over channels vectorizes only if the rows that it writes never overlap
             # within the loop around it.
             for k in range(0, reads, LAGS):
@@ -119,27 +122,34 @@ def _backward(grad_y, x, weight, size, halves, mask, offsets, grad_x, grad_weigh
                 for t in range(start, end):
                     if len(mask) and not mask[t]:
                         continue
-                    r = t - start + lead + reads - 1 - k
+                    r, x_t, total_t = t - start + reads - 1 - k, x[t], total[t - start]
                     for d in range(channels):
-                        grad_x[t, d] += _sum(
+                        total_t[d] += _sum(
                             weight[k, d], laid[r, d], weight[k + 1, d], laid[r - 1, d],
                             weight[k + 2, d], laid[r - 2, d], weight[k + 3, d], laid[r - 3, d],
                         )  # fmt: skip
                     for d in range(channels):
-                        g0[d] += x[t, d] * laid[r, d]
-                        g1[d] += x[t, d] * laid[r - 1, d]
-                        g2[d] += x[t, d] * laid[r - 2, d]
-                        g3[d] += x[t, d] * laid[r - 3, d]
+                        value = widened(x_t[d])
+                        g0[d] += value * laid[r, d]
+                        g1[d] += value * laid[r - 1, d]
+                        g2[d] += value * laid[r - 2, d]
+                        g3[d] += value * laid[r - 3, d]
+            for t in range(start, end):
+                total_t, grad_t, grad_g, g = total[t - start], grad_x[t], grad_x[t, channels:], grad_y[t, channels:]
+                for d in range(channels):
+                    put(grad_t, d, total_t[d])
+                for d in range(len(g)):
+                    grad_g[d] = g[d]
             start = end
 
 
 def forward(ifg: Tensor, weight: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, bidirectional: bool) -> Tensor:
     """i and f convolved, and g, [B, T, 3 D] in ifg's dtype."""
-    dtype = state_dtype(ifg)
-    y = torch.empty(ifg.shape, dtype=dtype)
+    dtype, stored = state_dtype(ifg), stored_dtype(ifg)
+    y = torch.empty(ifg.shape, dtype=stored)
     use_threads()
     _forward(
-        rows(ifg, dtype),
+        rows(ifg, stored),
         _by_row(weight, bidirectional, dtype).numpy(),
         weight.shape[1],
         1 + bidirectional,
@@ -159,13 +169,13 @@ def backward(
     bidirectional: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of ifg and weight, in their dtypes."""
-    dtype, size = state_dtype(ifg), weight.shape[1]
-    grad = torch.empty(ifg.shape, dtype=dtype)
-    x, by_row = rows(ifg, dtype), _by_row(weight, bidirectional, dtype)
+    dtype, stored, size = state_dtype(ifg), stored_dtype(ifg), weight.shape[1]
+    grad = torch.empty(ifg.shape, dtype=stored)
+    x, by_row = rows(ifg, stored), _by_row(weight, bidirectional, dtype)
     grad_weights = torch.zeros(-(-len(x) // ROWS), *by_row.shape, dtype=dtype)
     use_threads()
     _backward(
-        rows(grad_y, dtype),
+        rows(grad_y, stored),
         x,
         by_row.numpy(),
         size,

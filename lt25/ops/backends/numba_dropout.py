@@ -5,8 +5,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from lt25.ops.backends import state_dtype
-from lt25.ops.backends.numba_common import JIT, use_threads
+from lt25.ops.backends.numba_common import JIT, put, rows, stored_dtype, use_threads, widened
 
 # Elements of one work item.
 ELEMENTS = 4096
@@ -24,23 +23,22 @@ def _mix(bits):
 
 @njit(parallel=True, **JIT)
 def _dropout(x, threshold, low, high, scale, y):
-    zero = x.dtype.type(0)
+    zero = type(scale)(0)
     for item in prange((len(x) + ELEMENTS - 1) // ELEMENTS):
         start = item * ELEMENTS
         x_part, y_part = x[start : start + ELEMENTS], y[start : start + ELEMENTS]
         for k in range(len(x_part)):
             bits = _mix(np.uint32(_mix(np.uint32(np.uint32(start + k) ^ low)) ^ high))
             # Dropped elements are multiplied by 0 too, so that NaN survives.
-            y_part[k] = x_part[k] * (zero if bits < threshold else scale)
+            put(y_part, k, widened(x_part[k]) * (zero if bits < threshold else scale))
 
 
 def dropout(x: Tensor, p: float, seed: Tensor) -> Tensor:
     """x / (1 - p) or 0, in x's dtype."""
-    dtype, seed = state_dtype(x), int(seed)
-    flat = x.detach().to(dtype).contiguous().view(-1)
-    y = torch.empty_like(flat)
+    seed, stored = int(seed), stored_dtype(x)
+    y = torch.empty(x.shape, dtype=stored)
     use_threads()
-    scale = y.numpy().dtype.type(1 / (1 - p))
+    scale = (np.float64 if x.dtype == torch.float64 else np.float32)(1 / (1 - p))
     low, high = np.uint32(seed & 0xFFFFFFFF), np.uint32(seed >> 32)
-    _dropout(flat.numpy(), np.uint32(p * 2**32), low, high, scale, y.numpy())
-    return y.view(x.shape).to(x.dtype)
+    _dropout(rows(x, stored).reshape(-1), np.uint32(p * 2**32), low, high, scale, rows(y).reshape(-1))
+    return y.to(x.dtype)

@@ -22,9 +22,12 @@ from lt25.ops.backends.numba_common import (
     mask_rows,
     multiply_add,
     offsets_of,
+    put,
     rows,
     sigmoid,
+    stored_dtype,
     vector,
+    widened,
 )
 
 
@@ -52,14 +55,16 @@ def _scan(ifg, lower_bound, mask, offsets, halves, width, h, final_state):
             fetch(h[ahead, start:stop])
             h_t = h[t, start:stop]
             if len(mask) and not mask[t]:
-                h_t[:] = state
+                for d in range(len(state)):
+                    put(h_t, d, state[d])
                 continue
             i, f = ifg[t, start:stop], ifg[t, channels + start : channels + stop]
             for d in range(len(state)):
-                keep, take, _, _ = gates(f[d], bound[d])
-                value = multiply_add(keep, state[d], take * i[d] * sigmoid(i[d]))
+                keep, take, _, _ = gates(widened(f[d]), bound[d])
+                x = widened(i[d])
+                value = multiply_add(keep, state[d], take * x * sigmoid(x))
                 state[d] = value
-                h_t[d] = value
+                put(h_t, d, value)
 
 
 @njit(parallel=True, **JIT)
@@ -78,8 +83,9 @@ def _summarise(ifg, lower_bound, mask, starts, ends, width, product, end):
                 continue
             i, f = ifg[t, start:stop], ifg[t, channels + start : channels + stop]
             for d in range(len(state)):
-                keep, take, _, _ = gates(f[d], bound[d])
-                state[d] = multiply_add(keep, state[d], take * i[d] * sigmoid(i[d]))
+                keep, take, _, _ = gates(widened(f[d]), bound[d])
+                x = widened(i[d])
+                state[d] = multiply_add(keep, state[d], take * x * sigmoid(x))
                 kept[d] *= keep
 
 
@@ -93,7 +99,8 @@ def _norm(h, ifg, weight, eps, y):
             h_t, g, y_t = h[t], ifg[t, 2 * channels :], y[t]
             scale = one / np.sqrt(dot(h_t, h_t) / type(one)(channels) + eps)
             for d in range(channels):
-                y_t[d] = h_t[d] * scale * weight[d] * (g[d] * sigmoid(g[d]))
+                x = widened(g[d])
+                put(y_t, d, widened(h_t[d]) * scale * weight[d] * (x * sigmoid(x)))
 
 
 @njit(parallel=True, **JIT)
@@ -102,7 +109,7 @@ def _norm_backward(grad_y, h, ifg, weight, eps, grad_ifg, grad_weights):
     count, channels = h.shape
     one = weight.dtype.type(1)
     for item in prange((count + ROWS - 1) // ROWS):
-        grad_weight = grad_weights[item]
+        grad_weight, pulled = grad_weights[item], np.empty(channels, weight.dtype)
         for t in range(item * ROWS, min(count, (item + 1) * ROWS)):
             fetch(ifg[t + AHEAD, 2 * channels :])
             fetch(grad_ifg[t + AHEAD, :channels])
@@ -111,16 +118,17 @@ def _norm_backward(grad_y, h, ifg, weight, eps, grad_ifg, grad_weights):
             grad_h, grad_g = grad_ifg[t, :channels], grad_ifg[t, 2 * channels :]
             scale = one / np.sqrt(dot(h_t, h_t) / type(one)(channels) + eps)
             for d in range(channels):
-                s = sigmoid(g[d])
-                silu = g[d] * s
-                normed = h_t[d] * scale
-                grad_weight[d] += grad_y_t[d] * silu * normed
-                grad_h[d] = grad_y_t[d] * silu * weight[d]
-                grad_g[d] = grad_y_t[d] * normed * weight[d] * (s + silu - silu * s)
+                x, grad = widened(g[d]), widened(grad_y_t[d])
+                s = sigmoid(x)
+                silu = x * s
+                normed = widened(h_t[d]) * scale
+                grad_weight[d] += grad * silu * normed
+                pulled[d] = grad * silu * weight[d]
+                put(grad_g, d, grad * normed * weight[d] * (s + silu - silu * s))
             # With n = h * scale and u the gradient of n: grad = scale * (u - n * mean(u * n)).
-            pull = dot(grad_h, h_t) * scale * scale / type(one)(channels)
+            pull = dot(pulled, h_t) * scale * scale / type(one)(channels)
             for d in range(channels):
-                grad_h[d] = scale * (grad_h[d] - h_t[d] * pull)
+                put(grad_h, d, scale * (pulled[d] - widened(h_t[d]) * pull))
 
 
 @njit(parallel=True, **JIT)
@@ -142,20 +150,20 @@ def _scan_backward(ifg, h, lower_bound, mask, initial_state, offsets, halves, wi
             grad_i, grad_f = grad_ifg[t, start:stop], grad_ifg[t, channels + start : channels + stop]
             if len(mask) and not mask[t]:
                 for d in range(len(state)):
-                    state[d] += grad_i[d]
-                grad_i[:] = 0
-                grad_f[:] = 0
+                    state[d] += widened(grad_i[d])
+                    grad_i[d] = grad_f[d] = 0
                 continue
             before = initial_state[n, start:stop] if k == 0 else h[t + 1 if reverse else t - 1, start:stop]
             i, f = ifg[t, start:stop], ifg[t, channels + start : channels + stop]
             for d in range(len(state)):
-                keep, take, opening, closing = gates(f[d], bound[d])
-                s = sigmoid(i[d])
-                silu = i[d] * s
-                grad = state[d] + grad_i[d]
-                grad_keep = grad * (before[d] - silu)
-                grad_i[d] = grad * take * (s + silu - silu * s)
-                grad_f[d] = grad_keep * take * opening
+                keep, take, opening, closing = gates(widened(f[d]), bound[d])
+                x = widened(i[d])
+                s = sigmoid(x)
+                silu = x * s
+                grad = state[d] + widened(grad_i[d])
+                grad_keep = grad * (widened(before[d]) - silu)
+                put(grad_i, d, grad * take * (s + silu - silu * s))
+                put(grad_f, d, grad_keep * take * opening)
                 grad_bound[d] += grad_keep * closing
                 state[d] = grad * keep
 
@@ -171,11 +179,11 @@ def forward(
     bidirectional: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y and h [B, T, D] in ifg's dtype, and the final state [N, D] in float32 (float64 if ifg is float64)."""
-    dtype, channels = state_dtype(ifg), weight.shape[0]
+    dtype, stored, channels = state_dtype(ifg), stored_dtype(ifg), weight.shape[0]
     offsets = offsets_of(ifg, cu_seqlens)
-    ifg_rows = rows(ifg, dtype)
+    ifg_rows = rows(ifg, stored)
     halves = 1 + bidirectional
-    h = torch.empty(*ifg.shape[:2], channels, dtype=dtype)
+    h = torch.empty(*ifg.shape[:2], channels, dtype=stored)
     y = torch.empty_like(h)
     state = initial(initial_state, len(offsets) - 1, channels, dtype)
     _scan(
@@ -216,7 +224,7 @@ def summarise(
             ends[0, 1] = stop
     product, end = torch.ones(batch, channels, dtype=dtype), torch.zeros(batch, channels, dtype=dtype)
     _summarise(
-        rows(ifg, dtype),
+        rows(ifg, stored_dtype(ifg)),
         bound_of(lower_bound, channels, dtype),
         mask_rows(mask),
         starts,
@@ -242,10 +250,10 @@ def backward(
     bidirectional: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of ifg, in its dtype, and of weight [D], lower_bound [D] and the initial state [N, D], in the state's."""
-    dtype, channels = state_dtype(ifg), weight.shape[0]
+    dtype, stored, channels = state_dtype(ifg), stored_dtype(ifg), weight.shape[0]
     offsets = offsets_of(ifg, cu_seqlens)
-    ifg_rows, h_rows = rows(ifg, dtype), rows(h, dtype)
-    grad_ifg = torch.empty(ifg.shape, dtype=dtype)
+    ifg_rows, h_rows = rows(ifg, stored), rows(h, stored)
+    grad_ifg = torch.empty(ifg.shape, dtype=stored)
     grad_state = initial(grad_final, len(offsets) - 1, channels, dtype)
     grad_weights = torch.zeros(-(-len(h_rows) // ROWS), channels, dtype=dtype)
     grad_bounds = torch.zeros(len(offsets) - 1, channels, dtype=dtype)
@@ -253,14 +261,14 @@ def backward(
     width = block_width(ifg.shape[0] * halves, channels // halves, cu_seqlens)
     weight = vector(weight, dtype)
     _norm_backward(
-        rows(grad_y, dtype), h_rows, ifg_rows, weight, weight.dtype.type(eps), rows(grad_ifg), grad_weights.numpy()
+        rows(grad_y, stored), h_rows, ifg_rows, weight, weight.dtype.type(eps), rows(grad_ifg), grad_weights.numpy()
     )
     _scan_backward(
         ifg_rows,
         h_rows,
         bound_of(lower_bound, channels, dtype),
         mask_rows(mask),
-        initial(initial_state, len(offsets) - 1, channels, dtype).numpy(),
+        rows(initial(initial_state, len(offsets) - 1, channels, stored)),
         offsets,
         halves,
         width,
