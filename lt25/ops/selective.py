@@ -43,7 +43,7 @@ def selective_scan(
         the state's dtype. Gradients flow from both results and are bitwise reproducible.
 
     Raises:
-        ValueError: shapes that do not fit together.
+        ValueError: shapes that do not fit together, an unknown backend.
     """
     wanted = {"dt": x.shape, "A": (x.shape[-1], A.shape[-1]), "B": (*x.shape[:2], A.shape[-1]), "D": x.shape[-1:]}
     wanted |= {"C": wanted["B"], "dt_bias": wanted["D"], "z": x.shape}
@@ -59,6 +59,8 @@ def selective_scan(
         starts = starts.index_fill(0, cu_seqlens[:-1].long(), True)[:-1].contiguous()
     if backend is None:
         backend = "triton" if x.is_cuda and x.dtype != torch.float64 else "reference"
+    if backend not in ("triton", "reference"):
+        raise ValueError(f"selective_scan: unknown backend {backend!r}, choose from triton, reference")
     if backend == "reference":
         y, state = reference.selective_scan(x, dt, A, B, C, D, dt_bias, z, starts)
         return y, state.to(state_dtype(x))

@@ -238,7 +238,6 @@ def step_case(draw: Draw, sizes: Sizes) -> Case:
 CASES = {
     "hgrn_scan": scan_case,
     "hgrn_mix": mix_case,
-    "selective_scan": selective_case,
     "short_conv": conv_case,
     "swiglu": swiglu_case,
     "gated_mlp": gated_mlp_case,
@@ -247,8 +246,8 @@ CASES = {
     "swiglu_linear": swiglu_linear_case,
     "hgrn_step": step_case,
 }
-COMPOSED = {**CASES, "row": row_case}
-"""Those of the operators, and of several that follow each other."""
+COMPOSED = {**CASES, "row": row_case, "selective_scan": selective_case}
+"""Those of the operators, of several that follow each other, and of one that has no kernel for a CPU."""
 _WITHOUT_GRADIENTS = (hgrn_step, _row)
 # What keeps its precision beside inputs of half precision.
 _KEPT_WIDE = {"A", "D", "dt_bias", "initial_state", "state", "lower_bound", "weight", "norm_weight", "residual"}
