@@ -16,22 +16,20 @@ from lt25.data.audio import HOP_SECONDS, TooLong, decode_audio, log_mel, wavefor
 from lt25.data.audio_augmentation import waveform_transform
 from lt25.data.batches import NO_GRID, Batch, Grid, Item, Transforms, pad
 from lt25.data.examples import Example, Examples
-from lt25.data.faults import Fault
+from lt25.data.faults import Fault, Faults
 from lt25.data.image_augmentation import image_transform
-from lt25.data.order import Reading
-from lt25.data.prepared import PreparedExamples, PreparedSplit
-from lt25.data.read import kind_of
-from lt25.data.series import (
+from lt25.data.images import (
     ImageError,
     TooLarge,
-    as_series,
-    decode_array,
     decode_image,
     image_facts,
     image_to_series,
-    normalise_series,
     pixel_order,
 )
+from lt25.data.order import Reading
+from lt25.data.prepared import PreparedExamples, PreparedSplit
+from lt25.data.read import kind_of
+from lt25.data.series import as_series, decode_array, normalise_series
 from lt25.data.series_augmentation import series_transform
 from lt25.data.shards import SplitWriter
 from lt25.errors import UserError
@@ -83,7 +81,7 @@ def write(
     missing = dataset.options["missing"] == "carry"
     options = {**options, "missing": missing}
     form, labels = _survey(dataset, examples, options)
-    names, numbers = _classes(dataset, labels)
+    names, numbers = _classes(dataset, labels, examples.faults)
     mean, std = _measure(dataset, examples, options, form)
     order = None
     if options["permutation"] is not None and form.size is not None:
@@ -326,7 +324,7 @@ def _number(example: Example, numbers: dict[Any, int]) -> int:
     return numbers[label]
 
 
-def _classes(dataset: Dataset, labels: set) -> tuple[list[str], dict[Any, int]]:
+def _classes(dataset: Dataset, labels: set, faults: Faults) -> tuple[list[str], dict[Any, int]]:
     """Return names of the classes in the order of their numbers, and label -> number of its class.
 
     Numbers, also those that a table has as texts, are classes in the order of their values.
@@ -339,9 +337,10 @@ def _classes(dataset: Dataset, labels: set) -> tuple[list[str], dict[Any, int]]:
             "are classes: name another column"
         )
     if len(labels) == 1 and not given:
+        left_out = f"; the first that was left out: {faults.named()[0]}" if faults.counts("train") else ""
         raise UserError(
             f"config/datasets/{dataset.name}.yaml: columns.label: all of the training split has the label {json.dumps(*labels)}: "
-            "two classes are needed; if they are folders, origin.path is the folder that these lie in"
+            f"two classes are needed; if they are folders, origin.path is the folder that these lie in{left_out}"
         )
     values = _as_numbers(labels)
     ordered = sorted(labels, key=values.__getitem__) if values else sorted(labels)

@@ -50,7 +50,7 @@ def test_pixels_keep_their_order_and_level(tmp_path):
     folder = make.prepared(tmp_path, "classification", data, layout="rows")
     test = PreparedSplit(folder, "test")
     config = json.loads((folder / "preprocessor_config.json").read_text())
-    from lt25.data.series import decode_image
+    from lt25.data.images import decode_image
 
     for number, row in test.table().iterrows():
         levels = (test[number]["input"].float() * config["std"][0] + config["mean"][0]) * 255
@@ -225,6 +225,14 @@ def test_labels_that_are_no_classes_are_one_line(tmp_path, kind, message):
     splits = {"train": "train", "validation": "train", "test": "train"}
     data = make.dataset("classification", {"path": "mine"}, {"input": "values", "label": "kind"}, splits)
     with pytest.raises(UserError, match=message):
+        make.prepared(tmp_path, "classification", data)
+
+
+def test_where_one_class_is_left_what_was_left_out_is_said(tmp_path):
+    rows = [{"values": [n, None if n % 2 else n], "kind": n % 2} for n in range(30)]
+    make.write(tmp_path / "mine/all.jsonl", "\n".join(map(json.dumps, rows)))
+    data = make.dataset("classification", {"path": "mine"}, {"input": "values", "label": "kind"})
+    with pytest.raises(UserError, match=r"has the label 0: .*the first that was left out: all.jsonl, line \d+: "):
         make.prepared(tmp_path, "classification", data)
 
 
