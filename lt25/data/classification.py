@@ -91,15 +91,16 @@ def write(
         try:
             number = _number(example, numbers)
             values = _values(example, form, options)
+            if form.kind == "image":
+                inputs = image_to_series(values, options["layout"], mean, std, order)
+            else:
+                inputs = _normalised(values, mean, std, missing and form.kind == "series", example)
         except Fault as fault:
             examples.faults.add(example.split, fault)
             continue
-        if form.kind == "image":
+        if form.kind != "series":
             # Half precision tells the 256 levels of a pixel apart, and halves what is read while training.
-            inputs = image_to_series(values, options["layout"], mean, std, order).astype(np.float16)
-        else:
-            inputs = normalise_series(values, mean, std, missing and form.kind == "series")
-            inputs = inputs.astype(np.float16) if form.kind == "audio" else inputs
+            inputs = inputs.astype(np.float16)
         row = {"id": example.id, "label": names[number], "path": example.path}
         if example.split == "test" and form.kind != "series":
             row[form.kind] = example.roles["input"]["bytes"]
@@ -262,6 +263,14 @@ def _measure(
     return (mean / scale).tolist(), (std / scale).tolist()
 
 
+def _normalised(values: np.ndarray, mean: list[float], std: list[float], missing: bool, example: Example) -> np.ndarray:
+    """`normalise_series`, whose complaint is a fault of the example."""
+    try:
+        return normalise_series(values, mean, std, missing)
+    except ValueError as error:
+        raise Fault("values that are no numbers", example.where, str(error)) from None
+
+
 def _usable(examples: Examples, form: Form, options: dict[str, Any]) -> Iterator[np.ndarray]:
     for example in examples.of("train"):
         try:
@@ -339,7 +348,7 @@ def _classes(dataset: Dataset, labels: set, faults: Faults) -> tuple[list[str], 
     if len(labels) == 1 and not given:
         left_out = f"; the first that was left out: {faults.named()[0]}" if faults.counts("train") else ""
         raise UserError(
-            f"config/datasets/{dataset.name}.yaml: columns.label: all of the training split has the label {json.dumps(*labels)}: "
+            f"config/datasets/{dataset.name}.yaml: columns.label: all of the training split has the label {_quoted(*labels)}: "
             f"two classes are needed; if they are folders, origin.path is the folder that these lie in{left_out}"
         )
     values = _as_numbers(labels)
@@ -348,7 +357,7 @@ def _classes(dataset: Dataset, labels: set, faults: Faults) -> tuple[list[str], 
         return [str(label) for label in ordered], {label: number for number, label in enumerate(ordered)}
     if not values or labels <= set(given):
         if unknown := labels - set(given):
-            raise UserError(f"{where}: the training split has {json.dumps(sorted(unknown)[:3])}, which is not listed")
+            raise UserError(f"{where}: the training split has {_quoted(sorted(unknown)[:3])}, which is not listed")
         return given, {name: number for number, name in enumerate(given)}
     if all(value in range(len(given)) for value in values.values()):
         kind = type(ordered[0])
@@ -359,6 +368,11 @@ def _classes(dataset: Dataset, labels: set, faults: Faults) -> tuple[list[str], 
     raise UserError(
         f"{where}: the training split has {len(labels)} labels, {ordered[0]} to {ordered[-1]}, and {len(given)} names are given"
     )
+
+
+def _quoted(labels: Any) -> str:
+    """Return labels as they stand in a dataset's file, in letters of any language."""
+    return json.dumps(labels, ensure_ascii=False)
 
 
 def _as_numbers(labels: set) -> dict[Any, float]:

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+FARTHEST = 1e18
+"""The most standard deviations that a value may lie from train's mean: a model squares them in float32."""
+
 
 def decode_array(data: bytes) -> np.ndarray:
     """Decode a NumPy file, ``.npy`` or an ``.npz`` of one array, of numbers; nothing in it is executed.
@@ -67,10 +70,16 @@ def normalise_series(
     channels is 1 where the first was measured, and 0 where not.
 
     The mean is subtracted in float64: of a pressure of 101,325 Pa, float32 would keep no change below a hundredth.
+
+    Raises:
+        ValueError: if a value lies `FARTHEST` deviations from the mean, or farther.
     """
     series = np.asarray(series, np.float64)
     series = series[:, None] if series.ndim == 1 else series
-    series = (series - np.asarray(mean, np.float64)) / np.asarray(std, np.float64)
+    normalised = (series - np.asarray(mean, np.float64)) / np.asarray(std, np.float64)
+    if (far := np.abs(normalised) >= FARTHEST).any():
+        raise ValueError(f"the value {series[far][0]:g} is too far from the training split's mean to be computed with")
+    series = normalised
     if missing:
         known = np.isfinite(series)
         newest = np.maximum.accumulate(np.where(known, np.arange(len(series))[:, None], -1))

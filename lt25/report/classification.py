@@ -68,6 +68,7 @@ def mistakes(results: Results) -> list[dict]:
         channels = values.shape[1] // (2 if extractor.get("missing") else 1)
         shown.append(
             {
+                "id": row["id"],
                 "picture": media.picture(values, size) if size else None,
                 "traces": [] if size else media.traces(values[:, : min(channels, CHANNELS)]),
                 "reference": row["reference"],

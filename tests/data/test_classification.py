@@ -212,7 +212,7 @@ def test_names_are_given_to_labels_of_any_kind(tmp_path, labels, second):
             lambda n: n,
             "columns.label: 10,0.. different labels in train, at most 10,000 are classes: name another column",
         ),
-        (lambda n: "leaves", 'columns.label: all of the training split has the label "leaves": two classes are needed'),
+        (lambda n: "größer", 'columns.label: all of the training split has the label "größer": two classes are needed'),
         (
             lambda n: ("a", "b", 1)[n % 3],
             r"\d+ x an unusable label; the first: train.jsonl, line \d+: the label 1 is none of the training split's: a, b",

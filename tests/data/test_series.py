@@ -69,6 +69,15 @@ def test_hostile_arrays_are_one_error(data, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_value_too_far_from_the_mean_is_refused():
+    assert normalise_series([[1e17], [np.nan]], [0.0], [1.0], missing=True).tolist() == [
+        [float(np.float32(1e17)), 1],
+        [float(np.float32(1e17)), 0],
+    ]
+    with pytest.raises(ValueError, match=r"the value -1e\+90 is too far from the training split's mean"):
+        normalise_series([[1.0, 2.0], [3.0, -1e90]], [0.0, 0.0], [1.0, 1.0])
+
+
 def test_a_small_change_on_a_large_offset_is_kept():
     pressure = 101_325 + 1e-4 * np.arange(5)
     normalised = normalise_series(pressure, [101_325.0], [1e-4])
