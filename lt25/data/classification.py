@@ -99,8 +99,10 @@ def write(
             examples.faults.add(example.split, fault)
             continue
         if form.kind != "series":
-            # Half precision tells the 256 levels of a pixel apart, and halves what is read while training.
-            inputs = inputs.astype(np.float16)
+            # Half precision tells the 256 levels of a pixel apart, and halves what is read while training. What is brighter than
+            # it can say stays the brightest.
+            most = np.finfo(np.float16).max
+            inputs = inputs.clip(-most, most).astype(np.float16)
         row = {"id": example.id, "label": names[number], "path": example.path}
         if example.split == "test" and form.kind != "series":
             row[form.kind] = example.roles["input"]["bytes"]

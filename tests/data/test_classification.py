@@ -236,6 +236,20 @@ def test_where_one_class_is_left_what_was_left_out_is_said(tmp_path):
         make.prepared(tmp_path, "classification", data)
 
 
+def test_an_image_much_brighter_than_train_stays_finite(tmp_path):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        path = tmp_path / "mine" / ("test" if number < 4 else "train") / "ab"[number % 2] / f"{number}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.random((3, 3), np.float32) * (1e9 if number < 4 else 1)).save(path)
+    splits = {"train": "train", "validation": "train", "test": "test"}
+    data = make.dataset("classification", {"path": "mine"}, {"input": "image", "label": "label"}, splits)
+    folder = make.prepared(tmp_path, "classification", data)
+    assert PreparedSplit(folder, "test").shards["inputs"].isfinite().all()
+
+
 def test_series_of_a_large_offset_keep_their_information(tmp_path):
     rng = np.random.default_rng(0)
     rows = [{"values": (1.7e9 + 1e-3 * rng.standard_normal(50)).tolist(), "kind": n % 2} for n in range(30)]
