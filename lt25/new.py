@@ -75,7 +75,7 @@ def _text(source: Experiment, dataset: Dataset) -> str:
     if named is None:
         raise UserError(f"--like {source.path.stem}: reads several datasets: name an experiment that reads one")
     changes = [(named.start_mark.index, named.end_mark.index, _scalar(dataset.name))]
-    for comment in re.finditer(r"(?:(?<=\s)|^)[ \t]*#.*", text, re.MULTILINE):
+    for comment in re.finditer(r"^[ \t]*#.*\n?|(?<=\s)#.*", text, re.MULTILINE):
         if not any(scalar.start_mark.index <= comment.start() < scalar.end_mark.index for scalar in scalars):
             changes.append((comment.start(), comment.end(), ""))
     for start, end, instead in sorted(changes, reverse=True):
@@ -116,7 +116,8 @@ def _without(text: str, section: str) -> str:
     for key, value in yaml.compose(text, Loader=yaml.SafeLoader).value:
         if key.value == section:
             rest = text[value.end_mark.index :]
-            return text[: key.start_mark.index] + (rest[1:] if value.flow_style else rest)
+            left = text[: key.start_mark.index] + (rest[1:] if value.flow_style else rest)
+            return re.sub(r"\n{3,}", "\n\n", left)
     return text
 
 

@@ -64,6 +64,7 @@ def test_the_new_file_has_the_old_settings_the_new_dataset_and_no_comment_of_the
     text = (config / "experiments" / "verse.yaml").read_text()
     assert text.startswith("# Poems, since 1900: language modelling. Begun as a copy of digits.yaml.\ntask: ")
     assert text.count("#") == 3
+    assert "  steps: 2\n  seq_len: 8\n  local_batch_size: 2\n" in text
     assert (
         "dataset: poems\n\nmodel: {model_type: lt25_hgrn, hidden_size: 16, num_hidden_layers: 1}\n\ntraining:" in text
     )

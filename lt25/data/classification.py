@@ -16,22 +16,20 @@ from lt25.data.audio import HOP_SECONDS, TooLong, decode_audio, log_mel, wavefor
 from lt25.data.audio_augmentation import waveform_transform
 from lt25.data.batches import NO_GRID, Batch, Grid, Item, Transforms, pad
 from lt25.data.examples import Example, Examples
-from lt25.data.faults import Fault
+from lt25.data.faults import Fault, Faults
 from lt25.data.image_augmentation import image_transform
-from lt25.data.order import Reading
-from lt25.data.prepared import PreparedExamples, PreparedSplit
-from lt25.data.read import kind_of
-from lt25.data.series import (
+from lt25.data.images import (
     ImageError,
     TooLarge,
-    as_series,
-    decode_array,
     decode_image,
     image_facts,
     image_to_series,
-    normalise_series,
     pixel_order,
 )
+from lt25.data.order import Reading
+from lt25.data.prepared import PreparedExamples, PreparedSplit
+from lt25.data.read import kind_of
+from lt25.data.series import as_series, decode_array, normalise_series
 from lt25.data.series_augmentation import series_transform
 from lt25.data.shards import SplitWriter
 from lt25.errors import UserError
@@ -83,7 +81,7 @@ def write(
     missing = dataset.options["missing"] == "carry"
     options = {**options, "missing": missing}
     form, labels = _survey(dataset, examples, options)
-    names, numbers = _classes(dataset, labels)
+    names, numbers = _classes(dataset, labels, examples.faults)
     mean, std = _measure(dataset, examples, options, form)
     order = None
     if options["permutation"] is not None and form.size is not None:
@@ -93,15 +91,18 @@ def write(
         try:
             number = _number(example, numbers)
             values = _values(example, form, options)
+            if form.kind == "image":
+                inputs = image_to_series(values, options["layout"], mean, std, order)
+            else:
+                inputs = _normalised(values, mean, std, missing and form.kind == "series", example)
         except Fault as fault:
             examples.faults.add(example.split, fault)
             continue
-        if form.kind == "image":
-            # Half precision tells the 256 levels of a pixel apart, and halves what is read while training.
-            inputs = image_to_series(values, options["layout"], mean, std, order).astype(np.float16)
-        else:
-            inputs = normalise_series(values, mean, std, missing and form.kind == "series")
-            inputs = inputs.astype(np.float16) if form.kind == "audio" else inputs
+        if form.kind != "series":
+            # Half precision tells the 256 levels of a pixel apart, and halves what is read while training. What is brighter than
+            # it can say stays the brightest.
+            most = np.finfo(np.float16).max
+            inputs = inputs.clip(-most, most).astype(np.float16)
         row = {"id": example.id, "label": names[number], "path": example.path}
         if example.split == "test" and form.kind != "series":
             row[form.kind] = example.roles["input"]["bytes"]
@@ -264,6 +265,14 @@ def _measure(
     return (mean / scale).tolist(), (std / scale).tolist()
 
 
+def _normalised(values: np.ndarray, mean: list[float], std: list[float], missing: bool, example: Example) -> np.ndarray:
+    """`normalise_series`, whose complaint is a fault of the example."""
+    try:
+        return normalise_series(values, mean, std, missing)
+    except ValueError as error:
+        raise Fault("values that are no numbers", example.where, str(error)) from None
+
+
 def _usable(examples: Examples, form: Form, options: dict[str, Any]) -> Iterator[np.ndarray]:
     for example in examples.of("train"):
         try:
@@ -326,7 +335,7 @@ def _number(example: Example, numbers: dict[Any, int]) -> int:
     return numbers[label]
 
 
-def _classes(dataset: Dataset, labels: set) -> tuple[list[str], dict[Any, int]]:
+def _classes(dataset: Dataset, labels: set, faults: Faults) -> tuple[list[str], dict[Any, int]]:
     """Return names of the classes in the order of their numbers, and label -> number of its class.
 
     Numbers, also those that a table has as texts, are classes in the order of their values.
@@ -339,9 +348,10 @@ def _classes(dataset: Dataset, labels: set) -> tuple[list[str], dict[Any, int]]:
             "are classes: name another column"
         )
     if len(labels) == 1 and not given:
+        left_out = f"; the first that was left out: {faults.named()[0]}" if faults.counts("train") else ""
         raise UserError(
-            f"config/datasets/{dataset.name}.yaml: columns.label: all of the training split has the label {json.dumps(*labels)}: "
-            "two classes are needed; if they are folders, origin.path is the folder that these lie in"
+            f"config/datasets/{dataset.name}.yaml: columns.label: all of the training split has the label {_quoted(*labels)}: "
+            f"two classes are needed; if they are folders, origin.path is the folder that these lie in{left_out}"
         )
     values = _as_numbers(labels)
     ordered = sorted(labels, key=values.__getitem__) if values else sorted(labels)
@@ -349,7 +359,7 @@ def _classes(dataset: Dataset, labels: set) -> tuple[list[str], dict[Any, int]]:
         return [str(label) for label in ordered], {label: number for number, label in enumerate(ordered)}
     if not values or labels <= set(given):
         if unknown := labels - set(given):
-            raise UserError(f"{where}: the training split has {json.dumps(sorted(unknown)[:3])}, which is not listed")
+            raise UserError(f"{where}: the training split has {_quoted(sorted(unknown)[:3])}, which is not listed")
         return given, {name: number for number, name in enumerate(given)}
     if all(value in range(len(given)) for value in values.values()):
         kind = type(ordered[0])
@@ -360,6 +370,11 @@ def _classes(dataset: Dataset, labels: set) -> tuple[list[str], dict[Any, int]]:
     raise UserError(
         f"{where}: the training split has {len(labels)} labels, {ordered[0]} to {ordered[-1]}, and {len(given)} names are given"
     )
+
+
+def _quoted(labels: Any) -> str:
+    """Return labels as they stand in a dataset's file, in letters of any language."""
+    return json.dumps(labels, ensure_ascii=False)
 
 
 def _as_numbers(labels: set) -> dict[Any, float]:

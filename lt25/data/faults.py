@@ -18,7 +18,7 @@ REASONS = {
     "an unusable label": "a label is neither a name nor a whole number, is none of train's, or changes within a series",
     "input of another kind": "a series among images, a recording among series",
     "input of another width": "a step has another number of values than in most series of train",
-    "values that are no numbers": "a series has a value that is no finite number, or is no list of numbers",
+    "values that are no numbers": "a series is no list of finite numbers, or has one 1e18 deviations from train's mean",
     "a time of another form": "it is neither a number nor a date or time that is written year or hour first",
     "input that is too long": "it has more steps than `prepare.max_steps`",
     "a recording that is too long": "it is longer than `prepare.max_seconds`",

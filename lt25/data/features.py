@@ -9,7 +9,8 @@ from transformers import AutoFeatureExtractor, SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
 
 from lt25.data.audio import normalised_log_mel, waveform
-from lt25.data.series import decode_image, image_pixels, image_to_series, normalise_series, pixel_order
+from lt25.data.images import decode_image, image_pixels, image_to_series, pixel_order
+from lt25.data.series import normalise_series
 from lt25.models.transformers_internals import use_pipeline
 
 

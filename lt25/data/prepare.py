@@ -6,7 +6,7 @@ The folder is written beside its place and moved there when it is whole. The sam
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -146,11 +146,18 @@ def _more_of(dataset: Dataset, split: str) -> str:
     return "name another split, or hold out a larger fraction"
 
 
+def _rows_are_series(columns: Mapping[str, Any]) -> bool:
+    """Whether each row of a table is a series, whose steps are its columns."""
+    return "time" not in columns and (isinstance(columns.get("input"), list) or "*" in str(columns.get("input")))
+
+
 def _say_shared(name: str, examples: Examples) -> None:
     if examples.repeated:
+        columns = examples.dataset.columns
+        instead = "; for the rows of an id to be one series, name columns.time" if _rows_are_series(columns) else ""
         say(
             f"{name}: {len(examples.repeated)} examples have the id of another, the first {examples.repeated[0]}: tables and "
-            "reports call both the same"
+            f"reports call both the same{instead}"
         )
     for split, (count, first) in examples.shared().items():
         before = "train" if split == "validation" else "train or validation"

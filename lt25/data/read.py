@@ -334,11 +334,8 @@ def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part 
                 instead = FILE_NAME if column in KINDS and FILE_NAME in known else None
                 if instead is None and not (column in _OF_A_FILE and _of_a_file(name)[column]):
                     role = next(role for role, wanted in columns.items() if column in _listed(wanted))
-                    raise _NoColumn(
-                        f"columns.{role}",
-                        f"{where}: no column {column}: it has {_first(there) or 'none'}; mend columns in the dataset's "
-                        "file, or say with origin.files which files to read",
-                    )
+                    found = _instead(there, suffix in (".csv", ".tsv"), comma)
+                    raise _NoColumn(f"columns.{role}", f"{where}: no column {column}: {found}")
                 sources[column] = instead or ""
         return list(dict.fromkeys(source for source in sources.values() if source))
 
@@ -386,6 +383,13 @@ def _spelt_out(columns: Mapping[str, Any], there: Sequence[str], known: Collecti
         matching = [] if one in known else [name for name in there if name not in others and pattern.fullmatch(name)]
         found += matching or [one]
     return list(dict.fromkeys(found))
+
+
+def _instead(columns: Sequence[str], text: bool, comma: bool) -> str:
+    """Return what a table has in place of a column that it lacks, and what to do."""
+    if text and columns and all(long_form.parsed_number(name, comma) is not None for name in columns):
+        return f"its first line has numbers, {_first(columns)}: write names of the columns above it"
+    return f"it has {_first(columns) or 'none'}; mend columns in the dataset's file, or say with origin.files which files to read"
 
 
 def _first(columns: Sequence[str]) -> str:

@@ -251,7 +251,9 @@ def reliability(found: dict) -> Figure:
 def growing(found: list[dict]) -> Figure:
     """Accuracy by the part of the sequence that was read."""
     ax = axes(SMALL, "Right answers, %", "part of the sequence read, %")
-    ax.plot([100 * one["read"] for one in found], [100 * one["accuracy"] for one in found], "o-", color=ACCENT)
+    read, accuracy = ([100 * one[key] for one in found] for key in ("read", "accuracy"))
+    # A point at 100 % lies on the axis' end, and is drawn across it.
+    ax.plot(read, accuracy, "o-", color=ACCENT, clip_on=False)
     ax.set(xlim=(0, 103))
     end_at_100(ax)
     return figure_of(ax)

@@ -45,7 +45,8 @@ def complain_of_unread(failed: Sequence[str]) -> None:
 
 def _files(paths: Sequence[str], suffixes: Collection[str]) -> Iterator[str]:
     for path in paths:
-        if path == "-" or Path(path).is_file():
+        # Not only files: a shell's `<(...)` is a pipe.
+        if path == "-" or (Path(path).exists() and not Path(path).is_dir()):
             yield path
         elif Path(path).is_dir():
             there = [file for file in Path(path).rglob("*") if file.is_file() and file.name[0] != "."]

@@ -100,7 +100,8 @@ def ticks(n: int, whole: bool = False) -> MaxNLocator:
     """About `n` ticks at numbers that a person would choose; `whole` allows whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(n, integer=whole, steps=[1, 2, 2.5, 5, 10])
+    # Of an axis as short as one step matplotlib would otherwise divide the step, for a second tick.
+    return MaxNLocator(n, integer=whole, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1 if whole else 2)
 
 
 def logarithmic(ax: Axes) -> None:

@@ -48,8 +48,8 @@ def examples(results: Results) -> Markup:
 
 def mistakes(results: Results) -> list[dict]:
     """The wrong answers given with most conviction, with the picture or curve that the model was shown."""
+    from lt25.data.images import pixel_order
     from lt25.data.prepared import PreparedSplit
-    from lt25.data.series import pixel_order
 
     table = results.headline_predictions()
     wrong = cast("pd.DataFrame", table[~table["correct"]]).sort_values("probability", ascending=False).head(MISTAKES)
@@ -68,6 +68,7 @@ def mistakes(results: Results) -> list[dict]:
         channels = values.shape[1] // (2 if extractor.get("missing") else 1)
         shown.append(
             {
+                "id": row["id"],
                 "picture": media.picture(values, size) if size else None,
                 "traces": [] if size else media.traces(values[:, : min(channels, CHANNELS)]),
                 "reference": row["reference"],

@@ -10,7 +10,7 @@ import soundfile
 
 from lt25.data.builders import connected_digits, digits, espeak, repeated_stdlib, stdlib
 from lt25.data.espeak import Espeak
-from lt25.data.series import decode_image
+from lt25.data.images import decode_image
 from tests.data import make
 
 

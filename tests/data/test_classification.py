@@ -50,7 +50,7 @@ def test_pixels_keep_their_order_and_level(tmp_path):
     folder = make.prepared(tmp_path, "classification", data, layout="rows")
     test = PreparedSplit(folder, "test")
     config = json.loads((folder / "preprocessor_config.json").read_text())
-    from lt25.data.series import decode_image
+    from lt25.data.images import decode_image
 
     for number, row in test.table().iterrows():
         levels = (test[number]["input"].float() * config["std"][0] + config["mean"][0]) * 255
@@ -212,7 +212,7 @@ def test_names_are_given_to_labels_of_any_kind(tmp_path, labels, second):
             lambda n: n,
             "columns.label: 10,0.. different labels in train, at most 10,000 are classes: name another column",
         ),
-        (lambda n: "leaves", 'columns.label: all of the training split has the label "leaves": two classes are needed'),
+        (lambda n: "größer", 'columns.label: all of the training split has the label "größer": two classes are needed'),
         (
             lambda n: ("a", "b", 1)[n % 3],
             r"\d+ x an unusable label; the first: train.jsonl, line \d+: the label 1 is none of the training split's: a, b",
@@ -226,6 +226,28 @@ def test_labels_that_are_no_classes_are_one_line(tmp_path, kind, message):
     data = make.dataset("classification", {"path": "mine"}, {"input": "values", "label": "kind"}, splits)
     with pytest.raises(UserError, match=message):
         make.prepared(tmp_path, "classification", data)
+
+
+def test_where_one_class_is_left_what_was_left_out_is_said(tmp_path):
+    rows = [{"values": [n, None if n % 2 else n], "kind": n % 2} for n in range(30)]
+    make.write(tmp_path / "mine/all.jsonl", "\n".join(map(json.dumps, rows)))
+    data = make.dataset("classification", {"path": "mine"}, {"input": "values", "label": "kind"})
+    with pytest.raises(UserError, match=r"has the label 0: .*the first that was left out: all.jsonl, line \d+: "):
+        make.prepared(tmp_path, "classification", data)
+
+
+def test_an_image_much_brighter_than_train_stays_finite(tmp_path):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        path = tmp_path / "mine" / ("test" if number < 4 else "train") / "ab"[number % 2] / f"{number}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.random((3, 3), np.float32) * (1e9 if number < 4 else 1)).save(path)
+    splits = {"train": "train", "validation": "train", "test": "test"}
+    data = make.dataset("classification", {"path": "mine"}, {"input": "image", "label": "label"}, splits)
+    folder = make.prepared(tmp_path, "classification", data)
+    assert PreparedSplit(folder, "test").shards["inputs"].isfinite().all()
 
 
 def test_series_of_a_large_offset_keep_their_information(tmp_path):

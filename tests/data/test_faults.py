@@ -11,7 +11,7 @@ from lt25.data.faults import MOST, NAMED, REASONS, Fault, Faults
 from lt25.data.prepared import PreparedSplit
 from lt25.errors import UserError
 from tests.data import make
-from tests.data.test_series import bomb
+from tests.data.test_images import bomb
 
 GOOD = 40
 

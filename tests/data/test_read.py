@@ -470,6 +470,18 @@ def test_long_form_needs_an_id(tmp_path):
         ("1.png", "", make.ROLES["classification"], "1.png: it lies in no folder whose name could be its label"),
         ("a.csv", "x,labl\n1,a\n", {"input": ["x"], "label": "label"}, "a.csv: no column label: it has x, labl; mend"),
         ("a.csv", "", {"input": ["x"], "label": "y"}, "a.csv: no column x: it has none; mend columns"),
+        (
+            "a.csv",
+            "1,0.5\n2,3\n",
+            {"input": ["x"], "label": "y"},
+            "a.csv: no column x: its first line has numbers, 1, 0.5: write names",
+        ),
+        (
+            "a.csv",
+            "1;2;0,5\n2;3;4\n",
+            {"input": ["x"], "label": "y"},
+            "a.csv: no column x: its first line has numbers, 1, 2, 0,5: write",
+        ),
         ("a.csv", "x,y\n0.5,a\n", {"input": "x", "label": "y"}, "no such file: '0.5': for numbers, name the columns"),
     ],
 )

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import re
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -61,6 +63,10 @@ def test_standard_input_and_what_cannot_be_read(images, tmp_path, capsys, monkey
     assert f"{tmp_path / 'no.png'}: no readable image" in captured.err and "Traceback" not in captured.err
     assert cli.main(["classify", str(images), str(tmp_path / "nowhere")]) == 2
     assert "nowhere: no such file or folder" in capsys.readouterr().err
+    os.mkfifo(tmp_path / "pipe")
+    Thread(target=(tmp_path / "pipe").write_bytes, args=(image,)).start()
+    assert cli.main(["classify", str(images), str(tmp_path / "pipe")]) == 0
+    assert capsys.readouterr().out.split()[1:] == captured.out.split()[1:]
 
 
 def test_series_and_recordings(tmp_path, capsys):
@@ -113,6 +119,7 @@ def test_numbers_as_text_with_and_without_a_header(tmp_path, text):
         ("1,2\n3,nan\n", "line 2: found 'nan', expected a number"),
         ("1,2\n3\n", "line 2: 1 fields, expected 2"),
         ("1,2\n3,inf\n", "not a list of finite numbers"),
+        ("1,2\n3,-1e40\n", "the value -1e+40 is too far from the training split's mean"),
         ("1,2,3\n", "3 values a step, the model takes 2"),
         ("1,2\n" * 9, "9 steps, the model takes 8 at most"),
     ],

@@ -149,7 +149,7 @@ def test_mistakes_show_the_example_they_speak_of(experiments):
     wrong = table[(table["split"] == "test") & ~table["correct"]]
     assert len(shown) == min(len(wrong), 18)
     top = wrong.sort_values("probability").iloc[-1]
-    assert (shown[0]["reference"], shown[0]["prediction"]) == (top["reference"], top["prediction"])
+    assert all(shown[0][key] == top[key] for key in ("id", "reference", "prediction"))
 
     from PIL import Image
     from sklearn.datasets import load_digits

@@ -33,6 +33,11 @@ def title_of(figure):
     return figure.get_suptitle()
 
 
+def test_a_step_alone_has_whole_ticks():
+    figure = plots.training(HISTORY, VALIDATIONS[:1], "nats per example", "frames")["validation-accuracy"]
+    assert all(tick == round(tick) for tick in figure.axes[0].get_xticks())
+
+
 def test_validation_stands_beside_the_training_loss_and_the_learning_rate():
     figures = plots.training(HISTORY, VALIDATIONS, "nats per example", "frames")
     assert list(figures) == ["loss", "validation-accuracy", "lr", "rate"]
