@@ -289,7 +289,7 @@ def test_utterances_of_one_id_are_said(tmp_path, capsys):
     assert "2 examples have the id of another, the first all.csv, line 3: 1.wav" in capsys.readouterr().err
 
 
-def test_a_part_of_few_groups_may_be_empty_and_the_message_says_so(tmp_path):
+def test_a_part_of_few_groups_may_be_empty_and_the_message_says_so_before_the_work(tmp_path, capsys):
     rows = "".join(f"{number}.wav,one,bert\n" for number in range(4))
     make.write(tmp_path / "mine/all.csv", f"audio,text,speaker\n{rows}")
     for number in range(4):
@@ -298,6 +298,7 @@ def test_a_part_of_few_groups_may_be_empty_and_the_message_says_so(tmp_path):
     data = make.dataset("speech_recognition", {"path": "mine"}, columns)
     with pytest.raises(UserError, match=r"no examples: of the column speaker whole groups are held out: .*groups: \["):
         make.prepared(tmp_path, "speech_recognition", data)
+    assert "utterances" not in capsys.readouterr().err
 
 
 def test_a_missing_column_is_named(tmp_path):
