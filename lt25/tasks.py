@@ -473,7 +473,10 @@ def _speech_complaint(prepare: Mapping[str, Any], augment: Mapping[str, Any]) ->
         )
     form = prepare["transcripts"]["unicode"]
     if (composed := unicodedata.normalize(form, prepare["alphabet"])) != prepare["alphabet"]:
-        return f"prepare.alphabet: transcripts are put in Unicode's form {form}, in which it is {composed!r}: write it so, each once"
+        return (
+            f"prepare.alphabet: transcripts are put in Unicode's form {form}, in which it is {composed!r}: write it so, "
+            f"each character once"
+        )
     capitals = [letter for letter in prepare["alphabet"] if letter.lower() != letter]
     if capitals and prepare["transcripts"]["case"] == "lower":
         return (
