@@ -208,6 +208,13 @@ def test_pieces_of_words_as_units(tmp_path):
     assert (folder / "vocab.json").read_bytes() == (again / "vocab.json").read_bytes()
 
 
+def test_fewer_pieces_than_were_asked_for_are_said(tmp_path, capsys):
+    data = speech(tmp_path / "mine", [*10 * TEXTS, *(4 * letter for letter in "ghjkq")])
+    folder = make.prepared(tmp_path, "speech_recognition", data, units="bpe", vocab_size=5000)
+    there = stats(folder)["model"]["vocab_size"]
+    assert there < 5000 and f"vocab_size is 5000, and train's words give {there}" in capsys.readouterr().err
+
+
 def test_a_word_that_train_lacks_is_left_out(tmp_path):
     data = speech(tmp_path / "mine", [*5 * TEXTS, *(4 * letter for letter in "abcdef")])
     folder = make.prepared(tmp_path, "speech_recognition", data, units="words")
