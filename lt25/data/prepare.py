@@ -48,9 +48,10 @@ def prepare(experiment: Experiment) -> None:
         if next(examples.of("train"), None) is None:
             faults.report(0)
             raise UserError(f"{config}: splits.train: no examples: name another split, or hold out a smaller fraction")
-        # Before the work; groups that are named may be the last of the data.
+        # Of few speakers or files a split may get none, which is said before the work.
         for split in SPLITS[1:]:
-            if "groups" not in dataset.splits[split] and next(examples.of(split), None) is None:
+            whole = "fraction" in dataset.splits[split] and not {"group", "start"}.isdisjoint(dataset.columns)
+            if whole and next(examples.of(split), None) is None:
                 raise _no_examples(dataset, split, faults)
 
         writers = {split: SplitWriter(partial, split) for split in SPLITS}
