@@ -40,6 +40,7 @@ A task of your own is a package with modules of the same functions, called data,
 here imports torch.
 """
 
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -216,6 +217,9 @@ _CHANGED = {
     "audio": "samples of recordings (prepare.n_mels: 0)",
 }
 
+_RATES = {"minimum": 4000, "maximum": 192_000}
+"""Bounds of ``prepare.sample_rate``, in Hz."""
+
 _OF_KIND = {
     "image": ("layout", "size", "grey", "permutation"),
     "audio": ("n_mels", "sample_rate", "max_steps"),
@@ -313,9 +317,7 @@ print(model.config.id2label[int(logits.argmax())])""",
             "n_mels": Key(
                 "integer", 40, "of recordings: mel bands; 0: none, a step is a sample", True, {"enum": [0, 40, 80]}
             ),
-            "sample_rate": Key(
-                "integer", 16000, "of recordings: Hz; all audio is brought to it", True, {"minimum": 4000}
-            ),
+            "sample_rate": Key("integer", 16000, "of recordings: Hz; all audio is brought to it", True, _RATES),
             "max_steps": Key(
                 "integer",
                 100_000,
@@ -469,6 +471,12 @@ def _speech_complaint(prepare: Mapping[str, Any], augment: Mapping[str, Any]) ->
             f"prepare.vocab_size: found {prepare['vocab_size']}, expected at least {len(prepare['alphabet']) + 3}: the "
             f"characters of prepare.alphabet, blank, space and one that is never used"
         )
+    form = prepare["transcripts"]["unicode"]
+    if (composed := unicodedata.normalize(form, prepare["alphabet"])) != prepare["alphabet"]:
+        return (
+            f"prepare.alphabet: transcripts are put in Unicode's form {form}, in which it is {composed!r}: write it so, "
+            f"each character once"
+        )
     capitals = [letter for letter in prepare["alphabet"] if letter.lower() != letter]
     if capitals and prepare["transcripts"]["case"] == "lower":
         return (
@@ -521,7 +529,7 @@ print(recognise("speech.wav")["text"])""",
                 True,
                 {"enum": ["running", "utterance", "bands", "recorded"]},
             ),
-            "sample_rate": Key("integer", 16000, "Hz; all audio is brought to it", True, {"minimum": 4000}),
+            "sample_rate": Key("integer", 16000, "Hz; all audio is brought to it", True, _RATES),
             "store": Key(
                 "string",
                 "features",

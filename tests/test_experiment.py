@@ -417,6 +417,16 @@ def test_outside_a_project_there_is_one_line(tmp_path, monkeypatch):
     [
         ("speech_recognition", {"n_mels": 64}, "prepare.n_mels: found 64, allowed: 40, 80"),
         ("speech_recognition", {"sample_rate": "16k"}, 'prepare.sample_rate: found "16k", expected a whole number'),
+        (
+            "speech_recognition",
+            {"alphabet": "ae\u0301"},
+            "prepare.alphabet: transcripts are put in Unicode's form NFKC, in which it is 'aé'",
+        ),
+        (
+            "speech_recognition",
+            {"sample_rate": 10**9},
+            "prepare.sample_rate: found 1000000000, expected at most 192000",
+        ),
         ("speech_recognition", {"alphabet": "aBC"}, "prepare.alphabet: found B, and transcripts are put in lower case"),
         (
             "speech_recognition",
@@ -457,6 +467,7 @@ def test_a_key_that_does_nothing_is_taken_where_it_is_known_to(project):
     [
         ({"gain": 3}, "audio", "augment.gain: unknown key: did you mean gain_db?"),
         ({"gain_db": [3]}, "audio", "augment.gain_db: found [3], expected a list of 2 values"),
+        ({"gain_db": [float("nan"), 3]}, "audio", "augment.gain_db[0]: found nan, expected a finite number"),
         ({"gain_db": [3, -3]}, "audio", "augment.gain_db: found [3, -3], expected the lower one first"),
         ({"gain_db": [-3, 3]}, "features", "augment.gain_db: needs audio, and prepare.store is features"),
     ],

@@ -8,7 +8,7 @@ import copy
 import difflib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,7 +87,7 @@ def check(values: Any, section: Section, where: str) -> None:
     errors = [one for one in errors if one.validator == "type" or tuple(one.absolute_path) not in mistyped]
     lines = [line for error in errors for line in explain(best_match([error]))]
     # JSON Schema's bounds let them pass.
-    odd = {name: one for name, one in flat(values).items() if isinstance(one, int | float) and not _is_finite(one)}
+    odd = {name: one for name, one in _scalars(flat(values)) if isinstance(one, int | float) and not _is_finite(one)}
     lines += [
         f"{name}: found {value if isinstance(value, float) else show(value)}, expected a finite number"
         for name, value in odd.items()
@@ -109,6 +109,15 @@ def resolve(values: Mapping[str, Any], section: Section) -> dict[str, Any]:
         if value is not REQUIRED and value is not OPTIONAL:
             resolved[name] = _typed(copy.deepcopy(value), key.type)
     return resolved
+
+
+def _scalars(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield values by their names, those of lists one by one: ``gain_db[1]``."""
+    for name, value in values.items():
+        if isinstance(value, list):
+            yield from _scalars({f"{name}[{number}]": one for number, one in enumerate(value)})
+        else:
+            yield name, value
 
 
 def _is_finite(value: float) -> bool:

@@ -117,13 +117,16 @@ class Faults:
             return
         reasons = Counter(fault.reason for _, fault in self._found.values()).most_common()
         told = f"{lost} of {lost + used} examples cannot be used: " + ", ".join(f"{n} x {why}" for why, n in reasons)
-        if lost * MOST > lost + used:
+        refused = lost * MOST > lost + used
+        what = "cannot be used" if refused else "left out"
+        if not refused:
+            say(f"{self.dataset}: left out, {told}")
+        for line in self.named():
+            say(f"{self.dataset}: {what}: {line}")
+        if lost > NAMED:
+            say(f"{self.dataset}: {what}: {lost - NAMED} more")
+        if refused:
             raise UserError(
                 f"dataset {self.dataset}: {told}; the first: {self.named()[0]}: mend or remove them, more than one in "
                 f"{MOST} is not left out"
             )
-        say(f"{self.dataset}: left out, {told}")
-        for line in self.named():
-            say(f"{self.dataset}: left out: {line}")
-        if lost > NAMED:
-            say(f"{self.dataset}: left out: {lost - NAMED} more")

@@ -48,6 +48,11 @@ def prepare(experiment: Experiment) -> None:
         if next(examples.of("train"), None) is None:
             faults.report(0)
             raise UserError(f"{config}: splits.train: no examples: name another split, or hold out a smaller fraction")
+        # Of few speakers or files a split may get none, which is said before the work.
+        for split in SPLITS[1:]:
+            whole = "fraction" in dataset.splits[split] and not {"group", "start"}.isdisjoint(dataset.columns)
+            if whole and next(examples.of(split), None) is None:
+                raise _no_examples(dataset, split, faults)
 
         writers = {split: SplitWriter(partial, split) for split in SPLITS}
         with plugins.blamed(task.package):
@@ -60,8 +65,7 @@ def prepare(experiment: Experiment) -> None:
         _say_shared(dataset.name, examples)
         for split, writer in writers.items():
             if not len(writer):
-                left_out = f"; the first that was left out: {faults.named()[0]}" if faults.counts(split) else ""
-                raise UserError(f"{config}: splits.{split}: no examples: {_more_of(dataset, split)}{left_out}")
+                raise _no_examples(dataset, split, faults)
             writer.close()
         stats = {
             "task": experiment.task,
@@ -131,6 +135,13 @@ def _parts(folder: Path, of: str) -> Iterator[Path]:
 def _is_text(facts: dict[str, Any], split: str) -> bool:
     """Whether a split is left as text, which is tokenized as training goes."""
     return facts["splits"][split].get("store") == "text"
+
+
+def _no_examples(dataset: Dataset, split: str, faults: Faults) -> UserError:
+    left_out = f"; the first that was left out: {faults.named()[0]}" if faults.counts(split) else ""
+    return UserError(
+        f"config/datasets/{dataset.name}.yaml: splits.{split}: no examples: {_more_of(dataset, split)}{left_out}"
+    )
 
 
 def _more_of(dataset: Dataset, split: str) -> str:

@@ -44,7 +44,7 @@ from lt25.ops import frames_needed
 from lt25.progress import say, track
 from lt25.tasks import OF_AUDIO
 
-BLANK, SPACE, UNKNOWN = "<pad>", "|", "<unk>"
+SPECIAL = BLANK, SPACE, UNKNOWN = "<pad>", "|", "<unk>"
 """The first tokens of the vocabulary: CTC's blank, which is also the padding, the space between words, and what
 Wav2Vec2CTCTokenizer asks for and no transcript contains."""
 
@@ -78,7 +78,7 @@ def write(
         UserError: for audio or a transcript that cannot be used, if faults are to stop.
     """
     units = _units(examples, dataset.columns, options)
-    vocabulary = {token: number for number, token in enumerate([BLANK, SPACE, UNKNOWN, *units.known])}
+    vocabulary = {token: number for number, token in enumerate([*SPECIAL, *units.known])}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the utterances are the parallel work
     try:
@@ -377,7 +377,10 @@ def _units(examples: Examples, columns: Mapping[str, str], options: dict[str, An
             counts.update(_transcript(example, columns["text"], options).split())
     if options["units"] == "words":
         return Units(sorted(counts), lambda word: [word])
-    return _pieces(counts, options)
+    units = _pieces(counts, options)
+    if (classes := len(units.known) + len(SPECIAL)) < options["vocab_size"]:
+        say(f"{examples.dataset.name}: prepare.vocab_size is {options['vocab_size']}, and train's words give {classes}")
+    return units
 
 
 def _pieces(counts: Mapping[str, int], options: dict[str, Any]) -> Units:
@@ -391,7 +394,7 @@ def _pieces(counts: Mapping[str, int], options: dict[str, Any]) -> Units:
 
     tokenizer: Any = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    size, alphabet = options["vocab_size"] - 3, list(options["alphabet"])
+    size, alphabet = options["vocab_size"] - len(SPECIAL), list(options["alphabet"])
     trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
     # Sorted, so that what comes equally often is always joined in the same order; in lines, because a word may come often.
     lines = (

@@ -167,7 +167,9 @@ class BeamSearch:
                 word: [[*symbols, self._space]] for word in self._words[:-1] if (symbols := self._joined([word]))
             }
             if missing := [word for word in options["boost"] if word not in lexicon]:
-                raise UserError(f"boost: {missing[0]}: no word that the model can write")
+                letters = "".join(token for token in self._tokens if len(token) == 1 and token != self._space)
+                written_with = f": its letters are {letters}" if letters else ""
+                raise UserError(f"boost: {missing[0]}: no word that the model can write{written_with}")
             if not lexicon:
                 raise UserError(
                     f"{path}: the model can write none of the {len(self._words)} words of the language model"

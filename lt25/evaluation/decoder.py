@@ -28,8 +28,8 @@ def require(options: Mapping[str, Any], where: str = "evaluation.decoder.") -> N
         )
     if options["alternatives"] > options["beam"]:
         raise UserError(
-            f"{where}alternatives: found {options['alternatives']} with {where}beam: {options['beam']}, expected at most "
-            f"as many: set {where}beam to {options['alternatives']} or more"
+            f"{where}alternatives: found {options['alternatives']}, and beam is {options['beam']}: expected at most as many: "
+            f"set beam to {options['alternatives']} or more"
         )
     if model not in (None, *ESTIMATED) and not Path(model).is_file():
         raise UserError(f"{where}language_model: {model}: no such file: expected words, symbols or an ARPA file")

@@ -144,6 +144,8 @@ class Recogniser:
         import soundfile
 
         stream = self.stream()
+        if isinstance(file, str) and not Path(file).stat().st_size:
+            raise ValueError("the file is empty")
         try:
             with soundfile.SoundFile(file, closefd=False) as audio:
                 rate = audio.samplerate

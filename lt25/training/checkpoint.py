@@ -129,6 +129,9 @@ class WholeCheckpoints(CheckpointManager):
             raise UserError(found[0])
         self._chosen = found[0]
         folder = Path(self.folder)
+        if self._chosen != -1:
+            # What a run began with is of no account once it goes on, and torchtitan would warn of it.
+            self.initial_load_path, self.initial_load_in_hf = None, False
         # torchtitan starts from initial_load_path only where there is no folder; other files may lie in ours.
         with nullcontext() if self._chosen != -1 else replaced(self, "folder", str(folder.with_name("no checkpoints"))):
             loaded = super().load(self._chosen)

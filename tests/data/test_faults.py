@@ -245,6 +245,19 @@ def test_ten_are_named_and_the_others_counted(capsys):
     assert faults.counts("train") == {"a missing file": 12} and faults.counts("test") == {}
 
 
+def test_ten_are_named_where_so_many_are_an_error_too(capsys):
+    faults = Faults("tiny", "exclude")
+    for number in range(12):
+        faults.add("train", Fault("a missing file", f"a.csv, line {number}", "gone"))
+    with pytest.raises(UserError, match="12 of 112 examples cannot be used"):
+        faults.report(100)
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        *(f"tiny: cannot be used: a.csv, line {number}: gone" for number in range(NAMED)),
+        "tiny: cannot be used: 2 more",
+    ]
+
+
 def test_a_task_without_the_key_stops():
     with pytest.raises(UserError, match=r"^a: b: mend or remove it$"):
         Faults("tiny").add("train", Fault("a missing file", "a", "b"))

@@ -208,6 +208,13 @@ def test_pieces_of_words_as_units(tmp_path):
     assert (folder / "vocab.json").read_bytes() == (again / "vocab.json").read_bytes()
 
 
+def test_fewer_pieces_than_were_asked_for_are_said(tmp_path, capsys):
+    data = speech(tmp_path / "mine", [*10 * TEXTS, *(4 * letter for letter in "ghjkq")])
+    folder = make.prepared(tmp_path, "speech_recognition", data, units="bpe", vocab_size=5000)
+    there = stats(folder)["model"]["vocab_size"]
+    assert there < 5000 and f"vocab_size is 5000, and train's words give {there}" in capsys.readouterr().err
+
+
 def test_a_word_that_train_lacks_is_left_out(tmp_path):
     data = speech(tmp_path / "mine", [*5 * TEXTS, *(4 * letter for letter in "abcdef")])
     folder = make.prepared(tmp_path, "speech_recognition", data, units="words")
@@ -289,7 +296,7 @@ def test_utterances_of_one_id_are_said(tmp_path, capsys):
     assert "2 examples have the id of another, the first all.csv, line 3: 1.wav" in capsys.readouterr().err
 
 
-def test_a_part_of_few_groups_may_be_empty_and_the_message_says_so(tmp_path):
+def test_a_part_of_few_groups_may_be_empty_and_the_message_says_so_before_the_work(tmp_path, capsys):
     rows = "".join(f"{number}.wav,one,bert\n" for number in range(4))
     make.write(tmp_path / "mine/all.csv", f"audio,text,speaker\n{rows}")
     for number in range(4):
@@ -298,6 +305,7 @@ def test_a_part_of_few_groups_may_be_empty_and_the_message_says_so(tmp_path):
     data = make.dataset("speech_recognition", {"path": "mine"}, columns)
     with pytest.raises(UserError, match=r"no examples: of the column speaker whole groups are held out: .*groups: \["):
         make.prepared(tmp_path, "speech_recognition", data)
+    assert "utterances" not in capsys.readouterr().err
 
 
 def test_a_missing_column_is_named(tmp_path):

@@ -134,6 +134,11 @@ def test_a_beam_of_one_is_the_best_path_whatever_is_padded():
     assert [one[0].text for one in found] == [" ".join(text.split()) for text in greedy]
 
 
+def test_a_boosted_word_that_the_model_cannot_write_is_refused_with_its_letters():
+    with pytest.raises(UserError, match=r"^boost: Anna: no word that the model can write: its letters are ab"):
+        search(language_model="words", boost=["Anna"])
+
+
 def test_a_boosted_word_is_heard_though_the_language_model_does_not_know_it():
     log_probs = scores(5)
     assert search(language_model="words")(log_probs[None])[0][0].text != "ba"
@@ -178,7 +183,10 @@ def test_alignment_finds_the_symbols_where_they_are():
     ("options", "said"),
     [
         ({"boost": ["anna"]}, r"boost: needs a language model of words"),
-        ({"alternatives": 9, "beam": 3}, r"alternatives: found 9 with decoder.beam: 3"),
+        (
+            {"alternatives": 9, "beam": 3},
+            r"alternatives: found 9, and beam is 3: expected at most as many: set beam to 9",
+        ),
         (
             {"language_model": "gone.arpa"},
             r"language_model: gone.arpa: no such file: expected words, symbols or an ARPA",

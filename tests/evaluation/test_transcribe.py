@@ -228,6 +228,13 @@ def test_the_command_itself_with_its_option_before_the_file(causal, tmp_path):
     assert json.loads(done.stdout)["text"]
 
 
+@pytest.mark.parametrize("options", [[], ["--stream"]])
+def test_an_empty_file_is_called_so_in_both_ways(causal, tmp_path, capsys, options):
+    path = make.write(tmp_path / "a.wav", b"")
+    assert cli.main(["transcribe", str(causal), str(path), *options]) == 2
+    assert capsys.readouterr().err == f"lt25: error: {path}: the file is empty\n"
+
+
 def test_a_pipe_of_another_kind_than_wav_is_one_line(causal, capsys, monkeypatch):
     reading, writing = os.pipe()
     flac = io.BytesIO()

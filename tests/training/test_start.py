@@ -1,6 +1,7 @@
 """What training takes of the model that it starts from."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -54,6 +55,12 @@ def test_the_same_classes_are_taken_with_their_head_and_another_input_is_one_lin
     assert "init_from" not in done.stdout
     head = "classifier.weight"
     torch.testing.assert_close(tiny.weights(same, 4)[head], tiny.weights(parent, 12)[head], atol=1e-6, rtol=0)
+
+    (last,) = same.root.glob("results/same/runs/*/checkpoints/step-12")
+    shutil.rmtree(last)
+    done = tiny.train(same)
+    assert done.returncode == 0 and last.is_dir()
+    assert "initial_load" not in done.stdout + done.stderr
 
     monkeypatch.setitem(tiny.DECIDED, "classification", {"input_size": 3, "num_labels": 3})
     other = tiny.tiny(parent.root, "classification", "other", init_from="parent", prepare={"layout": "rows"})
