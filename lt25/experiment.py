@@ -20,14 +20,15 @@ from lt25.config.files import read_model, read_yaml
 from lt25.config.key import OPTIONAL, Section, check, flat, identity, resolve, suggestion
 from lt25.config.sections import (
     CONFIG,
-    DATASET,
     EXPERIMENT,
     HIDDEN,
     JOB,
     MODEL,
     ORIGIN_OF,
     SET,
+    dataset_keys,
     decides_by_validation,
+    in_order,
     training_identity,
 )
 from lt25.errors import Mistakes, UserError
@@ -58,7 +59,7 @@ class Dataset:
         title, licence, homepage: for people.
         origin: has one of the keys ``builder``, ``hub`` or ``path``.
         columns: role (``input``, ``label``, ``audio``, ``text``, ...) -> name of the column; of ``input``, or names of several.
-        splits: ``train``, ``validation`` and ``test`` -> the source's split, or a held-out part of one,
+        splits: ``train``, ``validation``, ``test`` and further test splits -> the source's split, or a held-out part of one,
             ``{"from": "train", "fraction": 0.1}``.
         options: the other keys, ``tasks``, ``labels``, ``encoding`` and ``missing``.
     """
@@ -75,7 +76,8 @@ class Dataset:
     @property
     def shape(self) -> dict[str, Any]:
         """What decides the prepared data."""
-        return identity({"columns": self.columns, "splits": self.splits, **self.options}, DATASET)
+        keys = dataset_keys(self.splits)
+        return identity({"columns": self.columns, "splits": self.splits, **self.options}, keys)
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,11 @@ class Experiment:
     def datasets(self) -> tuple[Dataset, ...]:
         """All datasets that are read."""
         return (self.dataset, *self.further)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that are prepared: ``train``, ``validation``, ``test``, and further test splits of any of the datasets."""
+        return in_order(name for dataset in self.datasets for name in dataset.splits)
 
     def resolved(self) -> tuple[dict[str, Any], dict[str, str]]:
         """Return all values, in the sections of an experiment file, and where each comes from, by dotted key.
@@ -443,8 +450,10 @@ def load_dataset_config(name: str | Path, root: Path | None = None, named: str =
     where = os.path.relpath(path, root)
     _check_name(path.stem, "a file", where)
     written = read_yaml(path, "dataset", named)
-    check(written, _dataset_section(), where)
-    values = resolve(written, DATASET)
+    splits = written.get("splits")
+    keys = dataset_keys(splits if isinstance(splits, Mapping) else ())
+    check(written, _with_tasks(keys), where)
+    values = resolve(written, keys)
     _check_dataset(values, where)
     options = {key: values.pop(key) for key in ("tasks", "labels", "encoding", "missing")}
     _check_encoding(options["encoding"], where)
@@ -731,8 +740,8 @@ def _origins(
     return origins | {f"{name}.{key}": "lt25" for name, fixed in SET.items() for key in fixed}
 
 
-def _dataset_section() -> Section:
-    """Return the keys of a dataset file, with the tasks that there are and the roles that they have."""
+def _with_tasks(keys: Section) -> Section:
+    """Return the keys of a dataset file with the tasks that there are and the roles that they have."""
     one = {"type": "string", "minLength": 1}
     roles: dict[str, Any] = {role: one for task in TASKS.values() for role in task.columns}
     roles |= dict.fromkeys(("group", "id", "time", "start", "end", "duration"), one)
@@ -740,9 +749,9 @@ def _dataset_section() -> Section:
         roles["input"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "uniqueItems": True}]}
     columns = {"minProperties": 1, "additionalProperties": False, "properties": roles}
     return {
-        **DATASET,
-        "tasks": replace(DATASET["tasks"], bounds={"items": {"enum": list(TASKS)}, "minItems": 1}),
-        "columns": replace(DATASET["columns"], bounds=columns),
+        **keys,
+        "tasks": replace(keys["tasks"], bounds={"items": {"enum": list(TASKS)}, "minItems": 1}),
+        "columns": replace(keys["columns"], bounds=columns),
     }
 
 

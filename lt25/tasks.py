@@ -48,6 +48,7 @@ from types import ModuleType
 from typing import Any
 
 from lt25.config.key import Key, Section
+from lt25.config.sections import SPLITS
 
 STAGES = {
     "data": "lt25.data",
@@ -136,9 +137,9 @@ def evaluation_keys(**further: Key) -> Mapping[str, Key]:
         "splits": Key(
             "array",
             ["validation", "test"],
-            "prepared splits to evaluate; `test`, or else the last, gives the headline number",
+            "prepared splits to evaluate, with `test` further test splits; `test`, or else the last, gives the headline number",
             True,
-            {"items": {"enum": ["train", "validation", "test"]}, "minItems": 1, "uniqueItems": True},
+            {"items": {"enum": [*SPLITS]}, "minItems": 1, "uniqueItems": True},
         ),
         "batch_size": Key("integer", 64, "examples in a batch; documents, for a language model", False, {"minimum": 1}),
         "trust_remote_code": Key(

@@ -521,6 +521,25 @@ def test_a_dataset_is_resolved(project):
         ({"columns": {"inptu": "image"}}, "columns.inptu: unknown key: did you mean input?"),
         ({"splits": {"train": "all"}}, "splits.test: missing"),
         ({"splits": {"train": "all", "test": {"from": "train", "fraction": 2}}}, "splits.test"),
+        ({"splits": {"train": "all", "test": "test", "test_other": "other"}}, "splits.test_other: unknown key: "),
+        (
+            {"splits": {"train": "all", "test": "test", "test-": "other"}},
+            "splits.test-: unknown key: did you mean test?",
+        ),
+        (
+            {"splits": {"train": "all", "test": "test", "test-ö": "other"}},
+            "splits.test-ö: unknown key: did you mean test?",
+        ),
+        ({"splits": {"train": "all", "test": "test", "other": "other"}}, "splits.other: unknown key: "),
+        ({"splits": {"train": "all", "test": "test", 7: "other"}}, "splits.7: unknown key: "),
+        (
+            {"splits": {"train": "all", "test": "test", "test-a": 3}},
+            "splits.test-a: found 3, expected a text or a list",
+        ),
+        (
+            {"splits": {"train": "all", "test": "test", "test-a": "all"}},
+            "splits.test-a: all is read for splits.train too",
+        ),
     ],
 )
 def test_a_wrong_dataset_file_is_one_line(project, change, message):
@@ -529,6 +548,18 @@ def test_a_wrong_dataset_file_is_one_line(project, change, message):
         config.load_dataset_config("leaves")
     assert str(caught.value).startswith(f"config/datasets/leaves.yaml: {message}")
     assert "\n" not in str(caught.value)
+
+
+def test_further_test_splits_are_named_after_test(project):
+    parts = {"test-other": ["x", "y"], "test-Far-2": {"from": "train", "fraction": 0.1}}
+    write_dataset(project, splits={**parts, "train": "all", "test": "z"})
+    data = config.load_dataset_config("leaves")
+    assert data.splits == {"train": "all", "validation": {"from": "train", "fraction": 0.1}, "test": "z", **parts}
+    write_dataset(project, splits={"train": "all", "test": "z", "tests-other": "x"})
+    with pytest.raises(
+        UserError, match="; a further test split is named test- and letters, digits or -, as in test-other"
+    ):
+        config.load_dataset_config("leaves")
 
 
 def test_a_dataset_must_have_the_columns_that_the_task_needs(project):

@@ -208,8 +208,9 @@ def explain(error: Any) -> list[str]:
     if error.validator != "additionalProperties":
         return [_explain(error)]
     allowed, at = sorted(error.schema.get("properties", {})), list(error.absolute_path)
+    rule = f"; {error.schema['$comment']}" if "$comment" in error.schema else ""
     return [
-        f"{path([*at, str(name)])}: unknown key: {suggestion(str(name), allowed, '`lt25 config`')}"
+        f"{path([*at, str(name)])}: unknown key: {suggestion(str(name), allowed, '`lt25 config`')}{rule}"
         for name in error.instance
         if name not in allowed
     ]

@@ -5,8 +5,10 @@ A key's `identity` says whether it decides where training arrives, apart from ro
 not set is in ``HIDDEN``, with the reason. A test compares all of it with torchtitan's dataclasses.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, cast
 
 from lt25.config.key import OPTIONAL, REQUIRED, Key, Section, identity
 
@@ -586,6 +588,9 @@ MODEL: Section = {
 }
 """The keys of ``model`` that every family has."""
 
+SPLITS = ("train", "validation", "test")
+"""The splits that every dataset has."""
+
 _SOURCE = {
     "anyOf": [
         {"type": "string", "minLength": 1},
@@ -609,7 +614,7 @@ _UTTERANCES: Section = {
     split: Key(
         "integer", OPTIONAL, f"espeak and connected_digits only: utterances of the {split} split", True, _POSITIVE
     )
-    for split in ("train", "validation", "test")
+    for split in SPLITS
 }
 
 DATASET: Section = {
@@ -717,8 +722,9 @@ DATASET: Section = {
         "object",
         REQUIRED,
         "`train`, `validation`, `test` -> the source's split, or a part held out, `{from: train, fraction: 0.1}`; of a column "
-        "`group` also named ones, `{from: train, groups: [george]}`",
+        "`group` also named ones, `{from: train, groups: [george]}`; and further test splits, `test-...`",
         True,
+        {"$comment": "a further test split is named test- and letters, digits or -, as in test-other"},
         keys={
             "train": Key(("string", "array"), REQUIRED, "the source's split, or several", True, _SOURCE),
             "validation": Key(
@@ -754,7 +760,22 @@ DATASET: Section = {
         {"items": {"type": "string"}, "minItems": 2, "uniqueItems": True},
     ),
 }
-"""A dataset file."""
+"""A dataset file; `dataset_keys` adds its further test splits."""
+
+_FURTHER_TEST = re.compile("test-[A-Za-z0-9-]+")
+
+
+def dataset_keys(splits: Iterable[Any]) -> Section:
+    """Return the keys of a dataset file, `DATASET`, with those of the further test splits among names of splits."""
+    keys = cast(Section, DATASET["splits"].keys)
+    further = sorted(name for name in splits if isinstance(name, str) and _FURTHER_TEST.fullmatch(name))
+    return {**DATASET, "splits": replace(DATASET["splits"], keys={**keys, **dict.fromkeys(further, keys["test"])})}
+
+
+def in_order(splits: Iterable[str]) -> tuple[str, ...]:
+    """Return `SPLITS` and the further test splits among names of splits, these by name."""
+    return (*SPLITS, *sorted({*splits} - {*SPLITS}))
+
 
 ORIGIN_OF: Mapping[str, tuple[str, ...]] = {
     "kind": ("recall",),

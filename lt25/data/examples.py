@@ -3,6 +3,7 @@
 import hashlib
 import json
 from array import array
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -12,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from lt25.config.sections import in_order
 from lt25.data import read
 from lt25.data.chunks import Chunk, chunks
 from lt25.data.faults import Fault, Faults
 from lt25.data.folders import Folder
 from lt25.experiment import Dataset
-
-SPLITS = ("train", "validation", "test")
 
 FEW = 20
 """Of so few texts, or fewer, each is cut: its end is held out."""
@@ -76,9 +76,12 @@ class Examples:
         self.faults, self.parts, self.others = faults, parts, others
         self.dataset, self.folder = dataset, folder
         splits = dataset.splits
-        self._published = {split: splits[split] for split in SPLITS if not isinstance(splits[split], dict)}
-        # The test split is chosen first, so that it stays the same whatever is held out for validation.
-        self._held_out = {split: splits[split] for split in ("test", "validation") if split not in self._published}
+        train, validation, *tests = in_order(splits)
+        self._published = {
+            split: splits[split] for split in (train, validation, *tests) if not isinstance(splits[split], dict)
+        }
+        # The test splits are chosen first, so that they stay the same whatever is held out for validation.
+        self._held_out = {split: splits[split] for split in (*tests, validation) if split not in self._published}
         self._notes = False
         self.forget()
 
@@ -88,7 +91,7 @@ class Examples:
         Raises:
             UserError: as `read.rows`, or for an example that cannot be used, if faults are to stop.
         """
-        self._notes = set(splits) == set(SPLITS)
+        self._notes = set(splits) >= set(self.dataset.splits)
         if self._notes:
             self.forget()
         if {"train", *self._held_out}.intersection(splits):
@@ -99,23 +102,24 @@ class Examples:
 
     def forget(self) -> None:
         """Forget what was noted for `shared`."""
-        self._seen = {split: array("Q") for split in SPLITS}
-        self._first: dict[str, list[str]] = {split: [] for split in SPLITS}
+        self._seen: dict[str, array[int]] = defaultdict(lambda: array("Q"))
+        self._first: dict[str, list[str]] = defaultdict(list)
         self._ids: set[int] = set()
         self.repeated: list[str] = []
 
     def shared(self) -> dict[str, tuple[int, str]]:
         """Return what `of` all splits has seen twice: the other split -> (how many of its examples train has too, the first).
 
-        What test has of validation counts too.
+        What a test split has of validation counts too, what it has of another test split does not.
         """
         known = np.zeros(0, np.uint64)
         found = {}
-        for split in SPLITS:
+        for split in in_order(self._seen):
             digests = np.frombuffer(self._seen[split], np.uint64)
             if split != "train" and (twice := np.flatnonzero(np.isin(digests, known))).size:
                 found[split] = (len(twice), self._first[split][twice[0]])
-            known = np.concatenate([known, digests])
+            if split in ("train", "validation"):
+                known = np.concatenate([known, digests])
         return found
 
     def note(self, split: str, where: str, digest: int) -> None:
@@ -215,11 +219,10 @@ class Examples:
 
     def _cut(self, document: Example) -> Iterator[Example]:
         text, parts = content(document), []
-        for split in ("test", "validation"):
-            if split in self._held_out:
-                cut = _break(text, len(text) * self._held_out[split]["fraction"])
-                parts.append((split, text[cut:]))
-                text = text[:cut]
+        for split, part in self._held_out.items():
+            cut = _break(text, len(text) * part["fraction"])
+            parts.append((split, text[cut:]))
+            text = text[:cut]
         for split, part in [("train", text), *parts]:
             if part:
                 yield Example(split, document.where, f"{document.id}#{split}", {**document.roles, "text": part})
@@ -234,7 +237,7 @@ def digest(example: Example) -> int:
     return int.from_bytes(hashlib.sha256(f"{number} {part}".encode()).digest()[:8])
 
 
-@lru_cache(maxsize=len(SPLITS))
+@lru_cache(maxsize=8)
 def _number(before: bytes, content: bytes) -> int:
     """Return 64 bits of the hash of both; of segments of a file that follow each other it is computed once."""
     hashed = hashlib.sha256(before)

@@ -9,12 +9,11 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lt25.config.sections import SPLITS
 from lt25.errors import UserError
 
 ALL = "all"
 """The source split that stands for every file of a dataset."""
-
-_WORDS = ("train", "validation", "test")
 
 
 class Folder:
@@ -108,7 +107,8 @@ def of_split(folder: Folder, split: str, others: Iterable[str], patterns: dict[s
         others: names of the source splits that the dataset uses.
         patterns: the globs of ``origin.files``. Without them a file belongs to the split whose name stands, as a word, in the
             name of its top folder ("train/cat/1.png"), or in its own if no split stands in that of the folder ("train.csv",
-            "data/train-00000.parquet"). The top folder is the first below those that all files share.
+            "data/train-00000.parquet"). The top folder is the first below those that all files share. Of names that hold each
+            other, as "test" and "test-other", the longer one counts.
         config: the dataset file, for messages.
 
     Raises:
@@ -122,14 +122,16 @@ def of_split(folder: Folder, split: str, others: Iterable[str], patterns: dict[s
     elif split == ALL:
         found = folder.names
     else:
-        words = {*_WORDS, *others, split}
+        words = {*SPLITS, *others, split}
+        longer_words = [word for word in words if len(word) > len(split) and _has_word(word, split)]
         depth = _shared(folder.names, words)
 
         def belongs(name: str) -> bool:
             *folders, file = name.split("/")
             top = folders[depth] if len(folders) > depth else ""
             named_by_folder = any(_has_word(top, word) for word in words)
-            return _has_word(top if named_by_folder else file, split)
+            named = top if named_by_folder else file
+            return _has_word(named, split) and not any(_has_word(named, longer) for longer in longer_words)
 
         found = [name for name in folder.names if belongs(name)]
     if not found:

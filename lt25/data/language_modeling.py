@@ -39,7 +39,7 @@ def write(
         examples.parts.mkdir(parents=True, exist_ok=True)
     tokenizer, read = _tokenizer(dataset, every, options)
     tokenizer.save(folder)
-    wanted = tuple(writers) if options["store"] == "tokens" else ("validation", "test")
+    wanted = tuple(split for split in writers if split != "train" or options["store"] == "tokens")
     jobs = [(number, *job) for number, one in enumerate(every) for job in one.chunks(*wanted)]
 
     def work(job: tuple[int, tuple[int, str, Chunk]]) -> Tokenized:

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from lt25 import files, plugins
 from lt25.data import acquire
-from lt25.data.examples import SPLITS, Examples
+from lt25.data.examples import Examples
 from lt25.data.faults import Faults
 from lt25.data.folders import Folder
 from lt25.data.shards import SplitWriter
@@ -49,12 +49,13 @@ def prepare(experiment: Experiment) -> None:
             faults.report(0)
             raise UserError(f"{config}: splits.train: no examples: name another split, or hold out a smaller fraction")
         # Of few speakers or files a split may get none, which is said before the work.
-        for split in SPLITS[1:]:
-            whole = "fraction" in dataset.splits[split] and not {"group", "start"}.isdisjoint(dataset.columns)
+        for split, source in dataset.splits.items():
+            held_out = isinstance(source, dict) and "fraction" in source
+            whole = held_out and not {"group", "start"}.isdisjoint(dataset.columns)
             if whole and next(examples.of(split), None) is None:
                 raise _no_examples(dataset, split, faults)
 
-        writers = {split: SplitWriter(partial, split) for split in SPLITS}
+        writers = {split: SplitWriter(partial, split) for split in experiment.splits}
         with plugins.blamed(task.package):
             facts = module.write(dataset, examples, experiment.preparation_options, writers, partial)
         sizes = facts["splits"]
@@ -65,7 +66,8 @@ def prepare(experiment: Experiment) -> None:
         _say_shared(dataset.name, examples)
         for split, writer in writers.items():
             if not len(writer):
-                raise _no_examples(dataset, split, faults)
+                named_by = next(one for one in experiment.datasets if split in one.splits)
+                raise _no_examples(named_by, split, faults)
             writer.close()
         stats = {
             "task": experiment.task,
@@ -85,7 +87,7 @@ def prepare(experiment: Experiment) -> None:
                 }
                 if (writer := writers.get(split))
                 else facts["splits"][split]
-                for split in SPLITS
+                for split in experiment.splits
             },
             "excluded": faults.named(),
             "shared": {split: count for split, (count, _) in examples.shared().items()},

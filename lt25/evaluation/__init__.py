@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lt25 import files
+from lt25.config.sections import SPLITS
 from lt25.data.shards import believe
 from lt25.errors import UserError
 from lt25.evaluation import decoder, harness
@@ -33,9 +34,14 @@ def evaluate(experiment: Experiment, model_dir: Path, out_dir: Path, intermediat
 
 
 def splits_of(experiment: Experiment, intermediate: bool) -> list[str]:
-    """Return the splits to measure a model on: for a checkpoint on the way none that may not be looked at before the end."""
+    """Return the splits to measure a model on: for a checkpoint on the way none that may not be looked at before the end.
+
+    The dataset's further test splits go with ``test``.
+    """
     names = experiment.evaluation["splits"]
-    return [name for name in names if name != "test"] or ["validation"] if intermediate else names
+    if intermediate:
+        return [name for name in names if name != "test"] or ["validation"]
+    return [*names, *(name for name in experiment.splits if name not in SPLITS)] if "test" in names else names
 
 
 def believe_model(experiment: Experiment, model_dir: Path) -> dict[str, Any]:

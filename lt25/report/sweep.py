@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from lt25.config.sections import SPLITS
 from lt25.errors import UserError
 from lt25.experiment import Experiment
 from lt25.progress import track
@@ -35,7 +36,7 @@ class Measured:
 
     Attributes:
         experiment: the run.
-        said: the headline number of each evaluated split.
+        said: the headline number of each evaluated split but further test splits.
         seconds: that training took; None where it is not known.
         history, validations: the lines of its metrics.jsonl.
     """
@@ -108,7 +109,7 @@ def measure(results: Results) -> Measured:
     headline = TASKS[results.experiment.task].module("report").headline
     return Measured(
         experiment=results.experiment,
-        said={name: headline(metrics, name) for name, metrics in results.metrics["splits"].items()},
+        said={name: headline(metrics, name) for name, metrics in results.metrics["splits"].items() if name in SPLITS},
         seconds=results.train.get("seconds"),
         history=results.history,
         validations=results.validations,

@@ -11,7 +11,7 @@ import soundfile
 from PIL import Image
 
 from lt25.config.key import resolve
-from lt25.config.sections import DATASET
+from lt25.config.sections import dataset_keys
 from lt25.data.acquire import acquire
 from lt25.data.prepare import prepare
 from lt25.experiment import Dataset, Experiment
@@ -31,7 +31,8 @@ HELD_OUT = {
 
 
 def dataset(task, origin, columns=None, splits=None, **options) -> Dataset:
-    columns, splits = columns or ROLES[task], resolve(splits or HELD_OUT, DATASET["splits"].keys)
+    splits = splits or HELD_OUT
+    columns, splits = columns or ROLES[task], resolve(splits, dataset_keys(splits)["splits"].keys)
     return Dataset(
         "tiny",
         "Tiny",

@@ -115,6 +115,14 @@ def test_a_corpus_of_few_lines_is_cut_to_size(tmp_path, name, content):
         assert "".join(parts.values()) == content
 
 
+def test_a_further_test_split_is_cut_off_before_validation(tmp_path):
+    make.write(tmp_path / "all.txt", "".join(f"{n:04d}\n" for n in range(1000)))
+    parts = {split: {"from": "train", "fraction": 0.1} for split in ("validation", "test-other", "test")}
+    found = texts(tmp_path, {"train": "all", **parts}).of("train", "validation", "test", "test-other")
+    begins = {example.split: int(example.roles["text"][:4]) for example in found}
+    assert begins["train"] == 0 and begins["validation"] < begins["test-other"] < begins["test"] == 900
+
+
 def test_groups_are_not_cut(tmp_path):
     make.parquet(tmp_path / "all.parquet", [{"text": f"text {n}\n" * 20, "who": n} for n in range(10)])
     sides = split_of(texts(tmp_path, columns={"text": "text", "group": "who"}))

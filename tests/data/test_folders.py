@@ -86,11 +86,18 @@ def test_globs(pattern, names):
         (["my-train-00000-of-00001.parquet", "trainer.parquet"], "train", ["my-train-00000-of-00001.parquet"]),
         (["train.clean/a.parquet", "dev.clean/a.parquet"], "dev.clean", ["dev.clean/a.parquet"]),
         (["train/cat/1.png"], "train", ["train/cat/1.png"]),
+        (["test/1.png", "test-other/1.png", "train/1.png"], "test-other", ["test-other/1.png"]),
     ],
 )
 def test_a_split_is_the_word_of_the_top_folder_or_of_the_file(names, wanted, found):
     got = split(names, wanted, ("train", "test", wanted))
     assert (len(got) if isinstance(found, int) else got) == found
+
+
+def test_of_names_that_hold_each_other_the_longer_counts():
+    names = ["test-other.csv", "test.csv", "train.csv"]
+    assert split(names, "test", ("train", "test", "test-other")) == ["test.csv"]
+    assert split(names, "test", ("train", "test")) == ["test-other.csv", "test.csv"]
 
 
 def test_a_split_of_no_file_is_one_line():

@@ -133,7 +133,7 @@ def test_what_was_left_out_of_the_data_is_said(page, experiments):
     assert rows["columns"] == ["Examples", "Audio", "Characters", "Speakers"]
     assert rows["rows"][0] == ("train", ["4,000", "2 h 32 min", "71,000", "60"])
     assert "Left out of train while preparing: 3, longer than 30 s." in page
-    assert "Of test, 1,200 have the same content as examples of the splits before it." in page
+    assert "Of test, 1,200 have the same content as examples of train or validation." in page
 
 
 def test_plots_follow_light_and_dark(page):
