@@ -113,14 +113,11 @@ def test_mlp(hidden, width):
     triton_products.swiglu_product_backward(x, gate_up, down)
 
 
-# Each takes the compiler most of a minute.
-FORMS = [(gated, packed) for gated in (False, True) for packed in (False, True)]
-
-
-@pytest.mark.parametrize(
-    ("gated", "packed"), [pytest.param(*form, marks=[] if all(form) else pytest.mark.slow) for form in FORMS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
 def test_selective_scan(gated, packed):
+    """Each takes the compiler most of a minute."""
     steps, channels = (half(1, 70, 2048) for _ in "xd"), half(1, 70, 16)
     rates, bounds = -torch.rand(2048, 16), torch.tensor([0, 9, 70]) if packed else None
     gate = half(1, 70, 2048) if gated else None
