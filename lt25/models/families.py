@@ -629,11 +629,8 @@ _fla("gated_deltanet", parallelism=(*_SPLIT, "context"))
 _fla("gsa", parallelism=_SPLIT)
 _fla("rwkv7", crosses_layers=("v_first",), parallelism=("data", "pipeline", "context"))
 _fla("transformer", window="max_position_embeddings", parallelism=(*_SPLIT, "context"))
-_MAMBA = {
-    "base": "backbone",
-    "norm": "norm_f",
-    "state": False,
-}  # their kernels go on from a state by a single token only
+# Their kernels go on from a state by a single token only.
+_MAMBA = {"base": "backbone", "norm": "norm_f", "state": False}
 _MAMBA2 = "Mamba-2's layers take no boundaries of packed texts: a text reads on from the one before it in its window"
 _fla("mamba", parallelism=("data", "pipeline"), **_MAMBA)
 _fla("mamba2", lacks={"varlen": _MAMBA2}, parallelism=_SPLIT, **_MAMBA)
