@@ -16,7 +16,8 @@ sums over channels: ten shuffles for each state within a warp, then float32 sums
 reduction adds up in the same order each time.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -48,7 +49,7 @@ class Cut(NamedTuple):
     registers: int = 128
 
 
-FORWARD, BACKWARD = Cut(4), Cut(8)
+FORWARD, BACKWARD = Cut(4, 64, 240), Cut(8, 64, 255)
 
 
 @triton.jit
@@ -62,20 +63,21 @@ def _softplus(u):
 
 
 @triton.jit
-def _step(dt, bias, starts, at, inside, there, lane, D: tl.constexpr, PACKED: tl.constexpr):
+def _step(dt, bias, starts, inside, there, PACKED: tl.constexpr):
     """dt of a step [W, C], and how far the state decays over it: for ever, where a text starts. Beyond the end both are 0."""
-    u = tl.load(dt + at * D + lane, mask=inside & there, other=float("-inf")).to(tl.float32) + bias
+    u = tl.load(dt, mask=inside & there, other=float("-inf")).to(tl.float32) + bias
     passed = _softplus(u)
     ages = passed
     if PACKED:
-        ages = tl.where(tl.load(starts + at, mask=inside, other=0) != 0, _AGES, passed)
+        ages = tl.where(tl.load(starts, mask=inside, other=0) != 0, _AGES, passed)
     return u, passed, ages
 
 
 @triton.jit(do_not_specialize=_NUMBERS)
 def _forward(
-    x, dt, A, B, C, skip, dt_bias, z, starts, y, states, batch, T, tiles, z_stride, B_stride, C_stride,
-    D: tl.constexpr, N: tl.constexpr, R: tl.constexpr, W: tl.constexpr, WIDTH: tl.constexpr,
+    x, dt, A, B, C, skip, dt_bias, z, starts, y, states, batch, T, tiles,
+    D: tl.constexpr, N: tl.constexpr, Z_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, C_STRIDE: tl.constexpr,
+    R: tl.constexpr, W: tl.constexpr, WIDTH: tl.constexpr,
     GATED: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, y_t = (C_t h_t + D x_t) silu(z_t)."""
@@ -90,13 +92,14 @@ def _forward(
     for tile in range(tiles):
         step = tile * (R * W) + warp * R
         at = item * T + step
+        here = at * D + lane
         ages = ()
         moved = ()
         y_rows = ()
         for r in tl.static_range(R):
             inside = step + r < T
-            _, passed, age = _step(dt, bias, starts, at + r, inside, there, lane, D, PACKED)
-            value = tl.load(x + (at + r) * D + lane, mask=inside & there, other=0.0).to(tl.float32)
+            _, passed, age = _step(dt + here + r * D, bias, starts + at + r, inside, there, PACKED)
+            value = tl.load(x + here + r * D, mask=inside & there, other=0.0).to(tl.float32)
             ages = ages + (age,)  # noqa: RUF005
             moved = moved + (passed * value,)  # noqa: RUF005
             y_rows = y_rows + (straight * value,)  # noqa: RUF005
@@ -110,8 +113,8 @@ def _forward(
             reads = ()
             for r in tl.static_range(R):
                 inside = step + r < T
-                b = tl.load(B + (at + r) * B_stride + n, mask=inside, other=0.0).to(tl.float32)
-                c = tl.load(C + (at + r) * C_stride + n, mask=inside, other=0.0).to(tl.float32)
+                b = tl.load(B + at * B_STRIDE + n + r * B_STRIDE, mask=inside, other=0.0).to(tl.float32)
+                c = tl.load(C + at * C_STRIDE + n + r * C_STRIDE, mask=inside, other=0.0).to(tl.float32)
                 decay = exp2(ages[r] * rate)
                 more = moved[r] * b
                 h_run = decay * h_run + more
@@ -135,9 +138,9 @@ def _forward(
             value = y_rows[r]
             mask = (step + r < T) & there
             if GATED:
-                gate = tl.load(z + (at + r) * z_stride + lane, mask=mask, other=0.0).to(tl.float32)
+                gate = tl.load(z + at * Z_STRIDE + lane + r * Z_STRIDE, mask=mask, other=0.0).to(tl.float32)
                 value *= gate * sigmoid(gate)
-            tl.store(y + (at + r) * D + lane, value.to(y.dtype.element_ty), mask=mask)
+            tl.store(y + here + r * D, value.to(y.dtype.element_ty), mask=mask)
         # All warps read the states that the last has written.
         tl.debug_barrier()
 
@@ -146,8 +149,9 @@ def _forward(
 def _backward(
     grad_y, grad_final, x, dt, A, B, C, skip, dt_bias, z, starts, states,
     grad_x, grad_dt, grad_z, A_parts, B_parts, C_parts, skip_parts, bias_parts, carried,
-    batch, T, tiles, z_stride, B_stride, C_stride,
-    D: tl.constexpr, N: tl.constexpr, R: tl.constexpr, W: tl.constexpr, WIDTH: tl.constexpr,
+    batch, T, tiles,
+    D: tl.constexpr, N: tl.constexpr, Z_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, C_STRIDE: tl.constexpr,
+    R: tl.constexpr, W: tl.constexpr, WIDTH: tl.constexpr,
     GATED: tl.constexpr, PACKED: tl.constexpr, FINAL: tl.constexpr,
 ):  # fmt: skip
     """Scan against time: with a_t = exp(dt_t A), the gradient of h_t is g_t = C_t dy_t + a_{t+1} g_{t+1}."""
@@ -165,13 +169,14 @@ def _backward(
     A_parts += (item * W + warp) * N * D
     B_parts += (block * batch + item) * N * T
     C_parts += (block * batch + item) * N * T
+    place = tl.arange(0, WIDTH)[None, :]
     skip_sum = tl.zeros([W, WIDTH], tl.float32)
     bias_sum = tl.zeros([W, WIDTH], tl.float32)
     for done in range(tiles):
         tile = tiles - 1 - done
         step = tile * (R * W) + warp * R
         at = item * T + step
-        row = tile * (R * W) + tl.arange(0, W) * R
+        here = at * D + lane
         ages = ()
         moved = ()
         grads = ()
@@ -181,11 +186,11 @@ def _backward(
         for r in tl.static_range(R):
             inside = step + r < T
             mask = inside & there
-            _, passed, age = _step(dt, bias, starts, at + r, inside, there, lane, D, PACKED)
-            value = tl.load(x + (at + r) * D + lane, mask=mask, other=0.0).to(tl.float32)
-            grad = tl.load(grad_y + (at + r) * D + lane, mask=mask, other=0.0).to(tl.float32)
+            _, passed, age = _step(dt + here + r * D, bias, starts + at + r, inside, there, PACKED)
+            value = tl.load(x + here + r * D, mask=mask, other=0.0).to(tl.float32)
+            grad = tl.load(grad_y + here + r * D, mask=mask, other=0.0).to(tl.float32)
             if GATED:
-                gate = tl.load(z + (at + r) * z_stride + lane, mask=mask, other=0.0).to(tl.float32)
+                gate = tl.load(z + at * Z_STRIDE + lane + r * Z_STRIDE, mask=mask, other=0.0).to(tl.float32)
                 grad *= gate * sigmoid(gate)
             skip_sum += grad * value
             ages = ages + (age,)  # noqa: RUF005
@@ -209,8 +214,8 @@ def _backward(
             reads = ()
             for r in tl.static_range(R):
                 inside = step + r < T
-                b = tl.load(B + (at + r) * B_stride + n, mask=inside, other=0.0).to(tl.float32)
-                c = tl.load(C + (at + r) * C_stride + n, mask=inside, other=0.0).to(tl.float32)
+                b = tl.load(B + at * B_STRIDE + n + r * B_STRIDE, mask=inside, other=0.0).to(tl.float32)
+                c = tl.load(C + at * C_STRIDE + n + r * C_STRIDE, mask=inside, other=0.0).to(tl.float32)
                 decay = exp2(ages[r] * rate)
                 h_run = decay * h_run + moved[r] * b
                 f_run = f_run * decay
@@ -226,13 +231,16 @@ def _backward(
             tl.store(carried + n * D + lane + warp * 0, f_back * returning + g_back, mask=there & (warp == 0))
             state = f_before * entering + h_before
             g = f_after * returning + g_after
+            # Lane r of a warp keeps the sum over channels of its step r.
+            C_sums = tl.zeros([W, WIDTH], tl.float32)
+            B_sums = tl.zeros([W, WIDTH], tl.float32)
             left = ()
             sums = ()
             for r in tl.static_range(R):
                 kept = decays[r] * state
                 state = kept + moved[r] * writes[r]
                 left = left + (kept,)  # noqa: RUF005
-                tl.store(C_parts + n * T + row + r, tl.sum(grads[r] * state, 1), mask=row + r < T)
+                C_sums = tl.where(place == r, tl.sum(grads[r] * state, 1)[:, None], C_sums)
                 if GATED:
                     sums = sums + (y_rows[r] + reads[r] * state,)  # noqa: RUF005
             if GATED:
@@ -241,7 +249,7 @@ def _backward(
             through_sums = ()
             for k in tl.static_range(R):
                 g = reads[R - 1 - k] * grads[R - 1 - k] + g
-                tl.store(B_parts + n * T + row + R - 1 - k, tl.sum(g * moved[R - 1 - k], 1), mask=row + R - 1 - k < T)
+                B_sums = tl.where(place == R - 1 - k, tl.sum(g * moved[R - 1 - k], 1)[:, None], B_sums)
                 product = g * left[R - 1 - k]
                 into_sums = (into[R - 1 - k] + g * writes[R - 1 - k],) + into_sums  # noqa: RUF005
                 through_sums = (through[R - 1 - k] + own * product,) + through_sums  # noqa: RUF005
@@ -250,21 +258,24 @@ def _backward(
             into = into_sums
             through = through_sums
             tl.store(A_parts + n * D + lane, A_sum, mask=there)
+            mine = (place < R) & (step + place < T)
+            tl.store(B_parts + n * T + step + place, B_sums, mask=mine)
+            tl.store(C_parts + n * T + step + place, C_sums, mask=mine)
         for r in tl.static_range(R):
             mask = (step + r < T) & there
-            u, passed, _ = _step(dt, bias, starts, at + r, step + r < T, there, lane, D, False)
-            value = tl.load(x + (at + r) * D + lane, mask=mask, other=0.0).to(tl.float32)
+            u, passed, _ = _step(dt + here + r * D, bias, starts, step + r < T, there, False)
+            value = tl.load(x + here + r * D, mask=mask, other=0.0).to(tl.float32)
             grad = straight * grads[r] + passed * into[r]
-            tl.store(grad_x + (at + r) * D + lane, grad.to(grad_x.dtype.element_ty), mask=mask)
+            tl.store(grad_x + here + r * D, grad.to(grad_x.dtype.element_ty), mask=mask)
             grad = (through[r] + value * into[r]) * sigmoid(u)
             bias_sum += grad
-            tl.store(grad_dt + (at + r) * D + lane, grad.to(grad_dt.dtype.element_ty), mask=mask)
+            tl.store(grad_dt + here + r * D, grad.to(grad_dt.dtype.element_ty), mask=mask)
             if GATED:
-                gate = tl.load(z + (at + r) * z_stride + lane, mask=mask, other=0.0).to(tl.float32)
+                gate = tl.load(z + at * Z_STRIDE + lane + r * Z_STRIDE, mask=mask, other=0.0).to(tl.float32)
                 share = sigmoid(gate)
-                grad = tl.load(grad_y + (at + r) * D + lane, mask=mask, other=0.0).to(tl.float32) * y_rows[r]
+                grad = tl.load(grad_y + here + r * D, mask=mask, other=0.0).to(tl.float32) * y_rows[r]
                 grad *= share * (1.0 + gate * (1.0 - share))
-                tl.store(grad_z + (at + r) * D + lane, grad.to(grad_z.dtype.element_ty), mask=mask)
+                tl.store(grad_z + here + r * D, grad.to(grad_z.dtype.element_ty), mask=mask)
         # All warps read what the first has carried back.
         tl.debug_barrier()
     tl.store(skip_parts + (item * W + warp) * D + lane, skip_sum, mask=there)
@@ -279,13 +290,16 @@ def _back_across_warps(f_run, g_run, W: tl.constexpr, C: tl.constexpr):
     return tl.associative_scan((f_run, g_run, ones, nothing), 0, _then_exclusive, reverse=True)
 
 
-def _launch(kernel: object, cut: Cut, shape: torch.Size, states: int, *arguments: object, **constants: bool) -> None:
-    batch, steps, channels = shape
-    kernel[(batch * triton.cdiv(channels, cut.channels),)](  # type: ignore[index]
-        *arguments[:-3], batch, steps, tiles(steps), *arguments[-3:],
-        D=channels, N=states, R=_TILE // cut.warps, W=cut.warps, WIDTH=cut.channels,
-        num_warps=cut.warps, maxnreg=cut.registers, **constants,
-    )  # fmt: skip
+def _launch(kernel: Any, cut: Cut, x: Tensor, rows: Sequence[Tensor], *arguments: Tensor, **constants: bool) -> None:
+    """Launch a kernel with tensors of the shape of x; rows are z, B and C."""
+    batch, steps, channels = x.shape
+    strides = dict(zip(("Z_STRIDE", "B_STRIDE", "C_STRIDE"), (each.stride(1) for each in rows), strict=True))
+    with torch.cuda.device_of(x):
+        kernel[(batch * triton.cdiv(channels, cut.channels),)](
+            *arguments, batch, steps, tiles(steps),
+            D=channels, N=rows[1].shape[2], R=_TILE // cut.warps, W=cut.warps, WIDTH=cut.channels,
+            num_warps=cut.warps, maxnreg=cut.registers, **strides, **constants,
+        )  # fmt: skip
 
 
 def tiles(steps: int) -> int:
@@ -310,19 +324,15 @@ def forward(
     the first tile are left undefined.
     """
     x, dt = x.contiguous(), dt.contiguous()
-    rows = [_rows(each) for each in (B, C)]
-    gate = x if z is None else _rows(z)
+    rows = [_rows(each) for each in (x if z is None else z, B, C)]
     y = torch.empty_like(x)
-    states = torch.empty(
-        x.shape[0], tiles(x.shape[1]) + 1, A.shape[1], x.shape[2], dtype=torch.float32, device=x.device
-    )
-    with torch.cuda.device_of(x):
-        _launch(
-            _forward, FORWARD, x.shape, A.shape[1],
-            x, dt, A.t().float().contiguous(), *rows, D.contiguous(), dt_bias.contiguous(), gate,
-            x if starts is None else starts, y, states, *(each.stride(1) for each in (gate, *rows)),
-            GATED=z is not None, PACKED=starts is not None,
-        )  # fmt: skip
+    sizes = x.shape[0], tiles(x.shape[1]) + 1, A.shape[1], x.shape[2]
+    states = torch.empty(sizes, dtype=torch.float32, device=x.device)
+    _launch(
+        _forward, FORWARD, x, rows,
+        x, dt, *_constants(A, D, dt_bias, rows), x if starts is None else starts, y, states,
+        GATED=z is not None, PACKED=starts is not None,
+    )  # fmt: skip
     return y, states
 
 
@@ -346,8 +356,7 @@ def backward(
         Those of x, dt, A, B, C, D, dt_bias and z, empty without one, in the dtypes of these.
     """
     x, dt, grad_y = x.contiguous(), dt.contiguous(), grad_y.contiguous()
-    rows = [_rows(each) for each in (B, C)]
-    gate = x if z is None else _rows(z)
+    rows = [_rows(each) for each in (x if z is None else z, B, C)]
     batch, steps, channels = x.shape
     count, blocks, warps = A.shape[1], triton.cdiv(channels, BACKWARD.channels), BACKWARD.warps
 
@@ -355,19 +364,17 @@ def backward(
         return torch.empty(*sizes, dtype=torch.float32, device=x.device)
 
     grad_x, grad_dt = torch.empty_like(x), torch.empty_like(dt)
-    grad_z = torch.empty(0 if z is None else z.shape, dtype=gate.dtype, device=x.device)
+    grad_z = torch.empty(0 if z is None else z.shape, dtype=rows[0].dtype, device=x.device)
     A_parts = room(batch * warps, count, channels)
     skip_parts, bias_parts = (room(batch * warps, channels) for _ in range(2))
     B_parts, C_parts = (room(blocks, batch, count, steps) for _ in range(2))
-    with torch.cuda.device_of(x):
-        _launch(
-            _backward, BACKWARD, x.shape, count, grad_y, x if grad_final is None else grad_final.float().contiguous(),
-            x, dt, A.t().float().contiguous(), *rows, D.contiguous(), dt_bias.contiguous(), gate,
-            x if starts is None else starts, states,
-            grad_x, grad_dt, grad_z, A_parts, B_parts, C_parts, skip_parts, bias_parts,
-            room(batch, count, channels), *(each.stride(1) for each in (gate, *rows)),
-            GATED=z is not None, PACKED=starts is not None, FINAL=grad_final is not None,
-        )  # fmt: skip
+    _launch(
+        _backward, BACKWARD, x, rows,
+        grad_y, x if grad_final is None else grad_final.float().contiguous(),
+        x, dt, *_constants(A, D, dt_bias, rows), x if starts is None else starts, states,
+        grad_x, grad_dt, grad_z, A_parts, B_parts, C_parts, skip_parts, bias_parts, room(batch, count, channels),
+        GATED=z is not None, PACKED=starts is not None, FINAL=grad_final is not None,
+    )  # fmt: skip
     grad_B, grad_C = (parts.sum(0).transpose(1, 2).contiguous() for parts in (B_parts, C_parts))
     return (
         grad_x,
@@ -379,6 +386,12 @@ def backward(
         bias_parts.sum(0).to(dt_bias.dtype),
         grad_z,
     )
+
+
+def _constants(A: Tensor, D: Tensor, dt_bias: Tensor, rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """A as kernels read it, [N, D], and what follows it among their arguments."""
+    z, B, C = rows
+    return A.t().float().contiguous(), B, C, D.contiguous(), dt_bias.contiguous(), z
 
 
 def _rows(x: Tensor) -> Tensor:
