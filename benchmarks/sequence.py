@@ -1,13 +1,13 @@
 """Sequence classifiers side by side, with equal parameters and one recipe; and on small series what needs no gradients.
 
-    python benchmarks/sequence.py [--only hgrn,lru] [--seconds 100] [--seed 0] [--json FILE]
+    python benchmarks/sequence.py [--only hgrn,lru] [--seconds 100 | --steps 2500] [--seed 0] [--json FILE]
     python benchmarks/sequence.py --small [--only hgrn,lru] [--steps 400]
     python benchmarks/sequence.py --device cpu --images 2000 --batch 50 --seconds 60 --only hgrn,gru
 
 MNIST is read pixel by pixel, 784 steps. HGRN, nn.LSTM, nn.GRU, a Transformer encoder and a linear recurrent unit (LRU, as
 "Resurrecting Recurrent Neural Networks for Long Sequences", https://arxiv.org/abs/2303.06349, describes it) all read in both
-directions, have 4 layers and the width that brings their parameters closest to HGRN's. Each is trained for so many seconds with
-AdamW, a warm-up and a cosine in time, and images that are moved, turned and scaled at random. On a GPU a step is recorded as a
+directions, have 4 layers and the width that brings their parameters closest to HGRN's. Each is trained for so many seconds or
+steps with AdamW, a warm-up and a cosine, and images that are moved, turned and scaled at random. On a GPU a step is recorded as a
 CUDA graph, but for those of nn.LSTM and nn.GRU, which do not wait for the host. Printed are parameters, steps, images a second,
 the most memory (of a GPU), the accuracy on images held out from training, and the seconds until that has first been 98 %. The
 data is what `lt25 prepare smnist` wrote.
@@ -153,7 +153,7 @@ def build(name: str, of: int = WIDTH, steps: int = 784) -> nn.Module:
 
 
 def race(name: str, options: argparse.Namespace, data: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
-    """Train one network for `options.seconds`, and say how it went."""
+    """Train one network for `options.steps`, or else for `options.seconds`, and say how it went."""
     torch.manual_seed(options.seed)
     device = torch.device(options.device)
     on_gpu = device.type == "cuda"
@@ -180,12 +180,12 @@ def race(name: str, options: argparse.Namespace, data: dict[str, tuple[Tensor, T
     # A step of the others waits for the host, not so of cuDNN's networks, whose steps in time follow one another on the GPU.
     recorded = on_gpu and not isinstance(network, Recurrent)
     step = CUDAGraphWrapper(update) if recorded else update
-    curve, steps, trained, measured, reached = [], 0, 0.0, 0.0, None
-    while steps <= WARM or trained < options.seconds:
+    curve, steps, trained, reached = [], 0, 0.0, None
+    done = measured = 0.0
+    while done < 1.0:
         if steps == WARM:
             # Kernels are compiled by now, and the step is recorded; at a rate of 0 nothing was learned.
-            trained = measured = 0.0
-        done = trained / options.seconds if steps else 0.0
+            trained = 0.0
         rate.fill_(options.lr * min(1.0, 20 * done) * 0.5 * (1 + math.cos(math.pi * done)))
         started = time.perf_counter()
         for _ in range(WARM):
@@ -193,8 +193,10 @@ def race(name: str, options: argparse.Namespace, data: dict[str, tuple[Tensor, T
             (loss,) = step([augment({"input_features": images[chosen].float(), "labels": labels[chosen]}, generator)])
         loss.item()
         trained, steps = trained + time.perf_counter() - started, steps + WARM
-        if steps > WARM and (trained - measured > options.seconds / 40 or trained >= options.seconds):
-            measured, accuracy = trained, measure(network, *data["validation"], device)
+        if steps > WARM:
+            done = (steps - WARM) / options.steps if options.steps else trained / options.seconds
+        if done - measured > 1 / 40 or done >= 1.0:
+            measured, accuracy = done, measure(network, *data["validation"], device)
             curve.append((round(trained, 1), steps - WARM, accuracy))
             reached = trained if reached is None and accuracy >= WANTED else reached
     if isinstance(step, CUDAGraphWrapper):
@@ -276,15 +278,15 @@ def small(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def small_network(
     name: str, train: np.ndarray, labels: np.ndarray, test: np.ndarray, options: argparse.Namespace
 ) -> np.ndarray:
-    """Train a network for `options.steps` on series float64 [n, T] in 0..1 with labels int64 [n]; say what others are."""
+    """Train a network for so many steps on series float64 [n, T] in 0..1 with labels int64 [n]; say what others are."""
     torch.manual_seed(options.seed)
     network = build(name, SMALL_WIDTH, train.shape[1])
     optimizer = torch.optim.AdamW(network.parameters(), 4e-3, weight_decay=0.05)
     inputs, others = ((torch.from_numpy(values).float()[..., None] - 0.3) * 2.7 for values in (train, test))
-    targets = torch.from_numpy(labels)
-    for step in range(options.steps):
+    targets, steps = torch.from_numpy(labels), options.steps or 400
+    for step in range(steps):
         chosen = torch.randint(len(inputs), (64,))
-        rate = 4e-3 * min(1.0, (step + 1) / 40) * 0.5 * (1 + math.cos(math.pi * step / options.steps))
+        rate = 4e-3 * min(1.0, (step + 1) / 40) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
@@ -299,7 +301,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(NETWORKS), help="some of the networks; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=100, help="of training each; default: %(default)s")
-    parser.add_argument("--steps", type=int, default=400, help="of training each, with --small; default: %(default)s")
+    parser.add_argument("--steps", type=int, help="of training each, in place of seconds; default with --small: 400")
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--images", type=int, default=60_000, help="at most so many of a split")
     parser.add_argument("--lr", type=float, default=3e-3)
