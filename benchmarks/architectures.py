@@ -6,7 +6,8 @@
 
 A step takes 8 windows of 4096 random tokens, vocabulary 32,000: forward and backward under bfloat16 autocast with float32
 weights, clipping, fused AdamW. ``lt25`` is the trainer itself, started as ``lt25 train`` starts it, and reads its data; its hgrn
-is lt25_hgrn. ``logits`` is the same trainer without ``training.fused_loss``: logits lie whole in memory. ``plain`` is
+is lt25_hgrn. Each window is one text there, with its boundaries (``training.varlen``); ``windows`` is the same without them, a
+batch of 8, as ``plain`` has it. ``logits`` is without ``training.fused_loss``: logits lie whole in memory. ``plain`` is
 flash-linear-attention's model with its own loss under torch.compile, in the shortest loop that trains it; its autotuner
 compiles side by side and times briefly, as lt25's does (`lt25/compiling.py`). Without the packages flash-attn and mamba-ssm, and
 on a Hopper GPU, both have what `lt25.models.fla` puts in place of what is missing.
@@ -53,7 +54,9 @@ NAMES = (
     "mamba2",
     "mamba",
 )
-SIDES = ("lt25", "logits", "plain")
+# What the sides that are the trainer change in `training`.
+CHANGES: dict[str, dict[str, Any]] = {"lt25": {}, "windows": {"varlen": False}, "logits": {"fused_loss": False}}
+SIDES = (*CHANGES, "plain")
 # Seconds that are worth a start.
 LEAST = 20
 PEAK = {"H100": 989e12, "H200": 989e12}
@@ -130,7 +133,7 @@ def describe(config: dict[str, Any], length: int) -> tuple[int, float]:
     return sum(parameter.numel() for parameter in model.parameters()), operations(built, weights, length)
 
 
-def write_project(folder: Path, config: dict[str, Any], options: argparse.Namespace, fused_loss: bool) -> None:
+def write_project(folder: Path, config: dict[str, Any], options: argparse.Namespace, changes: dict[str, Any]) -> None:
     """Write one document of random tokens and a job file."""
     import torch
 
@@ -141,21 +144,21 @@ def write_project(folder: Path, config: dict[str, Any], options: argparse.Namesp
         "steps": options.steps,
         "local_batch_size": options.batch,
         "seq_len": options.length,
-        "fused_loss": fused_loss,
         "mixed_precision_param": "bfloat16" if options.device == "cuda" else "float32",
+        **changes,
     }
     tensors = {"inputs": drawn, "input_offsets": torch.tensor([0, tokens])}
     write_job(folder, "language_modeling", tensors, config, {"training": training, "optimizer": {"lr": 1e-4}})
 
 
 def run_lt25(
-    config: dict[str, Any], options: argparse.Namespace, environment: dict[str, str], limit: float, *, fused_loss: bool
+    config: dict[str, Any], options: argparse.Namespace, environment: dict[str, str], limit: float, *, changes: dict
 ) -> dict:
     """Run the trainer in a process; return what it measured."""
     row: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_project(folder, config, options, fused_loss)
+        write_project(folder, config, options, changes)
         start = "import runpy; runpy.run_module('lt25.training', run_name='__main__', alter_sys=True)"
         if options.device == "cpu":
             start = f"from tests.models import interpret; {start}"
@@ -209,7 +212,7 @@ def measure(
         What was measured before anything went wrong, and ``error`` if something has.
     """
     row: dict[str, Any] = {}
-    run = run_plain if side == "plain" else partial(run_lt25, fused_loss=side == "lt25")
+    run = run_plain if side == "plain" else partial(run_lt25, changes=CHANGES.get(side, {}))
     try:
         config = read_config(name, side, options.small)
         if end - time.perf_counter() < LEAST:
