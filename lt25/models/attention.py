@@ -58,8 +58,9 @@ def packed_attention(
         [T, H, K].
     """
     if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
-        # torch's own takes a key for each query.
-        k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], 1) for part in (k, v))
+        if q.shape[1] != k.shape[1]:
+            # torch's own takes a key for each query.
+            k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], 1) for part in (k, v))
         window = (window_size[0], 0)
         lengths = int(max_seqlen_q), int(max_seqlen_k)
         return cast(Tensor, varlen_attn(q, k, v, cu_seqlens_q.int(), cu_seqlens_k.int(), *lengths, window_size=window))
