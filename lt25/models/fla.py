@@ -17,6 +17,7 @@ from torch import Tensor
 import lt25.models.fla_hopper
 import lt25.models.fla_mamba
 import lt25.models.fla_mamba2
+import lt25.models.fla_rotary
 import lt25.models.fla_rows  # noqa: F401
 from lt25.compiling import tune_quickly
 from lt25.models.attention import attention, packed_attention

@@ -11,9 +11,10 @@ from fla.models import HGRNConfig as FLAConfig
 from fla.models import HGRNForCausalLM as FLAModel
 from fla.modules.mlp import GatedMLP
 from fla.modules.norm import RMSNorm, layernorm
+from fla.modules.rotary import RotaryEmbedding, ops
 from fla.ops.common.chunk_o import chunk_bwd_dqkwg
 
-from lt25.models import HGRNConfig, HGRNForCausalLM, fla_hopper, fla_mamba, fla_mamba2, fla_rows
+from lt25.models import HGRNConfig, HGRNForCausalLM, fla_hopper, fla_mamba, fla_mamba2, fla_rotary, fla_rows
 from lt25.replaced import replaced
 from tests.models import decaying
 
@@ -105,6 +106,21 @@ def test_a_gated_mlp_is_what_fla_computes():
         found.append([y, *torch.autograd.grad((y * torch.arange(16).cos()).sum(), [x, *mlp.parameters()])])
     for mine, theirs in zip(*found, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "bounds", "offset"), [(5, None, 3), (150, None, 0), (150, [0, 5, 5, 150], 0)])
+def test_a_rotary_embedding_is_what_fla_computes(steps, bounds, offset):
+    torch.manual_seed(0)
+    rotary, shape = RotaryEmbedding(16), (1 if bounds else 2, steps, 3, 16)
+    inputs, found = [torch.randn(shape, requires_grad=True) for _ in "qk"], []
+    cu_seqlens = torch.tensor(bounds) if bounds else None
+    for call in (fla_rotary.rotary_embedding, fla_rotary._rotary_embedding):
+        with replaced(ops, "rotary_embedding", call):
+            results = rotary(*inputs, seqlen_offset=offset, max_seqlen=200, cu_seqlens=cu_seqlens)
+        loss = sum((result * torch.arange(16).cos()).sum() for result in results)
+        found.append([*results, *torch.autograd.grad(loss, inputs)])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=0, rtol=0)
 
 
 def test_what_lt25_has_no_operator_for_goes_flas_own_way():
