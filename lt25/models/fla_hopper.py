@@ -57,7 +57,8 @@ def _gradients(q, k, v, do, h, dh, g, dv, dq, dk, dw, dg, cu_seqlens, chunk_indi
 
     step: tl.constexpr = K if STATE_V_FIRST else 1
     carried = tl.zeros([BV, BK], tl.float32)
-    for start in range(0, V, BV):
+    # Unrolled, so that tiles are loaded while others are still on their way.
+    for start in tl.static_range(0, V, BV):
         state = (start + values < V)[:, None] & (columns < K)[None, :]
         h_ = tl.load(h + of_state + start * step, mask=state, other=0.0)
         dh_ = tl.load(dh + of_state + start * step, mask=state, other=0.0)
@@ -154,14 +155,14 @@ def gradients(
     batch, steps, heads, groups = *g.shape[:2], k.shape[2], v.shape[2]
     keys, values = k.shape[3], v.shape[3]
     if cu_seqlens is None:
-        numbers = triton.cdiv(steps, chunk_size)
+        numbers = -(-steps // chunk_size)
         chunks = batch * numbers
     else:
         chunk_indices = prepare_chunk_indices(cu_seqlens, chunk_size) if chunk_indices is None else chunk_indices
         numbers = chunks = len(chunk_indices)
     # Three sums of 64 by 64 numbers and two of the scores are as many as fit into the registers.
     columns = min(64, triton.next_power_of_2(keys))
-    blocks = triton.cdiv(keys, columns)
+    blocks = -(-keys // columns)
     q, k, v, do, h, dh, g = (each.contiguous() for each in (q, k, v, do, h, dh, g))
     dq, dk = q.new_empty(batch, steps, groups, keys), k.new_empty(batch, steps, groups, keys)
     dw, dv = (None, None) if w is None or dv is None else (w.new_empty(w.shape), dv.contiguous())
