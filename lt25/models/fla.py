@@ -10,9 +10,11 @@ import fla.models
 import torch
 
 # They put into FLA what it lacks, or computes in more passes.
+import lt25.models.fla_gla
 import lt25.models.fla_hopper
 import lt25.models.fla_mamba
 import lt25.models.fla_mamba2
+import lt25.models.fla_maps
 import lt25.models.fla_rows  # noqa: F401
 from lt25.compiling import tune_quickly
 from lt25.models.attention import attention, packed_attention
