@@ -1,6 +1,6 @@
-"""Rotary embeddings of flash-linear-attention's models, by FLA's kernel and without passes over memory around it.
+"""Rotary embeddings of flash-linear-attention's models, by FLA's kernel and without passes around it.
 
-FLA's function fills what the kernel will write with zeros, and its backward pass copies the gradient first: together these take as
+FLA's function fills what the kernel will write with zeros, and its backward pass copies the gradient first: these take as
 long as the kernel does. "RoFormer: Enhanced Transformer with Rotary Position Embedding" (https://arxiv.org/abs/2104.09864).
 Importing the module gives FLA's its function `rotary_embedding`; what this cannot do goes FLA's own way. FLA has its own again
 after `give_back`.
