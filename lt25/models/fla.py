@@ -14,9 +14,11 @@ from fla.utils import tensor_cache
 from torch import Tensor
 
 # They put into FLA what it lacks, or computes in more passes.
+import lt25.models.fla_gla
 import lt25.models.fla_hopper
 import lt25.models.fla_mamba
 import lt25.models.fla_mamba2
+import lt25.models.fla_maps
 import lt25.models.fla_rotary
 import lt25.models.fla_rows  # noqa: F401
 from lt25.compiling import tune_quickly

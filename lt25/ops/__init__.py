@@ -4,7 +4,7 @@ from lt25.ops.conv import short_conv
 from lt25.ops.cross_entropy import linear_cross_entropy
 from lt25.ops.ctc import ctc_loss, frames_needed, greedy_ids
 from lt25.ops.dropout import dropout
-from lt25.ops.linear import add_norm_linear
+from lt25.ops.linear import add_norm_linear, parallel_linear
 from lt25.ops.mix import hgrn_mix
 from lt25.ops.mlp import gated_mlp, swiglu_linear
 from lt25.ops.rows import add_rms_norm, swiglu
@@ -24,6 +24,7 @@ __all__ = [
     "hgrn_scan",
     "hgrn_step",
     "linear_cross_entropy",
+    "parallel_linear",
     "selective_scan",
     "short_conv",
     "swiglu",

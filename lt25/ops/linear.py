@@ -1,6 +1,7 @@
-"""RMS norm and the matrix products that follow it, fused into one operation where layers are narrow."""
+"""RMS norm and the matrix products that follow it, fused into one operation where layers are narrow; products of one input."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -182,3 +183,43 @@ def _joint_differentiate(ctx, grad_y):
 
 
 _joint.register_autograd(_joint_differentiate, setup_context=_joint_setup_context)
+
+
+def parallel_linear(x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Multiply one input by several weights of any sizes, into tensors of their own.
+
+    In the backward pass each product adds to the gradient of x that the one before it has left: nothing is written only to be
+    added up. One product with the concatenated weights would save some launches, and cost a copy of each of its parts for what
+    reads them as contiguous tensors, and of each gradient.
+
+    Args:
+        x: float [..., H].
+        weights: one or more, float [N_i, H].
+
+    Returns:
+        x @ weight^T of each weight, [..., N_i], in the dtype of :func:`torch.nn.functional.linear` (autocast's under autocast).
+    """
+    x, *weights = as_multiplied(x, *weights)
+    return _Parallel.apply(x, *weights)
+
+
+class _Parallel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, *weights)
+        ctx.set_materialize_grads(False)
+        return tuple(F.linear(x, weight) for weight in weights)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, *weights = ctx.saved_tensors
+        rows, total, grad_weights = x.reshape(-1, x.shape[-1]), None, []
+        for grad, weight, wanted in zip(grads, weights, ctx.needs_input_grad[1:], strict=True):
+            if grad is None:
+                grad_weights.append(None)
+                continue
+            flat = grad.reshape(-1, grad.shape[-1])
+            if ctx.needs_input_grad[0]:
+                total = flat @ weight if total is None else total.addmm_(flat, weight)
+            grad_weights.append(flat.T @ rows if wanted else None)
+        return None if total is None else total.view(x.shape), *grad_weights

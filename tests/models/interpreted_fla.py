@@ -6,7 +6,7 @@ from inspect import unwrap
 
 import pytest
 import torch
-from fla.layers import mamba, mamba2
+from fla.layers import gla, hgrn2, mamba, mamba2
 from fla.models import HGRNConfig as FLAConfig
 from fla.models import HGRNForCausalLM as FLAModel
 from fla.modules.mlp import GatedMLP
@@ -14,7 +14,19 @@ from fla.modules.norm import RMSNorm, layernorm
 from fla.modules.rotary import RotaryEmbedding, ops
 from fla.ops.common.chunk_o import chunk_bwd_dqkwg
 
-from lt25.models import HGRNConfig, HGRNForCausalLM, fla_hopper, fla_mamba, fla_mamba2, fla_rotary, fla_rows
+# Attention, where flash-attn is not installed.
+import lt25.models.fla  # noqa: F401
+from lt25.models import (
+    HGRNConfig,
+    HGRNForCausalLM,
+    fla_gla,
+    fla_hopper,
+    fla_mamba,
+    fla_mamba2,
+    fla_maps,
+    fla_rotary,
+    fla_rows,
+)
 from lt25.replaced import replaced
 from tests.models import decaying
 
@@ -169,6 +181,83 @@ def test_mamba_by_the_selective_scan_is_what_its_layer_computes():
     grads = [torch.autograd.grad((y * weight).sum(), (x, *layer.parameters())) for y, *_ in ways]
     for found, expected in zip(*grads, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+GLA, HGRN2 = gla.GatedLinearAttention, hgrn2.HGRN2Attention
+SIZES_OF = {
+    fla_maps.attn.Attention: {"num_heads": 2},
+    GLA: {"num_heads": 2, "expand_k": 1},
+    HGRN2: {"expand_ratio": 16},
+    fla_maps.gsa.GatedSlotAttention: {"num_heads": 2, "num_slots": 16},
+    fla_maps.multiscale_retention.MultiScaleRetention: {"num_heads": 2, "expand_k": 1, "expand_v": 1},
+    fla_maps.delta_net.DeltaNet: {"num_heads": 2},
+    fla_maps.gated_deltanet.GatedDeltaNet: {"num_heads": 1, "head_dim": 16, "expand_v": 1},
+}
+
+
+def both_ways(layer, own, mine, dtype, x, bounds):
+    """Results and all gradients of a layer, by a forward and a function `chunk_gla` each."""
+    torch.manual_seed(1)
+    weight, ways = torch.randn(x.shape), []
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    for forward, chunked in (own, mine):
+        module = gla if isinstance(layer, GLA) else hgrn2
+        with replaced(module, "chunk_gla", chunked), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            y = forward(layer, hidden_states=x, cu_seqlens=bounds)[0]
+        ways.append([y, *torch.autograd.grad((y.float() * weight).sum(), [x, *layer.parameters()])])
+    return zip(["y", "x", *(name for name, _ in layer.named_parameters())], *ways, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "packed"),
+    [(GLA, torch.float32, True), (GLA, torch.float16, False), (HGRN2, torch.float32, False)],
+)
+def test_gated_linear_attention_is_what_fla_computes(kind, dtype, packed):
+    """Over three chunks, whose states are kept in half precision where queries and keys have it."""
+    torch.manual_seed(0)
+    layer = kind(hidden_size=32, **SIZES_OF[kind])
+    x = torch.randn(1, 215, 32, requires_grad=True) if packed else torch.randn(2, 130, 32, requires_grad=True)
+    bounds = torch.tensor([0, 5, 75, 215, 215]) if packed else None
+    own, calls = fla_gla._Chunked.apply, []
+    with replaced(fla_gla._Chunked, "apply", lambda *given: calls.append(1) or own(*given)):
+        ways = both_ways(
+            layer, (unwrap(kind.forward), fla_gla._own), (kind.forward, fla_gla.chunk_gla), dtype, x, bounds
+        )
+    assert calls == [1]
+    for name, theirs, mine in ways:
+        assert mine.dtype == theirs.dtype, name
+        error = 2e-6 if dtype == torch.float32 else 1e-3
+        assert (mine.float() - theirs.float()).norm() < error * theirs.float().norm(), name
+
+
+@pytest.mark.parametrize("kind", SIZES_OF, ids=lambda kind: kind.__name__)
+def test_maps_of_one_input_are_computed_together(kind):
+    torch.manual_seed(0)
+    assert fla_maps.MAPS.keys() == SIZES_OF.keys()
+    layer = kind(hidden_size=32, **SIZES_OF[kind], layer_idx=0).train()
+    x, called, call = torch.randn(1, 5, 32, requires_grad=True), [], torch.nn.Linear.forward
+    names = {part: name for name, part in layer.named_modules()}
+
+    def counted(*given, **named):
+        with replaced(torch.nn.Linear, "forward", lambda part, x: called.append(names[part]) or call(part, x)):
+            return kind.forward(*given, **named)
+
+    ways = both_ways(layer, (unwrap(kind.forward), gla.chunk_gla), (counted, gla.chunk_gla), torch.float32, x, None)
+    for name, theirs, mine in ways:
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+    assert {"o_proj", "gk_proj.1"}.issuperset(called)
+    assert not any(name in vars(layer) for name in fla_maps.MAPS[kind])
+
+
+def test_maps_that_are_more_than_their_weights_are_called():
+    torch.manual_seed(0)
+    layer, x, seen = GLA(hidden_size=32, **SIZES_OF[GLA]), torch.randn(1, 5, 32), []
+    before = layer(x)[0]
+    layer.k_proj.register_forward_hook(lambda *_: seen.append(1))
+    torch.testing.assert_close(layer(x)[0], before)
+    assert seen
 
 
 OPTIONS = [{"expand_ratio": 2}, {"use_short_conv": True, "tie_word_embeddings": True, "use_lower_bound": False}]

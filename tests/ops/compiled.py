@@ -12,7 +12,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction
 
-from lt25.models import fla_hopper
+from lt25.models import fla_gla, fla_hopper
 from lt25.ops import (
     add_norm_linear,
     add_rms_norm,
@@ -169,4 +169,16 @@ def test_backward_of_recurrences_with_a_decay(keys, values, delta_rule, states, 
     h, dh = torch.randn(size, dtype=states), torch.randn(size, dtype=states)
     w, dv = (w, dv) if delta_rule else (None, None)
     fla_hopper.gradients(q, k, v, do, h, dh, w, torch.randn(1, 150, 2), dv, 0.3, state_v_first, None, 64, None)
+    assert "memdesc<1x" not in kernels["_gradients"].asm["ttgir"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_backward_of_gated_linear_attention(packed, kernels):
+    """As above, of the heads of gla_340m."""
+    q, k = (half(1, 150, 2, 128).detach() for _ in range(2))
+    v, do = (half(1, 150, 2, 256).detach() for _ in range(2))
+    sums, h, dh = torch.randn(1, 150, 2, 128), *(half(1, 3, 2, 256, 128).detach() for _ in range(2))
+    bounds = torch.tensor([0, 150]) if packed else None
+    chunks = fla_gla._Chunks(q, bounds)
+    fla_gla.gradients(q, k, v, sums, h, do, dh, sums, sums, 0.1, torch.bfloat16, chunks)
     assert "memdesc<1x" not in kernels["_gradients"].asm["ttgir"]
