@@ -1,22 +1,24 @@
-"""RMS norms and gated MLPs of flash-linear-attention's models, by lt25's operators.
+"""RMS norms, with and without a gate, and gated MLPs of flash-linear-attention's models, by lt25's operators.
 
 They compute the same in fewer passes over memory: the backward pass of a norm takes a quarter of the time, SwiGLU's six tenths
 (benchmarks/RESULTS.md, architectures), and the two products before SwiGLU are one. Importing the module gives FLA's classes
-`rms_norm` and `forward`; what these cannot do goes FLA's own way. FLA has its own again after `give_back`.
+`rms_norm`, `rms_norm_gated` and `forward`; what these cannot do goes FLA's own way. FLA has its own again after `give_back`.
 """
 
 from typing import Any
 
 from fla.modules.mlp import GatedMLP
-from fla.modules.norm import layernorm
+from fla.modules.norm import fused_norm_gate, layernorm
 from torch import Tensor, nn
 
 from lt25.models.plain import is_plain
-from lt25.ops import add_rms_norm, gated_mlp
+from lt25.ops import add_rms_norm, gated_mlp, gated_rms_norm
 
 # FLA gives the module another type for other hardware.
 _norms: Any = layernorm
+_gated_norms: Any = fused_norm_gate
 _rms_norm: Any = _norms.rms_norm
+_rms_norm_gated: Any = _gated_norms.rms_norm_gated
 _gated_mlp: Any = GatedMLP.forward
 
 
@@ -40,6 +42,28 @@ def rms_norm(
     return (normed, total) if prenorm else normed
 
 
+def rms_norm_gated(
+    x: Tensor,
+    g: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    activation: str = "swish",
+    residual: Tensor | None = None,
+    prenorm: bool = False,
+    residual_in_fp32: bool = False,
+    eps: float = 1e-6,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Stand for FLA's function of this name, whose arguments it has.
+
+    Returns:
+        The norm of x times the gate's activation, [..., H] in x's dtype.
+    """
+    more = bias is not None or residual is not None or prenorm
+    if weight is None or more or activation not in ("swish", "silu") or not x.is_cuda:
+        return _rms_norm_gated(x, g, weight, bias, activation, residual, prenorm, residual_in_fp32, eps)
+    return gated_rms_norm(x, g, weight, eps)
+
+
 def forward(self: Any, x: Tensor, **others: Any) -> Tensor:
     """Stand for FLA's gated MLP: [..., H] to [..., H]."""
     maps = self.gate_proj, self.up_proj, self.down_proj
@@ -50,7 +74,7 @@ def forward(self: Any, x: Tensor, **others: Any) -> Tensor:
 
 def give_back() -> None:
     """Let FLA compute norms and MLPs itself, for whoever compares with it."""
-    _norms.rms_norm, GatedMLP.forward = _rms_norm, _gated_mlp
+    _norms.rms_norm, _gated_norms.rms_norm_gated, GatedMLP.forward = _rms_norm, _rms_norm_gated, _gated_mlp
 
 
-_norms.rms_norm, GatedMLP.forward = rms_norm, forward
+_norms.rms_norm, _gated_norms.rms_norm_gated, GatedMLP.forward = rms_norm, rms_norm_gated, forward

@@ -8,17 +8,22 @@ from typing import Any
 from torch import nn
 
 
+def own_forward(module: nn.Module) -> Any:
+    """The forward function of a module's class, without decorators around it: its ``__globals__`` are what its source names."""
+    return unwrap(type(module).forward)
+
+
 def call_others(module: nn.Module, **functions: Callable[..., Any]) -> None:
     """Let a module's own forward call other functions in place of some of its source's; other modules are not touched.
 
     Args:
-        module: whose class's forward, if there is a decorator around it, names what that wraps; the decorator is left out.
+        module: decorators around its class's forward are left out.
         functions: global name in that forward -> what is called instead.
 
     Raises:
         KeyError: if forward's source has no such global name.
     """
-    whole: Any = unwrap(type(module).forward)
+    whole = own_forward(module)
     if missing := functions.keys() - whole.__globals__.keys():
         raise KeyError(f"{whole.__module__} has no {', '.join(sorted(missing))}")
     names = {**whole.__globals__, **functions}

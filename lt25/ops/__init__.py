@@ -7,7 +7,7 @@ from lt25.ops.dropout import dropout
 from lt25.ops.linear import add_norm_linear, parallel_linear
 from lt25.ops.mix import hgrn_mix
 from lt25.ops.mlp import gated_mlp, swiglu_linear
-from lt25.ops.rows import add_rms_norm, swiglu
+from lt25.ops.rows import add_rms_norm, gated_rms_norm, swiglu
 from lt25.ops.scan import hgrn_scan
 from lt25.ops.selective import selective_scan
 from lt25.ops.step import hgrn_step
@@ -19,6 +19,7 @@ __all__ = [
     "dropout",
     "frames_needed",
     "gated_mlp",
+    "gated_rms_norm",
     "greedy_ids",
     "hgrn_mix",
     "hgrn_scan",

@@ -1,4 +1,4 @@
-"""The row-wise operations of an HGRN layer between its matrix products: SwiGLU, and RMS norm with the residual sum.
+"""The row-wise operations of a layer between its matrix products: SwiGLU, and RMS norm with the residual sum or a gate.
 
 SwiGLU is from "GLU Variants Improve Transformer" (https://arxiv.org/abs/2002.05202), the norm from "Root Mean Square Layer
 Normalization" (https://arxiv.org/abs/1910.07467). Each is one pass over the data, forward and backward.
@@ -129,3 +129,66 @@ def _add_norm_differentiate(ctx, grad_normed, grad_sum):
 
 
 _add_norm.register_autograd(_add_norm_differentiate, setup_context=_add_norm_setup_context)
+
+
+def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float, backend: str | None = None) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight * silu(gate), the means over the last axis.
+
+    Args:
+        x: float [..., D].
+        gate: float [..., D].
+        weight: float [D].
+        eps: added to the mean square.
+        backend: "triton" (CUDA) or "reference" (float64, anywhere); by default chosen by the device.
+
+    Returns:
+        [..., D] in x's dtype.
+
+    Raises:
+        ValueError: shapes that do not fit together, an unknown backend.
+    """
+    backend = choose("gated_rms_norm", x, backend)
+    if weight.shape != x.shape[-1:] or gate.shape != x.shape:
+        raise ValueError(
+            f"gated_rms_norm: x and gate must be [..., D] and weight [D], got {tuple(x.shape)}, {tuple(gate.shape)} and "
+            f"{tuple(weight.shape)}"
+        )
+    return _gated_norm(x, gate, weight, eps) if backend == "triton" else reference.gated_rms_norm(x, gate, weight, eps)
+
+
+@operator("lt25::gated_rms_norm")
+def _gated_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return kernels("triton", "rows").norm_forward(x.contiguous(), None, gate.contiguous(), weight, eps)[0]
+
+
+@_gated_norm.register_fake
+def _(x, gate, weight, eps):
+    return x.new_empty(x.shape)
+
+
+@operator("lt25::gated_rms_norm_backward")
+def _gated_backward(
+    grad_normed: Tensor, x: Tensor, gate: Tensor, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    gate = gate.contiguous()
+    grad_gate = gate.new_empty(gate.shape)
+    backward = kernels("triton", "rows").norm_backward
+    grad_x, grad_weight = backward(grad_normed.contiguous(), None, x.contiguous(), gate, grad_gate, weight, eps)
+    return grad_x, grad_gate, grad_weight.to(weight.dtype)
+
+
+@_gated_backward.register_fake
+def _(grad_normed, x, gate, weight, eps):
+    return x.new_empty(x.shape), gate.new_empty(gate.shape), weight.new_empty(weight.shape)
+
+
+def _gated_setup_context(ctx, inputs, output):
+    x, gate, weight, ctx.eps = inputs
+    ctx.save_for_backward(x, gate, weight)
+
+
+def _gated_differentiate(ctx, grad_normed):
+    return *_gated_backward(grad_normed, *ctx.saved_tensors, ctx.eps), None
+
+
+_gated_norm.register_autograd(_gated_differentiate, setup_context=_gated_setup_context)

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lt25.errors import UserError
 from lt25.models.families import Family
-from lt25.models.forward import call_others
+from lt25.models.forward import call_others, own_forward
 from lt25.ops.context import total
 from lt25.training.losses import IGNORE
 
@@ -197,7 +197,7 @@ def _split_mamba2(block: Any, mesh: DeviceMesh) -> None:
 
 def _take_apart(block: Any, normalise: Callable[..., Tensor]) -> None:
     """Let an FLA mixer compute its last norm and product one after the other: the kernel for both knows no other ranks."""
-    if "rms_norm_linear" not in type(block).forward.__globals__:
+    if "rms_norm_linear" not in own_forward(block).__globals__:
         return
 
     def apart(x: Tensor, weight: Tensor, _: None, matrix: Tensor, bias: None, eps: float = 1e-5) -> Tensor:

@@ -27,6 +27,7 @@ from lt25.models import (
     fla_rotary,
     fla_rows,
 )
+from lt25.ops import gated_rms_norm
 from lt25.replaced import replaced
 from tests.models import decaying
 
@@ -108,6 +109,21 @@ def test_a_norm_is_what_fla_computes(beside, prenorm):
         found.append([*results, *torch.autograd.grad(loss, [*inputs, norm.weight])])
     for mine, theirs in zip(*found, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_a_gated_norm_is_what_fla_computes():
+    torch.manual_seed(0)
+    inputs = [torch.randn(*shape, requires_grad=True) for shape in ((2, 5, 3, 48), (2, 5, 3, 48), (48,))]
+    expected = fla_rows._rms_norm_gated(*inputs, None, eps=1e-3)
+    for backend in ("triton", "reference"):
+        found = gated_rms_norm(*inputs, 1e-3, backend)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        grads = [
+            torch.autograd.grad((y * torch.arange(48).cos()).sum(), inputs, retain_graph=True)
+            for y in (found, expected)
+        ]
+        for mine, theirs in zip(*grads, strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_a_gated_mlp_is_what_fla_computes():

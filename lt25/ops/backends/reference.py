@@ -122,6 +122,11 @@ def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float)
     return (_rms_norm(_exact(total), eps) * _exact(weight)).to(x.dtype), total
 
 
+def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Arguments and result of :func:`lt25.ops.gated_rms_norm`."""
+    return (_rms_norm(_exact(x), eps) * _exact(weight) * F.silu(_exact(gate))).to(x.dtype)
+
+
 def add_norm_linear(
     x: Tensor, residual: Tensor | None, norm_weight: Tensor, eps: float, weights: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
