@@ -113,8 +113,8 @@ def check_experiment(experiment: Experiment) -> str:
     with mistakes:
         check_sounds(experiment)
     with mistakes:
-        if options := experiment.evaluation.get("decoder"):
-            decoder.require(decoder.located(options, experiment.root))
+        if options := decoder.settled(experiment).get("decoder"):
+            decoder.require(options)
     with mistakes:
         harness.require(experiment.evaluation.get("lm_eval", ()), experiment.root)
     mistakes.complain()

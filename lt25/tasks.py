@@ -438,7 +438,8 @@ DECODER: Section = {
     "boost": Key(
         "array",
         [],
-        "words, such as names, that are heard more readily, whether the language model of words knows them or not",
+        "words, such as names, that are heard more readily, whether the language model of words knows them or not; they are "
+        "normalised as transcripts are",
         True,
         {"items": {"type": "string", "minLength": 1}, "uniqueItems": True},
     ),

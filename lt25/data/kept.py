@@ -1,9 +1,11 @@
 """Prepared utterances, kept in parts until all are there, so that a preparation that is stopped goes on where it was.
 
 A part is a file of raw bytes, the stored audio of utterances one after another and then their recordings, and a record of
-it (`lt25.files`), which is written last. Parts follow each other as the utterances do, and of the same utterances are the same.
+it (`lt25.files`), which is written last and says how many utterances are in the parts before. Parts follow each other as the
+utterances do.
 """
 
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,9 @@ from lt25.errors import UserError
 
 SIZE = 1 << 26
 """Bytes of a part, from which on the next one begins: about an hour of frames."""
+
+SECONDS = 5.0
+"""What takes so long is a part as well, however small, so that no more is lost if preparation is stopped."""
 
 
 class Utterance(NamedTuple):
@@ -74,7 +79,7 @@ class Parts:
             UserError: if the disk is full or read-only.
         """
         together: list[tuple[Example, Found]] = []
-        size = 0
+        size, number, began = 0, -1, time.monotonic()
         for number, (example, found) in enumerate(results):
             if number < self.taken:
                 yield example, found
@@ -84,17 +89,17 @@ class Parts:
                 yield example, found
                 continue
             size += found.stored.nbytes + len(found.recording)
-            if size >= SIZE:
-                yield from self._save(together)
-                together, size = [], 0
+            if size >= SIZE or time.monotonic() - began >= SECONDS:
+                yield from self._save(together, number + 1 - len(together))
+                together, size, began = [], 0, time.monotonic()
         if together:
-            yield from self._save(together)
+            yield from self._save(together, number + 1 - len(together))
 
     def _path(self, suffix: str) -> Path:
         return self._folder / f"{self._count}{suffix}"
 
-    def _save(self, results: list[tuple[Example, Found]]) -> list[tuple[Example, Found]]:
-        """Write a part; return its utterances."""
+    def _save(self, results: list[tuple[Example, Found]], before: int) -> list[tuple[Example, Found]]:
+        """Write a part that ``before`` utterances and faults go before; return its utterances."""
         rows = [_row(found) for _, found in results]
         usable = [found for _, found in results if isinstance(found, Utterance)]
         with files.whole_file(self._path(".bin")) as partial, partial.open("wb") as file:
@@ -104,9 +109,8 @@ class Parts:
                 file.write(one.recording)
             file.flush()
         dtype = usable[0].stored.dtype.name if usable else ""
-        files.write_record(
-            self._path(".json"), {"facts": self.facts, "dtype": dtype, "rows": rows}, [self._path(".bin")]
-        )
+        record = {"facts": self.facts, "before": before, "dtype": dtype, "rows": rows}
+        files.write_record(self._path(".json"), record, [self._path(".bin")])
         stretches = _stretches(self._path(".bin"), dtype, rows)
         self._count += 1
         return [
@@ -116,12 +120,13 @@ class Parts:
         ]
 
     def _record(self) -> dict[str, Any] | None:
-        """Read the record of the next part; None if the part is not there, or not as it was written."""
+        """Read the record of the next part; None if the part is not there, not as it was written, or follows other parts."""
         try:
             record = files.load_record(self._path(".json"))
         except (FileNotFoundError, UserError):
             return None
-        return None if files.damage(self._folder, record["files"]) else record
+        follows = record.get("before") == self.taken
+        return record if follows and not files.damage(self._folder, record["files"]) else None
 
     def _load(self) -> list[Found] | None:
         """Read the next part; None if there is none."""

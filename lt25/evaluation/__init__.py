@@ -83,5 +83,5 @@ def require(experiment: Experiment, model_dir: Path) -> None:
     if not experiment.processed_dir.is_dir():
         raise UserError(f"{experiment.processed_dir}: not there: run `{experiment.commands('prepare')}` first")
     harness.require(experiment.evaluation.get("lm_eval", ()), experiment.root)
-    if options := experiment.evaluation.get("decoder"):
-        decoder.require(decoder.located(options, experiment.root))
+    if options := decoder.settled(experiment).get("decoder"):
+        decoder.require(options)

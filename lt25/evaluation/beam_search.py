@@ -50,7 +50,7 @@ class BeamSearch:
 
     Args:
         tokenizer: a CTC tokenizer whose ``pad_token`` is the blank.
-        options: ``evaluation.decoder``, resolved and `located`.
+        options: ``evaluation.decoder``, resolved and `settled`.
         texts: transcripts, of which a language model is estimated where none is given.
 
     Attributes:

@@ -1,11 +1,13 @@
 """What ``evaluation.decoder`` may ask of the search for the likeliest text, before torch is imported."""
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lt25.data.transcripts import normalise
 from lt25.errors import UserError
+from lt25.experiment import Experiment
 
 ESTIMATED = ("words", "symbols")
 """Language models that are estimated from the transcripts of the training split."""
@@ -15,7 +17,7 @@ def require(options: Mapping[str, Any], where: str = "evaluation.decoder.") -> N
     """Refuse a search that cannot be made, before anything is imported or read.
 
     Args:
-        options: ``evaluation.decoder``, resolved and `located`.
+        options: ``evaluation.decoder``, resolved and `settled`.
         where: what a message begins with, before the name of a key.
 
     Raises:
@@ -41,6 +43,50 @@ def located(options: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """Return ``evaluation.decoder`` with a language model's file as a path from the project's root."""
     model = options["language_model"]
     return {**options, "language_model": model if model in (None, *ESTIMATED) else str(root / Path(model).expanduser())}
+
+
+def settled(experiment: Experiment) -> dict[str, Any]:
+    """Return an experiment's ``evaluation`` section, where ``decoder`` is as the search reads it.
+
+    A language model's file is a path from the project's root, and words to boost are written as its transcripts are.
+
+    Raises:
+        UserError: if a word cannot be written so.
+    """
+    options = experiment.evaluation.get("decoder")
+    if not options:
+        return experiment.evaluation
+    where = f"{experiment.path}: evaluation.decoder.boost"
+    boost = written(options["boost"], experiment.prepare["transcripts"], experiment.prepare["alphabet"], where)
+    return {**experiment.evaluation, "decoder": {**located(options, experiment.root), "boost": boost}}
+
+
+def written(words: Iterable[str], transcripts: Mapping[str, Any], alphabet: str, where: str) -> list[str]:
+    """Return words to boost, each once, as transcripts have them: what becomes several words is several.
+
+    Args:
+        words: as people write them.
+        transcripts: ``prepare.transcripts``, resolved.
+        alphabet: ``prepare.alphabet``.
+        where: what a message begins with.
+
+    Raises:
+        UserError: if nothing is left of a word, or it has characters outside the alphabet.
+    """
+    found: list[str] = []
+    for word in words:
+        text = normalise(word, transcripts, alphabet)
+        if not text:
+            raise UserError(
+                f"{where}: {word!r}: nothing is left of it as transcripts are written: expected a word, or remove it"
+            )
+        if outside := sorted(set(text) - set(alphabet) - {" "}):
+            raise UserError(
+                f"{where}: {word!r}: {outside[0]!r} is outside the alphabet {alphabet} (prepare.alphabet): write it in these "
+                f"letters"
+            )
+        found += text.split()
+    return list(dict.fromkeys(found))
 
 
 def reads_training_texts(options: Mapping[str, Any] | None) -> bool:

@@ -79,6 +79,14 @@ class Recogniser:
             return f"the model measures a recording by all of it (prepare.level: {level})"
         return None
 
+    @property
+    def transcripts(self) -> tuple[dict[str, Any], str]:
+        """``prepare.transcripts``, by default, and the alphabet: the letters that the model has."""
+        special = {*self.tokenizer.all_special_tokens, self.tokenizer.word_delimiter_token}
+        symbols = (symbol for symbol in self.tokenizer.get_vocab() if symbol not in special)
+        alphabet = "".join(sorted({letter for symbol in symbols for letter in symbol}))
+        return resolve({} if alphabet == alphabet.lower() else {"case": "keep"}, TRANSCRIPTS), alphabet
+
     @torch.inference_mode()
     def hear(self, data: bytes) -> Iterator[Heard]:
         """Yield the utterances of a whole recording, all final.
@@ -106,10 +114,7 @@ class Recogniser:
                 write the text.
         """
         vocabulary, space = self.tokenizer.get_vocab(), self.tokenizer.word_delimiter_token
-        special = {*self.tokenizer.all_special_tokens, space}
-        alphabet = "".join(sorted({letter for symbol in vocabulary if symbol not in special for letter in symbol}))
-        options = resolve({} if alphabet == alphabet.lower() else {"case": "keep"}, TRANSCRIPTS)
-        words = normalise(text, options, alphabet).split()
+        words = normalise(text, *self.transcripts).split()
         if unknown := [word for word in words if spelled([word], vocabulary, space) is None]:
             raise ValueError(f"the model cannot write {unknown[0]!r}")
         symbols = [vocabulary[symbol] for symbol in spelled(words, vocabulary, space) or ()]

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from lt25.data.prepared import PreparedSplit
-from lt25.evaluation import style
+from lt25.evaluation import decoder, style
 from lt25.experiment import Experiment
 from lt25.files import whole_file, write_record
 from lt25.models.auto import load_model
@@ -39,7 +39,7 @@ def run(
     Raises UserError if the model or the prepared data is missing or does not fit the task.
     """
     model_dir, out_dir = Path(model_dir), Path(out_dir)
-    task, options = TASKS[experiment.task].module("evaluation"), SimpleNamespace(**experiment.evaluation)
+    task, options = TASKS[experiment.task].module("evaluation"), SimpleNamespace(**decoder.settled(experiment))
     headline = "test" if "test" in names else names[-1]
     started = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

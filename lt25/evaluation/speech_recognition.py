@@ -20,10 +20,9 @@ from lt25.data.speech_recognition import collate, transforms
 from lt25.evaluation import conditions
 from lt25.evaluation.alignment import aligned
 from lt25.evaluation.beam_search import BeamSearch
-from lt25.evaluation.decoder import located, reads_training_texts, training_texts
+from lt25.evaluation.decoder import reads_training_texts, training_texts
 from lt25.evaluation.interval import rate_interval
 from lt25.evaluation.style import ACCENT, SECOND, SMALL, TEXT, THIRD, axes, end_at_100, figure_of
-from lt25.experiment import project_root
 from lt25.ops import greedy_ids
 from lt25.progress import track
 
@@ -126,7 +125,7 @@ def evaluate_split(
     search = None
     if options.decoder:
         texts = training_texts(split.path) if reads_training_texts(options.decoder) else ()
-        search = BeamSearch(tokenizer, located(options.decoder, project_root()), texts)
+        search = BeamSearch(tokenizer, options.decoder, texts)
     metrics, table = transcribe(model, split, tokenizer, options.batch_size, name, search)
     if options.normaliser == "english":
         metrics["normalised"] = in_english(table)

@@ -11,12 +11,14 @@ from lt25.config.key import check, resolve
 from lt25.data.read import KINDS
 from lt25.data.shards import believe
 from lt25.errors import UserError
-from lt25.evaluation.decoder import located, reads_training_texts, require, training_texts
+from lt25.evaluation.decoder import located, reads_training_texts, require, settled, training_texts, written
 from lt25.evaluation.named_files import complain_of_unread, named_files, read_named
 from lt25.experiment import Experiment
 from lt25.exported import experiment_of, exported_model
 from lt25.importing import without_compiler, without_garbage
 from lt25.tasks import DECODER
+
+BOOST = "lt25 transcribe: --boost"
 
 if TYPE_CHECKING:
     from lt25.evaluation.recogniser import Heard, Recogniser
@@ -61,6 +63,8 @@ def transcribe(
     if stream and (why := recogniser.whole_only):
         raise UserError(f"lt25 transcribe: --stream: {why}: leave out --stream")
     if options:
+        if experiment is None:
+            options["boost"] = written(options["boost"], *recogniser.transcripts, BOOST)
         recogniser.search = BeamSearch(recogniser.tokenizer, options, _training_texts(experiment, options))
     for file in found:
         try:
@@ -89,14 +93,15 @@ def _text(path: Path) -> str:
 
 def _decoder(experiment: Experiment | None, given: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return ``evaluation.decoder`` of an experiment, if it is one, with what is given instead; None for the best path."""
-    options = experiment and experiment.evaluation["decoder"]
-    if experiment and options:
-        options = located(options, experiment.root)
+    options = experiment and settled(experiment)["decoder"]
     if given:
         check(given, DECODER, "lt25 transcribe: decoder")
         options = {**(options or resolve({}, DECODER)), **given}
         if "language_model" in given:
             options = located(options, Path())
+        if experiment and "boost" in given:
+            prepare = experiment.prepare
+            options["boost"] = written(given["boost"], prepare["transcripts"], prepare["alphabet"], BOOST)
     if options:
         require(options, "lt25 transcribe: decoder.")
         if reads_training_texts(options) and experiment is None:

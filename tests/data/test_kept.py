@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -134,6 +135,34 @@ def test_what_another_process_is_at_is_left_to_it(tmp_path, data, decoded):
         folder = prepare(tmp_path, data)
         assert contents(folder) == undisturbed and set(there) <= set(parts.iterdir())
         assert list(folder.parent.glob(".*")) == [parts]
+
+
+def test_what_takes_long_is_a_part_however_small(tmp_path, data, decoded, monkeypatch):
+    undisturbed = contents(prepare(tmp_path / "undisturbed", data))
+    monkeypatch.setattr(kept, "SIZE", 1 << 40)
+    monkeypatch.setattr(kept, "SECONDS", 0)
+    decoded.clear()
+    decoded.stop_at = MEASURED + 55
+    with pytest.raises(KeyboardInterrupt):
+        prepare(tmp_path, data)
+    assert kept_in(parts_below(tmp_path)) > 20
+    assert contents(prepare(tmp_path, data)) == undisturbed
+
+
+def test_a_part_that_others_went_before_is_not_taken(tmp_path, monkeypatch):
+    example = cast(Any, None)
+    said = [kept.Utterance(np.full(3, n, np.int16), 1, np.zeros(1, np.int32), str(n), b"") for n in range(6)]
+    monkeypatch.setattr(kept, "SECONDS", 0)
+    assert (
+        len(list(kept.Parts(tmp_path).keep((example, one) for one in said))) == len(list(tmp_path.glob("*.bin"))) == 6
+    )
+    # The third part is lost, and made again with all utterances that follow it.
+    (tmp_path / "2.json").unlink()
+    monkeypatch.setattr(kept, "SECONDS", 60)
+    parts = kept.Parts(tmp_path)
+    known = list(parts.kept())
+    assert len(list(parts.keep((example, one) for one in [*known, *said[len(known) :]]))) == 6
+    assert [one.text for one in kept.Parts(tmp_path).kept() if isinstance(one, kept.Utterance)] == list("012345")
 
 
 KILLED = """

@@ -3,7 +3,9 @@
 import itertools
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,13 +15,13 @@ from lt25.config.key import resolve
 from lt25.errors import UserError
 from lt25.evaluation import transcribe as command
 from lt25.evaluation.beam_search import BeamSearch
-from lt25.evaluation.decoder import require
+from lt25.evaluation.decoder import require, settled
 from lt25.evaluation.ngrams import arpa_words, write_arpa
 from lt25.evaluation.recogniser import Recogniser
 from lt25.evaluation.speech_recognition import transcribe
 from lt25.evaluation.words import align
 from lt25.ops import greedy_ids
-from lt25.tasks import DECODER
+from lt25.tasks import DECODER, TASKS
 from tests.data import make
 
 from .fakes import FakeSplit
@@ -49,6 +51,14 @@ class Sure(EchoModel):
     def __call__(self, **batch):
         output = super().__call__(**batch)
         return SimpleNamespace(logits=9 * output.logits, logit_lengths=output.logit_lengths)
+
+
+PREPARE = resolve({}, TASKS["speech_recognition"].prepare)
+
+
+def written_as(prepare, decoder, root=Path()):
+    """Return an experiment, as far as a search asks for it."""
+    return cast(Any, SimpleNamespace(path="x.yaml", root=root, prepare=prepare, evaluation={"decoder": decoder}))
 
 
 def search(texts=TEXTS, letters="ab", **options):
@@ -143,6 +153,34 @@ def test_a_boosted_word_is_heard_though_the_language_model_does_not_know_it():
     log_probs = scores(5)
     assert search(language_model="words")(log_probs[None])[0][0].text != "ba"
     assert search(language_model="words", boost=["ba"], boost_score=6)(log_probs[None])[0][0].text == "ba"
+
+
+def test_boosted_words_are_written_as_transcripts_are():
+    words = ["O’Neil", "ZÜRICH", "zürich", "Jean-Luc", "R2"]
+    section = resolve({"language_model": "words", "boost": words}, DECODER)
+    expected = ["o'neil", "zurich", "jean", "luc", "r", "two"]
+    assert settled(written_as(PREPARE, section))["decoder"] == {**section, "boost": expected}
+    umlauts = {
+        **PREPARE,
+        "alphabet": f"{PREPARE['alphabet']}ü2-",
+        "transcripts": {**PREPARE["transcripts"], "digits": "keep"},
+    }
+    assert settled(written_as(umlauts, section))["decoder"]["boost"] == ["o'neil", "zürich", "jean-luc", "r2"]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("?!", r"'\?!': nothing is left of it as transcripts are written: expected a word, or remove it"),
+        ("Łódź", r"'Łódź': 'ł' is outside the alphabet abc.*z' \(prepare.alphabet\): write it in these letters"),
+    ],
+)
+def test_a_boosted_word_that_no_transcript_has_is_one_line(word, said):
+    section = resolve({"language_model": "words", "boost": ["anna", word]}, DECODER)
+    with pytest.raises(UserError, match=rf"^x.yaml: evaluation.decoder.boost: {said}$"):
+        settled(written_as(PREPARE, section))
+    with pytest.raises(UserError, match=rf"^lt25 transcribe: --boost: {said}$"):
+        command._decoder(written_as(PREPARE, {**section, "boost": []}), {"boost": [word]})
 
 
 def test_a_vocabulary_of_words():
@@ -253,7 +291,7 @@ def test_the_command_searches_and_aligns(model, tmp_path, capsys):
         "--alternatives",
         "3",
         "--boost",
-        "abc",
+        "ÁBC!",
         "--lm-weight",
         "1",
     ]
@@ -271,9 +309,9 @@ def test_the_command_searches_and_aligns(model, tmp_path, capsys):
 def test_options_stand_in_place_of_the_experiments_values(tmp_path):
     section = resolve({"language_model": "lm.arpa", "weight": 2}, DECODER)
     make.write(tmp_path / "lm.arpa", b"")
-    experiment = SimpleNamespace(root=tmp_path, evaluation={"decoder": section})
+    experiment = written_as(PREPARE, section, tmp_path)
     assert command._decoder(experiment, {}) == {**section, "language_model": str(tmp_path / "lm.arpa")}
-    given = command._decoder(experiment, {"beam": 7, "boost": ["anna"]})
+    given = command._decoder(experiment, {"beam": 7, "boost": ["Anna"]})
     assert (given["beam"], given["weight"], given["boost"]) == (7, 2, ["anna"])
     assert given["language_model"] == str(tmp_path / "lm.arpa")
     assert command._decoder(experiment, {"language_model": "symbols"})["language_model"] == "symbols"
@@ -287,6 +325,7 @@ def test_options_stand_in_place_of_the_experiments_values(tmp_path):
         (["--lm", "words"], "--lm words: a folder has no training split: name an experiment, or an ARPA file"),
         (["--beam", "0"], "decoder: beam: found 0"),
         (["--boost", "anna"], "decoder.boost: needs a language model of words"),
+        (["--boost", "Anna", "--lm", "lm.arpa"], "--boost: 'Anna': 'n' is outside the alphabet abc"),
         (["--align", "said.txt"], "--align: expected --json, --srt or --vtt beside it"),
         (["--align", "said.txt", "--json"], "--align: said.txt: No such file or directory"),
     ],
@@ -294,5 +333,6 @@ def test_options_stand_in_place_of_the_experiments_values(tmp_path):
 def test_what_a_user_may_get_wrong_is_one_line(model, tmp_path, capsys, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
     make.write(tmp_path / "a.wav", make.wav(recording(1)))
+    write_arpa(tmp_path / "lm.arpa", [["ab"]], 2)
     assert cli.main(["transcribe", str(model), "a.wav", *arguments]) == 2
     assert said in capsys.readouterr().err
