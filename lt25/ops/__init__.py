@@ -4,6 +4,7 @@ from lt25.ops.conv import short_conv
 from lt25.ops.cross_entropy import linear_cross_entropy
 from lt25.ops.ctc import ctc_loss, frames_needed, greedy_ids
 from lt25.ops.dropout import dropout
+from lt25.ops.layer import mixer_step, mlp_step
 from lt25.ops.linear import add_norm_linear
 from lt25.ops.mix import hgrn_mix
 from lt25.ops.mlp import gated_mlp, swiglu_linear
@@ -24,6 +25,8 @@ __all__ = [
     "hgrn_scan",
     "hgrn_step",
     "linear_cross_entropy",
+    "mixer_step",
+    "mlp_step",
     "selective_scan",
     "short_conv",
     "swiglu",
