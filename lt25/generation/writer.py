@@ -17,6 +17,7 @@ from lt25.generation.sampling import Sampling
 from lt25.models import HGRNForCausalLM
 from lt25.models.auto import load_model
 from lt25.models.cache import HGRNCache
+from lt25.ops import argmax
 
 # Steps to a recording: between two of them the GPU waits for the host.
 AHEAD = 16
@@ -157,7 +158,7 @@ def choose(logits: Tensor, sampling: Sampling) -> Tensor:
         int64 [B, 1].
     """
     if sampling.temperature == 0:
-        return logits.argmax(-1, keepdim=True)
+        return argmax(logits)
     scores = logits.float() / sampling.temperature
     if 0 < sampling.top_k < scores.shape[-1]:
         scores = scores.masked_fill(scores < scores.topk(sampling.top_k).values[:, -1:], -torch.inf)

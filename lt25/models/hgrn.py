@@ -480,6 +480,7 @@ class HGRNModel(HGRNPreTrainedModel):
         cu_seqlens: Tensor | None = None,
         output_hidden_states: bool | None = None,
         intermediate_layers: int | None = None,
+        head_weight: Tensor | None = None,
         **kwargs,
     ) -> HGRNOutput:
         """Runs the stack.
@@ -493,6 +494,8 @@ class HGRNModel(HGRNPreTrainedModel):
             cu_seqlens: int [N + 1], boundaries of sequences packed along time, with B = 1 and no mask.
             output_hidden_states: return the input of each layer and the final output as well.
             intermediate_layers: return what the final norm makes of the stream after so many layers as well.
+            head_weight: float [V, H], or None: multiply the final output with it, in one operator with the norm. The product
+                [B, T', V] then stands for it.
 
         Returns:
             last_hidden_state [B, T', H], T' = ceil(T / subsampling) for features and T otherwise; past_key_values;
@@ -534,7 +537,12 @@ class HGRNModel(HGRNPreTrainedModel):
             hidden, residual = layer(hidden, residual, lower_bound, mask, cu_seqlens, cache)
             if done == intermediate_layers:
                 intermediate, _ = _add_norm(hidden, residual, self.norm, mask)
-        hidden, _ = _add_norm(hidden, residual, self.norm, mask)
+        if head_weight is not None and is_plain(RMSNorm, self.norm):
+            norm = cast(RMSNorm, self.norm)
+            hidden, _ = add_norm_linear(hidden, residual, norm.weight, norm.eps, [head_weight])
+        else:
+            hidden, _ = _add_norm(hidden, residual, self.norm, mask)
+            hidden = hidden if head_weight is None else F.linear(hidden, head_weight)
         if use_cache and past_key_values is not None:
             past_key_values.steps += hidden.shape[1]
         return HGRNOutput(

@@ -1,5 +1,6 @@
 """Kernels: one public function each, backends behind it."""
 
+from lt25.ops.argmax import argmax
 from lt25.ops.conv import short_conv
 from lt25.ops.cross_entropy import linear_cross_entropy
 from lt25.ops.ctc import ctc_loss, frames_needed, greedy_ids
@@ -16,6 +17,7 @@ from lt25.ops.step import hgrn_step
 __all__ = [
     "add_norm_linear",
     "add_rms_norm",
+    "argmax",
     "ctc_loss",
     "dropout",
     "frames_needed",

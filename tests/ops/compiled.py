@@ -24,7 +24,14 @@ from lt25.ops import (
     selective_scan,
     short_conv,
 )
-from lt25.ops.backends import triton_cross_entropy, triton_ctc, triton_products, triton_row, triton_summary
+from lt25.ops.backends import (
+    triton_argmax,
+    triton_cross_entropy,
+    triton_ctc,
+    triton_products,
+    triton_row,
+    triton_summary,
+)
 
 # Bytes of shared memory that a program may have.
 SHARED = 227 * 1024
@@ -142,6 +149,7 @@ def test_products_of_a_row(hidden, width):
     state = torch.zeros(1, hidden)
     triton_row.norm_product(x, x, norm, 1e-6, [gate, up], early=True)
     triton_row.mixer_step(x, x, norm, 1e-6, [weight] * 3, norm, 1e-6, state, norm, weight, early=True)
+    triton_argmax.forward(x)
     triton_row.mlp_step(x, x, norm, 1e-6, gate, up, down, early=True)
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from lt25.ops import add_norm_linear, gated_mlp, hgrn_mix, mlp, short_conv
 from lt25.ops.backends import (
     numba_mix,
+    triton_argmax,
     triton_conv,
     triton_cross_entropy,
     triton_mlp,
@@ -182,6 +183,17 @@ def test_generation_computes_its_row_in_kernels_of_its_own():
         kernels[0].reset_mock()
         add_norm_linear(torch.randn(1, 24, requires_grad=True), None, norm, 1e-6, weights, backend="triton")
         assert not kernels[0].called
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("classes", [1, 37, 64])
+def test_argmax_is_the_first_of_the_largest(classes, dtype):
+    """In several blocks, the last of them not full; of numbers of which many are equal, and of a row of -inf."""
+    x = torch.randint(-4, 4, (5, classes)).to(dtype)
+    x[3] = -torch.inf
+    with patch.object(triton_argmax, "_BLOCK", 16):
+        found = triton_argmax.forward(x)
+    assert found.tolist() == [[row.index(max(row))] for row in x.tolist()]
 
 
 def test_fused_mlp_over_many_rows():
