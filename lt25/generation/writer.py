@@ -1,9 +1,11 @@
 """Continuing a text, token by token.
 
 lt25's HGRN takes its steps by itself: on a GPU several steps and the choice of their tokens are recorded as one CUDA graph, and
-the host reads the tokens when all are there. Models of other families are left to transformers.
+the host reads the tokens of one recording while the GPU is at the next. Models of other families are left to transformers.
 """
 
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from lt25.generation.sampling import Sampling
 from lt25.models import HGRNForCausalLM
 from lt25.models.auto import load_model
 from lt25.models.cache import HGRNCache
+from lt25.ops import argmax
 
-# Steps to a recording: between two of them the GPU waits for the host.
+# Steps to a recording: their tokens are read together.
 AHEAD = 16
 
 
@@ -69,6 +72,8 @@ class Generator:
         is_recorded = isinstance(model, HGRNForCausalLM) and model.device.type == "cuda"
         self.steps = CUDAGraphWrapper(self._steps) if is_recorded else self._steps
         self.ahead = AHEAD if is_recorded else 1
+        # Recordings that the GPU is given before the tokens of those before them are read: it never waits for the host.
+        self.queued = 1 if is_recorded else 0
         # They depend on the weights alone, and a recording reads them where they were when it was made.
         self.lower_bounds: list[Tensor | None] | None = None
 
@@ -91,27 +96,37 @@ class Generator:
             return self._by_steps(ids, streamer)
 
     def _by_steps(self, ids: Tensor, streamer: BaseStreamer | None) -> list[int]:
-        cache, written = HGRNCache(self.model.config), []
-        cache.lower_bounds = self.lower_bounds
-        logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-        self.lower_bounds = cache.lower_bounds
-        token = choose(logits[:, -1], self.sampling)
-        batch, chosen = {"token": token, **cache.tensors()}, token
+        written = []
         if streamer is not None:
             streamer.put(ids.cpu())
-        while True:
-            new = chosen[0].tolist()[: self.sampling.max_new_tokens - len(written)]
+        for chosen in self._chosen(ids):
+            new = chosen[: self.sampling.max_new_tokens - len(written)]
             end = next((n for n, number in enumerate(new, 1) if number in self.ends), None)
             written += new[:end]
             if streamer is not None:
                 streamer.put(torch.tensor(new[:end]))
-            if end is not None or len(written) == self.sampling.max_new_tokens:
+            if end is not None:
                 break
-            chosen, *states = self.steps([batch])
-            batch = dict(zip(batch, (chosen[:, -1:], *states), strict=True))
         if streamer is not None:
             streamer.end()
         return written
+
+    def _chosen(self, ids: Tensor) -> Iterator[list[int]]:
+        """Yield the tokens after ids, at least as many as are wanted and the last recording's to its end."""
+        cache = HGRNCache(self.model.config)
+        cache.lower_bounds = self.lower_bounds
+        logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        self.lower_bounds = cache.lower_bounds
+        token = choose(logits[:, -1], self.sampling)
+        batch, unread = {"token": token, **cache.tensors()}, deque([_read(token)])
+        for _ in range(-(-(self.sampling.max_new_tokens - 1) // self.ahead)):
+            while len(unread) > self.queued:
+                yield unread.popleft()()
+            chosen, *states = self.steps([batch])
+            batch = dict(zip(batch, (chosen[:, -1:], *states), strict=True))
+            unread.append(_read(chosen))
+        for read in unread:
+            yield read()
 
     def _steps(self, batches: list[Batch]) -> tuple[Tensor, ...]:
         """Choose the next tokens after one: its number, int64 [1, 1], and the states before it to [1, ahead] and states."""
@@ -146,6 +161,21 @@ class Generator:
         return found[0, ids.shape[1] :].tolist()
 
 
+def _read(tokens: Tensor) -> Callable[[], list[int]]:
+    """Have tokens [1, n] copied to the host; what is returned waits for the copy, not for what the GPU is given after it."""
+    copy = tokens[0].to("cpu", non_blocking=True, copy=True)
+    if not tokens.is_cuda:
+        return copy.tolist
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def wait() -> list[int]:
+        copied.synchronize()
+        return copy.tolist()
+
+    return wait
+
+
 def choose(logits: Tensor, sampling: Sampling) -> Tensor:
     """Draw the next token of each sequence, by operations that a CUDA graph can record.
 
@@ -157,7 +187,7 @@ def choose(logits: Tensor, sampling: Sampling) -> Tensor:
         int64 [B, 1].
     """
     if sampling.temperature == 0:
-        return logits.argmax(-1, keepdim=True)
+        return argmax(logits)
     scores = logits.float() / sampling.temperature
     if 0 < sampling.top_k < scores.shape[-1]:
         scores = scores.masked_fill(scores < scores.topk(sampling.top_k).values[:, -1:], -torch.inf)

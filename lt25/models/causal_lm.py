@@ -9,6 +9,7 @@ from transformers.utils import can_return_tuple
 from lt25.models.cache import HGRNCache
 from lt25.models.configuration import HGRNConfig
 from lt25.models.hgrn import HGRNModel, HGRNPreTrainedModel
+from lt25.models.plain import is_plain
 from lt25.models.transformers_internals import CausalLMHooks
 
 
@@ -53,6 +54,10 @@ class HGRNForCausalLM(CausalLMHooks, HGRNPreTrainedModel, GenerationMixin):
             loss: mean cross entropy in nats per predicted token, or None without labels; logits [B, T, vocab_size];
             past_key_values; hidden_states.
         """
+        keep_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        steps = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
+        # Of a single step the head is all there is to do after the norm, which leaves it time to be read.
+        headed = steps is not None and steps.numel() == 1 and not keep_hidden and is_plain(nn.Linear, self.lm_head)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -61,13 +66,14 @@ class HGRNForCausalLM(CausalLMHooks, HGRNPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             cu_seqlens=cu_seqlens,
             output_hidden_states=output_hidden_states,
+            head_weight=self.lm_head.weight if headed else None,
         )
         hidden = outputs.last_hidden_state
         if isinstance(logits_to_keep, int):
             hidden = hidden[:, -logits_to_keep:] if logits_to_keep else hidden
         else:
             hidden = hidden[:, logits_to_keep]
-        logits = self.lm_head(hidden)
+        logits = hidden if headed else self.lm_head(hidden)
         loss = None
         if labels is not None:
             targets = _next_tokens(labels, cu_seqlens)

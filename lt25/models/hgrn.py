@@ -31,8 +31,9 @@ from lt25.ops import (
     hgrn_mix,
     hgrn_scan,
     hgrn_step,
+    mixer_step,
+    mlp_step,
     short_conv,
-    swiglu_linear,
 )
 from lt25.ops.context import of_first
 
@@ -137,6 +138,8 @@ class HGRNMixer(nn.Module):
         inputs of the short convolutions [B, conv_size - 1, 2 D].
         """
         projections = (self.i_proj, self.f_proj, self.g_proj)
+        state = None if cache is None else cache.recurrent[self.layer_idx]
+        is_step = state is not None and branch.shape[1] == 1 and mask is None
         if (
             not self.post_norm
             and isinstance(norm, RMSNorm)
@@ -144,21 +147,21 @@ class HGRNMixer(nn.Module):
             and is_plain(nn.Linear, *projections)
         ):
             weights = [projection.weight for projection in projections]
+            if is_step and self._is_plain() and not torch.is_grad_enabled():
+                return self._step(branch, residual, norm, weights, lower_bound, cast(HGRNCache, cache))
             ifg, residual = add_norm_linear(branch, residual, norm.weight, norm.eps, weights)
         else:
             normed, residual = _add_norm(branch, residual, norm, mask, self.post_norm)
             ifg = torch.cat([projection(normed) for projection in projections], -1)
         if self.i_conv1d is not None and self.f_conv1d is not None:
             ifg = self._convolve(ifg, self.i_conv1d, self.f_conv1d, mask, cu_seqlens, cache)
-        state = None if cache is None else cache.recurrent[self.layer_idx]
         if not is_plain(RMSNorm, self.g_norm):
             y, state = self._mix(ifg, lower_bound, mask, state, cu_seqlens)
             mixed = self.o_proj(y)
         # A single step has no gradient.
-        elif state is not None and ifg.shape[1] == 1 and mask is None and not ifg.requires_grad:
-            out_weight = self.o_proj.weight if is_plain(nn.Linear, self.o_proj) else None
-            y, state = hgrn_step(ifg[:, 0], self.g_norm.weight, self.g_norm.eps, state, lower_bound, out_weight)
-            mixed = (y if out_weight is not None else self.o_proj(y))[:, None]
+        elif is_step and not ifg.requires_grad:
+            y, state = hgrn_step(ifg[:, 0], self.g_norm.weight, self.g_norm.eps, state, lower_bound)
+            mixed = self.o_proj(y)[:, None]
         else:
             fused = is_plain(nn.Linear, self.o_proj)
             mixed, state = hgrn_mix(
@@ -178,6 +181,34 @@ class HGRNMixer(nn.Module):
         if cache is not None:
             cache.recurrent[self.layer_idx] = state
         return mixed, residual
+
+    def _step(
+        self,
+        branch: Tensor,
+        residual: Tensor | None,
+        norm: RMSNorm,
+        weights: list[Tensor],
+        lower_bound: Tensor | None,
+        cache: HGRNCache,
+    ) -> tuple[Tensor, Tensor]:
+        """`forward` over one step, in one operator."""
+        mixed, total, cache.recurrent[self.layer_idx] = mixer_step(
+            branch[:, 0],
+            None if residual is None else residual[:, 0],
+            norm.weight,
+            norm.eps,
+            weights,
+            self.g_norm.weight,
+            self.g_norm.eps,
+            cast(Tensor, cache.recurrent[self.layer_idx]),
+            lower_bound,
+            self.o_proj.weight,
+        )
+        return mixed[:, None], total[:, None]
+
+    def _is_plain(self) -> bool:
+        """Whether all that follows the projections may be computed without being called."""
+        return self.i_conv1d is None and is_plain(RMSNorm, self.g_norm) and is_plain(nn.Linear, self.o_proj)
 
     def log_forget(self, normed: Tensor, lower_bound: Tensor | None, mask: Tensor | None) -> Tensor:
         """The logarithms of the forget gates, float32 [B, T, D], of what the norm before the projections gives."""
@@ -335,9 +366,8 @@ class HGRNLayer(GradientCheckpointingLayer):
         branch = self.depth(self.dropout(mixed))
         if cache is not None and branch.shape[1] == 1 and not self.training and self._is_plain():
             mlp, norm = self.mlp, cast(RMSNorm, self.mlp_norm)
-            weights = mlp.gate_proj.weight, mlp.up_proj.weight
-            gate_up, residual = add_norm_linear(branch, residual, norm.weight, norm.eps, weights)
-            return swiglu_linear(gate_up, mlp.down_proj.weight), residual
+            weights = mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight
+            return mlp_step(branch, residual, norm.weight, norm.eps, *weights)
         normed, residual = _add_norm(branch, residual, self.mlp_norm, mask, self.attn.post_norm)
         return self.depth(self.dropout(self.mlp(normed))), residual
 
@@ -450,6 +480,7 @@ class HGRNModel(HGRNPreTrainedModel):
         cu_seqlens: Tensor | None = None,
         output_hidden_states: bool | None = None,
         intermediate_layers: int | None = None,
+        head_weight: Tensor | None = None,
         **kwargs,
     ) -> HGRNOutput:
         """Runs the stack.
@@ -463,6 +494,8 @@ class HGRNModel(HGRNPreTrainedModel):
             cu_seqlens: int [N + 1], boundaries of sequences packed along time, with B = 1 and no mask.
             output_hidden_states: return the input of each layer and the final output as well.
             intermediate_layers: return what the final norm makes of the stream after so many layers as well.
+            head_weight: float [V, H], or None: multiply the final output with it, in one operator with the norm. The product
+                [B, T', V] then stands for it.
 
         Returns:
             last_hidden_state [B, T', H], T' = ceil(T / subsampling) for features and T otherwise; past_key_values;
@@ -504,7 +537,12 @@ class HGRNModel(HGRNPreTrainedModel):
             hidden, residual = layer(hidden, residual, lower_bound, mask, cu_seqlens, cache)
             if done == intermediate_layers:
                 intermediate, _ = _add_norm(hidden, residual, self.norm, mask)
-        hidden, _ = _add_norm(hidden, residual, self.norm, mask)
+        if head_weight is not None and is_plain(RMSNorm, self.norm):
+            norm = cast(RMSNorm, self.norm)
+            hidden, _ = add_norm_linear(hidden, residual, norm.weight, norm.eps, [head_weight])
+        else:
+            hidden, _ = _add_norm(hidden, residual, self.norm, mask)
+            hidden = hidden if head_weight is None else F.linear(hidden, head_weight)
         if use_cache and past_key_values is not None:
             past_key_values.steps += hidden.shape[1]
         return HGRNOutput(

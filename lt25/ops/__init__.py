@@ -1,9 +1,11 @@
 """Kernels: one public function each, backends behind it."""
 
+from lt25.ops.argmax import argmax
 from lt25.ops.conv import short_conv
 from lt25.ops.cross_entropy import linear_cross_entropy
 from lt25.ops.ctc import ctc_loss, frames_needed, greedy_ids
 from lt25.ops.dropout import dropout
+from lt25.ops.layer import mixer_step, mlp_step
 from lt25.ops.linear import add_norm_linear, parallel_linear
 from lt25.ops.mix import hgrn_mix
 from lt25.ops.mlp import gated_mlp, swiglu_linear
@@ -15,6 +17,7 @@ from lt25.ops.step import hgrn_step
 __all__ = [
     "add_norm_linear",
     "add_rms_norm",
+    "argmax",
     "ctc_loss",
     "dropout",
     "frames_needed",
@@ -25,6 +28,8 @@ __all__ = [
     "hgrn_scan",
     "hgrn_step",
     "linear_cross_entropy",
+    "mixer_step",
+    "mlp_step",
     "parallel_linear",
     "selective_scan",
     "short_conv",

@@ -10,11 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lt25.ops.backends import (
-    are_constant,
     as_multiplied,
     choose,
     fits_narrow_mlp,
-    fits_row,
     fits_wide_mlp,
     is_few,
     kernels,
@@ -84,21 +82,7 @@ def swiglu_linear(gate_up: Tensor, weight: Tensor, backend: str | None = None) -
         )
     if backend == "reference":
         return reference.swiglu_linear(gate_up, weight)
-    if backend == "triton":
-        values, multiplied = as_multiplied(gate_up, weight)
-        if fits_row(values, multiplied):
-            return _row(values, multiplied, are_constant(weight))
     return F.linear(swiglu(gate_up, backend), weight)
-
-
-@operator("lt25::swiglu_linear_row")
-def _row(gate_up: Tensor, weight: Tensor, early: bool) -> Tensor:
-    return kernels("triton", "row").swiglu_product(gate_up, weight, early)
-
-
-@_row.register_fake
-def _(gate_up, weight, early):
-    return gate_up.new_empty(*gate_up.shape[:-1], weight.shape[0])
 
 
 @operator("lt25::gated_mlp")

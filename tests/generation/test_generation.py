@@ -50,12 +50,13 @@ def test_the_likeliest_tokens_are_those_of_transformers(model):
     assert Generator(model, Sampling(12, temperature=0))(PROMPT) == expected
 
 
-def test_recorded_steps_choose_what_single_ones_do(model):
+@pytest.mark.parametrize("queued", [0, 1])
+def test_recorded_steps_choose_what_single_ones_do(model, queued):
     """Whatever number of tokens a recording has, and where the end token stands among them."""
     for sampling in (Sampling(13, temperature=0), Sampling(13, temperature=0.9, top_k=20, top_p=0.9)):
         expected = Generator(model, sampling)(PROMPT)
         generate = Generator(model, sampling)
-        generate.ahead = 5
+        generate.ahead, generate.queued = 5, queued
         generate.steps = CUDAGraphWrapper(
             generate._steps, warm=lambda function, given: function(given), record=Recorder()
         )

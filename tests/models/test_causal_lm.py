@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lt25.models import HGRNForCausalLM, hgrn
-from lt25.ops import hgrn_step
+from lt25.ops import hgrn_step, mixer_step
 from tests.models import tiny
 from tests.models.restatement import causal_lm_logits
 
@@ -141,11 +141,13 @@ def test_token_by_token(options, monkeypatch):
     """One token at a time goes through the operator of one step, and gives the logits of the whole."""
     steps = []
 
-    def counted(*arguments):
-        steps.append(arguments)
-        return hgrn_step(*arguments)
+    for operator in (hgrn_step, mixer_step):
 
-    monkeypatch.setattr(hgrn, "hgrn_step", counted)
+        def counted(*arguments, operator=operator):
+            steps.append(arguments)
+            return operator(*arguments)
+
+        monkeypatch.setattr(hgrn, operator.__name__, counted)
     model = tiny.causal_lm(**options)
     document = torch.randint(0, 50, (2, 24))
     expected = model(document, use_cache=False).logits

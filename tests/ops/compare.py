@@ -17,6 +17,8 @@ from lt25.ops import (
     hgrn_mix,
     hgrn_scan,
     hgrn_step,
+    mixer_step,
+    mlp_step,
     selective_scan,
     short_conv,
     swiglu,
@@ -189,38 +191,60 @@ def _swiglu_linear(gate_up: Tensor, down_weight: Tensor, backend: str | None = N
     return swiglu_linear(gate_up, down_weight, backend)
 
 
-def row_case(draw: Draw, sizes: Sizes) -> Case:
-    """What generation computes of a single row: a gated MLP with the norm before it, all of one precision."""
+def mlp_step_case(draw: Draw, sizes: Sizes) -> Case:
+    """A single row, all of one precision, or several."""
     random = _generator(draw)
     hidden, width = draw(1, sizes.channels), draw(1, 2 * sizes.channels)
-    row = ((), (1,), (1, 1))[draw(0, 2)]
+    shape = (*((), (1,), (1, 1), (2, 3))[draw(0, 3)], hidden)
     tensors = {
-        "x": _normal(random, *row, hidden),
+        "x": _normal(random, *shape),
         "norm_weight": _normal(random, hidden),
         "gate_weight": _normal(random, width, hidden) / hidden**0.5,
         "up_weight": _normal(random, width, hidden) / hidden**0.5,
         "down_weight": _normal(random, hidden, width) / width**0.5,
     }
-    before = {"before": _normal(random, *row, hidden)} if draw(0, 1) else {}
-    return Case(_row, {**tensors, **before}, {"eps": 1e-5})
+    before = {"before": _normal(random, *shape)} if draw(0, 1) else {}
+    return Case(_mlp_step, {**tensors, **before}, {"eps": 1e-5})
 
 
-def _row(
-    x: Tensor,
-    norm_weight: Tensor,
-    gate_weight: Tensor,
-    up_weight: Tensor,
-    down_weight: Tensor,
-    eps: float,
+def _mlp_step(before: Tensor | None = None, **others) -> tuple[Tensor, Tensor]:
+    """With a residual of the precision of all others."""
+    return mlp_step(residual=before, **others)
+
+
+def mixer_step_case(draw: Draw, sizes: Sizes) -> Case:
+    """Of one or several sequences, with and without a residual and lower bounds."""
+    random = _generator(draw)
+    batch, hidden, channels = draw(1, 2), draw(1, sizes.channels), draw(1, sizes.channels)
+    tensors = {
+        "x": _normal(random, batch, hidden) * (1, 30)[draw(0, 1)],
+        "norm_weight": _normal(random, hidden),
+        **{f"{name}_weight": _normal(random, channels, hidden) / hidden**0.5 for name in "ifg"},
+        "gate_weight": _normal(random, channels),
+        "state": _normal(random, batch, channels),
+        "out_weight": _normal(random, hidden, channels) / channels**0.5,
+    }
+    if draw(0, 1):
+        tensors["before"] = _normal(random, batch, hidden)
+    if draw(0, 1):
+        tensors["lower_bound"] = torch.rand(channels, generator=random, dtype=torch.float64)
+    return Case(_mixer_step, tensors, {"eps": 1e-5, "gate_eps": 1e-4})
+
+
+def _mixer_step(
+    i_weight: Tensor,
+    f_weight: Tensor,
+    g_weight: Tensor,
     before: Tensor | None = None,
-    backend: str | None = None,
+    lower_bound: Tensor | None = None,
+    **others,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    gate_up, total = add_norm_linear(x, before, norm_weight, eps, (gate_weight, up_weight), backend)
-    return swiglu_linear(gate_up, down_weight, backend), gate_up, total
+    """With each of the weights an argument of its own, and a residual of their precision."""
+    return mixer_step(residual=before, weights=[i_weight, f_weight, g_weight], lower_bound=lower_bound, **others)
 
 
 def step_case(draw: Draw, sizes: Sizes) -> Case:
-    """With and without lower bounds, with a product after it or none."""
+    """With and without lower bounds."""
     random = _generator(draw)
     batch, channels = draw(1, sizes.batch), draw(1, sizes.channels)
     tensors = {
@@ -230,8 +254,6 @@ def step_case(draw: Draw, sizes: Sizes) -> Case:
     }
     if draw(0, 1):
         tensors["lower_bound"] = torch.rand(channels, generator=random, dtype=torch.float64)
-    if draw(0, 1):
-        tensors["out_weight"] = _normal(random, draw(1, 40), channels) / channels**0.5
     return Case(hgrn_step, tensors, {"eps": 1e-5})
 
 
@@ -245,10 +267,11 @@ CASES = {
     "add_norm_linear": add_norm_linear_case,
     "swiglu_linear": swiglu_linear_case,
     "hgrn_step": step_case,
+    "mixer_step": mixer_step_case,
 }
-COMPOSED = {**CASES, "row": row_case, "selective_scan": selective_case}
-"""Those of the operators, of several that follow each other, and of one that has no kernel for a CPU."""
-_WITHOUT_GRADIENTS = (hgrn_step, _row)
+COMPOSED = {**CASES, "mlp_step": mlp_step_case, "selective_scan": selective_case}
+"""Those of the operators, and of some that have no kernel of their own for a CPU."""
+_WITHOUT_GRADIENTS = (hgrn_step, _mixer_step, _mlp_step)
 # What keeps its precision beside inputs of half precision.
 _KEPT_WIDE = {"A", "D", "dt_bias", "initial_state", "state", "lower_bound", "weight", "norm_weight", "residual"}
 

@@ -24,7 +24,14 @@ from lt25.ops import (
     selective_scan,
     short_conv,
 )
-from lt25.ops.backends import triton_cross_entropy, triton_ctc, triton_products, triton_row, triton_summary
+from lt25.ops.backends import (
+    triton_argmax,
+    triton_cross_entropy,
+    triton_ctc,
+    triton_products,
+    triton_row,
+    triton_summary,
+)
 
 # Bytes of shared memory that a program may have.
 SHARED = 227 * 1024
@@ -136,9 +143,11 @@ def test_products_of_a_row(hidden, width):
         half(hidden, width),
     )
     norm = torch.ones(hidden)
-    triton_row.norm_product(x, x, norm, 1e-6, (gate, up), early=True)
-    triton_row.step_product(half(1, 3 * hidden), norm, 1e-6, torch.zeros(1, hidden), norm, weight, early=True)
-    triton_row.swiglu_product(half(1, 2 * width), down, early=True)
+    state = torch.zeros(1, hidden)
+    triton_row.norm_product(x, x, norm, 1e-6, [gate, up], early=True)
+    triton_row.mixer_step(x, x, norm, 1e-6, [weight] * 3, norm, 1e-6, state, norm, weight, early=True)
+    triton_argmax.forward(x)
+    triton_row.mlp_step(x, x, norm, 1e-6, gate, up, down, early=True)
 
 
 @pytest.mark.parametrize(("classes", "labels"), [(39, 150), (1024, 150)])

@@ -2,6 +2,7 @@
 
 from tests.ops import interpret  # isort: skip
 
+from contextlib import ExitStack
 from unittest.mock import patch
 
 import pytest
@@ -10,9 +11,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lt25.ops import add_norm_linear, gated_mlp, hgrn_mix, hgrn_step, mlp, short_conv
+from lt25.ops import add_norm_linear, gated_mlp, hgrn_mix, mlp, short_conv
 from lt25.ops.backends import (
     numba_mix,
+    triton_argmax,
     triton_conv,
     triton_cross_entropy,
     triton_mlp,
@@ -164,23 +166,34 @@ def test_which_mlps_are_fused(hidden, width, dtype, fused):
 
 
 def test_generation_computes_its_row_in_kernels_of_its_own():
-    """Several programs to a weight, the last of them not full; with gradients nothing is fused."""
-    norm, weights = torch.randn(24), [torch.randn(*shape) for shape in ((40, 24), (40, 24), (24, 40))]
-    case = compare.Case(compare._row, {"x": torch.randn(1, 24), "norm_weight": norm}, {"eps": 1e-5})
-    names = ("gate_weight", "up_weight", "down_weight")
-    case = case._replace(tensors={**case.tensors, **dict(zip(names, weights, strict=True))})
-    with (
-        patch.multiple(triton_row, _TILE=128, _PROGRAMS=16),
-        patch.object(triton_row, "norm_product", wraps=triton_row.norm_product) as first,
-        patch.object(triton_row, "swiglu_product", wraps=triton_row.swiglu_product) as second,
-        patch.object(triton_row, "step_product", wraps=triton_row.step_product) as third,
-    ):
-        compare.check(case, "triton", torch.float32)
-        hgrn_step(torch.randn(1, 72), norm, 1e-6, torch.zeros(1, 24), None, weights[0], "triton")
-        assert first.called and second.called and third.called
-        first.reset_mock()
-        add_norm_linear(torch.randn(1, 24, requires_grad=True), None, norm, 1e-6, weights[:2], backend="triton")
-        assert not first.called
+    """Several programs to a weight, the last of them not full, several warps to one; with gradients nothing is fused."""
+
+    def largest(low, high):
+        return 1 if (low, high) in ((0, 3), (1, 2)) else high
+
+    norm, weights = torch.randn(24), [torch.randn(40, 24)] * 2
+    names = ["norm_product", "mixer_step", "mlp_step"]
+    with ExitStack() as stack:
+        stack.enter_context(patch.multiple(triton_row, _WARP=256, _PROGRAMS=4))
+        kernels = [stack.enter_context(patch.object(triton_row, n, wraps=getattr(triton_row, n))) for n in names]
+        compare.check(compare.mixer_step_case(largest, Sizes(1, 1, 24)), "triton", torch.float32)
+        compare.check(compare.mlp_step_case(largest, Sizes(1, 1, 70)), "triton", torch.float32)
+        add_norm_linear(torch.randn(1, 24), None, norm, 1e-6, weights, backend="triton")
+        assert all(kernel.called for kernel in kernels)
+        kernels[0].reset_mock()
+        add_norm_linear(torch.randn(1, 24, requires_grad=True), None, norm, 1e-6, weights, backend="triton")
+        assert not kernels[0].called
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("classes", [1, 37, 64])
+def test_argmax_is_the_first_of_the_largest(classes, dtype):
+    """In several blocks, the last of them not full; of numbers of which many are equal, and of a row of -inf."""
+    x = torch.randint(-4, 4, (5, classes)).to(dtype)
+    x[3] = -torch.inf
+    with patch.object(triton_argmax, "_BLOCK", 16):
+        found = triton_argmax.forward(x)
+    assert found.tolist() == [[row.index(max(row))] for row in x.tolist()]
 
 
 def test_fused_mlp_over_many_rows():

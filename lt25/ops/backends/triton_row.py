@@ -1,8 +1,11 @@
 """Products of a single row with matrices, and what stands before them: all that generating a token is made of.
 
-Their time is that of reading the weights. A program has a few rows of a weight, of which every number is used once. On a Hopper
-GPU a kernel is launched while the one before it still runs (programmatic dependent launch): it reads its part of the weights,
-and only then waits for the row that they are multiplied with.
+Their time is that of reading the weights, of which every number is used once, and of what stands between the arrival of a row
+and that of the next. On a Hopper GPU a kernel is launched while the one before it still runs (programmatic dependent launch): it
+reads its part of the weights, and only then waits for the row that they are multiplied with. After that all is short. A program
+is a single warp, as long as its part fits, which adds up its products without a barrier. A norm scales the product, whose sum
+need not wait for that of the squares. Gates are computed by the program that has their pre-activations, once, and not by all
+that multiply with them.
 """
 
 from collections.abc import Sequence
@@ -16,16 +19,21 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from lt25.ops.backends import sum_dtype
 from lt25.ops.backends.triton_math import LOG2_E, exp2, reciprocal, sigmoid
 
-# Numbers of a weight that a program holds, and programs that there are at least, two for each multiprocessor of an H100.
-_TILE, _PROGRAMS = 8192, 264
+# Bytes of weights that a warp holds, and programs that there are at least, two for each multiprocessor of an H100.
+_WARP, _PROGRAMS = 16384, 264
 
 
 @triton.jit
-def _tile(weight, row, N, D: tl.constexpr, BLOCK: tl.constexpr):
-    """Rows [ROWS, BLOCK] of a weight [N, D], 0 beyond it."""
-    column = tl.arange(0, BLOCK)
+def _tile(weight, row, column, N, D: tl.constexpr):
+    """Rows of a weight [N, D], 0 beyond it."""
     mask = (row < N)[:, None] & (column < D)[None, :]
     return tl.load(weight + row[:, None].to(tl.int64) * D + column[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def _load(row, column, D: tl.constexpr):
+    """A row [D] in float32, 0 beyond it."""
+    return tl.load(row + column, mask=column < D, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -37,9 +45,19 @@ def _meet(EARLY: tl.constexpr):
 
 
 @triton.jit
-def _store_product(tile, value, y, row, N):
-    product = tl.sum(tile.to(tl.float32) * value[None, :], 1)
-    tl.store(y + row, product.to(y.dtype.element_ty), mask=row < N)
+def _stream(x, residual, total, eps, column, is_first, D: tl.constexpr, RESIDUAL: tl.constexpr):
+    """x + residual, which the first program stores, and what their norm scales them with."""
+    value = _load(x, column, D)
+    if RESIDUAL:
+        value += _load(residual, column, D)
+    if is_first:
+        tl.store(total + column, value.to(total.dtype.element_ty), mask=column < D)
+    return value, tl.rsqrt(tl.sum(value * value, 0) / D + eps)
+
+
+@triton.jit
+def _multiply(tile, value):
+    return tl.sum(tile.to(tl.float32) * value[None, :], 1)
 
 
 @triton.jit
@@ -54,67 +72,85 @@ def _norm_product(
         weight = second
     if which == 2:
         weight = third
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, BLOCK)
-    mask = column < D
-    tile = _tile(weight, row, N, D, BLOCK)
-    scale = tl.load(norm_weight + column, mask=mask, other=0.0).to(tl.float32)
+    row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK)
+    tile, norm = _tile(weight, row, column, N, D), _load(norm_weight, column, D)
     _meet(EARLY)
-    value = tl.load(x + column, mask=mask, other=0.0).to(tl.float32)
-    if RESIDUAL:
-        value += tl.load(residual + column, mask=mask, other=0.0).to(tl.float32)
-    if (tl.program_id(0) == 0) & (which == 0):
-        tl.store(total + column, value.to(total.dtype.element_ty), mask=mask)
-    value *= tl.rsqrt(tl.sum(value * value, 0) / D + eps) * scale
-    _store_product(tile, value, y + which * N, row, N)
+    is_first = (tl.program_id(0) == 0) & (which == 0)
+    value, scale = _stream(x, residual, total, eps, column, is_first, D, RESIDUAL)
+    product = _multiply(tile, value * norm) * scale
+    tl.store(y + which * N + row, product.to(y.dtype.element_ty), mask=row < N)
 
 
 @triton.jit
-def _step_product(
-    ifg, norm_weight, state, lower_bound, weight, y, new_state, eps, N,
-    D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, BOUNDED: tl.constexpr, EARLY: tl.constexpr,
+def _norm_step(
+    x, residual, norm_weight, i_weight, f_weight, g_weight, state, lower_bound, gate_weight, y, new_state, total, eps, N,
+    D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, RESIDUAL: tl.constexpr, BOUNDED: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
-    """The step of triton_step.py, computed by every program, and its product with a weight [N, D]."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, BLOCK)
-    mask = column < D
-    tile = _tile(weight, row, N, D, BLOCK)
-    norm = tl.load(norm_weight + column, mask=mask, other=0.0).to(tl.float32)
+    """The step of triton_step.py, of products as of `_norm_product`; y, float32, waits for its norm: it is not yet scaled."""
+    row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK)
+    i_tile, f_tile = _tile(i_weight, row, column, N, D), _tile(f_weight, row, column, N, D)
+    g_tile, norm = _tile(g_weight, row, column, N, D), _load(norm_weight, column, D)
+    gate = _load(gate_weight, row, N)
     _meet(EARLY)
-    i = tl.load(ifg + column, mask=mask, other=0.0).to(tl.float32)
-    f = tl.load(ifg + D + column, mask=mask, other=0.0).to(tl.float32)
-    g = tl.load(ifg + 2 * D + column, mask=mask, other=0.0).to(tl.float32)
-    take = reciprocal(1.0 + exp2(f * LOG2_E))
+    h = _load(state, row, N)
+    keep = 1.0
     if BOUNDED:
-        take *= 1.0 - tl.load(lower_bound + column, mask=mask, other=0.0)
-    h = (1.0 - take) * tl.load(state + column, mask=mask, other=0.0) + i * sigmoid(i) * take
-    if tl.program_id(0) == 0:
-        tl.store(new_state + column, h, mask=mask)
-    value = h * tl.rsqrt(tl.sum(h * h, 0) / D + eps) * norm * g * sigmoid(g)
-    _store_product(tile, value, y, row, N)
+        keep -= _load(lower_bound, row, N)
+    value, scale = _stream(x, residual, total, eps, column, tl.program_id(0) == 0, D, RESIDUAL)
+    value *= norm
+    i, f, g = _multiply(i_tile, value) * scale, _multiply(f_tile, value) * scale, _multiply(g_tile, value) * scale
+    take = reciprocal(1.0 + exp2(f * LOG2_E)) * keep
+    h = (1.0 - take) * h + i * sigmoid(i) * take
+    tl.store(new_state + row, h, mask=row < N)
+    tl.store(y + row, h * gate * g * sigmoid(g), mask=row < N)
 
 
 @triton.jit
-def _swiglu_product(
-    gate_up, weight, y, N, D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr
-):
-    """y = silu(gate) * up @ weight^T, with a weight [N, D]."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, BLOCK)
-    mask = column < D
-    tile = _tile(weight, row, N, D, BLOCK)
+def _norm_swiglu(
+    x, residual, norm_weight, gate_weight, up_weight, y, total, eps, N,
+    D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, RESIDUAL: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """y = silu(gate) * up, of products as of `_norm_product`."""
+    row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK)
+    gate_tile, up_tile = _tile(gate_weight, row, column, N, D), _tile(up_weight, row, column, N, D)
+    norm = _load(norm_weight, column, D)
     _meet(EARLY)
-    gate = tl.load(gate_up + column, mask=mask, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + D + column, mask=mask, other=0.0).to(tl.float32)
-    _store_product(tile, gate * sigmoid(gate) * up, y, row, N)
+    value, scale = _stream(x, residual, total, eps, column, tl.program_id(0) == 0, D, RESIDUAL)
+    value *= norm
+    gate, up = _multiply(gate_tile, value) * scale, _multiply(up_tile, value) * scale
+    tl.store(y + row, (gate * sigmoid(gate) * up).to(y.dtype.element_ty), mask=row < N)
 
 
-def _shape(rows: int, width: int, weights: int = 1) -> tuple[int, dict[str, int]]:
-    """Programs for each weight [rows, width], and the arguments of a kernel that say what a program has."""
+@triton.jit
+def _product(
+    x, scaled, weight, y, eps, N,
+    D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, NORMED: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """y = x @ weight^T, with a weight [N, D]; divided by the root of the mean square of a row."""
+    row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK)
+    tile = _tile(weight, row, column, N, D)
+    _meet(EARLY)
+    value = _load(x, column, D)
+    product = _multiply(tile, value)
+    if NORMED:
+        h = _load(scaled, column, D)
+        product *= tl.rsqrt(tl.sum(h * h, 0) / D + eps)
+    tl.store(y + row, product.to(y.dtype.element_ty), mask=row < N)
+
+
+def _shape(weight: Tensor, together: int = 1) -> tuple[int, dict[str, int]]:
+    """Programs for a weight [N, D], and the arguments of a kernel that say what each has.
+
+    together: weights of which a program has the same rows.
+    """
+    rows, width = weight.shape
     block = triton.next_power_of_2(width)
-    few = triton.next_power_of_2(max(rows * weights // _PROGRAMS, 1))
-    each = max(min(_TILE // block, few), 1)
-    return triton.cdiv(rows, each), {"D": width, "ROWS": each, "BLOCK": block, "num_warps": 4 if block < 8192 else 8}
+    row = block * weight.element_size()
+    warps = min(triton.cdiv(row, _WARP), 16)
+    fit = max(warps * _WARP // (row * together), 1)
+    each = min(1 << (fit.bit_length() - 1), triton.next_power_of_2(max(rows // _PROGRAMS, 1)))
+    return triton.cdiv(rows, each), {"D": width, "ROWS": each, "BLOCK": block, "num_warps": warps}
 
 
 def _launched(early: bool) -> dict[str, bool]:
@@ -129,12 +165,11 @@ def norm_product(
 
     early: whether the weights may be read before the work that was queued before is done.
     """
-    x, residual = x.contiguous(), None if residual is None else residual.contiguous()
+    x, residual, total = _streams(x, residual)
     first, second, third = (*(weight.contiguous() for weight in weights), *[weights[0]] * (3 - len(weights)))
-    rows, width = first.shape
+    rows = len(first)
     y = x.new_empty(*x.shape[:-1], len(weights) * rows)
-    total = x.new_empty(x.shape, dtype=sum_dtype(x, residual))
-    programs, shape = _shape(rows, width, len(weights))
+    programs, shape = _shape(first)
     _norm_product[(programs, len(weights))](
         x, x if residual is None else residual, norm_weight, first, second, third, y, total, eps, rows,
         RESIDUAL=residual is not None, **shape, **_launched(early),
@@ -142,31 +177,64 @@ def norm_product(
     return y, total
 
 
-def step_product(
-    ifg: Tensor,
+def mixer_step(
+    x: Tensor,
+    residual: Tensor | None,
     norm_weight: Tensor,
     eps: float,
+    weights: Sequence[Tensor],
+    gate_weight: Tensor,
+    gate_eps: float,
     state: Tensor,
     lower_bound: Tensor | None,
-    weight: Tensor,
+    out_weight: Tensor,
+    early: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The results of :func:`lt25.ops.mixer_step` for one row, x [..., H]; `early` as in `norm_product`."""
+    x, residual, total = _streams(x, residual)
+    i, f, g = (weight.contiguous() for weight in weights)
+    state, out_weight = state.contiguous(), out_weight.contiguous()
+    gated, new_state = torch.empty_like(state), torch.empty_like(state)
+    programs, shape = _shape(i, 3)
+    _norm_step[(programs,)](
+        x, x if residual is None else residual, norm_weight, i, f, g,
+        state, state if lower_bound is None else lower_bound.contiguous(), gate_weight, gated, new_state, total, eps, len(i),
+        RESIDUAL=residual is not None, BOUNDED=lower_bound is not None, **shape, **_launched(early),
+    )  # fmt: skip
+    y = x.new_empty(*x.shape[:-1], len(out_weight))
+    programs, shape = _shape(out_weight)
+    _product[(programs,)](
+        gated, new_state, out_weight, y, gate_eps, len(out_weight), NORMED=True, **shape, **_launched(early)
+    )
+    return y, total, new_state
+
+
+def mlp_step(
+    x: Tensor,
+    residual: Tensor | None,
+    norm_weight: Tensor,
+    eps: float,
+    gate_weight: Tensor,
+    up_weight: Tensor,
+    down_weight: Tensor,
     early: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The results of :func:`lt25.ops.hgrn_step` for one row, ifg [1, 3 D], with a product; `early` as in `norm_product`."""
-    ifg, state, weight = ifg.contiguous(), state.contiguous(), weight.contiguous()
-    y, new_state = ifg.new_empty(1, weight.shape[0]), torch.empty_like(state)
-    bound = norm_weight if lower_bound is None else lower_bound.float().contiguous()
-    programs, shape = _shape(*weight.shape)
-    _step_product[(programs,)](
-        ifg, norm_weight, state, bound, weight, y, new_state, eps, weight.shape[0],
-        BOUNDED=lower_bound is not None, **shape, **_launched(early),
+    """The results of :func:`lt25.ops.mlp_step` for one row, x [..., H]; `early` as in `norm_product`."""
+    x, residual, total = _streams(x, residual)
+    gate_weight, up_weight, down_weight = (each.contiguous() for each in (gate_weight, up_weight, down_weight))
+    act = x.new_empty(len(gate_weight))
+    programs, shape = _shape(gate_weight, 2)
+    _norm_swiglu[(programs,)](
+        x, x if residual is None else residual, norm_weight, gate_weight, up_weight, act, total, eps, len(act),
+        RESIDUAL=residual is not None, **shape, **_launched(early),
     )  # fmt: skip
-    return y, new_state
+    y = x.new_empty(*x.shape[:-1], len(down_weight))
+    programs, shape = _shape(down_weight)
+    _product[(programs,)](act, act, down_weight, y, 0.0, len(down_weight), NORMED=False, **shape, **_launched(early))
+    return y, total
 
 
-def swiglu_product(gate_up: Tensor, weight: Tensor, early: bool) -> Tensor:
-    """The result of :func:`lt25.ops.swiglu_linear` for one row, gate_up [..., 2 I]; `early` as in `norm_product`."""
-    gate_up, weight = gate_up.contiguous(), weight.contiguous()
-    y = gate_up.new_empty(*gate_up.shape[:-1], weight.shape[0])
-    programs, shape = _shape(*weight.shape)
-    _swiglu_product[(programs,)](gate_up, weight, y, weight.shape[0], **shape, **_launched(early))
-    return y
+def _streams(x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
+    """A branch and the stream that it is added to, and room for their sum."""
+    total = x.new_empty(x.shape, dtype=sum_dtype(x, residual))
+    return x.contiguous(), None if residual is None else residual.contiguous(), total
