@@ -138,8 +138,6 @@ class HGRNMixer(nn.Module):
         inputs of the short convolutions [B, conv_size - 1, 2 D].
         """
         projections = (self.i_proj, self.f_proj, self.g_proj)
-        state = None if cache is None else cache.recurrent[self.layer_idx]
-        is_step = state is not None and branch.shape[1] == 1 and mask is None
         if (
             not self.post_norm
             and isinstance(norm, RMSNorm)
@@ -147,19 +145,18 @@ class HGRNMixer(nn.Module):
             and is_plain(nn.Linear, *projections)
         ):
             weights = [projection.weight for projection in projections]
-            if is_step and self._is_plain() and not torch.is_grad_enabled():
-                return self._step(branch, residual, norm, weights, lower_bound, cast(HGRNCache, cache))
             ifg, residual = add_norm_linear(branch, residual, norm.weight, norm.eps, weights)
         else:
             normed, residual = _add_norm(branch, residual, norm, mask, self.post_norm)
             ifg = torch.cat([projection(normed) for projection in projections], -1)
         if self.i_conv1d is not None and self.f_conv1d is not None:
             ifg = self._convolve(ifg, self.i_conv1d, self.f_conv1d, mask, cu_seqlens, cache)
+        state = None if cache is None else cache.recurrent[self.layer_idx]
         if not is_plain(RMSNorm, self.g_norm):
             y, state = self._mix(ifg, lower_bound, mask, state, cu_seqlens)
             mixed = self.o_proj(y)
         # A single step has no gradient.
-        elif is_step and not ifg.requires_grad:
+        elif state is not None and ifg.shape[1] == 1 and mask is None and not ifg.requires_grad:
             y, state = hgrn_step(ifg[:, 0], self.g_norm.weight, self.g_norm.eps, state, lower_bound)
             mixed = self.o_proj(y)[:, None]
         else:
@@ -182,33 +179,20 @@ class HGRNMixer(nn.Module):
             cache.recurrent[self.layer_idx] = state
         return mixed, residual
 
-    def _step(
-        self,
-        branch: Tensor,
-        residual: Tensor | None,
-        norm: RMSNorm,
-        weights: list[Tensor],
-        lower_bound: Tensor | None,
-        cache: HGRNCache,
-    ) -> tuple[Tensor, Tensor]:
-        """`forward` over one step, in one operator."""
-        mixed, total, cache.recurrent[self.layer_idx] = mixer_step(
-            branch[:, 0],
-            None if residual is None else residual[:, 0],
+    def step(self, stream: Tensor, norm: RMSNorm, lower_bound: Tensor | None, cache: HGRNCache) -> Tensor:
+        """`forward` over one step, without convolution: from the residual stream [B, 1, H] before it to that after it."""
+        stream, cache.recurrent[self.layer_idx] = mixer_step(
+            stream[:, 0],
             norm.weight,
             norm.eps,
-            weights,
+            [self.i_proj.weight, self.f_proj.weight, self.g_proj.weight],
             self.g_norm.weight,
             self.g_norm.eps,
             cast(Tensor, cache.recurrent[self.layer_idx]),
             lower_bound,
             self.o_proj.weight,
         )
-        return mixed[:, None], total[:, None]
-
-    def _is_plain(self) -> bool:
-        """Whether all that follows the projections may be computed without being called."""
-        return self.i_conv1d is None and is_plain(RMSNorm, self.g_norm) and is_plain(nn.Linear, self.o_proj)
+        return stream[:, None]
 
     def log_forget(self, normed: Tensor, lower_bound: Tensor | None, mask: Tensor | None) -> Tensor:
         """The logarithms of the forget gates, float32 [B, T, D], of what the norm before the projections gives."""
@@ -356,27 +340,45 @@ class HGRNLayer(GradientCheckpointingLayer):
         mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         cache: HGRNCache | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """What the last MLP added and the residual stream before it, both [B, T, H], to the same one layer on.
 
-        They are handed on unadded, so that each sum is formed together with the norm after it. The other arguments are
-        those of :meth:`HGRNMixer.forward`.
+        They are handed on unadded, so that each sum is formed together with the norm after it. Of a single step the sum itself is
+        handed on, and None. The other arguments are those of :meth:`HGRNMixer.forward`.
         """
-        mixed, residual = self.attn(branch, residual, self.attn_norm, lower_bound, mask, cu_seqlens, cache)
-        branch = self.depth(self.dropout(mixed))
-        if cache is not None and branch.shape[1] == 1 and not self.training and self._is_plain():
+        drops = self.training or self.dropout.training or not is_plain(Dropout, self.dropout)
+        is_step = branch.shape[1] == 1 and mask is None and not drops
+        if is_step and cache is not None and self._takes_steps(cache):
+            norm, stream = cast(RMSNorm, self.attn_norm), _sum(branch, residual)
+            branch, residual = self.attn.step(stream, norm, lower_bound, cache), None
+        else:
+            mixed, residual = self.attn(branch, residual, self.attn_norm, lower_bound, mask, cu_seqlens, cache)
+            branch = self.depth(self.dropout(mixed))
+        if is_step and cache is not None and self._is_plain():
             mlp, norm = self.mlp, cast(RMSNorm, self.mlp_norm)
             weights = mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight
-            return mlp_step(branch, residual, norm.weight, norm.eps, *weights)
+            return mlp_step(_sum(branch, residual), norm.weight, norm.eps, *weights), None
         normed, residual = _add_norm(branch, residual, self.mlp_norm, mask, self.attn.post_norm)
         return self.depth(self.dropout(self.mlp(normed))), residual
+
+    def _takes_steps(self, cache: HGRNCache) -> bool:
+        """Whether the mixer may compute a step without being called."""
+        attn = self.attn
+        linears = is_plain(HGRNMixer, attn) and is_plain(nn.Linear, attn.i_proj, attn.f_proj, attn.g_proj, attn.o_proj)
+        plain = (
+            linears and is_plain(RMSNorm, self.attn_norm, attn.g_norm) and attn.i_conv1d is None and not attn.post_norm
+        )
+        return plain and cache.recurrent[attn.layer_idx] is not None and not torch.is_grad_enabled()
 
     def _is_plain(self) -> bool:
         """Whether the MLP and the norm before it may be computed without being called."""
         mlp = self.mlp
         linears = is_plain(GatedMLP, mlp) and is_plain(nn.Linear, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-        norm = is_plain(RMSNorm, self.mlp_norm) and not self.attn.post_norm
-        return linears and norm and is_plain(Dropout, self.dropout)
+        return linears and is_plain(RMSNorm, self.mlp_norm) and not self.attn.post_norm
+
+
+def _sum(branch: Tensor, residual: Tensor | None) -> Tensor:
+    return branch if residual is None else branch + residual
 
 
 def _add_norm(
@@ -386,7 +388,7 @@ def _add_norm(
     if isinstance(norm, RMSNorm) and is_plain(RMSNorm, norm):
         normed, total = add_rms_norm(branch, residual, norm.weight, norm.eps)
     else:
-        total = branch if residual is None else branch + residual
+        total = _sum(branch, residual)
         normed = (norm(total, mask) if isinstance(norm, BatchNorm) else norm(total)).to(branch.dtype)
     return normed, normed if post else total
 
@@ -533,7 +535,7 @@ class HGRNModel(HGRNPreTrainedModel):
         all_hidden, residual, intermediate = [], None, None
         for done, (layer, lower_bound) in enumerate(zip(self.layers, lower_bounds, strict=True), start=1):
             if keep_hidden:
-                all_hidden.append(hidden if residual is None else hidden + residual)
+                all_hidden.append(_sum(hidden, residual))
             hidden, residual = layer(hidden, residual, lower_bound, mask, cu_seqlens, cache)
             if done == intermediate_layers:
                 intermediate, _ = _add_norm(hidden, residual, self.norm, mask)

@@ -203,17 +203,11 @@ def mlp_step_case(draw: Draw, sizes: Sizes) -> Case:
         "up_weight": _normal(random, width, hidden) / hidden**0.5,
         "down_weight": _normal(random, hidden, width) / width**0.5,
     }
-    before = {"before": _normal(random, *shape)} if draw(0, 1) else {}
-    return Case(_mlp_step, {**tensors, **before}, {"eps": 1e-5})
-
-
-def _mlp_step(before: Tensor | None = None, **others) -> tuple[Tensor, Tensor]:
-    """With a residual of the precision of all others."""
-    return mlp_step(residual=before, **others)
+    return Case(mlp_step, tensors, {"eps": 1e-5})
 
 
 def mixer_step_case(draw: Draw, sizes: Sizes) -> Case:
-    """Of one or several sequences, with and without a residual and lower bounds."""
+    """Of one or several sequences, with and without lower bounds."""
     random = _generator(draw)
     batch, hidden, channels = draw(1, 2), draw(1, sizes.channels), draw(1, sizes.channels)
     tensors = {
@@ -225,8 +219,6 @@ def mixer_step_case(draw: Draw, sizes: Sizes) -> Case:
         "out_weight": _normal(random, hidden, channels) / channels**0.5,
     }
     if draw(0, 1):
-        tensors["before"] = _normal(random, batch, hidden)
-    if draw(0, 1):
         tensors["lower_bound"] = torch.rand(channels, generator=random, dtype=torch.float64)
     return Case(_mixer_step, tensors, {"eps": 1e-5, "gate_eps": 1e-4})
 
@@ -235,12 +227,11 @@ def _mixer_step(
     i_weight: Tensor,
     f_weight: Tensor,
     g_weight: Tensor,
-    before: Tensor | None = None,
     lower_bound: Tensor | None = None,
     **others,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """With each of the weights an argument of its own, and a residual of their precision."""
-    return mixer_step(residual=before, weights=[i_weight, f_weight, g_weight], lower_bound=lower_bound, **others)
+) -> tuple[Tensor, Tensor]:
+    """With each of the weights an argument of its own."""
+    return mixer_step(weights=[i_weight, f_weight, g_weight], lower_bound=lower_bound, **others)
 
 
 def step_case(draw: Draw, sizes: Sizes) -> Case:
@@ -271,7 +262,7 @@ CASES = {
 }
 COMPOSED = {**CASES, "mlp_step": mlp_step_case, "selective_scan": selective_case}
 """Those of the operators, and of some that have no kernel of their own for a CPU."""
-_WITHOUT_GRADIENTS = (hgrn_step, _mixer_step, _mlp_step)
+_WITHOUT_GRADIENTS = (hgrn_step, _mixer_step, mlp_step)
 # What keeps its precision beside inputs of half precision.
 _KEPT_WIDE = {"A", "D", "dt_bias", "initial_state", "state", "lower_bound", "weight", "norm_weight", "residual"}
 

@@ -145,9 +145,9 @@ def test_products_of_a_row(hidden, width):
     norm = torch.ones(hidden)
     state = torch.zeros(1, hidden)
     triton_row.norm_product(x, x, norm, 1e-6, [gate, up], early=True)
-    triton_row.mixer_step(x, x, norm, 1e-6, [weight] * 3, norm, 1e-6, state, norm, weight, early=True)
+    triton_row.mixer_step(x, norm, 1e-6, [weight] * 3, norm, 1e-6, state, norm, weight, early=True)
     triton_argmax.forward(x)
-    triton_row.mlp_step(x, x, norm, 1e-6, gate, up, down, early=True)
+    triton_row.mlp_step(x, norm, 1e-6, gate, up, down, early=True)
 
 
 @pytest.mark.parametrize(("classes", "labels"), [(39, 150), (1024, 150)])

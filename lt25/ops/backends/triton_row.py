@@ -2,10 +2,10 @@
 
 Their time is that of reading the weights, of which every number is used once, and of what stands between the arrival of a row
 and that of the next. On a Hopper GPU a kernel is launched while the one before it still runs (programmatic dependent launch): it
-reads its part of the weights, and only then waits for the row that they are multiplied with. After that all is short. A program
-is a single warp, as long as its part fits, which adds up its products without a barrier. A norm scales the product, whose sum
-need not wait for that of the squares. Gates are computed by the program that has their pre-activations, once, and not by all
-that multiply with them.
+reads its part of the weights, and only then waits for the row that they are multiplied with. What is left to do then is short. A
+program is a single warp, as long as its part fits, which adds up its products without a barrier. A norm scales the product,
+whose sum does not wait for that of the squares. Gates are computed by the program that has their pre-activations, once, and not
+by all that multiply with them; nor is the residual stream added up by all that read it.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,9 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from lt25.ops.backends import sum_dtype
 from lt25.ops.backends.triton_math import LOG2_E, exp2, reciprocal, sigmoid
 
-# Bytes of weights that a warp holds, and programs that there are at least, two for each multiprocessor of an H100.
-_WARP, _PROGRAMS = 16384, 264
+# Bytes of weights that a warp holds at most, and programs that there are at least: four warps for each multiprocessor of an H100,
+# one for each of its schedulers.
+_WARP, _PROGRAMS = 12288, 512
 
 
 @triton.jit
@@ -45,14 +46,9 @@ def _meet(EARLY: tl.constexpr):
 
 
 @triton.jit
-def _stream(x, residual, total, eps, column, is_first, D: tl.constexpr, RESIDUAL: tl.constexpr):
-    """x + residual, which the first program stores, and what their norm scales them with."""
-    value = _load(x, column, D)
-    if RESIDUAL:
-        value += _load(residual, column, D)
-    if is_first:
-        tl.store(total + column, value.to(total.dtype.element_ty), mask=column < D)
-    return value, tl.rsqrt(tl.sum(value * value, 0) / D + eps)
+def _scale(value, eps, D: tl.constexpr):
+    """What an RMS norm multiplies a row [D] with."""
+    return tl.rsqrt(tl.sum(value * value, 0) / D + eps)
 
 
 @triton.jit
@@ -75,29 +71,31 @@ def _norm_product(
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK)
     tile, norm = _tile(weight, row, column, N, D), _load(norm_weight, column, D)
     _meet(EARLY)
-    is_first = (tl.program_id(0) == 0) & (which == 0)
-    value, scale = _stream(x, residual, total, eps, column, is_first, D, RESIDUAL)
-    product = _multiply(tile, value * norm) * scale
+    value = _load(x, column, D)
+    if RESIDUAL:
+        value += _load(residual, column, D)
+    if (tl.program_id(0) == 0) & (which == 0):
+        tl.store(total + column, value.to(total.dtype.element_ty), mask=column < D)
+    product = _multiply(tile, value * norm) * _scale(value, eps, D)
     tl.store(y + which * N + row, product.to(y.dtype.element_ty), mask=row < N)
 
 
 @triton.jit
 def _norm_step(
-    x, residual, norm_weight, i_weight, f_weight, g_weight, state, lower_bound, gate_weight, y, new_state, total, eps, N,
-    D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, RESIDUAL: tl.constexpr, BOUNDED: tl.constexpr,
-    EARLY: tl.constexpr,
+    x, norm_weight, i_weight, f_weight, g_weight, state, lower_bound, gate_weight, y, new_state, eps, N,
+    D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, BOUNDED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """The step of triton_step.py, of products as of `_norm_product`; y, float32, waits for its norm: it is not yet scaled."""
+    """The step of triton_step.py, of products as of `_norm_product`; y, float32, is not yet scaled by its norm."""
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK)
     i_tile, f_tile = _tile(i_weight, row, column, N, D), _tile(f_weight, row, column, N, D)
     g_tile, norm = _tile(g_weight, row, column, N, D), _load(norm_weight, column, D)
     gate = _load(gate_weight, row, N)
     _meet(EARLY)
-    h = _load(state, row, N)
+    value, h = _load(x, column, D), _load(state, row, N)
     keep = 1.0
     if BOUNDED:
         keep -= _load(lower_bound, row, N)
-    value, scale = _stream(x, residual, total, eps, column, tl.program_id(0) == 0, D, RESIDUAL)
+    scale = _scale(value, eps, D)
     value *= norm
     i, f, g = _multiply(i_tile, value) * scale, _multiply(f_tile, value) * scale, _multiply(g_tile, value) * scale
     take = reciprocal(1.0 + exp2(f * LOG2_E)) * keep
@@ -108,35 +106,35 @@ def _norm_step(
 
 @triton.jit
 def _norm_swiglu(
-    x, residual, norm_weight, gate_weight, up_weight, y, total, eps, N,
-    D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, RESIDUAL: tl.constexpr, EARLY: tl.constexpr,
+    x, norm_weight, gate_weight, up_weight, y, eps, N,
+    D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """y = silu(gate) * up, of products as of `_norm_product`."""
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK)
     gate_tile, up_tile = _tile(gate_weight, row, column, N, D), _tile(up_weight, row, column, N, D)
     norm = _load(norm_weight, column, D)
     _meet(EARLY)
-    value, scale = _stream(x, residual, total, eps, column, tl.program_id(0) == 0, D, RESIDUAL)
+    value = _load(x, column, D)
+    scale = _scale(value, eps, D)
     value *= norm
     gate, up = _multiply(gate_tile, value) * scale, _multiply(up_tile, value) * scale
     tl.store(y + row, (gate * sigmoid(gate) * up).to(y.dtype.element_ty), mask=row < N)
 
 
 @triton.jit
-def _product(
-    x, scaled, weight, y, eps, N,
+def _product_sum(
+    x, scaled, weight, residual, y, eps, N,
     D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, NORMED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """y = x @ weight^T, with a weight [N, D]; divided by the root of the mean square of a row."""
+    """y = residual + x @ weight^T, with a weight [N, D]; the product is scaled as the norm of a row would be."""
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK)
     tile = _tile(weight, row, column, N, D)
     _meet(EARLY)
-    value = _load(x, column, D)
+    value, before = _load(x, column, D), _load(residual, row, N)
     product = _multiply(tile, value)
     if NORMED:
-        h = _load(scaled, column, D)
-        product *= tl.rsqrt(tl.sum(h * h, 0) / D + eps)
-    tl.store(y + row, product.to(y.dtype.element_ty), mask=row < N)
+        product *= _scale(_load(scaled, column, D), eps, D)
+    tl.store(y + row, (before + product).to(y.dtype.element_ty), mask=row < N)
 
 
 def _shape(weight: Tensor, together: int = 1) -> tuple[int, dict[str, int]]:
@@ -145,12 +143,16 @@ def _shape(weight: Tensor, together: int = 1) -> tuple[int, dict[str, int]]:
     together: weights of which a program has the same rows.
     """
     rows, width = weight.shape
-    block = triton.next_power_of_2(width)
-    row = block * weight.element_size()
-    warps = min(triton.cdiv(row, _WARP), 16)
-    fit = max(warps * _WARP // (row * together), 1)
-    each = min(1 << (fit.bit_length() - 1), triton.next_power_of_2(max(rows // _PROGRAMS, 1)))
-    return triton.cdiv(rows, each), {"D": width, "ROWS": each, "BLOCK": block, "num_warps": warps}
+    least = together * width * weight.element_size()
+    warps = min(triton.next_power_of_2(triton.cdiv(least, _WARP)), 16)
+    most = max(min(_WARP * warps // least, rows // _PROGRAMS), 1)
+    each = 1 << (most.bit_length() - 1)
+    return triton.cdiv(rows, each), {
+        "D": width,
+        "ROWS": each,
+        "BLOCK": triton.next_power_of_2(width),
+        "num_warps": warps,
+    }
 
 
 def _launched(early: bool) -> dict[str, bool]:
@@ -165,10 +167,11 @@ def norm_product(
 
     early: whether the weights may be read before the work that was queued before is done.
     """
-    x, residual, total = _streams(x, residual)
+    x, residual = x.contiguous(), None if residual is None else residual.contiguous()
     first, second, third = (*(weight.contiguous() for weight in weights), *[weights[0]] * (3 - len(weights)))
     rows = len(first)
     y = x.new_empty(*x.shape[:-1], len(weights) * rows)
+    total = x.new_empty(x.shape, dtype=sum_dtype(x, residual))
     programs, shape = _shape(first)
     _norm_product[(programs, len(weights))](
         x, x if residual is None else residual, norm_weight, first, second, third, y, total, eps, rows,
@@ -179,7 +182,6 @@ def norm_product(
 
 def mixer_step(
     x: Tensor,
-    residual: Tensor | None,
     norm_weight: Tensor,
     eps: float,
     weights: Sequence[Tensor],
@@ -189,52 +191,40 @@ def mixer_step(
     lower_bound: Tensor | None,
     out_weight: Tensor,
     early: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The results of :func:`lt25.ops.mixer_step` for one row, x [..., H]; `early` as in `norm_product`."""
-    x, residual, total = _streams(x, residual)
-    i, f, g = (weight.contiguous() for weight in weights)
-    state, out_weight = state.contiguous(), out_weight.contiguous()
+) -> tuple[Tensor, Tensor]:
+    """The results of :func:`lt25.ops.mixer_step` for one row, x [1, H]; `early` as in `norm_product`."""
+    x, state = x.contiguous(), state.contiguous()
+    i, f, g, out_weight = (weight.contiguous() for weight in (*weights, out_weight))
+    bound = state if lower_bound is None else lower_bound.contiguous()
     gated, new_state = torch.empty_like(state), torch.empty_like(state)
     programs, shape = _shape(i, 3)
     _norm_step[(programs,)](
-        x, x if residual is None else residual, norm_weight, i, f, g,
-        state, state if lower_bound is None else lower_bound.contiguous(), gate_weight, gated, new_state, total, eps, len(i),
-        RESIDUAL=residual is not None, BOUNDED=lower_bound is not None, **shape, **_launched(early),
+        x, norm_weight, i, f, g, state, bound, gate_weight, gated, new_state, eps, len(i),
+        BOUNDED=lower_bound is not None, **shape, **_launched(early),
     )  # fmt: skip
-    y = x.new_empty(*x.shape[:-1], len(out_weight))
+    y = torch.empty_like(x)
     programs, shape = _shape(out_weight)
-    _product[(programs,)](
-        gated, new_state, out_weight, y, gate_eps, len(out_weight), NORMED=True, **shape, **_launched(early)
+    _product_sum[(programs,)](
+        gated, new_state, out_weight, x, y, gate_eps, len(out_weight), NORMED=True, **shape, **_launched(early)
     )
-    return y, total, new_state
+    return y, new_state
 
 
 def mlp_step(
     x: Tensor,
-    residual: Tensor | None,
     norm_weight: Tensor,
     eps: float,
     gate_weight: Tensor,
     up_weight: Tensor,
     down_weight: Tensor,
     early: bool,
-) -> tuple[Tensor, Tensor]:
-    """The results of :func:`lt25.ops.mlp_step` for one row, x [..., H]; `early` as in `norm_product`."""
-    x, residual, total = _streams(x, residual)
-    gate_weight, up_weight, down_weight = (each.contiguous() for each in (gate_weight, up_weight, down_weight))
-    act = x.new_empty(len(gate_weight))
-    programs, shape = _shape(gate_weight, 2)
-    _norm_swiglu[(programs,)](
-        x, x if residual is None else residual, norm_weight, gate_weight, up_weight, act, total, eps, len(act),
-        RESIDUAL=residual is not None, **shape, **_launched(early),
-    )  # fmt: skip
-    y = x.new_empty(*x.shape[:-1], len(down_weight))
-    programs, shape = _shape(down_weight)
-    _product[(programs,)](act, act, down_weight, y, 0.0, len(down_weight), NORMED=False, **shape, **_launched(early))
-    return y, total
-
-
-def _streams(x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
-    """A branch and the stream that it is added to, and room for their sum."""
-    total = x.new_empty(x.shape, dtype=sum_dtype(x, residual))
-    return x.contiguous(), None if residual is None else residual.contiguous(), total
+) -> Tensor:
+    """The result of :func:`lt25.ops.mlp_step` for one row, x [..., H]; `early` as in `norm_product`."""
+    x = x.contiguous()
+    gate, up, down = (weight.contiguous() for weight in (gate_weight, up_weight, down_weight))
+    act, y = x.new_empty(len(gate)), torch.empty_like(x)
+    programs, shape = _shape(gate, 2)
+    _norm_swiglu[(programs,)](x, norm_weight, gate, up, act, eps, len(gate), **shape, **_launched(early))
+    programs, shape = _shape(down)
+    _product_sum[(programs,)](act, act, down, x, y, 0.0, len(down), NORMED=False, **shape, **_launched(early))
+    return y
