@@ -58,13 +58,20 @@ class CUDAGraphWrapper:
             self.recorded[shapes] = (own, *self.record(self.function, own))
         own, replay, results = self.recorded[shapes]
         for kept, batch in zip(own, batches, strict=True):
-            torch._foreach_copy_(list(kept.values()), list(batch.values()))
+            _copy(kept, batch)
         replay()
         return results
 
     def close(self) -> None:
         """Forget the recordings: processes part from each other only when no recording is left that talks to the others."""
         self.recorded.clear()
+
+
+def _copy(kept: Batch, batch: Batch) -> None:
+    """Write a batch into tensors of the same names, by one kernel for each type: mixed ones would be copied singly."""
+    for dtype in {each.dtype for each in batch.values()}:
+        names = [name for name, each in batch.items() if each.dtype == dtype]
+        torch._foreach_copy_([kept[name] for name in names], [batch[name] for name in names])
 
 
 def _warm(function: Function, batches: list[Batch]) -> tuple[Tensor, ...]:

@@ -143,9 +143,10 @@ def _shape(weight: Tensor, together: int = 1) -> tuple[int, dict[str, int]]:
     together: weights of which a program has the same rows.
     """
     rows, width = weight.shape
-    least = together * width * weight.element_size()
-    warps = min(triton.next_power_of_2(triton.cdiv(least, _WARP)), 16)
-    most = max(min(_WARP * warps // least, rows // _PROGRAMS), 1)
+    row = width * weight.element_size()
+    # What the weights are multiplied with takes room too.
+    warps = min(triton.next_power_of_2(triton.cdiv(max(together, 2) * row, _WARP)), 16)
+    most = max(min(_WARP * warps // (together * row), rows // _PROGRAMS), 1)
     each = 1 << (most.bit_length() - 1)
     return triton.cdiv(rows, each), {
         "D": width,
