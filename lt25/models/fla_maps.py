@@ -14,6 +14,7 @@ import torch
 from fla.layers import delta_net, gated_deltanet, gla, gsa, hgrn2, multiscale_retention
 from torch import Tensor, nn
 
+import lt25.models.fla_gla  # noqa: F401  (its layer's forward is another, which calls the maps too)
 from lt25.models.plain import is_plain
 from lt25.ops import parallel_linear
 
