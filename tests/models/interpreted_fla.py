@@ -7,6 +7,7 @@ from inspect import unwrap
 import pytest
 import torch
 from fla.layers import gla, hgrn2, mamba, mamba2
+from fla.models import GLAConfig, GLAModel
 from fla.models import HGRNConfig as FLAConfig
 from fla.models import HGRNForCausalLM as FLAModel
 from fla.modules.mlp import GatedMLP
@@ -96,6 +97,21 @@ def test_a_norm_is_what_fla_computes(beside, prenorm):
         found.append([*results, *torch.autograd.grad(loss, [*inputs, norm.weight])])
     for mine, theirs in zip(*found, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["plain", "with a hook"])
+def test_a_block_adds_to_the_input_of_its_norm(kept):
+    torch.manual_seed(0)
+    model = GLAModel(GLAConfig(hidden_size=32, num_heads=2, num_hidden_layers=1, intermediate_size=48)).train()
+    block, x, seen, found = model.layers[0], torch.randn(2, 5, 32, requires_grad=True), [], []
+    if not kept:
+        block.attn_norm.register_forward_hook(lambda *_: seen.append(1))
+    for call in (type(block).forward, unwrap(type(block).forward)):
+        y = call(block, x)[0]
+        found.append([y, *torch.autograd.grad((y * torch.arange(32).cos()).sum(), [x, *block.parameters()])])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+    assert len(seen) == (0 if kept else 2) and "attn_norm" not in vars(block)
 
 
 def test_a_gated_norm_is_what_fla_computes():
