@@ -239,6 +239,11 @@ def test_gated_linear_attention_is_what_fla_computes(kind, dtype, packed):
         assert found < error, f"{name}: {found}"
 
 
+def test_gated_linear_attention_is_the_recurrence():
+    errors = decaying.errors_of_gla("cpu", torch.float32, True, steps=140, heads=1, keys=16, values=16)
+    assert max(errors.values()) < 1e-5, errors
+
+
 @pytest.mark.parametrize("kind", SIZES_OF, ids=lambda kind: kind.__name__)
 def test_maps_of_one_input_are_computed_together(kind):
     torch.manual_seed(0)
