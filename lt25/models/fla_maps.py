@@ -14,6 +14,8 @@ import torch
 from fla.layers import attn, delta_net, gated_deltanet, gla, gsa, hgrn2, multiscale_retention
 from torch import Tensor, nn
 
+import lt25.models.fla_gla  # noqa: F401  (its layer's forward is another, which calls the maps too)
+from lt25.models.forward import called_instead
 from lt25.models.plain import is_plain
 from lt25.ops import parallel_linear
 
@@ -68,15 +70,9 @@ def together(own: Any, names: tuple[str, ...]) -> Any:
         ):
             return own(self, hidden_states, attention_mask, *others, **named)
         results = parallel_linear(hidden_states, [each.weight for each in firsts])
-        # Before it looks among its modules, a layer looks here.
-        here = vars(self)
-        try:
-            for (name, chain), result in zip(chains.items(), results, strict=True):
-                here[name] = _given(result, chain[1:])
+        given = {name: _given(result, chain[1:]) for (name, chain), result in zip(chains.items(), results, strict=True)}
+        with called_instead(self, given):
             return own(self, hidden_states, attention_mask, *others, **named)
-        finally:
-            for name in chains:
-                here.pop(name, None)
 
     return forward
 

@@ -1,16 +1,31 @@
 """RMS norms, with and without a gate, and gated MLPs of flash-linear-attention's models, by lt25's operators.
 
 They compute the same in fewer passes over memory: the backward pass of a norm takes a quarter of the time, SwiGLU's six tenths
-(benchmarks/RESULTS.md, architectures), and the two products before SwiGLU are one. Importing the module gives FLA's classes
-`rms_norm`, `rms_norm_gated` and `forward`; what these cannot do goes FLA's own way. FLA has its own again after `give_back`.
+(benchmarks/RESULTS.md, architectures), and the two products before SwiGLU are one. The norm at the start of a block hands on its
+input, and so computes the gradient of both uses of it, which autograd would add up in a pass of its own.
+
+Importing the module gives FLA's classes `rms_norm`, `rms_norm_gated`, `forward` and `normed_first`; what these cannot do goes
+FLA's own way. FLA has its own again after `give_back`.
 """
 
+from functools import wraps
 from typing import Any
 
+import torch
+from fla.models.delta_net.modeling_delta_net import DeltaNetBlock
+from fla.models.gated_deltanet.modeling_gated_deltanet import GatedDeltaNetBlock
+from fla.models.gla.modeling_gla import GLABlock
+from fla.models.gsa.modeling_gsa import GSABlock
+from fla.models.hgrn.modeling_hgrn import HGRNBlock
+from fla.models.hgrn2.modeling_hgrn2 import HGRN2Block
+from fla.models.retnet.modeling_retnet import RetNetBlock
+from fla.models.transformer.modeling_transformer import TransformerBlock
+from fla.modules import RMSNorm
 from fla.modules.mlp import GatedMLP
 from fla.modules.norm import fused_norm_gate, layernorm
 from torch import Tensor, nn
 
+from lt25.models.forward import called_instead
 from lt25.models.plain import is_plain
 from lt25.ops import add_rms_norm, gated_mlp, gated_rms_norm
 
@@ -20,6 +35,17 @@ _gated_norms: Any = fused_norm_gate
 _rms_norm: Any = _norms.rms_norm
 _rms_norm_gated: Any = _gated_norms.rms_norm_gated
 _gated_mlp: Any = GatedMLP.forward
+_BLOCKS: tuple[Any, ...] = (
+    DeltaNetBlock,
+    GatedDeltaNetBlock,
+    GLABlock,
+    GSABlock,
+    HGRN2Block,
+    HGRNBlock,
+    RetNetBlock,
+    TransformerBlock,
+)
+_blocks = [(block, block.forward) for block in _BLOCKS]
 
 
 def rms_norm(
@@ -72,9 +98,28 @@ def forward(self: Any, x: Tensor, **others: Any) -> Tensor:
     return gated_mlp(x, *(each.weight for each in maps))
 
 
+def normed_first(own: Any) -> Any:
+    """Make what stands for the forward of a block, which adds what it computes of the norm of its input to the input."""
+
+    @wraps(own)
+    def forward(self: Any, hidden_states: Tensor, *others: Any, **named: Any) -> Any:
+        usual = type(hidden_states) is Tensor and not self.use_attnres and is_plain(RMSNorm, self.attn_norm)
+        if not usual or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return own(self, hidden_states, *others, **named)
+        normed, same = self.attn_norm(hidden_states, prenorm=True)
+        with called_instead(self, {"attn_norm": lambda _: normed}):
+            return own(self, same, *others, **named)
+
+    return forward
+
+
 def give_back() -> None:
     """Let FLA compute norms and MLPs itself, for whoever compares with it."""
     _norms.rms_norm, _gated_norms.rms_norm_gated, GatedMLP.forward = _rms_norm, _rms_norm_gated, _gated_mlp
+    for block, own in _blocks:
+        block.forward = own
 
 
 _norms.rms_norm, _gated_norms.rms_norm_gated, GatedMLP.forward = rms_norm, rms_norm_gated, forward
+for block, own in _blocks:
+    block.forward = normed_first(own)

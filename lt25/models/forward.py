@@ -1,6 +1,7 @@
-"""A module's forward pass by other functions than those that its source names."""
+"""A module's forward pass by other functions than those that its source names, or than its children."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from inspect import unwrap
 from types import FunctionType, MethodType
 from typing import Any
@@ -30,3 +31,21 @@ def call_others(module: nn.Module, **functions: Callable[..., Any]) -> None:
     own = FunctionType(whole.__code__, names, whole.__name__, whole.__defaults__, whole.__closure__)
     own.__kwdefaults__ = whole.__kwdefaults__
     module.forward = MethodType(own, module)
+
+
+@contextmanager
+def called_instead(module: nn.Module, functions: dict[str, Callable[..., Any]]) -> Iterator[None]:
+    """Let a module find functions where it would find its children, which it has all the same.
+
+    Args:
+        module: one that calls its children as attributes.
+        functions: name of a child -> what is called instead.
+    """
+    # Before it looks among its children, a module looks here.
+    here = vars(module)
+    here.update(functions)
+    try:
+        yield
+    finally:
+        for name in functions:
+            del here[name]

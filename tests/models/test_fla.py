@@ -25,3 +25,18 @@ def test_gradients_of_recurrences_with_a_decay_on_a_gpu(delta_rule, keys, values
     sizes = {"steps": 500, "heads": 3, "keys": keys, "values": values}
     errors = decaying.errors("cuda", torch.bfloat16, delta_rule, **sizes)
     assert max(errors.values()) < 2e-2, errors
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    ("logits", "heads", "keys", "values"), [(True, 4, 128, 256), (False, 8, 128, 128), (True, 2, 16, 32)]
+)
+def test_gated_linear_attention_on_a_gpu(logits, heads, keys, values):
+    """The first two are the heads of gla_340m and hgrn2_340m."""
+    import lt25.models.fla  # noqa: F401  (gives FLA's kernels their configurations)
+    from tests.models import decaying
+
+    sizes = {"steps": 500, "heads": heads, "keys": keys, "values": values}
+    errors = decaying.errors_of_gla("cuda", torch.bfloat16, logits, **sizes)
+    assert max(errors.values()) < 2e-2, errors

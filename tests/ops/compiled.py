@@ -12,7 +12,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction
 
-from lt25.models import fla_gla, fla_hopper
+from lt25.models import fla_hopper
 from lt25.ops import (
     add_norm_linear,
     add_rms_norm,
@@ -28,6 +28,7 @@ from lt25.ops.backends import (
     triton_argmax,
     triton_cross_entropy,
     triton_ctc,
+    triton_gla,
     triton_products,
     triton_row,
     triton_summary,
@@ -181,13 +182,18 @@ def test_backward_of_recurrences_with_a_decay(keys, values, delta_rule, states, 
     assert "memdesc<1x" not in kernels["_gradients"].asm["ttgir"]
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_backward_of_gated_linear_attention(packed, kernels):
-    """As above, of the heads of gla_340m."""
-    q, k = (half(1, 150, 2, 128).detach() for _ in range(2))
-    v, do = (half(1, 150, 2, 256).detach() for _ in range(2))
-    sums, h, dh = torch.randn(1, 150, 2, 128), *(half(1, 3, 2, 256, 128).detach() for _ in range(2))
-    bounds = torch.tensor([0, 150]) if packed else None
-    chunks = fla_gla._Chunks(q, bounds)
-    fla_gla.gradients(q, k, v, sums, h, do, dh, sums, sums, 0.1, torch.bfloat16, chunks)
-    assert "memdesc<1x" not in kernels["_gradients"].asm["ttgir"]
+@pytest.mark.parametrize(
+    ("keys", "values", "packed"), [(128, 256, False), (128, 256, True), (128, 128, True), (16, 32, True)]
+)
+def test_gated_linear_attention(keys, values, packed, kernels):
+    """As above."""
+    z, q, k = (half(1, 150, 2, keys).detach() for _ in range(3))
+    v, do = (half(1, 150, 2, values).detach() for _ in range(2))
+    h, dh = (half(1, 3, 2, values, keys).detach() for _ in range(2))
+    bounds = (torch.tensor([0, 150]), torch.zeros(3, 2, dtype=torch.int64)) if packed else (None, None)
+    g = triton_gla.decays(z, 0.1, True, *bounds)
+    triton_gla.values_backward(k, g, torch.randn(1, 150, 2, triton_gla.CHUNK), do, dh, *bounds)
+    triton_gla.keys_backward(q, k, v, z, g, h, do, dh, g, g, 0.1, 0.1, True, *bounds)
+    assert len(kernels) == 3
+    for kernel in kernels.values():
+        assert "memdesc<1x" not in kernel.asm["ttgir"]
