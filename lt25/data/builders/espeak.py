@@ -8,12 +8,15 @@ training.
 
 import csv
 import math
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+
+from lt25.progress import track
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc", "en-029")
@@ -82,7 +85,21 @@ def script(split: str, count: int) -> list[dict]:
 def speak(lines: list[tuple[Path, dict]]) -> None:
     """Write what a script says, each line into its folder: `(folder, line)`."""
     with ProcessPoolExecutor(PARTS, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        list(pool.map(_speak, [lines[part::PARTS] for part in range(PARTS)]))
+        parts = [pool.submit(_speak, lines[part::PARTS]) for part in range(PARTS)]
+        for _ in track(_spoken(lines, parts), "espeak-ng: utterances spoken", len(lines)):
+            pass
+
+
+def _spoken(lines: list[tuple[Path, dict]], parts: list[Future]) -> Iterator[None]:
+    """Yield once for each line that is spoken, as the parts come to it."""
+    waiting = [folder / line["file_name"] for folder, line in lines]
+    while waiting:
+        done, at_work = wait(parts, timeout=0.5)
+        for part in done:
+            part.result()
+        left = [path for path in waiting if at_work and not path.exists()]
+        yield from [None] * (len(waiting) - len(left))
+        waiting = left
 
 
 def _speak(lines: list[tuple[Path, dict]]) -> None:
