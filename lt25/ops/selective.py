@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lt25.ops.backends import kernels, reference, state_dtype
 from lt25.ops.operator import operator
-from lt25.ops.scan import check_sequences
+from lt25.ops.scan import check_sequences, count_sequences
 
 
 def selective_scan(
@@ -39,8 +39,9 @@ def selective_scan(
         backend: "triton" (CUDA) or "reference" (float64 loop, anywhere); by default chosen by the device.
 
     Returns:
-        y [B, T, D] in x's dtype, and the state after the last step [B, D, N] (float32, or float64 if x is). The scan computes in
-        the state's dtype. Gradients flow from both results and are bitwise reproducible.
+        y [B, T, D] in x's dtype, and the state after the last step of each sequence, [B, D, N] or [S, D, N] (float32, or float64
+        if x is), 0 of an empty one. The scan computes in the state's dtype. Gradients flow from both results and are bitwise
+        reproducible.
 
     Raises:
         ValueError: shapes that do not fit together, an unknown backend.
@@ -52,20 +53,15 @@ def selective_scan(
         if tuple(given.shape) != tuple(wanted[name]):
             raise ValueError(f"selective_scan: {name} must be {tuple(wanted[name])}, got {tuple(given.shape)}")
     check_sequences("selective_scan", x, x.shape[2], None, cu_seqlens)
-    starts = None
-    if cu_seqlens is not None:
-        # One more step, for sequences without any at the end.
-        starts = torch.zeros(x.shape[1] + 1, dtype=torch.bool, device=x.device)
-        starts = starts.index_fill(0, cu_seqlens[:-1].long(), True)[:-1].contiguous()
     if backend is None:
         backend = "triton" if x.is_cuda and x.dtype != torch.float64 else "reference"
     if backend not in ("triton", "reference"):
         raise ValueError(f"selective_scan: unknown backend {backend!r}, choose from triton, reference")
     if backend == "reference":
-        y, state = reference.selective_scan(x, dt, A, B, C, D, dt_bias, z, starts)
+        y, state = reference.selective_scan(x, dt, A, B, C, D, dt_bias, z, cu_seqlens)
         return y, state.to(state_dtype(x))
-    y, states = _forward(x, dt, A, B, C, D, dt_bias, z, starts)
-    return y, states[:, -1].transpose(1, 2)
+    y, states = _forward(x, dt, A, B, C, D, dt_bias, z, cu_seqlens)
+    return y, states[: count_sequences(x, cu_seqlens)].transpose(1, 2)
 
 
 @operator("lt25::selective_scan")
@@ -78,15 +74,15 @@ def _forward(
     D: Tensor,
     dt_bias: Tensor,
     z: Tensor | None,
-    starts: Tensor | None,
+    cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    return kernels("triton", "selective").forward(x, dt, A, B, C, D, dt_bias, z, starts)
+    return kernels("triton", "selective").forward(x, dt, A, B, C, D, dt_bias, z, cu_seqlens)
 
 
 @_forward.register_fake
-def _(x, dt, A, B, C, D, dt_bias, z, starts):
-    tiles = kernels("triton", "selective").tiles(x.shape[1])
-    return x.new_empty(x.shape), x.new_empty(x.shape[0], tiles + 1, A.shape[1], x.shape[2], dtype=torch.float32)
+def _(x, dt, A, B, C, D, dt_bias, z, cu_seqlens):
+    places = kernels("triton", "selective").kept(count_sequences(x, cu_seqlens), x.shape[0] * x.shape[1])
+    return x.new_empty(x.shape), x.new_empty(places, A.shape[1], x.shape[2], dtype=torch.float32)
 
 
 @operator("lt25::selective_scan_backward")
@@ -101,14 +97,14 @@ def _backward(
     D: Tensor,
     dt_bias: Tensor,
     z: Tensor | None,
-    starts: Tensor | None,
+    cu_seqlens: Tensor | None,
     states: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return kernels("triton", "selective").backward(grad_y, grad_final, x, dt, A, B, C, D, dt_bias, z, starts, states)
+    return kernels("triton", "selective").backward(grad_y, grad_final, x, dt, A, B, C, D, dt_bias, z, cu_seqlens, states)
 
 
 @_backward.register_fake
-def _(grad_y, grad_final, x, dt, A, B, C, D, dt_bias, z, starts, states):
+def _(grad_y, grad_final, x, dt, A, B, C, D, dt_bias, z, cu_seqlens, states):
     gate = x.new_empty(0) if z is None else z
     return tuple(each.new_empty(each.shape) for each in (x, dt, A, B, C, D, dt_bias, gate))
 
@@ -120,11 +116,11 @@ def _setup_context(ctx, inputs, output):
 
 
 def _differentiate(ctx, grad_y, grad_states):
-    x, *others, z, starts, states = ctx.saved_tensors
+    x, *others, z, cu_seqlens, states = ctx.saved_tensors
     if grad_y is None:
         grad_y = torch.zeros_like(x)
-    final = None if grad_states is None else grad_states[:, -1]
-    *grads, grad_z = _backward(grad_y, final, x, *others, z, starts, states)
+    final = None if grad_states is None else grad_states[: count_sequences(x, cu_seqlens)]
+    *grads, grad_z = _backward(grad_y, final, x, *others, z, cu_seqlens, states)
     return *grads, None if z is None else grad_z, None
 
 

@@ -82,16 +82,22 @@ def selective_scan(
     D: Tensor,
     dt_bias: Tensor,
     z: Tensor | None,
-    starts: Tensor | None,
+    cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Arguments and results of :func:`lt25.ops.selective_scan`; bool ``starts`` [T] is True where a sequence begins."""
+    """Arguments and results of :func:`lt25.ops.selective_scan`."""
+    if cu_seqlens is not None:
+        lengths = cu_seqlens.diff().tolist()
+        steps = zip(*(each.split(lengths, 1) for each in (x, dt, B, C, x if z is None else z)), strict=True)
+        results = [
+            selective_scan(x, dt, A, B, C, D, dt_bias, None if z is None else gate, None) for x, dt, B, C, gate in steps
+        ]
+        y, state = zip(*results, strict=True)
+        return torch.cat(y, 1), torch.cat(state)
     value, rate, write, read = map(_exact, (x, A, B, C))
     passed = F.softplus(_exact(dt) + _exact(dt_bias))
     state, rows = value.new_zeros(x.shape[0], *A.shape), []
     for t in range(x.shape[1]):
         decay = (passed[:, t, :, None] * rate).exp()
-        if starts is not None:
-            decay = torch.where(starts[t], 0.0, decay)
         state = decay * state + (passed * value)[:, t, :, None] * write[:, t, None]
         rows.append((state * read[:, t, None]).sum(-1))
     y = (torch.stack(rows, 1) if rows else value) + _exact(D) * value
