@@ -3,7 +3,9 @@
 A recorded step costs the host one launch in place of hundreds, which is most of the time of a small model's step.
 """
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -84,6 +86,18 @@ def _warm(function: Function, batches: list[Batch]) -> tuple[Tensor, ...]:
     return results
 
 
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python frees nothing of what refers to itself: to free an older graph would end a recording."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 class _Recorder:
     """Records into graphs that share one pool of memory: they never run at the same time."""
 
@@ -94,7 +108,7 @@ class _Recorder:
         graph = torch.cuda.CUDAGraph()
         try:
             # Other threads go on meanwhile: batches are copied to the device, and NCCL is watched over.
-            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            with _no_collection(), torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
                 results = function(batches)
         except RuntimeError as error:
             raise UserError(f"{self.refusal}: {str(error).splitlines()[0]}") from error

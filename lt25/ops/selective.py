@@ -100,7 +100,9 @@ def _backward(
     cu_seqlens: Tensor | None,
     states: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return kernels("triton", "selective").backward(grad_y, grad_final, x, dt, A, B, C, D, dt_bias, z, cu_seqlens, states)
+    return kernels("triton", "selective").backward(
+        grad_y, grad_final, x, dt, A, B, C, D, dt_bias, z, cu_seqlens, states
+    )
 
 
 @_backward.register_fake
