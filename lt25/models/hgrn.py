@@ -27,6 +27,7 @@ from lt25.ops import (
     add_norm_linear,
     add_rms_norm,
     dropout,
+    embedding,
     gated_mlp,
     hgrn_mix,
     hgrn_scan,
@@ -517,7 +518,7 @@ class HGRNModel(HGRNPreTrainedModel):
         if input_features is not None:
             hidden, attention_mask = self.features(input_features, attention_mask)
         else:
-            hidden = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+            hidden = self._embed(cast(Tensor, input_ids)) if inputs_embeds is None else inputs_embeds
             attention_mask = create_recurrent_attention_mask(self.config, hidden, attention_mask)
         mask = None if attention_mask is None else attention_mask.bool()
         alone = cu_seqlens is None and self.group is None
@@ -576,6 +577,11 @@ class HGRNModel(HGRNPreTrainedModel):
             every = log_f.flatten(0, 1) if mask is None else log_f[mask]
             constants.append(-1 / every.mean(0))
         return constants
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        if ids.numel() == 1 and is_plain(nn.Embedding, self.embeddings):
+            return embedding(ids, self.embeddings.weight)
+        return self.embeddings(ids)
 
     def _lower_bounds(self) -> list[Tensor | None]:
         """For each layer the lower bound [D] of its forget gates, equation 7 of the paper; none for the first."""
