@@ -56,8 +56,9 @@ class HGRNForCausalLM(CausalLMHooks, HGRNPreTrainedModel, GenerationMixin):
         """
         keep_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         steps = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
-        # Of a single step the head is all there is to do after the norm, which leaves it time to be read.
-        headed = steps is not None and steps.numel() == 1 and not keep_hidden and is_plain(nn.Linear, self.lm_head)
+        # Of a single step the head is one operator with the norm.
+        plain = is_plain(nn.Linear, self.lm_head) and is_plain(HGRNModel, self.model)
+        headed = steps is not None and steps.numel() == 1 and not keep_hidden and plain
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

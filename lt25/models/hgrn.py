@@ -27,6 +27,7 @@ from lt25.ops import (
     add_norm_linear,
     add_rms_norm,
     dropout,
+    embedding,
     gated_mlp,
     hgrn_mix,
     hgrn_scan,
@@ -346,20 +347,24 @@ class HGRNLayer(GradientCheckpointingLayer):
         They are handed on unadded, so that each sum is formed together with the norm after it. Of a single step the sum itself is
         handed on, and None. The other arguments are those of :meth:`HGRNMixer.forward`.
         """
-        drops = self.training or self.dropout.training or not is_plain(Dropout, self.dropout)
-        is_step = branch.shape[1] == 1 and mask is None and not drops
-        if is_step and cache is not None and self._takes_steps(cache):
+        is_step = cache is not None and branch.shape[1] == 1 and mask is None and self._drops_nothing()
+        if is_step and self._takes_steps(cache):
             norm, stream = cast(RMSNorm, self.attn_norm), _sum(branch, residual)
             branch, residual = self.attn.step(stream, norm, lower_bound, cache), None
         else:
             mixed, residual = self.attn(branch, residual, self.attn_norm, lower_bound, mask, cu_seqlens, cache)
             branch = self.depth(self.dropout(mixed))
-        if is_step and cache is not None and self._is_plain():
+        if is_step and self._is_plain():
             mlp, norm = self.mlp, cast(RMSNorm, self.mlp_norm)
             weights = mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight
             return mlp_step(_sum(branch, residual), norm.weight, norm.eps, *weights), None
         normed, residual = _add_norm(branch, residual, self.mlp_norm, mask, self.attn.post_norm)
         return self.depth(self.dropout(self.mlp(normed))), residual
+
+    def _drops_nothing(self) -> bool:
+        """Whether what follows a branch need not be called."""
+        training = self.training or self.dropout.training or self.depth.training
+        return not training and is_plain(Dropout, self.dropout) and is_plain(StochasticDepth, self.depth)
 
     def _takes_steps(self, cache: HGRNCache) -> bool:
         """Whether the mixer may compute a step without being called."""
@@ -517,7 +522,7 @@ class HGRNModel(HGRNPreTrainedModel):
         if input_features is not None:
             hidden, attention_mask = self.features(input_features, attention_mask)
         else:
-            hidden = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+            hidden = self._embed(cast(Tensor, input_ids)) if inputs_embeds is None else inputs_embeds
             attention_mask = create_recurrent_attention_mask(self.config, hidden, attention_mask)
         mask = None if attention_mask is None else attention_mask.bool()
         alone = cu_seqlens is None and self.group is None
@@ -576,6 +581,11 @@ class HGRNModel(HGRNPreTrainedModel):
             every = log_f.flatten(0, 1) if mask is None else log_f[mask]
             constants.append(-1 / every.mean(0))
         return constants
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        if ids.numel() == 1 and is_plain(nn.Embedding, self.embeddings):
+            return embedding(ids, self.embeddings.weight)
+        return self.embeddings(ids)
 
     def _lower_bounds(self) -> list[Tensor | None]:
         """For each layer the lower bound [D] of its forget gates, equation 7 of the paper; none for the first."""

@@ -1,6 +1,5 @@
 """Kernels: one public function each, backends behind it."""
 
-from lt25.ops.argmax import argmax
 from lt25.ops.conv import short_conv
 from lt25.ops.cross_entropy import linear_cross_entropy
 from lt25.ops.ctc import ctc_loss, frames_needed, greedy_ids
@@ -13,6 +12,7 @@ from lt25.ops.rows import add_rms_norm, gated_rms_norm, swiglu
 from lt25.ops.scan import hgrn_scan
 from lt25.ops.selective import selective_scan
 from lt25.ops.step import hgrn_step
+from lt25.ops.token import argmax, embedding
 
 __all__ = [
     "add_norm_linear",
@@ -20,6 +20,7 @@ __all__ = [
     "argmax",
     "ctc_loss",
     "dropout",
+    "embedding",
     "frames_needed",
     "gated_mlp",
     "gated_rms_norm",

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from lt25.models.cache import HGRNCache
 from tests.models import tiny
 
 MAKERS = {
@@ -58,6 +59,27 @@ def test_a_hook_on_every_module_is_called_and_changes_nothing(kind):
     found = model(**given).logits
     assert called == set(leaves(model))
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("short_conv", [False, True])
+def test_a_hook_on_any_module_is_called_in_a_step_too(short_conv):
+    """Of generation, which computes a layer's halves and the head without calling what is in them."""
+    model = tiny.causal_lm(use_short_conv=short_conv)
+    cache = model(torch.tensor([[3, 5]]), use_cache=True).past_key_values.tensors()
+
+    def step():
+        restored = HGRNCache(model.config)
+        restored.restore(cache)
+        return model(torch.tensor([[7]]), past_key_values=restored, use_cache=True).logits
+
+    expected = step()
+    for name, module in model.named_modules():
+        called = []
+        hook = module.register_forward_hook(lambda *_, called=called: called.append(1))
+        torch.testing.assert_close(step(), expected, atol=2e-5, rtol=2e-5)
+        hook.remove()
+        assert called or isinstance(module, nn.ModuleList), name
 
 
 def test_a_hook_on_all_modules_sees_every_module():

@@ -25,13 +25,13 @@ from lt25.ops import (
     short_conv,
 )
 from lt25.ops.backends import (
-    triton_argmax,
     triton_cross_entropy,
     triton_ctc,
     triton_gla,
     triton_products,
     triton_row,
     triton_summary,
+    triton_token,
 )
 
 # Bytes of shared memory that a program may have.
@@ -147,7 +147,8 @@ def test_products_of_a_row(hidden, width):
     state = torch.zeros(1, hidden)
     triton_row.norm_product(x, x, norm, 1e-6, [gate, up], early=True)
     triton_row.mixer_step(x, norm, 1e-6, [weight] * 3, norm, 1e-6, state, norm, weight, early=True)
-    triton_argmax.forward(x)
+    triton_token.argmax(x)
+    triton_token.embedding(torch.zeros(1, 1, dtype=torch.int64), weight)
     triton_row.mlp_step(x, norm, 1e-6, gate, up, down, early=True)
 
 

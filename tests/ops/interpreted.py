@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from lt25.ops import add_norm_linear, gated_mlp, hgrn_mix, mlp, short_conv
 from lt25.ops.backends import (
     numba_mix,
-    triton_argmax,
     triton_conv,
     triton_cross_entropy,
     triton_mlp,
@@ -23,6 +22,7 @@ from lt25.ops.backends import (
     triton_scan,
     triton_selective,
     triton_summary,
+    triton_token,
 )
 from lt25.ops.backends.triton_products import Cut
 from tests.ops import compare, products
@@ -191,9 +191,17 @@ def test_argmax_is_the_first_of_the_largest(classes, dtype):
     """In several blocks, the last of them not full; of numbers of which many are equal, and of a row of -inf."""
     x = torch.randint(-4, 4, (5, classes)).to(dtype)
     x[3] = -torch.inf
-    with patch.object(triton_argmax, "_BLOCK", 16):
-        found = triton_argmax.forward(x)
+    with patch.object(triton_token, "_BLOCK", 16):
+        found = triton_token.argmax(x)
     assert found.tolist() == [[row.index(max(row))] for row in x.tolist()]
+
+
+def test_embedding_of_a_token():
+    """Of one that there is not nothing is read."""
+    weight = torch.randn(5, 20)
+    for token in (0, 4):
+        assert torch.equal(triton_token.embedding(torch.tensor([[token]]), weight), weight[None, None, token])
+    assert triton_token.embedding(torch.tensor([[5]]), weight).isnan().all()
 
 
 def test_fused_mlp_over_many_rows():

@@ -38,7 +38,7 @@ def _load(row, column, D: tl.constexpr):
 
 
 @triton.jit
-def _meet(EARLY: tl.constexpr):
+def meet(EARLY: tl.constexpr):
     """Let the next kernel be launched, and wait for the one before."""
     if EARLY:
         gdc_launch_dependents()
@@ -70,7 +70,7 @@ def _norm_product(
         weight = third
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK)
     tile, norm = _tile(weight, row, column, N, D), _load(norm_weight, column, D)
-    _meet(EARLY)
+    meet(EARLY)
     value = _load(x, column, D)
     if RESIDUAL:
         value += _load(residual, column, D)
@@ -90,7 +90,7 @@ def _norm_step(
     i_tile, f_tile = _tile(i_weight, row, column, N, D), _tile(f_weight, row, column, N, D)
     g_tile, norm = _tile(g_weight, row, column, N, D), _load(norm_weight, column, D)
     gate = _load(gate_weight, row, N)
-    _meet(EARLY)
+    meet(EARLY)
     value, h = _load(x, column, D), _load(state, row, N)
     keep = 1.0
     if BOUNDED:
@@ -113,7 +113,7 @@ def _norm_swiglu(
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK)
     gate_tile, up_tile = _tile(gate_weight, row, column, N, D), _tile(up_weight, row, column, N, D)
     norm = _load(norm_weight, column, D)
-    _meet(EARLY)
+    meet(EARLY)
     value = _load(x, column, D)
     scale = _scale(value, eps, D)
     value *= norm
@@ -129,7 +129,7 @@ def _product_sum(
     """y = residual + x @ weight^T, with a weight [N, D]; the product is scaled as the norm of a row would be."""
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK)
     tile = _tile(weight, row, column, N, D)
-    _meet(EARLY)
+    meet(EARLY)
     value, before = _load(x, column, D), _load(residual, row, N)
     product = _multiply(tile, value)
     if NORMED:
@@ -156,8 +156,8 @@ def _shape(weight: Tensor, together: int = 1) -> tuple[int, dict[str, int]]:
     }
 
 
-def _launched(early: bool) -> dict[str, bool]:
-    # The interpreter knows no such launch.
+def launched(early: bool) -> dict[str, bool]:
+    """Arguments of a kernel that is launched while the one before it runs, or is not; the interpreter knows no such launch."""
     return {"EARLY": True, "launch_pdl": True} if early else {"EARLY": False}
 
 
@@ -176,7 +176,7 @@ def norm_product(
     programs, shape = _shape(first)
     _norm_product[(programs, len(weights))](
         x, x if residual is None else residual, norm_weight, first, second, third, y, total, eps, rows,
-        RESIDUAL=residual is not None, **shape, **_launched(early),
+        RESIDUAL=residual is not None, **shape, **launched(early),
     )  # fmt: skip
     return y, total
 
@@ -201,12 +201,12 @@ def mixer_step(
     programs, shape = _shape(i, 3)
     _norm_step[(programs,)](
         x, norm_weight, i, f, g, state, bound, gate_weight, gated, new_state, eps, len(i),
-        BOUNDED=lower_bound is not None, **shape, **_launched(early),
+        BOUNDED=lower_bound is not None, **shape, **launched(early),
     )  # fmt: skip
     y = torch.empty_like(x)
     programs, shape = _shape(out_weight)
     _product_sum[(programs,)](
-        gated, new_state, out_weight, x, y, gate_eps, len(out_weight), NORMED=True, **shape, **_launched(early)
+        gated, new_state, out_weight, x, y, gate_eps, len(out_weight), NORMED=True, **shape, **launched(early)
     )
     return y, new_state
 
@@ -225,7 +225,7 @@ def mlp_step(
     gate, up, down = (weight.contiguous() for weight in (gate_weight, up_weight, down_weight))
     act, y = x.new_empty(len(gate)), torch.empty_like(x)
     programs, shape = _shape(gate, 2)
-    _norm_swiglu[(programs,)](x, norm_weight, gate, up, act, eps, len(gate), **shape, **_launched(early))
+    _norm_swiglu[(programs,)](x, norm_weight, gate, up, act, eps, len(gate), **shape, **launched(early))
     programs, shape = _shape(down)
-    _product_sum[(programs,)](act, act, down, x, y, 0.0, len(down), NORMED=False, **shape, **_launched(early))
+    _product_sum[(programs,)](act, act, down, x, y, 0.0, len(down), NORMED=False, **shape, **launched(early))
     return y
