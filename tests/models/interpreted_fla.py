@@ -2,6 +2,7 @@
 
 from tests.models import interpret  # isort: skip
 
+from contextlib import ExitStack
 from inspect import unwrap
 
 import pytest
@@ -11,10 +12,10 @@ from fla.models import GLAConfig, GLAModel
 from fla.models import HGRNConfig as FLAConfig
 from fla.models import HGRNForCausalLM as FLAModel
 from fla.modules.mlp import GatedMLP
-from fla.modules.norm import RMSNorm, layernorm
+from fla.modules.norm import RMSNorm, fused_norm_gate, layernorm
 from fla.ops.common.chunk_o import chunk_bwd_dqkwg
 
-from lt25.models import HGRNConfig, HGRNForCausalLM, fla_gla, fla_hopper, fla_mamba, fla_mamba2, fla_maps, fla_rows
+from lt25.models import HGRNConfig, HGRNForCausalLM, fla, fla_gla, fla_hopper, fla_mamba, fla_mamba2, fla_maps, fla_rows
 from lt25.ops import gated_rms_norm
 from lt25.replaced import replaced
 from tests.models import decaying
@@ -261,6 +262,18 @@ def test_maps_of_one_input_are_computed_together(kind):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
     assert {"o_proj", "gk_proj.1"}.issuperset(called)
     assert not any(name in vars(layer) for name in fla_maps.MAPS[kind])
+
+
+def test_fla_has_its_own_again():
+    places = [(kind, "forward") for kind in SIZES_OF] + [(gla, "chunk_gla"), (hgrn2, "chunk_gla")]
+    places += [(layernorm, "rms_norm"), (fused_norm_gate, "rms_norm_gated"), (GatedMLP, "forward")]
+    places += [*((block, "forward") for block, _ in fla_rows._blocks)]
+    with ExitStack() as kept:
+        for owner, name in places:
+            kept.enter_context(replaced(owner, name, getattr(owner, name)))
+        fla.give_back()
+        assert all(unwrap(getattr(owner, name)).__module__.startswith("fla.") for owner, name in places)
+        assert not any(hasattr(kind.forward, "__wrapped__") for kind in SIZES_OF)
 
 
 def test_maps_that_are_more_than_their_weights_are_called():
