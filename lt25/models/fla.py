@@ -10,6 +10,7 @@ import fla.models
 import torch
 
 # They put into FLA what it lacks, or computes in more passes.
+import lt25.models.fla_chunks
 import lt25.models.fla_hopper
 import lt25.models.fla_mamba
 import lt25.models.fla_mamba2  # noqa: F401

@@ -13,9 +13,21 @@ from fla.models import HGRNConfig as FLAConfig
 from fla.models import HGRNForCausalLM as FLAModel
 from fla.modules.mlp import GatedMLP
 from fla.modules.norm import RMSNorm, fused_norm_gate, layernorm
+from fla.ops.common import chunk_h
 from fla.ops.common.chunk_o import chunk_bwd_dqkwg
 
-from lt25.models import HGRNConfig, HGRNForCausalLM, fla, fla_gla, fla_hopper, fla_mamba, fla_mamba2, fla_maps, fla_rows
+from lt25.models import (
+    HGRNConfig,
+    HGRNForCausalLM,
+    fla,
+    fla_chunks,
+    fla_gla,
+    fla_hopper,
+    fla_mamba,
+    fla_mamba2,
+    fla_maps,
+    fla_rows,
+)
 from lt25.ops import gated_rms_norm
 from lt25.replaced import replaced
 from tests.models import decaying
@@ -262,6 +274,20 @@ def test_maps_of_one_input_are_computed_together(kind):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
     assert {"o_proj", "gk_proj.1"}.issuperset(called)
     assert not any(name in vars(layer) for name in fla_maps.MAPS[kind])
+
+
+def test_the_host_knows_how_many_chunks_there_are():
+    torch.manual_seed(0)
+    bounds = torch.tensor([0, 5, 75, 130, 130])
+    offsets, expected = fla_chunks.offsets(bounds, 64), fla_chunks._own(bounds, 64)
+    assert offsets.tolist() == expected.tolist() == [0, 1, 3, 4, 4]
+    assert offsets[-1].item() == 4 and offsets[2].item() == 3
+    k, v, g = (torch.randn(1, 130, 1, size) for size in (16, 16, 16))
+    states = []
+    for prepare in (fla_chunks.offsets, fla_chunks._own):
+        with replaced(chunk_h, "prepare_chunk_offsets", prepare):
+            states.append(chunk_h.chunk_fwd_h(k, v, gk=-g.abs(), cu_seqlens=bounds)[0])
+    torch.testing.assert_close(*states, atol=0, rtol=0)
 
 
 def test_fla_has_its_own_again():
