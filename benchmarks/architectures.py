@@ -237,13 +237,11 @@ def train_plain(given: dict[str, Any]) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    # It enters FLA's models, with attention for those that lack flash-attn, and lets autotuners be quick. Norms, MLPs
-    # and rotary embeddings are FLA's own again.
-    import lt25.models.fla  # noqa: F401
-    from lt25.models import fla_rotary, fla_rows
+    # It enters FLA's models, with attention for those that lack flash-attn, and lets autotuners be quick. What it computes in
+    # fewer passes is FLA's own again.
+    from lt25.models.fla import give_back
 
-    fla_rows.give_back()
-    fla_rotary.give_back()
+    give_back()
 
     device = given["device"]
     # FLA's fused loss is no kernel that a CPU can interpret.

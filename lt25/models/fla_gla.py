@@ -173,5 +173,10 @@ def forward(
     return self.o_proj(self.g_norm_swish_gate(o, gate).flatten(2)), None, past_key_values
 
 
+def give_back() -> None:
+    """Let FLA compute itself; its layers are given back by `lt25.models.fla_maps`."""
+    gla.chunk_gla = hgrn2.chunk_gla = _own
+
+
 gla.chunk_gla = hgrn2.chunk_gla = chunk_gla
 gla.GatedLinearAttention.forward = forward

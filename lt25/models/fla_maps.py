@@ -8,6 +8,7 @@ the maps. A layer whose maps are more than their weights, that reads a text in p
 
 from collections.abc import Callable
 from functools import wraps
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -75,6 +76,12 @@ def together(own: Any, names: tuple[str, ...]) -> Any:
             return own(self, hidden_states, attention_mask, *others, **named)
 
     return forward
+
+
+def give_back() -> None:
+    """Let FLA's layers compute themselves."""
+    for layer in MAPS:
+        layer.forward = unwrap(layer.forward)
 
 
 for layer, names in MAPS.items():

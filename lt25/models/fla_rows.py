@@ -5,7 +5,7 @@ They compute the same in fewer passes over memory: the backward pass of a norm t
 input, and so computes the gradient of both uses of it, which autograd would add up in a pass of its own.
 
 Importing the module gives FLA's classes `rms_norm`, `rms_norm_gated`, `forward` and `normed_first`; what these cannot do goes
-FLA's own way. FLA has its own again after `give_back`.
+FLA's own way.
 """
 
 from functools import wraps
@@ -114,7 +114,7 @@ def normed_first(own: Any) -> Any:
 
 
 def give_back() -> None:
-    """Let FLA compute norms and MLPs itself, for whoever compares with it."""
+    """Let FLA compute norms and MLPs itself."""
     _norms.rms_norm, _gated_norms.rms_norm_gated, GatedMLP.forward = _rms_norm, _rms_norm_gated, _gated_mlp
     for block, own in _blocks:
         block.forward = own

@@ -2,6 +2,7 @@
 
 from tests.models import interpret  # isort: skip
 
+from contextlib import ExitStack
 from inspect import unwrap
 
 import pytest
@@ -11,15 +12,16 @@ from fla.models import GLAConfig, GLAModel
 from fla.models import HGRNConfig as FLAConfig
 from fla.models import HGRNForCausalLM as FLAModel
 from fla.modules.mlp import GatedMLP
-from fla.modules.norm import RMSNorm, layernorm
+from fla.modules.norm import RMSNorm, fused_norm_gate, layernorm
 from fla.modules.rotary import RotaryEmbedding, ops
+from fla.ops.common import chunk_h
 from fla.ops.common.chunk_o import chunk_bwd_dqkwg
 
-# Attention, where flash-attn is not installed.
-import lt25.models.fla  # noqa: F401
 from lt25.models import (
     HGRNConfig,
     HGRNForCausalLM,
+    fla,
+    fla_chunks,
     fla_gla,
     fla_hopper,
     fla_mamba,
@@ -290,6 +292,32 @@ def test_maps_of_one_input_are_computed_together(kind):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
     assert {"o_proj", "gk_proj.1"}.issuperset(called)
     assert not any(name in vars(layer) for name in fla_maps.MAPS[kind])
+
+
+def test_the_host_knows_how_many_chunks_there_are():
+    torch.manual_seed(0)
+    bounds = torch.tensor([0, 5, 75, 130, 130])
+    offsets, expected = fla_chunks.offsets(bounds, 64), fla_chunks._own(bounds, 64)
+    assert offsets.tolist() == expected.tolist() == [0, 1, 3, 4, 4]
+    assert offsets[-1].item() == 4 and offsets[2].item() == 3
+    k, v, g = (torch.randn(1, 130, 1, size) for size in (16, 16, 16))
+    states = []
+    for prepare in (fla_chunks.offsets, fla_chunks._own):
+        with replaced(chunk_h, "prepare_chunk_offsets", prepare):
+            states.append(chunk_h.chunk_fwd_h(k, v, gk=-g.abs(), cu_seqlens=bounds)[0])
+    torch.testing.assert_close(*states, atol=0, rtol=0)
+
+
+def test_fla_has_its_own_again():
+    places = [(kind, "forward") for kind in SIZES_OF] + [(gla, "chunk_gla"), (hgrn2, "chunk_gla")]
+    places += [(layernorm, "rms_norm"), (fused_norm_gate, "rms_norm_gated"), (GatedMLP, "forward")]
+    places += [*((block, "forward") for block, _ in fla_rows._blocks)]
+    with ExitStack() as kept:
+        for owner, name in places:
+            kept.enter_context(replaced(owner, name, getattr(owner, name)))
+        fla.give_back()
+        assert all(unwrap(getattr(owner, name)).__module__.startswith("fla.") for owner, name in places)
+        assert not any(hasattr(kind.forward, "__wrapped__") for kind in SIZES_OF)
 
 
 def test_maps_that_are_more_than_their_weights_are_called():
