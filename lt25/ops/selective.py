@@ -6,9 +6,9 @@ Section 3.3.2 of "Mamba: Linear-Time Sequence Modeling with Selective State Spac
 import torch
 from torch import Tensor
 
-from lt25.ops.backends import kernels, reference, state_dtype
+from lt25.ops.backends import count_sequences, kernels, reference, state_dtype
 from lt25.ops.operator import operator
-from lt25.ops.scan import check_sequences, count_sequences
+from lt25.ops.scan import check_sequences
 
 
 def selective_scan(
@@ -100,7 +100,9 @@ def _backward(
     cu_seqlens: Tensor | None,
     states: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return kernels("triton", "selective").backward(grad_y, grad_final, x, dt, A, B, C, D, dt_bias, z, cu_seqlens, states)
+    return kernels("triton", "selective").backward(
+        grad_y, grad_final, x, dt, A, B, C, D, dt_bias, z, cu_seqlens, states
+    )
 
 
 @_backward.register_fake
