@@ -37,8 +37,8 @@ from lt25.ops.backends.triton_scan import _across_warps, _then_exclusive
 _TILE = 64
 # Arguments on whose values Triton does not specialize, so that batches of other lengths need no new compilation.
 _NUMBERS = ("T", "total", "sequences", "groups")
-# About so many programs a launch has at most: several for each place on a GPU, to balance sequences of different lengths. Each has
-# sums of gradients of A, 32 kB with 16 states.
+# About so many programs a launch has at most: several for each place on a GPU, to balance sequences of different lengths. Each
+# has sums of gradients of A, 32 kB with 16 states.
 _PROGRAMS = 2048
 
 
