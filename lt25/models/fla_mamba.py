@@ -40,7 +40,8 @@ def scanned(
         backend: as for `lt25.ops.selective_scan`.
 
     Returns:
-        [B, T, D]; the last inputs of the convolution [B, C, conv_kernel_size] and the state [B, C, state_size], or None for both.
+        [B, T, D]; the last inputs of the convolution [B, C, conv_kernel_size] and the state [B, C, state_size] (of each
+        text, if they are packed), or None for both.
     """
     values, gate = layer.in_proj(x).chunk(2, -1)
     here = None if mask is None else mask[..., None].to(x.dtype)

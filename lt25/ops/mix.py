@@ -13,10 +13,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from lt25.ops.backends import as_multiplied, choose, fits_norm_linear, kernels, reference, state_dtype
+from lt25.ops.backends import as_multiplied, choose, count_sequences, fits_norm_linear, kernels, reference, state_dtype
 from lt25.ops.context import Carry
 from lt25.ops.operator import operator
-from lt25.ops.scan import check_sequences, check_shared, count_sequences
+from lt25.ops.scan import check_sequences, check_shared
 
 
 def hgrn_mix(

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lt25.ops.backends import choose, kernels, reference, state_dtype
+from lt25.ops.backends import choose, count_sequences, kernels, reference, state_dtype
 from lt25.ops.context import Carry
 from lt25.ops.operator import operator
 
@@ -100,11 +100,6 @@ def check_shared(operator: str, backend: str, states: bool) -> None:
         raise ValueError(f"{operator}: with a group no state is given or returned")
     if backend == "reference":
         raise ValueError(f"{operator}: the reference backend takes no group")
-
-
-def count_sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
-    """The number N of sequences in x [B, T, ...]."""
-    return x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
 
 
 @operator("lt25::hgrn_scan")

@@ -6,9 +6,9 @@ Section 3.3.2 of "Mamba: Linear-Time Sequence Modeling with Selective State Spac
 import torch
 from torch import Tensor
 
-from lt25.ops.backends import kernels, reference, state_dtype
+from lt25.ops.backends import count_sequences, kernels, reference, state_dtype
 from lt25.ops.operator import operator
-from lt25.ops.scan import check_sequences, count_sequences
+from lt25.ops.scan import check_sequences
 
 
 def selective_scan(

@@ -67,6 +67,14 @@ def test_selective_scan_over_several_tiles_equals_the_reference(data):
         compare.check(case, "triton", torch.float32)
 
 
+def test_selective_scan_by_programs_that_take_several_sequences():
+    """Of several tiles, which begin and end within one of the whole, and of none."""
+    case = compare.selective_case(lambda _, high: high, Sizes(1, 55, 5))
+    case = case._replace(options={"cu_seqlens": torch.tensor([0, 0, 30, 30, 35, 55, 55])})
+    with patch.multiple(triton_selective, _TILE=16, _PROGRAMS=2):
+        compare.check(case, "triton", torch.float32)
+
+
 def test_convolution_over_many_steps_whose_programs_read_one_way_each():
     """As with a hidden size of 128, where 64 channels of a program are half of those of i or f."""
     tensors = {"ifg": torch.randn(2, 21, 48).double(), "weight": torch.randn(32, 9).double()}

@@ -65,6 +65,11 @@ def kernels(backend: str, operator: str) -> ModuleType:
     return importlib.import_module(f"lt25.ops.backends.{backend}_{operator}")
 
 
+def count_sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
+    """The number N of sequences in x [B, T, ...]."""
+    return x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+
+
 def state_dtype(x: Tensor) -> torch.dtype:
     """The dtype of the recurrent state for inputs x: float64 for float64, else float32."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -1,6 +1,6 @@
 """Mamba's selective scan on a GPU: one pass over the data forward, and one backward.
 
-A program takes 32 neighboring channels of one sequence and goes through time in tiles of 64 steps, as the scan of
+A program takes 64 neighboring channels of one sequence and goes through time in tiles of 64 steps, as the scan of
 `lt25.ops.backends.triton_scan` does: each of its W warps holds R consecutive steps in registers. For one of the N states after
 the other, the warp reduces its steps to one affine map of the state, a scan over the W maps gives every warp the state that
 enters it, and from this it computes its steps, of which nothing but their share of y remains. So no state leaves the registers
@@ -11,9 +11,14 @@ What it costs at B = 8, T = 4096, D = 2048, N = 16 in bfloat16, by count: B T D 
 forward and one backward, 0.3 ms at the 16 a clock of each of an H200's 132 multiprocessors. Forward reads x, dt and z and writes
 y, 537 MB, and the states between tiles, 67 MB: 0.15 ms at 4 TB/s. So the exponentials and the dozen of instructions around each
 of them decide. To split time into pieces, whose states a first pass computes, would double the exponentials; tiles need them
-once, and make of B D / 32 = 512 sequences of steps as many programs of several warps each. Backward, the gradients of B and C are
-sums over channels: ten shuffles for each state within a warp, then float32 sums of each 32 channels, 2 x 134 MB, that one
+once, and make of B D / 64 = 256 sequences of steps as many programs of several warps each. Backward, the gradients of B and C are
+sums over channels: ten shuffles for each state within a warp, then float32 sums of each 64 channels, 2 x 67 MB, that one
 reduction adds up in the same order each time.
+
+Texts packed along time are sequences like those of a batch, of other lengths, and programs begin the longest first. Very many
+sequences are shared among programs, each of which walks some of them one after the other, for what remains of a program is its
+sums of the gradients of A, D and dt_bias. A single long text is one sequence: all its tiles are walked one after the other, by
+D / 64 programs, and most of a GPU has nothing to do.
 """
 
 from collections.abc import Sequence
@@ -24,16 +29,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lt25.ops.backends import count_sequences
 from lt25.ops.backends.triton_math import LOG2_E, exp2, reciprocal, sigmoid
 from lt25.ops.backends.triton_scan import _across_warps, _then_exclusive
-from lt25.ops.scan import count_sequences
 
 # Steps of a tile.
 _TILE = 64
 # Arguments on whose values Triton does not specialize, so that batches of other lengths need no new compilation.
 _NUMBERS = ("T", "total", "sequences", "groups")
-# The most programs of a launch. More would balance sequences of different lengths no better, and each has sums of gradients of A,
-# 32 kB of them with 16 states.
+# About so many programs a launch has at most: several for each place on a GPU, to balance sequences of different lengths. Each
+# has sums of gradients of A, 32 kB with 16 states.
 _PROGRAMS = 2048
 
 
