@@ -12,11 +12,12 @@ utterance of train in so many random forms ("takes"), computed before any clock 
 device whenever a batch is read. Batches are of utterances of like length. Each network is trained from scratch with AdamW, a
 warm-up and a cosine, for so many seconds, or with ``--steps`` for so many batches, which are as many passes for each network.
 
-Learning rates, probabilities of dropout and durations may be several. Every combination is tried on train without one of its
-voices, ``--left-out``, whose utterances, as recorded, then decide by their word error rate. With the best combination a network
-is trained anew on all of train, and hears the test split once: a speaker whom training never heard, and by whom nothing was
-chosen. To try something new, as keys of ``--hgrn``, is for ``--choose-only``, which does not hear the test split. On a GPU
-computation is in bfloat16, and a step is recorded as a CUDA graph, but for that of nn.LSTM, which does not wait for the host.
+Learning rates, probabilities of dropout, numbers of masks and durations may be several. Every combination is tried on train
+without one of its voices, ``--left-out``, whose utterances, as recorded, then decide by their word error rate. With the best
+combination a network is trained anew on all of train, and hears the test split once: a speaker whom training never heard, and by
+whom nothing was chosen. To try something new, as keys of ``--hgrn``, is for ``--choose-only``, which does not hear the test
+split. On a GPU computation is in bfloat16, and a step is recorded as a CUDA graph, but for that of nn.LSTM, which does not wait
+for the host.
 
 Printed are parameters, steps, seconds of audio trained a second (padding is not counted), memory of a GPU beside the data, word
 error rates in %, and seconds of computing for a second of audio: of the test split in batches on the device, and of single
@@ -167,12 +168,14 @@ class Setting(NamedTuple):
     Attributes:
         lr: the highest learning rate.
         dropout: its probability, wherever a network has it.
+        masks: times so many as in the experiment.
         duration: of training, in seconds or in steps.
         keys: more keys of HGRN's config.
     """
 
     lr: float
     dropout: float
+    masks: int
     duration: float
     keys: dict[str, Any]
 
@@ -222,7 +225,7 @@ def load(name: str, options: argparse.Namespace, takes: int = 0) -> Data:
     count = min(options.utterances, len(split))
     changes = transforms(split, {**experiment.augment, **dict.fromkeys(("time_masks", "band_masks"), 0)}, takes > 0)
     forms = Takes(split, count, max(takes, 1), changes, options.seed)
-    workers = (os.cpu_count() or 1) if len(forms) > 1000 else 0
+    workers = len(os.sched_getaffinity(0)) if len(forms) > 1000 else 0
     # As arrays: tensors would come by shared memory, with a file for each.
     loaded = DataLoader(forms, batch_size=64, num_workers=workers, collate_fn=list)
     frames, labels = zip(*((torch.from_numpy(one) for one in item) for items in loaded for item in items), strict=True)
@@ -303,6 +306,7 @@ def race(
     device = torch.device(options.device)
     gc.collect()  # of the network before, for the measure of memory
     masks = load_experiment("connected-digits").augment
+    masks = {**masks, **{key: setting.masks * masks[key] for key in ("time_masks", "band_masks")}}
     on_gpu = device.type == "cuda"
     held = torch.cuda.memory_allocated() if on_gpu else 0
     if on_gpu:
@@ -417,7 +421,9 @@ def chosen(
     others = data["train"].part(np.flatnonzero(data["train"].speakers != options.left_out))
     keys = options.hgrn if name.startswith("hgrn") else [{}]
     tried = []
-    for setting in map(Setting._make, product(options.lr, options.dropout, options.steps or options.seconds, keys)):
+    for setting in map(
+        Setting._make, product(options.lr, options.dropout, options.masks, options.steps or options.seconds, keys)
+    ):
         row, _ = race(name, setting, options, others, data["left out"], symbols)
         tried.append((setting, row))
         curve = ", ".join(f"{100 * wer:.1f}" for *_, wer in row["curve"])
@@ -448,15 +454,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         *(heads if len(heads) == 1 else (f"{names}: {head}" for head, names in of.items())),
         "",
-        "| network | parameters | rate | dropout | seconds | steps | passes | audio s/s | GiB | WER % voice "
+        "| network | parameters | rate, dropout, masks | seconds | steps | passes | audio s/s | GiB | WER % voice "
         "left out | WER % validation | WER % test (95 %) | RTF, batches | RTF, one CPU thread | streams |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- |",
     ]
     for row in rows:
         low, high = row["test"]["interval_95"] or (math.nan, math.nan)
         lines.append(
-            f"| {TITLES[row['name']]} | {row['parameters']:,} | {row['lr']:g} | {row['dropout']:g} | {row['seconds']:.1f} | "
-            f"{row['steps']:,} | {row['passes']:.1f} | {row['audio_seconds_a_second']:,.0f} | "
+            f"| {TITLES[row['name']]} | {row['parameters']:,} | {row['lr']:g}, {row['dropout']:g}, {row['masks']} | "
+            f"{row['seconds']:.1f} | {row['steps']:,} | {row['passes']:.1f} | {row['audio_seconds_a_second']:,.0f} | "
             f"{'' if row['gib'] is None else format(row['gib'], '.2f')} | {100 * row['left_out_wer']:.2f} | "
             f"{100 * row['wer']:.2f} | {100 * row['test']['wer']:.2f} ({100 * low:.1f} to {100 * high:.1f}) | "
             f"{row['real_time_factor']:.6f} | {row['cpu']:.4f} | {'yes' if row['name'] in STREAMS else 'no'} |"
@@ -483,6 +489,7 @@ def main() -> None:
         ("--steps", int, None, "of each training, in place of seconds"),
         ("--lr", float, [1e-3, 3e-3], "learning rates"),
         ("--dropout", float, [0.2], "probabilities"),
+        ("--masks", int, [1], "times so many masks as in the experiment"),
     ]
     for option, kind, default, help in lists:
         parser.add_argument(option, type=kind, nargs="+", default=default, help=f"{help}; default: %(default)s")
@@ -522,6 +529,7 @@ def main() -> None:
         tried = {
             "rates": options.lr,
             "dropouts": options.dropout,
+            "masks times": options.masks,
             ("steps" if options.steps else "seconds"): options.steps or options.seconds,
         }
         head = (
