@@ -12,16 +12,17 @@ utterance of train in so many random forms ("takes"), computed before any clock 
 device whenever a batch is read. Batches are of utterances of like length. Each network is trained from scratch with AdamW, a
 warm-up and a cosine, for so many seconds, or with ``--steps`` for so many batches, which are as many passes for each network.
 
-Learning rates, probabilities of dropout and durations may be several. Every combination is tried on train without one of its
-voices, ``--left-out``, whose utterances, as recorded, then decide by their word error rate. With the best combination a network
-is trained anew on all of train, and hears the test split once: a speaker whom training never heard, and by whom nothing was
-chosen. To try something new, as keys of ``--hgrn``, is for ``--choose-only``, which does not hear the test split. On a GPU
-computation is in bfloat16, and a step is recorded as a CUDA graph, but for that of nn.LSTM, which does not wait for the host.
+Learning rates, probabilities of dropout, numbers of masks and durations may be several. Every combination is tried on train
+without one of its voices at a time, ``--left-out``, whose utterances, as recorded, then decide by the mean of their word error
+rates. With the best combination a network is trained anew on all of train, and hears the test split once: a speaker whom training
+never heard, and by whom nothing was chosen. To try something new, as keys of ``--hgrn``, is for ``--choose-only``, which does not
+hear the test split.
 
-Printed are parameters, steps, seconds of audio trained a second (padding is not counted), memory of a GPU beside the data, word
-error rates in %, and seconds of computing for a second of audio: of the test split in batches on the device, and of single
-utterances on one thread of the CPU. A row is written to ``--json`` as soon as its network is done, in place of an older one of
-this network; the other rows of that file stay, so that a call for each network makes the same table as one for all.
+On a GPU computation is in bfloat16, and a step is recorded as a CUDA graph, but for that of nn.LSTM, which does not wait for the
+host. Printed are parameters, steps, seconds of audio trained a second (padding is not counted), memory of a GPU beside the
+data, word error rates in %, and seconds of computing for a second of audio: of the test split in batches on the device, and of
+single utterances on one thread of the CPU. A row is written to ``--json`` as soon as its network is done, in place of an older
+one of this network; the other rows of that file stay, so that a call for each network makes the same table as one for all.
 """
 
 import argparse
@@ -167,12 +168,14 @@ class Setting(NamedTuple):
     Attributes:
         lr: the highest learning rate.
         dropout: its probability, wherever a network has it.
+        masks: times so many as in the experiment.
         duration: of training, in seconds or in steps.
         keys: more keys of HGRN's config.
     """
 
     lr: float
     dropout: float
+    masks: int
     duration: float
     keys: dict[str, Any]
 
@@ -222,7 +225,7 @@ def load(name: str, options: argparse.Namespace, takes: int = 0) -> Data:
     count = min(options.utterances, len(split))
     changes = transforms(split, {**experiment.augment, **dict.fromkeys(("time_masks", "band_masks"), 0)}, takes > 0)
     forms = Takes(split, count, max(takes, 1), changes, options.seed)
-    workers = (os.cpu_count() or 1) if len(forms) > 1000 else 0
+    workers = len(os.sched_getaffinity(0)) if len(forms) > 1000 else 0
     # As arrays: tensors would come by shared memory, with a file for each.
     loaded = DataLoader(forms, batch_size=64, num_workers=workers, collate_fn=list)
     frames, labels = zip(*((torch.from_numpy(one) for one in item) for items in loaded for item in items), strict=True)
@@ -303,6 +306,7 @@ def race(
     device = torch.device(options.device)
     gc.collect()  # of the network before, for the measure of memory
     masks = load_experiment("connected-digits").augment
+    masks = {**masks, **{key: setting.masks * masks[key] for key in ("time_masks", "band_masks")}}
     on_gpu = device.type == "cuda"
     held = torch.cuda.memory_allocated() if on_gpu else 0
     if on_gpu:
@@ -412,32 +416,37 @@ def alone(network: nn.Module, data: Data, options: argparse.Namespace, symbols: 
 
 def chosen(
     name: str, options: argparse.Namespace, data: dict[str, Data], symbols: list[str]
-) -> tuple[Setting, list[dict[str, Any]]]:
-    """Return the setting whose network hears a voice best that it was not trained on, and what each arrived at."""
-    others = data["train"].part(np.flatnonzero(data["train"].speakers != options.left_out))
+) -> tuple[Setting, float, list[dict[str, Any]]]:
+    """Return the setting that hears voices best which it was not trained on, its error rate, and what each arrived at."""
     keys = options.hgrn if name.startswith("hgrn") else [{}]
+    durations = options.steps or options.seconds
     tried = []
-    for setting in map(Setting._make, product(options.lr, options.dropout, options.steps or options.seconds, keys)):
-        row, _ = race(name, setting, options, others, data["left out"], symbols)
-        tried.append((setting, row))
-        curve = ", ".join(f"{100 * wer:.1f}" for *_, wer in row["curve"])
-        print(f"{name}, {setting}: WER % of {options.left_out}, left out: {curve}", flush=True)
-    best, _ = min(tried, key=lambda one: one[1]["wer"])
-    return best, [row for _, row in tried]
+    for setting in map(Setting._make, product(options.lr, options.dropout, options.masks, durations, keys)):
+        rows = []
+        for voice in options.left_out:
+            others = data["train"].part(np.flatnonzero(data["train"].speakers != voice))
+            heard = data["recorded"].part(np.flatnonzero(data["recorded"].speakers == voice))
+            row, _ = race(name, setting, options, others, heard, symbols)
+            rows.append({**row, "left_out": voice})
+            curve = ", ".join(f"{100 * wer:.1f}" for *_, wer in row["curve"])
+            print(f"{name}, {setting}: WER % of {voice}, left out: {curve}", flush=True)
+        tried.append((float(np.mean([row["wer"] for row in rows])), setting, rows))
+    least, best, _ = min(tried, key=lambda one: one[0])
+    return best, least, [row for *_, rows in tried for row in rows]
 
 
 def measure(
     name: str, options: argparse.Namespace, data: dict[str, Data], symbols: list[str]
 ) -> tuple[dict[str, Any], nn.Module]:
     """Return a network's row and the network: tested with the setting that suits the voice left out."""
-    setting, tried = chosen(name, options, data, symbols)
+    setting, least, tried = chosen(name, options, data, symbols)
     row, network = race(name, setting, options, data["train"], data["validation"], symbols)
     hear(network, data["test"], options, symbols)  # kernels are compiled by now
     heard = hear(network, data["test"], options, symbols)
     kept = ("wer", "cer", "interval_95", "substitutions", "deletions", "insertions", "reference_words")
     test = {key: heard[key] for key in kept}
-    row |= {"test": test, "real_time_factor": heard["real_time_factor"], "tried": tried}
-    return row | {"left_out_wer": min(one["wer"] for one in tried)}, network
+    row |= {"test": test, "real_time_factor": heard["real_time_factor"], "left_out_wer": least, "tried": tried}
+    return row, network
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -448,15 +457,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         *(heads if len(heads) == 1 else (f"{names}: {head}" for head, names in of.items())),
         "",
-        "| network | parameters | rate | dropout | seconds | steps | passes | audio s/s | GiB | WER % voice "
+        "| network | parameters | rate, dropout, masks | seconds | steps | passes | audio s/s | GiB | WER % voices "
         "left out | WER % validation | WER % test (95 %) | RTF, batches | RTF, one CPU thread | streams |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- |",
     ]
     for row in rows:
         low, high = row["test"]["interval_95"] or (math.nan, math.nan)
         lines.append(
-            f"| {TITLES[row['name']]} | {row['parameters']:,} | {row['lr']:g} | {row['dropout']:g} | {row['seconds']:.1f} | "
-            f"{row['steps']:,} | {row['passes']:.1f} | {row['audio_seconds_a_second']:,.0f} | "
+            f"| {TITLES[row['name']]} | {row['parameters']:,} | {row['lr']:g}, {row['dropout']:g}, {row['masks']} | "
+            f"{row['seconds']:.1f} | {row['steps']:,} | {row['passes']:.1f} | {row['audio_seconds_a_second']:,.0f} | "
             f"{'' if row['gib'] is None else format(row['gib'], '.2f')} | {100 * row['left_out_wer']:.2f} | "
             f"{100 * row['wer']:.2f} | {100 * row['test']['wer']:.2f} ({100 * low:.1f} to {100 * high:.1f}) | "
             f"{row['real_time_factor']:.6f} | {row['cpu']:.4f} | {'yes' if row['name'] in STREAMS else 'no'} |"
@@ -483,15 +492,12 @@ def main() -> None:
         ("--steps", int, None, "of each training, in place of seconds"),
         ("--lr", float, [1e-3, 3e-3], "learning rates"),
         ("--dropout", float, [0.2], "probabilities"),
+        ("--masks", int, [1], "times so many masks as in the experiment"),
     ]
     for option, kind, default, help in lists:
         parser.add_argument(option, type=kind, nargs="+", default=default, help=f"{help}; default: %(default)s")
-    parser.add_argument(
-        "--left-out",
-        default="jackson",
-        metavar="VOICE",
-        help="of train, which decides among them; default: %(default)s",
-    )
+    voices = ["jackson", "lucas", "nicolas"]
+    parser.add_argument("--left-out", nargs="+", default=voices, help="of train, one at a time; default: %(default)s")
     parser.add_argument("--choose-only", action="store_true", help="hear the voice left out, and not the test split")
     parser.add_argument(
         "--hgrn", type=json.loads, nargs="+", default=[{}], metavar="JSON", help="more keys of HGRN's config"
@@ -516,16 +522,17 @@ def main() -> None:
         started = time.perf_counter()
         data = {"train": load("train", options, options.takes)}
         data |= {name: load(name, options) for name in ("validation", "test")}
-        recorded = load("train", options)
-        data["left out"] = recorded.part(np.flatnonzero(recorded.speakers == options.left_out))
+        data["recorded"] = load("train", options)
         hours = data["train"].lengths.sum() / 360_000
         tried = {
             "rates": options.lr,
             "dropouts": options.dropout,
+            "masks times": options.masks,
             ("steps" if options.steps else "seconds"): options.steps or options.seconds,
         }
         head = (
-            f"{device}, {time.strftime('%Y-%m-%d')}, torch {torch.__version__}. Tried for {options.left_out}, left out: "
+            f"{device}, {time.strftime('%Y-%m-%d')}, torch {torch.__version__}. Tried for "
+            f"{', '.join(options.left_out)}, left out: "
             f"{'; '.join(f'{name} ' + ' and '.join(f'{one:g}' for one in values) for name, values in tried.items())}. "
             f"Batches of {options.batch}, {len(data['train'].lengths):,} utterances of {hours:.1f} h, {options.takes} random "
             f"forms of each, written in {load_experiment('connected-digits').prepare['units']}."
