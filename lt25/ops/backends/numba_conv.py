@@ -102,7 +102,7 @@ def _forward(x, weight, halves, mask, offsets, y):
     count, (reads, channels) = len(x), weight.shape
     for item in prange((count + ROWS - 1) // ROWS):
         start, stop = item * ROWS, min(count, (item + 1) * ROWS)
-        laid, total = aligned(ROWS + reads - 1, channels, weight), np.empty(channels, weight.dtype)
+        laid, total = aligned(ROWS + reads - 1, channels, weight), aligned(1, channels, weight)[0]
         n = _sequence_of(start, offsets)
         while start < stop:
             while start >= offsets[n + 1]:
