@@ -56,11 +56,21 @@ def _by_row(weight, halves):
     channels, size = weight.shape
     span = channels // (2 * halves)
     laid = aligned(_reads(size), channels, weight)
-    for k in range(len(laid)):
+    laid[size:] = 0
+    for k in range(size):
         for d in range(channels):
-            lag = size - 1 - k if d // span % halves else k
-            laid[k, d] = weight[d, lag] if k < size else 0
+            laid[k, d] = weight[d, size - 1 - k if d // span % halves else k]
     return laid
+
+
+@njit(**JIT)
+def _by_channel(laid, halves, weight):
+    """Write [R, 2 D], as `_by_row` lays it out, to a weight [2 D, K]."""
+    channels, size = weight.shape
+    span = channels // (2 * halves)
+    for k in range(size):
+        for d in range(channels):
+            weight[d, size - 1 - k if d // span % halves else k] = laid[k, d]
 
 
 @njit(**JIT)
@@ -92,7 +102,7 @@ def _forward(x, weight, halves, mask, offsets, y):
     count, (reads, channels) = len(x), weight.shape
     for item in prange((count + ROWS - 1) // ROWS):
         start, stop = item * ROWS, min(count, (item + 1) * ROWS)
-        laid, total = aligned(ROWS + reads - 1, channels, weight), np.empty(channels, weight.dtype)
+        laid, total = aligned(ROWS + reads - 1, channels, weight), aligned(1, channels, weight)[0]
         n = _sequence_of(start, offsets)
         while start < stop:
             while start >= offsets[n + 1]:
@@ -206,12 +216,6 @@ def backward(
         rows(grad),
         grad_weights.numpy(),
     )
-    grad_weight = grad_weights.sum(0)[:size].T.to(weight.dtype, copy=True)
-    if bidirectional:
-        _ahead(grad_weight).copy_(_ahead(grad_weight).flip(-1))
-    return grad.to(ifg.dtype), grad_weight.contiguous()
-
-
-def _ahead(by_channel: Tensor) -> Tensor:
-    """The channels that read later steps: from [2 D, ...] the view [2, D / 2, ...]."""
-    return by_channel.unflatten(0, (2, 2, -1))[:, 1]
+    grad_weight = torch.empty(channels, size, dtype=dtype)
+    _by_channel(grad_weights.sum(0).numpy(), 1 + bidirectional, grad_weight.numpy())
+    return grad.to(ifg.dtype), grad_weight.to(weight.dtype)
