@@ -15,7 +15,9 @@ import torch
 from fla.layers import delta_net, gated_deltanet, gla, gsa, hgrn2, multiscale_retention
 from torch import Tensor, nn
 
-import lt25.models.fla_gla  # noqa: F401  (its layer's forward is another, which calls the maps too)
+# Their layers' forward is another, which calls the maps too.
+import lt25.models.fla_gla
+import lt25.models.fla_hgrn2  # noqa: F401
 from lt25.models.forward import called_instead
 from lt25.models.plain import is_plain
 from lt25.ops import parallel_linear

@@ -24,7 +24,15 @@ from lt25.ops import (
     selective_scan,
     short_conv,
 )
-from lt25.ops.backends import triton_cross_entropy, triton_ctc, triton_gla, triton_products, triton_row, triton_summary
+from lt25.ops.backends import (
+    triton_cross_entropy,
+    triton_ctc,
+    triton_gla,
+    triton_hgrn2,
+    triton_products,
+    triton_row,
+    triton_summary,
+)
 
 # Bytes of shared memory that a program may have.
 SHARED = 227 * 1024
@@ -190,3 +198,10 @@ def test_gated_linear_attention(keys, values, packed, kernels):
     assert len(kernels) == 3
     for kernel in kernels.values():
         assert "memdesc<1x" not in kernel.asm["ttgir"]
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_gates_of_hgrn2(bounded):
+    z, bound = half(2, 70, 1024).detach(), torch.rand(1024) if bounded else None
+    k, g = triton_hgrn2.forward(z, bound)
+    triton_hgrn2.backward(z, bound, k, g)
