@@ -92,8 +92,8 @@ class _Chunked(torch.autograd.Function):
         h = chunks.states(chunk_fwd_kernel_h, "h", k, k=k, v=v, h=None, gk=g, h0=None, ht=None)
         scores = _scores(q, k, g, scale, **chunks.named)
         o = _out(q, v, g, scores, h, scale, True, **chunks.named)
-        ctx.save_for_backward(q, k, v, z, g, h, scores)
-        ctx.chunks, ctx.scale, ctx.decays = chunks, scale, (factor, logits)
+        ctx.save_for_backward(q, k, v, z if logits else None, g, h, scores)
+        ctx.chunks, ctx.scale, ctx.factor = chunks, scale, factor
         return o
 
     @staticmethod
@@ -105,7 +105,7 @@ class _Chunked(torch.autograd.Function):
         dh = chunks.states(chunk_bwd_kernel_dh, "dh", k, q=q, gk=g, do=do, **given)
         dv = values_backward(k, g, scores, do, dh, *chunks.packed)
         dq, dk = _within_backward(q, k, g, _scores_backward(v, do, scale, **chunks.named), **chunks.named)
-        dq, dk, dz = keys_backward(q, k, v, z, g, h, do, dh, dq, dk, scale, *ctx.decays, *chunks.packed)
+        dq, dk, dz = keys_backward(q, k, v, z, g, h, do, dh, dq, dk, scale, ctx.factor, *chunks.packed)
         return dq, dk, dv, dz, None, None, None, None
 
 

@@ -59,14 +59,16 @@ def together(own: Any, names: tuple[str, ...]) -> Any:
     def forward(
         self: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, *others: Any, **named: Any
     ) -> Any:
-        chains = {name: module for name in names if (module := self._modules.get(name)) is not None}
-        chains = {name: list(each) if isinstance(each, nn.Sequential) else [each] for name, each in chains.items()}
+        maps = {name: module for name in names if (module := self._modules.get(name)) is not None}
+        rows = [each for each in maps.values() if isinstance(each, nn.Sequential)]
+        chains = {name: list(each) if isinstance(each, nn.Sequential) else [each] for name, each in maps.items()}
         firsts: list[Any] = [chain[0] for chain in chains.values()]
         if (
             not torch.is_grad_enabled()
             or (attention_mask is not None and named.get("cu_seqlens") is None)
             or torch.compiler.is_compiling()
             or not is_plain(nn.Linear, *firsts)
+            or not is_plain(nn.Sequential, *rows)
             or any(each.bias is not None or type(each.weight) not in _PLAIN for each in firsts)
             or type(hidden_states) not in _PLAIN
         ):
