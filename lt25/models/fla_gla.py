@@ -92,8 +92,8 @@ class _Chunked(torch.autograd.Function):
         h = chunks.states(chunk_fwd_kernel_h, "h", k, k=k, v=v, h=None, gk=g, h0=None, ht=None)
         scores = _scores(q, k, g, scale, **chunks.named)
         o = _out(q, v, g, scores, h, scale, True, **chunks.named)
-        ctx.save_for_backward(q, k, v, z, g, h, scores)
-        ctx.chunks, ctx.scale, ctx.decays = chunks, scale, (factor, logits)
+        ctx.save_for_backward(q, k, v, z if logits else None, g, h, scores)
+        ctx.chunks, ctx.scale, ctx.factor = chunks, scale, factor
         return o
 
     @staticmethod
@@ -105,11 +105,12 @@ class _Chunked(torch.autograd.Function):
         dh = chunks.states(chunk_bwd_kernel_dh, "dh", k, q=q, gk=g, do=do, **given)
         dv = values_backward(k, g, scores, do, dh, *chunks.packed)
         dq, dk = _within_backward(q, k, g, _scores_backward(v, do, scale, **chunks.named), **chunks.named)
-        dq, dk, dz = keys_backward(q, k, v, z, g, h, do, dh, dq, dk, scale, *ctx.decays, *chunks.packed)
+        dq, dk, dz = keys_backward(q, k, v, z, g, h, do, dh, dq, dk, scale, ctx.factor, *chunks.packed)
         return dq, dk, dv, dz, None, None, None, None
 
 
-def _trains(x: Tensor) -> bool:
+def trains(x: Tensor) -> bool:
+    """Whether x [B, T, ...] is long enough for chunks, and a gradient may be asked for."""
     return type(x) is Tensor and x.shape[1] > CHUNK and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
@@ -143,7 +144,7 @@ def chunk_gla(
     Returns:
         o [B, T, H, V] in v's dtype, and the final state or None.
     """
-    if initial_state is not None or output_final_state or not _trains(q):
+    if initial_state is not None or output_final_state or not trains(q):
         states = initial_state, output_final_state, state_v_first
         return _own(q, k, v, g, scale, *states, cu_seqlens, cu_seqlens_cpu)
     return _Chunked.apply(q, k, v, g, q.shape[-1] ** -0.5 if scale is None else scale, 1.0, False, cu_seqlens), None
@@ -164,7 +165,7 @@ def forward(
     padded = attention_mask is not None and cu_seqlens is None
     usual = self.mode == "chunk" and self.num_kv_groups == 1 and self.use_output_gate and self.fuse_norm_and_gate
     more = self.use_short_conv or self.feature_map_fn is not None or self.clamp_min is not None
-    if use_cache or past_key_values is not None or padded or more or not usual or not _trains(hidden_states):
+    if use_cache or past_key_values is not None or padded or more or not usual or not trains(hidden_states):
         return _layer(self, hidden_states, attention_mask, past_key_values, use_cache, output_attentions, **named)
     maps = (self.q_proj, self.head_k_dim), (self.k_proj, self.head_k_dim), (self.v_proj, self.head_v_dim)
     maps = *maps, (self.gk_proj, self.head_k_dim), (self.g_proj, self.head_v_dim)

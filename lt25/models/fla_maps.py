@@ -15,7 +15,9 @@ import torch
 from fla.layers import attn, delta_net, gated_deltanet, gla, gsa, hgrn2, multiscale_retention
 from torch import Tensor, nn
 
-import lt25.models.fla_gla  # noqa: F401  (its layer's forward is another, which calls the maps too)
+# Their layers' forward is another, which calls the maps too.
+import lt25.models.fla_gla
+import lt25.models.fla_hgrn2  # noqa: F401
 from lt25.models.forward import called_instead
 from lt25.models.plain import is_plain
 from lt25.ops import parallel_linear
@@ -58,14 +60,16 @@ def together(own: Any, names: tuple[str, ...]) -> Any:
     def forward(
         self: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, *others: Any, **named: Any
     ) -> Any:
-        chains = {name: module for name in names if (module := self._modules.get(name)) is not None}
-        chains = {name: list(each) if isinstance(each, nn.Sequential) else [each] for name, each in chains.items()}
+        maps = {name: module for name in names if (module := self._modules.get(name)) is not None}
+        rows = [each for each in maps.values() if isinstance(each, nn.Sequential)]
+        chains = {name: list(each) if isinstance(each, nn.Sequential) else [each] for name, each in maps.items()}
         firsts: list[Any] = [chain[0] for chain in chains.values()]
         if (
             not torch.is_grad_enabled()
             or (attention_mask is not None and named.get("cu_seqlens") is None)
             or torch.compiler.is_compiling()
             or not is_plain(nn.Linear, *firsts)
+            or not is_plain(nn.Sequential, *rows)
             or any(each.bias is not None or type(each.weight) not in _PLAIN for each in firsts)
             or type(hidden_states) not in _PLAIN
         ):

@@ -2,6 +2,7 @@
 
 from tests.models import interpret  # isort: skip
 
+import math
 from contextlib import ExitStack
 from inspect import unwrap
 
@@ -23,6 +24,7 @@ from lt25.models import (
     fla,
     fla_chunks,
     fla_gla,
+    fla_hgrn2,
     fla_hopper,
     fla_mamba,
     fla_mamba2,
@@ -230,7 +232,7 @@ SIZES_OF = {
 }
 
 
-def both_ways(layer, own, mine, dtype, x, bounds):
+def both_ways(layer, own, mine, dtype, x, bounds, **named):
     """Results and all gradients of a layer, by a forward and a function `chunk_gla` each."""
     torch.manual_seed(1)
     weight, ways = torch.randn(x.shape), []
@@ -242,9 +244,10 @@ def both_ways(layer, own, mine, dtype, x, bounds):
             replaced(HOMES.get(type(layer), gla), "chunk_gla", chunked),
             torch.autocast("cpu", dtype, enabled=dtype != torch.float32),
         ):
-            y = forward(layer, hidden_states=x, cu_seqlens=bounds)[0]
-        ways.append([y, *torch.autograd.grad((y.float() * weight).sum(), [x, *layer.parameters()])])
-    return zip(["y", "x", *(name for name, _ in layer.named_parameters())], *ways, strict=True)
+            y = forward(layer, hidden_states=x, cu_seqlens=bounds, **named)[0]
+        inputs = [x, *named.values(), *layer.parameters()]
+        ways.append([y, *torch.autograd.grad((y.float() * weight).sum(), inputs)])
+    return zip(["y", "x", *named, *(name for name, _ in layer.named_parameters())], *ways, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -254,13 +257,14 @@ def both_ways(layer, own, mine, dtype, x, bounds):
 def test_gated_linear_attention_is_what_fla_computes(kind, dtype, packed):
     """Over three chunks, whose states are kept in half precision where queries and keys have it."""
     torch.manual_seed(0)
-    layer = kind(hidden_size=32, **SIZES_OF[kind])
+    layer = kind(hidden_size=32, **SIZES_OF[kind], layer_idx=1)
+    named = {"lower_bound": torch.rand(32, requires_grad=True)} if kind is HGRN2 else {}
     x = torch.randn(1, 215, 32, requires_grad=True) if packed else torch.randn(2, 130, 32, requires_grad=True)
     bounds = torch.tensor([0, 5, 75, 215, 215]) if packed else None
     own, calls = fla_gla._Chunked.apply, []
     with replaced(fla_gla._Chunked, "apply", lambda *given: calls.append(1) or own(*given)):
         ways = both_ways(
-            layer, (unwrap(kind.forward), fla_gla._own), (kind.forward, fla_gla.chunk_gla), dtype, x, bounds
+            layer, (unwrap(kind.forward), fla_gla._own), (kind.forward, fla_gla.chunk_gla), dtype, x, bounds, **named
         )
     assert calls == [1]
     for name, theirs, mine in ways:
@@ -268,6 +272,29 @@ def test_gated_linear_attention_is_what_fla_computes(kind, dtype, packed):
         error = 1e-5 if dtype == torch.float32 else 1e-3
         found = ((mine.float() - theirs.float()).norm() / theirs.float().norm()).item()
         assert found < error, f"{name}: {found}"
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_gates_of_hgrn2_are_what_their_definition_says(bounded):
+    torch.manual_seed(0)
+    z = (3 * torch.randn(2, 21, 40)).requires_grad_()
+    with torch.no_grad():
+        z[0, 0, :4] = torch.tensor([-120.0, -30, 30, 120])
+    bound = torch.rand(40).requires_grad_() if bounded else None
+    inputs = [each for each in (z, bound) if each is not None]
+    s, least = z.double().sigmoid(), bound.double() if bounded else 0.0
+    weights = torch.randn(2, *z.shape)
+    gate = least + (1 - least) * s
+    expected = [1 - gate, gate.log().clamp_min(-126 * math.log(2))]
+    found = fla_hgrn2._Gates.apply(z, bound)
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine.double(), theirs, atol=1e-6, rtol=1e-5)
+    grads = [
+        torch.autograd.grad(sum((x * w).sum() for x, w in zip(way, weights, strict=True)), inputs)
+        for way in (found, expected)
+    ]
+    for mine, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_gated_linear_attention_is_the_recurrence():

@@ -28,6 +28,7 @@ from lt25.ops.backends import (
     triton_cross_entropy,
     triton_ctc,
     triton_gla,
+    triton_hgrn2,
     triton_products,
     triton_row,
     triton_summary,
@@ -194,7 +195,14 @@ def test_gated_linear_attention(keys, values, packed, kernels):
     bounds = (torch.tensor([0, 150]), torch.zeros(3, 2, dtype=torch.int64)) if packed else (None, None)
     g = triton_gla.decays(z, 0.1, True, *bounds)
     triton_gla.values_backward(k, g, torch.randn(1, 150, 2, triton_gla.CHUNK), do, dh, *bounds)
-    triton_gla.keys_backward(q, k, v, z, g, h, do, dh, g, g, 0.1, 0.1, True, *bounds)
+    triton_gla.keys_backward(q, k, v, z if keys < values else None, g, h, do, dh, g, g, 0.1, 0.1, *bounds)
     assert len(kernels) == 3
     for kernel in kernels.values():
         assert "memdesc<1x" not in kernel.asm["ttgir"]
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_gates_of_hgrn2(bounded):
+    z, bound = half(2, 70, 1024).detach(), torch.rand(1024) if bounded else None
+    k, g = triton_hgrn2.forward(z, bound)
+    triton_hgrn2.backward(z, bound, k, g)

@@ -198,7 +198,7 @@ def keys_backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    z: Tensor,
+    z: Tensor | None,
     g: Tensor,
     h: Tensor,
     do: Tensor,
@@ -207,28 +207,27 @@ def keys_backward(
     dk_within: Tensor,
     scale: float,
     factor: float,
-    logits: bool,
     cu_seqlens: Tensor | None,
     table: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of queries, keys and what the decays are made of, in the dtypes of these.
+    """Gradients of queries, keys and what the decays are made of, in the dtypes of these; without z the last is float32.
 
     Args:
         q, k: [B, T, H, K], contiguous as all others.
         v, do: values and the gradient of the output, [B, T, H, V].
-        z, factor, logits: as for `decays`, whose result is ``g``.
+        z, factor: as for `decays`, whose result is ``g``; z is None unless it has the logits.
         h, dh: state at the start of each chunk and the gradient of that at its end, [B, chunks, H, V, K].
         dq_within, dk_within: what the gradients have from the steps of the same chunk, float32 [B, T, H, K].
         scale: what products of queries and keys are multiplied by.
         cu_seqlens, table: as for `decays`.
     """
     (_, steps, heads, keys), values = q.shape, v.shape[-1]
-    dq, dk, dz = torch.empty_like(q), torch.empty_like(k), torch.empty_like(z)
+    dq, dk, dz = torch.empty_like(q), torch.empty_like(k), torch.empty_like(g if z is None else z)
     count, numbers = _count(q, table)
     # Narrower blocks of columns are compiled wrongly for Hopper GPUs, https://github.com/triton-lang/triton/issues/11366.
     _keys[triton.cdiv(keys, _COLUMNS) * heads * count,](
         q, k, v, z, g, h, do, dh, dq_within, dk_within, dq, dk, dz, cu_seqlens, table, scale, factor, steps, numbers,
-        H=heads, K=keys, V=values, C=CHUNK, BK=_COLUMNS, BV=64, LOGITS=logits, num_warps=4, num_stages=2,
+        H=heads, K=keys, V=values, C=CHUNK, BK=_COLUMNS, BV=64, LOGITS=z is not None, num_warps=4, num_stages=2,
     )  # fmt: skip
     return dq, dk, dz
 
