@@ -347,14 +347,14 @@ class HGRNLayer(GradientCheckpointingLayer):
         They are handed on unadded, so that each sum is formed together with the norm after it. Of a single step the sum itself is
         handed on, and None. The other arguments are those of :meth:`HGRNMixer.forward`.
         """
-        of_step = cache if branch.shape[1] == 1 and mask is None and self._drops_nothing() else None
-        if of_step is not None and self._takes_steps(of_step):
+        is_step = branch.shape[1] == 1 and mask is None and self._drops_nothing()
+        if is_step and cache is not None and self._takes_steps(cache):
             norm, stream = cast(RMSNorm, self.attn_norm), _sum(branch, residual)
-            branch, residual = self.attn.step(stream, norm, lower_bound, of_step), None
+            branch, residual = self.attn.step(stream, norm, lower_bound, cache), None
         else:
             mixed, residual = self.attn(branch, residual, self.attn_norm, lower_bound, mask, cu_seqlens, cache)
             branch = self.depth(self.dropout(mixed))
-        if of_step is not None and self._is_plain():
+        if is_step and cache is not None and self._is_plain():
             mlp, norm = self.mlp, cast(RMSNorm, self.mlp_norm)
             weights = mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight
             return mlp_step(_sum(branch, residual), norm.weight, norm.eps, *weights), None
