@@ -264,33 +264,15 @@ def stored_dtype(x: Tensor) -> torch.dtype:
 
 def rows(tensor: Tensor, dtype: torch.dtype | None = None) -> np.ndarray:
     """A tensor [..., D] as a numpy array [-1, D], copied only if the dtype or the layout requires it; of bfloat16 its bits."""
-    shape = tensor.shape
-    # A call of torch that changes nothing takes a microsecond too, and a training step comes here some hundred times.
-    if tensor.requires_grad:
-        tensor = tensor.detach()
-    if dtype is not None and tensor.dtype != dtype:
-        tensor = tensor.to(dtype)
-    tensor = tensor.contiguous()
+    tensor = tensor.detach().to(dtype).contiguous()
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.view(torch.uint16)
-    return tensor.numpy().reshape(math.prod(shape[:-1]), shape[-1])
-
-
-@njit(**JIT)
-def aligned(count, channels, like):
-    """Rows [count, channels] of an array's dtype, uninitialised, which begin with a cache line; for use in kernels.
-
-    np.empty may begin within one in kernels, and then each load of a whole register reads two.
-    """
-    room = np.empty(count * channels + LINE // like.itemsize, like.dtype)
-    start = (-room.ctypes.data % LINE) // like.itemsize
-    return room[start : start + count * channels].reshape(count, channels)
+    return tensor.numpy().reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])
 
 
 def vector(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
-    """A copy of a parameter for numpy: sharded training resizes parameters, which torch forbids once numpy shares memory."""
-    tensor = tensor.detach()
-    return (tensor.clone() if tensor.dtype == dtype else tensor.to(dtype)).numpy()
+    """A copy of a parameter [D] for numpy: sharded training resizes parameters, which torch forbids once numpy shares memory."""
+    return tensor.detach().to(dtype, copy=True).numpy()
 
 
 def mask_rows(mask: Tensor | None) -> np.ndarray:

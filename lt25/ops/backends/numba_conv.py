@@ -10,7 +10,6 @@ from lt25.ops.backends.numba_common import (
     AHEAD,
     JIT,
     ROWS,
-    aligned,
     fetch,
     mask_rows,
     multiply_add,
@@ -19,18 +18,11 @@ from lt25.ops.backends.numba_common import (
     rows,
     stored_dtype,
     use_threads,
-    vector,
     widened,
 )
 
 # Lags added in one loop over the channels, so that their sum stays in registers.
 LAGS = 4
-
-
-@njit(**JIT)
-def _reads(size):
-    """A kernel's size rounded up to a multiple of LAGS."""
-    return (size + LAGS - 1) // LAGS * LAGS
 
 
 @njit(**JIT)
@@ -48,29 +40,6 @@ def _sum(w0, x0, w1, x1, w2, x2, w3, x3):
 # Channels that read earlier steps and channels that read later ones are laid out so that both are the same sum: the weights are
 # [R, 2 D], R the kernel's size rounded up to a multiple of LAGS, zero beyond it, and row t of the result is the sum of weight[k]
 # times row t + k of what is laid out. Rows outside the sequence and padding are laid out as zeros, since they may contain NaN.
-
-
-@njit(**JIT)
-def _by_row(weight, halves):
-    """The weight [2 D, K] as [R, 2 D], turned for channels that read later steps."""
-    channels, size = weight.shape
-    span = channels // (2 * halves)
-    laid = aligned(_reads(size), channels, weight)
-    laid[size:] = 0
-    for k in range(size):
-        for d in range(channels):
-            laid[k, d] = weight[d, size - 1 - k if d // span % halves else k]
-    return laid
-
-
-@njit(**JIT)
-def _by_channel(laid, halves, weight):
-    """Write [R, 2 D], as `_by_row` lays it out, to a weight [2 D, K]."""
-    channels, size = weight.shape
-    span = channels // (2 * halves)
-    for k in range(size):
-        for d in range(channels):
-            weight[d, size - 1 - k if d // span % halves else k] = laid[k, d]
 
 
 @njit(**JIT)
@@ -97,12 +66,11 @@ def _lay_out(x, before, halves, first, last, start, end, mask, laid):
 
 
 @njit(parallel=True, **JIT)
-def _forward(x, weight, halves, mask, offsets, y):
-    size, weight = weight.shape[1], _by_row(weight, halves)
+def _forward(x, weight, size, halves, mask, offsets, y):
     count, (reads, channels) = len(x), weight.shape
     for item in prange((count + ROWS - 1) // ROWS):
         start, stop = item * ROWS, min(count, (item + 1) * ROWS)
-        laid, total = aligned(ROWS + reads - 1, channels, weight), aligned(1, channels, weight)[0]
+        laid, total = np.empty((ROWS + reads - 1, channels), weight.dtype), np.empty(channels, weight.dtype)
         n = _sequence_of(start, offsets)
         while start < stop:
             while start >= offsets[n + 1]:
@@ -132,13 +100,12 @@ def _forward(x, weight, halves, mask, offsets, y):
 
 
 @njit(parallel=True, **JIT)
-def _backward(grad_y, x, weight, halves, mask, offsets, grad_x, grad_weights):
-    size, weight = weight.shape[1], _by_row(weight, halves)
+def _backward(grad_y, x, weight, size, halves, mask, offsets, grad_x, grad_weights):
     count, (reads, channels) = len(x), weight.shape
     every = np.empty(0, np.bool_)
     for item in prange((count + ROWS - 1) // ROWS):
         start, stop = item * ROWS, min(count, (item + 1) * ROWS)
-        laid, total = aligned(ROWS + reads - 1, channels, weight), aligned(ROWS, channels, weight)
+        laid, total = np.empty((ROWS + reads - 1, channels), weight.dtype), np.empty((ROWS, channels), weight.dtype)
         grad_w = grad_weights[item]
         n = _sequence_of(start, offsets)
         while start < stop:
@@ -183,7 +150,8 @@ def forward(ifg: Tensor, weight: Tensor, mask: Tensor | None, cu_seqlens: Tensor
     use_threads()
     _forward(
         rows(ifg, stored),
-        vector(weight.contiguous(), dtype),
+        _by_row(weight, bidirectional, dtype).numpy(),
+        weight.shape[1],
         1 + bidirectional,
         mask_rows(mask),
         offsets_of(ifg, cu_seqlens),
@@ -201,21 +169,38 @@ def backward(
     bidirectional: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of ifg and weight, in their dtypes."""
-    dtype, stored, (channels, size) = state_dtype(ifg), stored_dtype(ifg), weight.shape
+    dtype, stored, size = state_dtype(ifg), stored_dtype(ifg), weight.shape[1]
     grad = torch.empty(ifg.shape, dtype=stored)
-    x = rows(ifg, stored)
-    grad_weights = torch.zeros(-(-len(x) // ROWS), _reads(size), channels, dtype=dtype)
+    x, by_row = rows(ifg, stored), _by_row(weight, bidirectional, dtype)
+    grad_weights = torch.zeros(-(-len(x) // ROWS), *by_row.shape, dtype=dtype)
     use_threads()
     _backward(
         rows(grad_y, stored),
         x,
-        vector(weight.contiguous(), dtype),
+        by_row.numpy(),
+        size,
         1 + bidirectional,
         mask_rows(mask),
         offsets_of(ifg, cu_seqlens),
         rows(grad),
         grad_weights.numpy(),
     )
-    grad_weight = torch.empty(channels, size, dtype=dtype)
-    _by_channel(grad_weights.sum(0).numpy(), 1 + bidirectional, grad_weight.numpy())
-    return grad.to(ifg.dtype), grad_weight.to(weight.dtype)
+    grad_weight = grad_weights.sum(0)[:size].T.to(weight.dtype, copy=True)
+    if bidirectional:
+        _ahead(grad_weight).copy_(_ahead(grad_weight).flip(-1))
+    return grad.to(ifg.dtype), grad_weight.contiguous()
+
+
+def _by_row(weight: Tensor, bidirectional: bool, dtype: torch.dtype) -> Tensor:
+    """The weight [2 D, K] as a copy [R, 2 D] for the kernels."""
+    channels, size = weight.shape
+    by_row = weight.new_zeros(channels, -(-size // LAGS) * LAGS, dtype=dtype)
+    by_row[:, :size] = weight.detach()
+    if bidirectional:
+        _ahead(by_row)[..., :size] = _ahead(weight.detach()).flip(-1)
+    return by_row.T.contiguous()
+
+
+def _ahead(by_channel: Tensor) -> Tensor:
+    """The channels that read later steps: from [2 D, ...] the view [2, D / 2, ...]."""
+    return by_channel.unflatten(0, (2, 2, -1))[:, 1]

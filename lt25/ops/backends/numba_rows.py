@@ -115,12 +115,18 @@ def add_rms_norm_forward(x: Tensor, residual: Tensor | None, weight: Tensor, eps
     wide = torch.empty(0, dtype=sum_dtype(x, residual))
     stored, dtype = stored_dtype(wide), state_dtype(wide)
     normed = torch.empty(x.shape, dtype=stored)
+    absent = _absent(x, stored)
     total = None if residual is None else torch.empty(x.shape, dtype=stored)
     use_threads()
     weight = vector(weight, dtype)
-    residual_rows = _absent(x, stored) if residual is None else rows(residual, stored)
-    total_rows = residual_rows if total is None else rows(total)
-    _norm(rows(x, stored), residual_rows, weight, weight.dtype.type(eps), rows(normed), total_rows)
+    _norm(
+        rows(x, stored),
+        absent if residual is None else rows(residual, stored),
+        weight,
+        weight.dtype.type(eps),
+        rows(normed),
+        absent if total is None else rows(total),
+    )
     return normed.to(x.dtype), x.clone() if total is None else total.to(wide.dtype)
 
 
