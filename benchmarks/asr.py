@@ -480,8 +480,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def read(file: Path | None) -> list[dict[str, Any]]:
-    """Return the rows of a file that was written before; none if there is none."""
-    return json.loads(file.read_text())["rows"] if file and file.exists() else []
+    """Return the rows of a file that was written before, but those that say less than a table shows; none if there is none."""
+    rows = json.loads(file.read_text())["rows"] if file and file.exists() else []
+    return [row for row in rows if {"left_out_wer", "masks"} <= row.keys()]
 
 
 def main() -> None:
@@ -523,6 +524,8 @@ def main() -> None:
         data = {"train": load("train", options, options.takes)}
         data |= {name: load(name, options) for name in ("validation", "test")}
         data["recorded"] = load("train", options)
+        if unknown := set(options.left_out) - set(data["recorded"].speakers):
+            parser.error(f"--left-out: no voice of training is {', '.join(sorted(unknown))}")
         hours = data["train"].lengths.sum() / 360_000
         tried = {
             "rates": options.lr,

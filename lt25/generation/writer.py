@@ -118,7 +118,8 @@ class Generator:
         logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
         self.lower_bounds = cache.lower_bounds
         token = choose(logits[:, -1], self.sampling)
-        batch, unread = {"token": token, **cache.tensors()}, deque([_read(token)])
+        batch, unread = {"token": token, **cache.tensors()}, deque()
+        yield _read(token)()
         for _ in range(-(-(self.sampling.max_new_tokens - 1) // self.ahead)):
             while len(unread) > self.queued:
                 yield unread.popleft()()

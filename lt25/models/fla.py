@@ -1,13 +1,13 @@
 """flash-linear-attention's families, which importing this enters into transformers' Auto classes.
 
-Where the package flash-attn is not installed, FLA's attention layers cannot be built. They then get those of
-`lt25.models.attention` in its place, which compute the same by torch's own kernels. Where it is known how kernels are fastest,
-they are launched so (`lt25.models.fla_tuned`); what is not known is tuned quickly.
+What FLA lacks, or computes in more passes over memory, is put into it: attention without the package flash-attn, the selective
+scan, kernels for Hopper GPUs, norms, MLPs, maps of one input, rotary embeddings and gates, each by a module `fla_*`. Where it is
+known how kernels are fastest, they are launched so (`lt25.models.fla_tuned`); what is not known is tuned quickly.
 """
 
+import fla.models  # noqa: F401
 import torch
 
-# They put into FLA what it lacks, or computes in more passes.
 import lt25.models.fla_attention
 import lt25.models.fla_chunks
 import lt25.models.fla_hopper
@@ -19,7 +19,10 @@ from lt25.models.fla_tuned import use_tuned
 
 
 def give_back() -> None:
-    """Let FLA compute itself what it computes in more passes, for whoever compares with it."""
+    """Let FLA compute itself what it computes in more passes, for whoever compares with it.
+
+    What it lacks stays, and so does what spares the host a wait: `fla_attention` and `fla_chunks`.
+    """
     for part in (fla_rows, fla_rotary, fla_maps, fla_gla):
         part.give_back()
 

@@ -109,8 +109,10 @@ class _Chunked(torch.autograd.Function):
         return dq, dk, dv, dz, None, None, None, None
 
 
-def trains(x: Tensor) -> bool:
-    """Whether x [B, T, ...] is long enough for chunks, and a gradient may be asked for."""
+def trains(x: Tensor, cu_seqlens: Tensor | None) -> bool:
+    """Whether x [B, T, ...] is long enough for chunks, and a gradient may be asked for; FLA refuses a batch of packed texts."""
+    if cu_seqlens is not None and x.shape[0] != 1:
+        return False
     return type(x) is Tensor and x.shape[1] > CHUNK and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
@@ -144,7 +146,7 @@ def chunk_gla(
     Returns:
         o [B, T, H, V] in v's dtype, and the final state or None.
     """
-    if initial_state is not None or output_final_state or not trains(q):
+    if initial_state is not None or output_final_state or not trains(q, cu_seqlens):
         states = initial_state, output_final_state, state_v_first
         return _own(q, k, v, g, scale, *states, cu_seqlens, cu_seqlens_cpu)
     return _Chunked.apply(q, k, v, g, q.shape[-1] ** -0.5 if scale is None else scale, 1.0, False, cu_seqlens), None
@@ -165,7 +167,7 @@ def forward(
     padded = attention_mask is not None and cu_seqlens is None
     usual = self.mode == "chunk" and self.num_kv_groups == 1 and self.use_output_gate and self.fuse_norm_and_gate
     more = self.use_short_conv or self.feature_map_fn is not None or self.clamp_min is not None
-    if use_cache or past_key_values is not None or padded or more or not usual or not trains(hidden_states):
+    if use_cache or past_key_values is not None or padded or more or not usual or not trains(hidden_states, cu_seqlens):
         return _layer(self, hidden_states, attention_mask, past_key_values, use_cache, output_attentions, **named)
     maps = (self.q_proj, self.head_k_dim), (self.k_proj, self.head_k_dim), (self.v_proj, self.head_v_dim)
     maps = *maps, (self.gk_proj, self.head_k_dim), (self.g_proj, self.head_v_dim)

@@ -52,7 +52,8 @@ def forward(
     cu_seqlens = named.get("cu_seqlens")
     padded = attention_mask is not None and cu_seqlens is None
     more = self.use_short_conv or self.mode != "chunk" or use_cache or past_key_values is not None
-    if padded or more or not trains(hidden_states):
+    strange = isinstance(lower_bound, Tensor) and lower_bound.shape != (self.forget_dim,)
+    if padded or more or strange or not trains(hidden_states, cu_seqlens):
         kept = past_key_values, use_cache, output_attentions, lower_bound
         return _layer(self, hidden_states, attention_mask, *kept, **named)
     # The first layer's bound is zero.

@@ -2,7 +2,7 @@
 
 FLA's function fills what the kernel will write with zeros, and its backward pass copies the gradient first: these take as
 long as the kernel does. "RoFormer: Enhanced Transformer with Rotary Position Embedding" (https://arxiv.org/abs/2104.09864).
-Importing the module gives FLA's its function `rotary_embedding`; what this cannot do goes FLA's own way. FLA has its own again
+Importing the module puts `rotary_embedding` in the place of FLA's; what this cannot do goes FLA's own way. FLA has its own again
 after `give_back`.
 """
 

@@ -4,8 +4,8 @@ They compute the same in fewer passes over memory: the backward pass of a norm t
 (benchmarks/RESULTS.md, architectures), and the two products before SwiGLU are one. The norm at the start of a block hands on its
 input, and so computes the gradient of both uses of it, which autograd would add up in a pass of its own.
 
-Importing the module gives FLA's classes `rms_norm`, `rms_norm_gated`, `forward` and `normed_first`; what these cannot do goes
-FLA's own way.
+Importing the module puts `rms_norm`, `rms_norm_gated`, `forward` and `normed_first` in the places of FLA's; what these cannot do
+goes FLA's own way.
 """
 
 from functools import wraps

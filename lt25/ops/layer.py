@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lt25.ops.backends import are_constant, as_multiplied, choose, fits_row, kernels
+from lt25.ops.backends import are_constant, as_multiplied, choose, fits_row, kernels, state_dtype
 from lt25.ops.linear import add_norm_linear
 from lt25.ops.mlp import swiglu_linear
 from lt25.ops.operator import operator
@@ -46,12 +46,24 @@ def mixer_step(
         ValueError: shapes or dtypes that do not fit together, an unknown backend.
     """
     backend = choose("mixer_step", x, backend)
+    hidden, channels = norm_weight.shape, gate_weight.shape
+    wanted = {"x": (len(x), *hidden), "state": (len(x), *channels), "out_weight": (*hidden, *channels)}
+    given = {"x": x, "state": state, "out_weight": out_weight}
+    if len(weights) != 3 or any(tuple(each.shape) != (*channels, *hidden) for each in weights):
+        raise ValueError(
+            f"mixer_step: weights must be three of {(*channels, *hidden)}, got {[tuple(w.shape) for w in weights]}"
+        )
+    for name, tensor in given.items():
+        if tuple(tensor.shape) != wanted[name]:
+            raise ValueError(f"mixer_step: {name} must be {wanted[name]}, got {tuple(tensor.shape)}")
+    if state.dtype != state_dtype(x) or (lower_bound is not None and lower_bound.shape != channels):
+        raise ValueError(f"mixer_step: state must be {state_dtype(x)} and lower_bound {tuple(channels)} or None")
     if backend == "triton":
         i, f, g, out = as_multiplied(*weights, out_weight)
         if fits_row(x, i, f, g, out):
-            early = are_constant(norm_weight, gate_weight, *weights, out_weight)
-            given = x, norm_weight, eps, [i, f, g], gate_weight, gate_eps, state, lower_bound, out, early
-            return _mixer_row(*given)
+            early = are_constant(norm_weight, gate_weight, i, f, g, out)
+            norms = gate_weight, gate_eps, state, lower_bound
+            return _mixer_row(x, norm_weight, eps, [i, f, g], *norms, out, early)
     ifg, _ = add_norm_linear(x, None, norm_weight, eps, weights, backend)
     y, state = hgrn_step(ifg, gate_weight, gate_eps, state, lower_bound, backend)
     return x + F.linear(y, out_weight), state
@@ -108,10 +120,14 @@ def mlp_step(
     """
     backend = choose("mlp_step", x, backend)
     weights = gate_weight, up_weight, down_weight
+    hidden, inner = x.shape[-1], len(gate_weight)
+    wanted = [(hidden,), (inner, hidden), (inner, hidden), (hidden, inner)]
+    if (found := [tuple(each.shape) for each in (norm_weight, *weights)]) != wanted:
+        raise ValueError(f"mlp_step: of x [..., {hidden}], norm_weight and weights must be {wanted}, got {found}")
     if backend == "triton":
         multiplied = as_multiplied(*weights)
         if fits_row(x, *multiplied):
-            return _mlp_row(x, norm_weight, eps, *multiplied, are_constant(norm_weight, *weights))
+            return _mlp_row(x, norm_weight, eps, *multiplied, are_constant(norm_weight, *multiplied))
     gate_up, _ = add_norm_linear(x, None, norm_weight, eps, (gate_weight, up_weight), backend)
     return x + swiglu_linear(gate_up, down_weight, backend)
 

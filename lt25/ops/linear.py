@@ -58,7 +58,7 @@ def add_norm_linear(
     if backend == "triton":
         multiplied = as_multiplied(*weights)
         if fits_row(x, residual, *multiplied) and len(weights) <= 3:
-            early = are_constant(norm_weight, *weights)
+            early = are_constant(norm_weight, *multiplied)
             return _row(x, residual, norm_weight, eps, multiplied, early)
         if fits_norm_linear(x, multiplied):
             return _fused(x, residual, norm_weight, eps, multiplied)
@@ -214,12 +214,14 @@ class _Parallel(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, *weights = ctx.saved_tensors
         rows, total, grad_weights = x.reshape(-1, x.shape[-1]), None, []
-        for grad, weight, wanted in zip(grads, weights, ctx.needs_input_grad[1:], strict=True):
-            if grad is None:
-                grad_weights.append(None)
-                continue
-            flat = grad.reshape(-1, grad.shape[-1])
-            if ctx.needs_input_grad[0]:
-                total = flat @ weight if total is None else total.addmm_(flat, weight)
-            grad_weights.append(flat.T @ rows if wanted else None)
+        # Autocast would change the types of some products here and not of those that add to what is there.
+        with torch.autocast(x.device.type, enabled=False):
+            for grad, weight, wanted in zip(grads, weights, ctx.needs_input_grad[1:], strict=True):
+                if grad is None:
+                    grad_weights.append(None)
+                    continue
+                flat = grad.reshape(-1, grad.shape[-1])
+                if ctx.needs_input_grad[0]:
+                    total = flat @ weight if total is None else total.addmm_(flat, weight)
+                grad_weights.append(flat.T @ rows if wanted else None)
         return None if total is None else total.view(x.shape), *grad_weights

@@ -337,7 +337,12 @@ def test_the_host_knows_how_many_chunks_there_are():
 
 def test_fla_has_its_own_again():
     places = [(kind, "forward") for kind in SIZES_OF] + [(gla, "chunk_gla"), (hgrn2, "chunk_gla")]
-    places += [(layernorm, "rms_norm"), (fused_norm_gate, "rms_norm_gated"), (GatedMLP, "forward")]
+    places += [
+        (ops, "rotary_embedding"),
+        (layernorm, "rms_norm"),
+        (fused_norm_gate, "rms_norm_gated"),
+        (GatedMLP, "forward"),
+    ]
     places += [*((block, "forward") for block, _ in fla_rows._blocks)]
     with ExitStack() as kept:
         for owner, name in places:

@@ -88,6 +88,9 @@ def speak(lines: list[tuple[Path, dict]]) -> None:
         parts = [pool.submit(_speak, lines[part::PARTS]) for part in range(PARTS)]
         for _ in track(_spoken(lines, parts), "espeak-ng: utterances spoken", len(lines)):
             pass
+        # A file is there before it is whole.
+        for part in parts:
+            part.result()
 
 
 def _spoken(lines: list[tuple[Path, dict]], parts: list[Future]) -> Iterator[None]:

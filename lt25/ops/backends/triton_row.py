@@ -174,10 +174,11 @@ def norm_product(
     y = x.new_empty(*x.shape[:-1], len(weights) * rows)
     total = x.new_empty(x.shape, dtype=sum_dtype(x, residual))
     programs, shape = _shape(first)
-    _norm_product[(programs, len(weights))](
-        x, x if residual is None else residual, norm_weight, first, second, third, y, total, eps, rows,
-        RESIDUAL=residual is not None, **shape, **launched(early),
-    )  # fmt: skip
+    with torch.cuda.device_of(x):
+        _norm_product[(programs, len(weights))](
+            x, x if residual is None else residual, norm_weight, first, second, third, y, total, eps, rows,
+            RESIDUAL=residual is not None, **shape, **launched(early),
+        )  # fmt: skip
     return y, total
 
 
@@ -198,16 +199,15 @@ def mixer_step(
     i, f, g, out_weight = (weight.contiguous() for weight in (*weights, out_weight))
     bound = state if lower_bound is None else lower_bound.contiguous()
     gated, new_state = torch.empty_like(state), torch.empty_like(state)
-    programs, shape = _shape(i, 3)
-    _norm_step[(programs,)](
-        x, norm_weight, i, f, g, state, bound, gate_weight, gated, new_state, eps, len(i),
-        BOUNDED=lower_bound is not None, **shape, **launched(early),
-    )  # fmt: skip
-    y = torch.empty_like(x)
-    programs, shape = _shape(out_weight)
-    _product_sum[(programs,)](
-        gated, new_state, out_weight, x, y, gate_eps, len(out_weight), NORMED=True, **shape, **launched(early)
-    )
+    y, (programs, shape), (others, of_out) = torch.empty_like(x), _shape(i, 3), _shape(out_weight)
+    with torch.cuda.device_of(x):
+        _norm_step[(programs,)](
+            x, norm_weight, i, f, g, state, bound, gate_weight, gated, new_state, eps, len(i),
+            BOUNDED=lower_bound is not None, **shape, **launched(early),
+        )  # fmt: skip
+        _product_sum[(others,)](
+            gated, new_state, out_weight, x, y, gate_eps, len(out_weight), NORMED=True, **of_out, **launched(early)
+        )
     return y, new_state
 
 
@@ -224,8 +224,8 @@ def mlp_step(
     x = x.contiguous()
     gate, up, down = (weight.contiguous() for weight in (gate_weight, up_weight, down_weight))
     act, y = x.new_empty(len(gate)), torch.empty_like(x)
-    programs, shape = _shape(gate, 2)
-    _norm_swiglu[(programs,)](x, norm_weight, gate, up, act, eps, len(gate), **shape, **launched(early))
-    programs, shape = _shape(down)
-    _product_sum[(programs,)](act, act, down, x, y, 0.0, len(down), NORMED=False, **shape, **launched(early))
+    (programs, shape), (others, of_down) = _shape(gate, 2), _shape(down)
+    with torch.cuda.device_of(x):
+        _norm_swiglu[(programs,)](x, norm_weight, gate, up, act, eps, len(gate), **shape, **launched(early))
+        _product_sum[(others,)](act, act, down, x, y, 0.0, len(down), NORMED=False, **of_down, **launched(early))
     return y

@@ -1,4 +1,4 @@
-"""The index of a row's largest element, and a row of a matrix: kernels of one program.
+"""The index of a row's largest element, and a row of a matrix: kernels of one program for a row.
 
 torch.argmax takes several to a row, which wait for each other. These are launched while the kernel before them still runs, as
 those of triton_row.py, and let the one after them read its weights early.
@@ -34,7 +34,7 @@ def _embedding(index, weight, y, V, D: tl.constexpr, BLOCK: tl.constexpr, EARLY:
     column = tl.arange(0, BLOCK)
     meet(EARLY)
     row = tl.load(index)
-    # Nothing is read beyond the weight, and what that leads to is seen.
+    # Nothing is read beyond the weight.
     value = tl.load(weight + row * D + column, mask=(column < D) & (row >= 0) & (row < V), other=float("nan"))
     tl.store(y + column, value, mask=column < D)
 
@@ -44,7 +44,8 @@ def argmax(x: Tensor) -> Tensor:
     x, y = x.contiguous(), x.new_empty(len(x), 1, dtype=torch.int64)
     block = min(triton.next_power_of_2(x.shape[1]), _BLOCK)
     warps = max(1, min(32, block // 256))
-    _argmax[(len(x),)](x, y, x.shape[1], BLOCK=block, num_warps=warps, **launched(x.is_cuda and on_hopper()))
+    with torch.cuda.device_of(x):
+        _argmax[(len(x),)](x, y, x.shape[1], BLOCK=block, num_warps=warps, **launched(x.is_cuda and on_hopper()))
     return y
 
 
@@ -54,5 +55,6 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
     rows, width = weight.shape
     y = weight.new_empty(*ids.shape, width)
     block = triton.next_power_of_2(width)
-    _embedding[(1,)](ids, weight, y, rows, width, BLOCK=block, **launched(weight.is_cuda and on_hopper()))
+    with torch.cuda.device_of(weight):
+        _embedding[(1,)](ids, weight, y, rows, width, BLOCK=block, **launched(weight.is_cuda and on_hopper()))
     return y
