@@ -88,16 +88,13 @@ def speak(lines: list[tuple[Path, dict]]) -> None:
         parts = [pool.submit(_speak, lines[part::PARTS]) for part in range(PARTS)]
         for _ in track(_spoken(lines, parts), "espeak-ng: utterances spoken", len(lines)):
             pass
-        # A file is there before it is whole.
-        for part in parts:
-            part.result()
 
 
 def _spoken(lines: list[tuple[Path, dict]], parts: list[Future]) -> Iterator[None]:
-    """Yield once for each line that is spoken, as the parts come to it."""
-    waiting = [folder / line["file_name"] for folder, line in lines]
-    while waiting:
-        done, at_work = wait(parts, timeout=0.5)
+    """Yield once for each line that is spoken, as the parts come to it, and end when all have ended."""
+    waiting, at_work = [folder / line["file_name"] for folder, line in lines], set(parts)
+    while at_work:
+        done, at_work = wait(at_work, timeout=0.5)
         for part in done:
             part.result()
         left = [path for path in waiting if at_work and not path.exists()]
