@@ -3,15 +3,14 @@
 A recorded step costs the host one launch in place of hundreds, which is most of the time of a small model's step.
 """
 
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lt25.errors import UserError
+from lt25.memory import no_collection
 
 Batch = dict[str, Tensor]
 Function = Callable[[list[Batch]], tuple[Tensor, ...]]
@@ -86,18 +85,6 @@ def _warm(function: Function, batches: list[Batch]) -> tuple[Tensor, ...]:
     return results
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Python frees nothing of what refers to itself: to free an older graph would end a recording."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
 class _Recorder:
     """Records into graphs that share one pool of memory: they never run at the same time."""
 
@@ -107,8 +94,9 @@ class _Recorder:
     def __call__(self, function: Function, batches: list[Batch]) -> tuple[Callable[[], None], tuple[Tensor, ...]]:
         graph = torch.cuda.CUDAGraph()
         try:
-            # Other threads go on meanwhile: batches are copied to the device, and NCCL is watched over.
-            with _no_collection(), torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            # Other threads go on meanwhile: batches are copied to the device, and NCCL is watched over. To free an older graph
+            # would end the recording.
+            with no_collection(), torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
                 results = function(batches)
         except RuntimeError as error:
             raise UserError(f"{self.refusal}: {str(error).splitlines()[0]}") from error

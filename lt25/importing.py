@@ -8,18 +8,18 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from lt25.memory import no_collection
 from lt25.replaced import replaced
 
 
 @contextmanager
 def without_garbage() -> Iterator[None]:
     """Import without looking for garbage: nearly everything that is imported stays. Saves an eighth of the imports' time."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
+    with no_collection():
+        try:
+            yield
+        finally:
+            gc.freeze()
 
 
 @contextmanager

@@ -1,7 +1,9 @@
-"""Settings of the C library's memory allocator."""
+"""Settings of the C library's memory allocator, and of Python's garbage collector."""
 
 import contextlib
 import ctypes
+import gc
+from collections.abc import Iterator
 
 
 def keep_freed_memory() -> None:
@@ -15,3 +17,15 @@ def keep_freed_memory() -> None:
         trim_threshold, mmap_threshold = -1, -3
         allocator(trim_threshold, -1)
         allocator(mmap_threshold, 2**31 - 1)
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Leave objects that refer to each other where they are for a while, even if nothing else refers to them."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

@@ -21,6 +21,7 @@ from fla.ops.utils import prepare_chunk_indices, prepare_chunk_offsets
 from fla.utils import input_guard
 from torch import Tensor
 
+from lt25.ops.backends import count_sequences
 from lt25.ops.backends.triton_gla import CHUNK, decays, keys_backward, values_backward
 
 # Decorated in ways that no type checker follows; the functions themselves, which need not look for other hardware's.
@@ -48,14 +49,14 @@ class _Chunks:
 
     def __init__(self, k: Tensor, v: Tensor, cu_seqlens: Tensor | None) -> None:
         (batch, steps, heads, keys), values = k.shape, v.shape[-1]
-        table, offsets, sequences, count = None, None, batch, -(-steps // CHUNK)
+        table, offsets, count = None, None, -(-steps // CHUNK)
         if cu_seqlens is not None:
             table, offsets = prepare_chunk_indices(cu_seqlens, CHUNK), prepare_chunk_offsets(cu_seqlens, CHUNK)
-            sequences, count = len(cu_seqlens) - 1, len(table)
+            count = len(table)
         self.packed = cu_seqlens, table
         self.named: dict[str, Any] = {"cu_seqlens": cu_seqlens, "chunk_size": CHUNK, "chunk_indices": table}
         self._shape = batch, count, heads, values, keys
-        self._sequences = sequences
+        self._sequences = count_sequences(k, cu_seqlens)
         self._options: dict[str, Any] = {
             "g": None, "g_gamma": None, "gv": None, "cu_seqlens": cu_seqlens, "split_offsets": offsets,
             "T": steps, "H": heads, "K": keys, "V": values, "BT": CHUNK, "BS": CHUNK,

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lt25.ops.backends import are_constant, as_multiplied, choose, fits_row, kernels, state_dtype
+from lt25.ops.backends import are_constant, as_multiplied, check_shapes, choose, fits_row, kernels, state_dtype
 from lt25.ops.linear import add_norm_linear
 from lt25.ops.mlp import swiglu_linear
 from lt25.ops.operator import operator
@@ -46,18 +46,19 @@ def mixer_step(
         ValueError: shapes or dtypes that do not fit together, an unknown backend.
     """
     backend = choose("mixer_step", x, backend)
-    hidden, channels = norm_weight.shape, gate_weight.shape
-    wanted = {"x": (len(x), *hidden), "state": (len(x), *channels), "out_weight": (*hidden, *channels)}
-    given = {"x": x, "state": state, "out_weight": out_weight}
-    if len(weights) != 3 or any(tuple(each.shape) != (*channels, *hidden) for each in weights):
-        raise ValueError(
-            f"mixer_step: weights must be three of {(*channels, *hidden)}, got {[tuple(w.shape) for w in weights]}"
-        )
-    for name, tensor in given.items():
-        if tuple(tensor.shape) != wanted[name]:
-            raise ValueError(f"mixer_step: {name} must be {wanted[name]}, got {tuple(tensor.shape)}")
-    if state.dtype != state_dtype(x) or (lower_bound is not None and lower_bound.shape != channels):
-        raise ValueError(f"mixer_step: state must be {state_dtype(x)} and lower_bound {tuple(channels)} or None")
+    if len(weights) != 3:
+        raise ValueError(f"mixer_step: weights must be three, got {len(weights)}")
+    batch, hidden, channels = len(x), norm_weight.shape[-1], gate_weight.shape[-1]
+    sizes = {
+        "x": (x, (batch, hidden)),
+        "norm_weight": (norm_weight, (hidden,)),
+        "gate_weight": (gate_weight, (channels,)),
+    }
+    sizes |= {f"weights[{n}]": (weight, (channels, hidden)) for n, weight in enumerate(weights)}
+    sizes |= {"state": (state, (batch, channels)), "out_weight": (out_weight, (hidden, channels))}
+    check_shapes("mixer_step", sizes if lower_bound is None else {**sizes, "lower_bound": (lower_bound, (channels,))})
+    if state.dtype != state_dtype(x):
+        raise ValueError(f"mixer_step: state must be {state_dtype(x)}, got {state.dtype}")
     if backend == "triton":
         i, f, g, out = as_multiplied(*weights, out_weight)
         if fits_row(x, i, f, g, out):
@@ -121,9 +122,9 @@ def mlp_step(
     backend = choose("mlp_step", x, backend)
     weights = gate_weight, up_weight, down_weight
     hidden, inner = x.shape[-1], len(gate_weight)
-    wanted = [(hidden,), (inner, hidden), (inner, hidden), (hidden, inner)]
-    if (found := [tuple(each.shape) for each in (norm_weight, *weights)]) != wanted:
-        raise ValueError(f"mlp_step: of x [..., {hidden}], norm_weight and weights must be {wanted}, got {found}")
+    sizes = {"norm_weight": (norm_weight, (hidden,)), "gate_weight": (gate_weight, (inner, hidden))}
+    sizes |= {"up_weight": (up_weight, (inner, hidden)), "down_weight": (down_weight, (hidden, inner))}
+    check_shapes("mlp_step", sizes)
     if backend == "triton":
         multiplied = as_multiplied(*weights)
         if fits_row(x, *multiplied):

@@ -6,7 +6,7 @@ Section 3.3.2 of "Mamba: Linear-Time Sequence Modeling with Selective State Spac
 import torch
 from torch import Tensor
 
-from lt25.ops.backends import count_sequences, kernels, reference, state_dtype
+from lt25.ops.backends import check_shapes, count_sequences, kernels, reference, state_dtype
 from lt25.ops.operator import operator
 from lt25.ops.scan import check_sequences
 
@@ -46,12 +46,10 @@ def selective_scan(
     Raises:
         ValueError: shapes that do not fit together, an unknown backend.
     """
-    wanted = {"dt": x.shape, "A": (x.shape[-1], A.shape[-1]), "B": (*x.shape[:2], A.shape[-1]), "D": x.shape[-1:]}
-    wanted |= {"C": wanted["B"], "dt_bias": wanted["D"], "z": x.shape}
-    tensors = {"dt": dt, "A": A, "B": B, "C": C, "D": D, "dt_bias": dt_bias, "z": x if z is None else z}
-    for name, given in tensors.items():
-        if tuple(given.shape) != tuple(wanted[name]):
-            raise ValueError(f"selective_scan: {name} must be {tuple(wanted[name])}, got {tuple(given.shape)}")
+    of_states, of_channels = (*x.shape[:2], A.shape[-1]), x.shape[-1:]
+    sizes = {"dt": (dt, x.shape), "A": (A, (x.shape[-1], A.shape[-1])), "B": (B, of_states), "C": (C, of_states)}
+    sizes |= {"D": (D, of_channels), "dt_bias": (dt_bias, of_channels), "z": (x if z is None else z, x.shape)}
+    check_shapes("selective_scan", sizes)
     check_sequences("selective_scan", x, x.shape[2], None, cu_seqlens)
     if backend is None:
         backend = "triton" if x.is_cuda and x.dtype != torch.float64 else "reference"

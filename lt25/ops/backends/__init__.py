@@ -6,7 +6,7 @@ numba runs on CPUs and Triton on CUDA devices. The reference runs anywhere, slow
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from types import ModuleType
 
@@ -63,6 +63,13 @@ def is_exported() -> bool:
 def kernels(backend: str, operator: str) -> ModuleType:
     """The module of one operator's kernels, imported when first used: numba and Triton each take a second to import."""
     return importlib.import_module(f"lt25.ops.backends.{backend}_{operator}")
+
+
+def check_shapes(operator: str, sizes: Mapping[str, tuple[Tensor, Sequence[int]]]) -> None:
+    """Raise ValueError if a tensor has not the shape that stands beside it, under the name that an operator gives it."""
+    for name, (tensor, size) in sizes.items():
+        if tensor.shape != tuple(size):
+            raise ValueError(f"{operator}: {name} must be {tuple(size)}, got {tuple(tensor.shape)}")
 
 
 def count_sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:

@@ -23,6 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lt25.ops.backends import count_sequences
 from lt25.ops.backends.triton_math import LOG2_E, exp2, reciprocal, sigmoid
 from lt25.ops.backends.triton_rows import sum_parts
 
@@ -652,7 +653,7 @@ class _Launch:
         self, forward: bool, gated: bool, wide: bool, like: Tensor, forward_channels: int, cu_seqlens: Tensor | None
     ):
         batch, time, channels = like.shape
-        self.sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
+        self.sequences = count_sequences(like, cu_seqlens)
         directions = (forward_channels, channels - forward_channels)
         plan = _plan(forward, gated, wide, self.sequences, time, directions)
         tile = plan.rows * plan.warps

@@ -52,8 +52,8 @@ class Cut(NamedTuple):
     """
 
     warps: int
-    channels: int = 32
-    registers: int = 128
+    channels: int
+    registers: int
 
 
 FORWARD, BACKWARD = Cut(4, 64, 240), Cut(8, 64, 255)
