@@ -61,11 +61,24 @@ def compile_ahead(function: Callable[[], Any]) -> None:
         mode = AsyncCompileMode(workers)
         with replaced(JITFunction, "run", only_compile), replaced(Autotuner, "run", compile_all):
             function()
+        signatures = {}
         for kernel in list(mode.future_kernels.values()):
             # What cannot be compiled is left to the step: a tuner passes over such a configuration.
             with suppress(Exception):
-                kernel.result()
+                compiled = kernel.result()
+                signatures[tuple(map(str, compiled.src.signature.values()))] = compiled
+        # Each signature has a launcher in C, which the first launch would have a compiler make.
+        for made in [workers.submit(_make_launcher, kernel) for kernel in signatures.values()]:
+            made.result()
     time_briefly()
+
+
+def _make_launcher(kernel: Any) -> None:
+    """Have the function that launches a compiled kernel made, so that Triton's directory has it."""
+    from triton.runtime import driver
+
+    with suppress(Exception):
+        driver.active.launcher_cls(kernel.src, kernel.metadata)
 
 
 def tune_quickly() -> None:

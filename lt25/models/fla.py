@@ -1,8 +1,8 @@
 """flash-linear-attention's families, which importing this enters into transformers' Auto classes.
 
 What FLA lacks, or computes in more passes over memory, is put into it: attention without the package flash-attn, the selective
-scan, kernels for Hopper GPUs, norms, MLPs, maps of one input, rotary embeddings and gates, each by a module `fla_*`. Where it is
-known how kernels are fastest, they are launched so (`lt25.models.fla_tuned`); what is not known is tuned quickly.
+scan, kernels for Hopper GPUs, norms, MLPs, maps of one input, rotary embeddings, gates and first weights, each by a module `fla_*`.
+Where it is known how kernels are fastest, they are launched so (`lt25.models.fla_tuned`); what is not known is tuned quickly.
 """
 
 import fla.models  # noqa: F401
@@ -12,7 +12,8 @@ import lt25.models.fla_attention
 import lt25.models.fla_chunks
 import lt25.models.fla_hopper
 import lt25.models.fla_mamba
-import lt25.models.fla_mamba2  # noqa: F401
+import lt25.models.fla_mamba2
+import lt25.models.fla_rwkv7  # noqa: F401
 from lt25.compiling import tune_quickly
 from lt25.models import fla_gla, fla_maps, fla_rotary, fla_rows
 from lt25.models.fla_tuned import use_tuned

@@ -46,6 +46,7 @@ class ModelArgs(BaseModelArgs):
     task: str = ""
     config: str = ""
     seq_len: int = 0
+    packed: bool = True
     init_from: str = ""
     data: str = ""
     fused_loss: bool = True
@@ -56,6 +57,9 @@ class ModelArgs(BaseModelArgs):
     def update_from_config(self, job_config: Job, **_: Any) -> None:
         self.config = Path(job_config.lt25.model_config).read_text()
         self.seq_len = job_config.training.seq_len
+        # Processes that share sequences hand on states of packed ones alone.
+        shared = job_config.parallelism.context_parallel_degree > 1
+        self.packed = shared or job_config.training.varlen is not False
         self.init_from, self.data = job_config.lt25.init_from, job_config.lt25.data
         self.fused_loss, self.z_loss = job_config.training.fused_loss, job_config.training.z_loss
         self.options = {**vars(job_config.training), **json.loads(job_config.lt25.augment)}
@@ -76,9 +80,9 @@ class TaskModel(nn.Module):
     def __init__(self, args: ModelArgs):
         super().__init__()
         fields = json.loads(args.config)
-        # Windows that stand one after the other, in place of packed sequences.
         family, task = find(fields["model_type"]), TASKS[args.task]
-        self.window = args.seq_len if not family.cu_seqlens else None
+        # Windows that are a batch, in place of packed sequences: kernels for batches are the faster ones.
+        self.window = args.seq_len if not (family.cu_seqlens and args.packed) else None
         self.task, self.z_loss = args.task, args.z_loss
         self.hf: PreTrainedModel = make_model(fields, args.task)
         names = getattr(self.losses, "OPTIONS", ())

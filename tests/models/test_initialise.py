@@ -1,6 +1,7 @@
 """A model built on the meta device gets the weights of an ordinary construction, whatever its family."""
 
 import copy
+import importlib.util
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from lt25.models.auto import auto_class, make_config
-from lt25.models.families import FAMILIES
+from lt25.models.families import FAMILIES, find
 from lt25.models.initialise import initialise
 from tests.models.tiny import family_fields
 
@@ -121,3 +122,23 @@ def test_the_config_stays_as_it_is():
     before = copy.deepcopy(model.config)
     initialise(model)
     assert model.config.to_dict() == before.to_dict()
+
+
+def test_rwkv7s_vectors_are_those_that_are_written_number_by_number():
+    import fla.layers.rwkv7
+    import fla.models.rwkv7.modeling_rwkv7
+
+    find("rwkv7").load()
+    for module, name, fields in (
+        (fla.layers.rwkv7, "RWKV7Attention", {"head_dim": 16}),
+        (fla.models.rwkv7.modeling_rwkv7, "RWKV7FeedForward", {}),
+    ):
+        spec = importlib.util.spec_from_file_location("as_written", module.__file__)
+        as_written = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(as_written)
+        for layer in (0, 2):
+            made = []
+            for owner in (module, as_written):
+                torch.manual_seed(0)
+                made.append(getattr(owner, name)(hidden_size=48, layer_idx=layer, num_hidden_layers=3, **fields))
+            assert_alike(*made)

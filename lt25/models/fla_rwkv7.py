@@ -1,0 +1,67 @@
+"""The first weights of RWKV-7's layers, whose vectors flash-linear-attention writes number by number.
+
+Of a model of 340M that takes seconds, on a GPU too. Importing the module puts `initialise_mixer` and `initialise_mlp` in the places
+of FLA's methods; they write the same numbers and draw the same ones at random.
+"""
+
+from typing import Any
+
+import torch
+from fla.layers.rwkv7 import RWKV7Attention
+from fla.models.rwkv7.modeling_rwkv7 import RWKV7FeedForward
+from torch import nn
+
+
+@torch.no_grad()
+def initialise_mixer(self: Any, module: nn.Module) -> None:
+    """Stand for `RWKV7Attention._initialize_weights`."""
+    if getattr(module, "_is_hf_initialized", False):
+        return
+    module._is_hf_initialized = True  # type: ignore[assignment]
+    if not isinstance(module, RWKV7Attention) or self.layer_idx is None:
+        return
+    size, head, device = self.hidden_size, self.head_dim, self.x_r.device
+    depth = self.layer_idx / (self.num_hidden_layers - 1)
+    left = 1.0 - self.layer_idx / self.num_hidden_layers
+
+    def vector(values: Any) -> torch.Tensor:
+        return torch.tensor(list(values), device=device)
+
+    for name, power in (("x_r", 0.2), ("x_w", 0.9), ("x_k", 0.7), ("x_v", 0.7), ("x_a", 0.9), ("x_g", 0.2)):
+        mix = getattr(self, name)
+        mix.data = (1.0 - torch.pow(vector(n / size for n in range(size)), power * left)).to(mix.dtype).view(1, 1, -1)
+    linear = vector(n / (size - 1) - 0.5 for n in range(size))
+    zigzag = vector((n % head - (head - 1) / 2) / ((head - 1) / 2) for n in range(size))
+    zigzag = zigzag * zigzag.abs()
+    decay = vector(-6 + 6 * (n / (size - 1)) ** (1 + depth**0.3) for n in range(size))
+    nn.init.constant_(self.k_a, 1.02)
+    nn.init.constant_(self.r_k, -0.04)
+    self.k_k.copy_(0.71 - linear * 0.1)
+    self.w_lora.set_bias_value(decay + 0.5 + zigzag * 2.5)
+    self.a_lora.set_bias_value(-0.19 + zigzag * 0.3 + linear * 0.4)
+    if self.layer_idx != 0:
+        self.v_lora._initialize_weights(self.v_lora)
+        self.v_lora.set_bias_value(0.73 - linear * 0.4)
+    self.g_norm.weight.fill_(((self.layer_idx + 1) / self.num_hidden_layers) ** 0.7)
+    self._orthogonal_init(self.r_proj.weight)
+    self._orthogonal_init(self.k_proj.weight, gain=0.1)
+    self._orthogonal_init(self.v_proj.weight)
+    self.o_proj.weight.zero_()
+
+
+@torch.no_grad()
+def initialise_mlp(self: Any, module: nn.Module) -> None:
+    """Stand for `RWKV7FeedForward._initialize_weights`."""
+    if not isinstance(module, RWKV7FeedForward):
+        return
+    made: Any = module
+    size, left = made.hidden_size, 1.0 - made.layer_idx / made.num_hidden_layers
+    made.x_k.data = 1.0 - torch.pow(torch.tensor([n / size for n in range(size)]), left**4)
+    key = made.key.weight
+    key.data = nn.init.orthogonal_(key.data.float()).to(key.dtype)
+    made.value.weight.zero_()
+
+
+_mixer: Any = RWKV7Attention
+_mlp: Any = RWKV7FeedForward
+_mixer._initialize_weights, _mlp._initialize_weights = initialise_mixer, initialise_mlp
