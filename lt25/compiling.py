@@ -78,7 +78,8 @@ def _make_launcher(kernel: Any) -> None:
     from triton.runtime import driver
 
     with suppress(Exception):
-        driver.active.launcher_cls(kernel.src, kernel.metadata)
+        active: Any = driver.active
+        active.launcher_cls(kernel.src, kernel.metadata)
 
 
 def tune_quickly() -> None:

@@ -4,6 +4,7 @@ import gc
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache, partial, wraps
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -42,6 +43,33 @@ def without_compiler() -> Iterator[None]:
             import transformers.generation.candidate_generator
             import transformers.generation.continuous_batching.cache
             import transformers.modeling_utils
+        yield
+
+
+@contextmanager
+def compiling_when_called() -> Iterator[None]:
+    """Import functions that are decorated with `torch.compile`, and the compiler only when one of them is called.
+
+    flash-linear-attention has some for options that few models use.
+    """
+    import torch
+
+    own = torch.compile
+
+    def decorate(function: Any = None, **options: Any) -> Any:
+        if function is None:
+            return partial(decorate, **options)
+        compiled = lru_cache(None)(partial(own, function, **options))
+
+        @wraps(function)
+        def call(*arguments: Any, **named: Any) -> Any:
+            # Whoever compiles what calls it compiles it too.
+            made = function if torch.compiler.is_compiling() else compiled()
+            return made(*arguments, **named)
+
+        return call
+
+    with replaced(torch, "compile", decorate):
         yield
 
 

@@ -108,3 +108,19 @@ assert torch._dynamo is sys.modules["torch._dynamo"]
 """
     done = subprocess.run([sys.executable, "-c", script], env=tiny.environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_function_is_compiled_when_it_is_called(monkeypatch):
+    import torch
+
+    from lt25.importing import compiling_when_called
+
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled.append(options) or function)
+    with compiling_when_called():
+        plain, whole = torch.compile(lambda x: x + 1), torch.compile(fullgraph=True)(lambda x, by=1: x * by)
+    assert not compiled
+    assert plain(1) == plain(1) == 2 and compiled == [{}]
+    assert whole(3, by=2) == 6 and compiled == [{}, {"fullgraph": True}]
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert plain(1) == 2 and len(compiled) == 2

@@ -1,12 +1,17 @@
 """flash-linear-attention's families, which importing this enters into transformers' Auto classes.
 
 What FLA lacks, or computes in more passes over memory, is put into it: attention without the package flash-attn, the selective
-scan, kernels for Hopper GPUs, norms, MLPs, maps of one input, rotary embeddings, gates and first weights, each by a module `fla_*`.
-Where it is known how kernels are fastest, they are launched so (`lt25.models.fla_tuned`); what is not known is tuned quickly.
+scan, kernels for Hopper GPUs, norms, MLPs, maps of one input, rotary embeddings, gates and RWKV-7's mixtures, each by a module
+`fla_*`. Where it is known how kernels are fastest, they are launched so (`lt25.models.fla_tuned`); what is not known is tuned
+quickly.
 """
 
-import fla.models  # noqa: F401
 import torch
+
+from lt25.importing import compiling_when_called
+
+with compiling_when_called():
+    import fla.models  # noqa: F401
 
 import lt25.models.fla_attention
 import lt25.models.fla_chunks

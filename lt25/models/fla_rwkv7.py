@@ -1,7 +1,11 @@
-"""The first weights of RWKV-7's layers, whose vectors flash-linear-attention writes number by number.
+"""RWKV-7 in fewer passes: the gradient of its token shift's mixing, and its first weights.
 
-Of a model of 340M that takes seconds, on a GPU too. Importing the module puts `initialise_mixer` and `initialise_mlp` in the places
-of FLA's methods; they write the same numbers and draw the same ones at random.
+A layer reads six mixtures of each token and the one before. Of their gradients flash-linear-attention computes the sums for
+tokens, and by `torch.compile` those for weights, from the same numbers read twice; here it is one pass, without a compiler in the
+first step. And FLA writes the vectors among the first weights number by number, which takes seconds, on a GPU too.
+
+Importing the module puts `mix_backward`, `initialise_mixer` and `initialise_mlp` in the places of FLA's; they compute the same
+numbers, and draw the same ones at random.
 """
 
 from typing import Any
@@ -9,7 +13,27 @@ from typing import Any
 import torch
 from fla.layers.rwkv7 import RWKV7Attention
 from fla.models.rwkv7.modeling_rwkv7 import RWKV7FeedForward
-from torch import nn
+from fla.ops.rwkv7.fused_addcmul import Rwkv7FusedAddcmul
+from torch import Tensor, nn
+
+from lt25.ops.backends import triton_rwkv7
+
+
+def mix_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Stand for `Rwkv7FusedAddcmul.backward`, of mixtures x + delta * weight.
+
+    Args:
+        ctx: has x and delta [B, T, D] and six weights [1, 1, D], the last of which may be None.
+        grads: of the mixtures, [B, T, D].
+
+    Returns:
+        The gradients of x, of delta and of the weights.
+    """
+    _, delta, *weights = ctx.saved_tensors
+    given = [weight for weight in weights if weight is not None]
+    grad_x, grad_delta, sums = triton_rwkv7.mix_backward([grad for grad in grads if grad is not None], delta, given)
+    of_weights = [total.view(weight.shape).to(weight.dtype) for weight, total in zip(given, sums, strict=True)]
+    return grad_x, grad_delta, *of_weights, *[None] * (len(weights) - len(given))
 
 
 @torch.no_grad()
@@ -24,7 +48,7 @@ def initialise_mixer(self: Any, module: nn.Module) -> None:
     depth = self.layer_idx / (self.num_hidden_layers - 1)
     left = 1.0 - self.layer_idx / self.num_hidden_layers
 
-    def vector(values: Any) -> torch.Tensor:
+    def vector(values: Any) -> Tensor:
         return torch.tensor(list(values), device=device)
 
     for name, power in (("x_r", 0.2), ("x_w", 0.9), ("x_k", 0.7), ("x_v", 0.7), ("x_a", 0.9), ("x_g", 0.2)):
@@ -62,6 +86,9 @@ def initialise_mlp(self: Any, module: nn.Module) -> None:
     made.value.weight.zero_()
 
 
+# What is assigned to them is no method to a type checker.
+_mix: Any = Rwkv7FusedAddcmul
 _mixer: Any = RWKV7Attention
 _mlp: Any = RWKV7FeedForward
+_mix.backward = staticmethod(mix_backward)
 _mixer._initialize_weights, _mlp._initialize_weights = initialise_mixer, initialise_mlp

@@ -17,6 +17,7 @@ from fla.modules.norm import RMSNorm, fused_norm_gate, layernorm
 from fla.modules.rotary import RotaryEmbedding, ops
 from fla.ops.common import chunk_h
 from fla.ops.common.chunk_o import chunk_bwd_dqkwg
+from fla.ops.rwkv7 import fused_addcmul
 
 from lt25.models import (
     HGRNConfig,
@@ -333,6 +334,20 @@ def test_the_host_knows_how_many_chunks_there_are():
         with replaced(chunk_h, "prepare_chunk_offsets", prepare):
             states.append(chunk_h.chunk_fwd_h(k, v, gk=-g.abs(), cu_seqlens=bounds)[0])
     torch.testing.assert_close(*states, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_the_gradient_of_rwkv7s_mixtures_is_that_of_their_definition(gated):
+    torch.manual_seed(0)
+    x, delta = (torch.randn(2, 300, 24, requires_grad=True) for _ in range(2))
+    weights = [torch.randn(1, 1, 24, requires_grad=True) if gated or at < 5 else None for at in range(6)]
+    given, found = [x, delta, *(weight for weight in weights if weight is not None)], []
+    grads = [torch.randn(2, 300, 24) for _ in given[2:]]
+    for mix in (fused_addcmul.fused_addcmul_rwkv7, fused_addcmul.torch_addcmul_rwkv7):
+        mixtures = [each for each in mix(x, delta, *weights) if each is not None]
+        found.append(torch.autograd.grad(mixtures, given, grads))
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, atol=2e-4, rtol=1e-4)
 
 
 def test_fla_has_its_own_again():
