@@ -8,6 +8,7 @@ from typing import Any
 from lt25.checkpoints.card import model_card
 from lt25.checkpoints.code import check_own, write_code
 from lt25.checkpoints.whole import damage, discard
+from lt25.data.transcripts import carry
 from lt25.errors import UserError
 from lt25.experiment import Experiment, exported_step, exported_steps, model_fingerprint
 from lt25.files import believe, publish, read_record, set_aside, temporary, write_record, write_text
@@ -116,6 +117,8 @@ def _export_steps(
         for name in _ASSETS:
             if name in stats["files"]:
                 shutil.copy(experiment.processed_dir / name, partial / name)
+        if experiment.task == "speech_recognition":
+            carry(partial, experiment.prepare)
         if with_code:
             write_code(partial, experiment.task)
         write_text(partial / "README.md", model_card(experiment, trained, stats, steps, with_code))

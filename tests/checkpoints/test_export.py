@@ -1,7 +1,9 @@
 """From a checkpoint to a Hugging Face folder and back."""
 
 import ast
+import dataclasses
 import json
+import shutil
 import sys
 
 import pytest
@@ -166,6 +168,18 @@ def test_the_model_card_says_what_is_true(trained):
     for fact in (f"{marker['parameters']:,} parameters", marker["fingerprint"], "12 of 12", marker["device"]):
         assert fact in text
     assert f'"results/{trained.name}/hf"' in text
+
+
+@pytest.mark.parametrize("trained", ["speech_recognition"], indirect=True)
+def test_a_recogniser_tells_how_its_transcripts_were_normalised(trained):
+    options = {"transcripts": {"punctuation": "keep"}, "alphabet": "ab,"}
+    other = dataclasses.replace(trained, prepare={**trained.prepare, **options})
+    shutil.copytree(trained.processed_dir, other.processed_dir)
+    export(other)
+    told = json.loads((other.results_dir / "hf" / "tokenizer_config.json").read_text())
+    assert {key: told[key] for key in options} == options and told["tokenizer_class"] == "Wav2Vec2CTCTokenizer"
+    believe(other.results_dir / "hf" / "export.json", "export")
+    export(trained)
 
 
 @pytest.mark.parametrize("trained", ["classification"], indirect=True)
