@@ -50,6 +50,11 @@ def export(experiment: Experiment, steps: Sequence[int] = (), with_code: bool = 
         of, now = trained["fingerprint"], current.resolve().parent.name
         raise set_aside(marker, f"{marker}: of the run {of}, and the current one is {now}", train)
     stats = believe(experiment.processed_dir / "stats.json", experiment.commands("prepare"), _ASSETS)
+    if trained["identity"]["data"] != stats["fingerprint"]:
+        raise UserError(
+            f"{marker}: of the data {trained['identity']['data']}, and {experiment.processed_dir} holds {stats['fingerprint']}: "
+            f"run `{train}`"
+        )
     final = exported_step(trained)
     folder = experiment.results_dir / "hf"
     wanted = {folder / f"step-{step}": [step] for step in steps}

@@ -193,6 +193,22 @@ def test_only_the_weights_are_read(trained, monkeypatch):
     assert any("exp_avg" in name for name in stored)
 
 
+@pytest.mark.parametrize("trained", ["language_modeling"], indirect=True)
+def test_a_model_is_not_exported_with_what_belongs_to_other_data(trained):
+    """Its tokens would mean something else."""
+    record = trained.processed_dir / "stats.json"
+    kept = record.read_bytes()
+    tiny.prepare(trained, seed=1)
+    try:
+        with pytest.raises(
+            UserError, match=r"of the data language_modeling-0, and .* holds language_modeling-1: run `lt25 train"
+        ):
+            export(trained)
+    finally:
+        tiny.prepare(trained)
+    assert record.read_bytes() == kept
+
+
 @pytest.mark.parametrize("trained", ["classification"], indirect=True)
 def test_what_cannot_be_exported_is_one_line(trained):
     with pytest.raises(UserError, match=r"no checkpoint of step 5 is kept: there are 4, 8, 12"):

@@ -318,7 +318,7 @@ def test_words_are_written_by_the_rule_that_the_model_was_trained_with(tmp_path,
     assert cli.main(align) == 0 and json.loads(capsys.readouterr().out)["text"] == "ab c ba"
     carry(folder, {"transcripts": {"punctuation": "keep"}, "alphabet": "abc,A"})
     assert cli.main(align) == 2
-    # Capitals are made small by the rule, although the alphabet has one, and the comma is a letter, which no unit of the model has.
+    # The comma is a letter, which no unit of the model has; capitals are made small, although the alphabet has one.
     assert "the model cannot write 'ab,'" in capsys.readouterr().err
     make.write(tmp_path / "said.txt", "AB ba")
     assert cli.main(align) == 0 and json.loads(capsys.readouterr().out)["text"] == "ab ba"
@@ -332,7 +332,7 @@ def test_words_are_written_by_the_rule_that_the_model_was_trained_with(tmp_path,
     carry(folder, {"transcripts": {"case": "upper"}, "alphabet": "abc"})
     assert cli.main(align) == 2
     said = capsys.readouterr().err
-    assert "tokenizer_config.json: transcripts.case: found \"upper\"" in said and len(said.splitlines()) == 1
+    assert 'tokenizer_config.json: transcripts.case: found "upper"' in said and len(said.splitlines()) == 1
 
 
 def test_options_stand_in_place_of_the_experiments_values(tmp_path):
