@@ -103,7 +103,13 @@ def read_model(path: Path, where: str) -> dict[str, Any]:
         there = ", ".join(sorted(file.name for file in path.glob("*.json"))[:3]) or "none here"
         raise UserError(f"{at} is a folder: name a JSON file in it ({there})") from None
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{where}: no such file: {shown}") from None
+        models = (folder / "config" / "models" for folder in path.parents)
+        there = next(
+            (sorted(folder.glob("*.json")) for folder in (path.parent, *models) if any(folder.glob("*.json"))), []
+        )
+        hint = suggestion(path.stem, (file.stem for file in there), "`lt25 list`")
+        form = f", of the form {_shown(there[0])}" if there else ""
+        raise UserError(f"{where}: no such file: {shown}: expected a path{form}: {hint}") from None
     except OSError as error:
         raise UserError(f"{at}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
