@@ -224,7 +224,7 @@ def test_what_cannot_be_continued_is_one_line(folder, tmp_path, monkeypatch, cap
     config = json.loads((folder / "config.json").read_text())
     for change, message in (
         ({"architectures": ["HGRNForCTC"]}, "found HGRNForCTC, expected a language model"),
-        ({"model_type": "gpt9"}, "model_type: found gpt9"),
+        ({"model_type": "gpt9"}, "model_type: found gpt9, .*: for a model of your own be in the project whose config"),
         ({"model_type": "gla", "architectures": ["GLAForCausalLM"]}, "found gla, whose kernels need a GPU"),
         ({}, "found no tokenizer"),
     ):
