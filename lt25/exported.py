@@ -33,7 +33,8 @@ def exported_model(name: str, task: str) -> tuple[Path, dict[str, Any]]:
         files.believe(folder / "export.json", f"lt25 export {name}")
     if (model_type := str(config.get("model_type"))) not in FAMILIES:
         raise UserError(
-            f"{folder / 'config.json'}: model_type: found {model_type}, one of {', '.join(FAMILIES)} expected"
+            f"{folder / 'config.json'}: model_type: found {model_type}, expected one of {', '.join(FAMILIES)}: for a model "
+            f"of your own be in the project whose config/config.yaml has it in `plugins`"
         )
     architecture = str((config.get("architectures") or ["none"])[0])
     if not architecture.endswith(suffix := TASKS[task].auto_model.removeprefix("AutoModel")):

@@ -43,6 +43,8 @@ def test_the_version_is_the_packages(capsys):
     [
         (["prepare", "nothing"], "config/experiments/nothing.yaml: no such experiment file"),
         (["download", "digit"], "config/datasets/digit.yaml: no such dataset file: did you mean digits?"),
+        (["download", "tiny"], "dataset file: tiny is an experiment, and its dataset is digits: name that"),
+        (["train", "stdlib"], "experiment file: stdlib is a dataset, expected an experiment that trains on it: "),
         (["configure", "tiny"], "run `lt25 download digits && lt25 prepare tiny` first"),
         (["train", "tiny"], "run `lt25 download digits && lt25 prepare tiny` first"),
         (["export", "tiny"], "run `lt25 download digits && lt25 prepare tiny && lt25 train tiny` first"),

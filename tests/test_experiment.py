@@ -188,7 +188,14 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
         ({"checkpoint.keep_latest_k": 1}, "checkpoint.keep_latest_k: found 1, which is not allowed"),
         ({"optimizer.lr": 0}, "optimizer.lr: found 0, expected more than 0"),
         ({"model": {"hidden_size": 8}}, "model.model_type: missing"),
-        ({"model": {"base": "config/models/none.json"}}, "model.base: no such file: config/models/none.json"),
+        (
+            {"model": {"base": "config/models/none.json"}},
+            "model.base: no such file: config/models/none.json: expected a path",
+        ),
+        (
+            {"model": {"base": "hgrn_lm_tine"}},
+            "hgrn_lm_tine: expected a path, of the form config/models/delta_net_1b.json: did you mean hgrn_lm_tiny?",
+        ),
         (
             {"model": {"base": "config/models"}},
             "model.base: config/models is a folder: name a JSON file in it (delta_net_1b.json, ",

@@ -18,6 +18,7 @@ import yaml
 from safetensors.torch import save_file
 
 from lt25.checkpoints.convert import read_weights
+from lt25.data.speech_recognition import _write_tokenizer
 from lt25.experiment import Experiment, load_experiment
 from lt25.files import write_record
 from lt25.training.job import write_job
@@ -108,14 +109,14 @@ def prepare(experiment: Experiment, examples: int = 24, seed: int = 0, between: 
         save_file(tensors, folder / f"{split}-00000-of-00001.safetensors")
     if task == "speech_recognition":
         symbols = ["<pad>", "|", "<unk>", "a", "b"]
-        (folder / "vocab.json").write_text(json.dumps({symbol: number for number, symbol in enumerate(symbols)}))
+        _write_tokenizer(folder, {symbol: number for number, symbol in enumerate(symbols)})
     stats = {
         "task": task,
         "fingerprint": f"{task}-{seed}",
         "model": DECIDED[task],
         "splits": {split: {"examples": examples} for split in ("train", "validation", "test")},
     }
-    write_record(folder / "stats.json", stats, sorted(folder.glob("*.safetensors")))
+    write_record(folder / "stats.json", stats, sorted({*folder.iterdir()} - {folder / "stats.json"}))
 
 
 def tiny(root: Path, task: str, name: str = "tiny", **sections) -> Experiment:

@@ -8,6 +8,7 @@ from typing import Any
 from lt25.checkpoints.card import model_card
 from lt25.checkpoints.code import check_own, write_code
 from lt25.checkpoints.whole import damage, discard
+from lt25.data.transcripts import carry
 from lt25.errors import UserError
 from lt25.experiment import Experiment, exported_step, exported_steps, model_fingerprint
 from lt25.files import believe, publish, read_record, set_aside, temporary, write_record, write_text
@@ -49,6 +50,11 @@ def export(experiment: Experiment, steps: Sequence[int] = (), with_code: bool = 
         of, now = trained["fingerprint"], current.resolve().parent.name
         raise set_aside(marker, f"{marker}: of the run {of}, and the current one is {now}", train)
     stats = believe(experiment.processed_dir / "stats.json", experiment.commands("prepare"), _ASSETS)
+    if trained["identity"]["data"] != stats["fingerprint"]:
+        raise UserError(
+            f"{marker}: of the data {trained['identity']['data']}, and {experiment.processed_dir} holds {stats['fingerprint']}: "
+            f"run `{train}`"
+        )
     final = exported_step(trained)
     folder = experiment.results_dir / "hf"
     wanted = {folder / f"step-{step}": [step] for step in steps}
@@ -116,6 +122,8 @@ def _export_steps(
         for name in _ASSETS:
             if name in stats["files"]:
                 shutil.copy(experiment.processed_dir / name, partial / name)
+        if experiment.task == "speech_recognition":
+            carry(partial, experiment.prepare)
         if with_code:
             write_code(partial, experiment.task)
         write_text(partial / "README.md", model_card(experiment, trained, stats, steps, with_code))

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,7 @@ def read_yaml(path: Path, kind: str, named: str = "") -> dict[str, Any]:
     if path.is_dir():
         raise UserError(f"{f'{named}: ' if named else ''}{shown}: is a folder, expected a file: rename one")
     if not path.is_file():
-        there = (
-            sorted(file.stem for file in path.parent.glob("*.yaml") if file.is_file()) if path.parent.is_dir() else []
-        )
-        hint = suggestion(path.stem, there, "`lt25 list`")
+        hint = _instead(path, kind)
         raise UserError(f"{f'{named}: ' if named else ''}{shown}: no such {kind} file: {hint}")
     try:
         values = _load(path.read_text(encoding="utf-8"))
@@ -54,6 +52,22 @@ def read_yaml(path: Path, kind: str, named: str = "") -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{shown}: expected keys and values, found {show(values)}")
     return values
+
+
+def _instead(path: Path, kind: str) -> str:
+    """Say what a file that is not there may have been meant for: one of a close name, or of an experiment its dataset."""
+    there = sorted(file.stem for file in path.parent.glob("*.yaml") if file.is_file()) if path.parent.is_dir() else []
+    hint = suggestion(path.stem, there, "`lt25 list`")
+    other = {"dataset": "experiment", "experiment": "dataset"}.get(kind)
+    file = path.parent.parent / f"{other}s" / path.name
+    if other is None or not file.is_file():
+        return hint
+    if other == "dataset":
+        return f"{path.stem} is a dataset, expected an experiment that trains on it: {hint}"
+    with suppress(UserError):
+        if isinstance(name := read_yaml(file, other).get("dataset"), str):
+            return f"{path.stem} is an experiment, and its dataset is {name}: name that"
+    return f"{path.stem} is an experiment, expected a dataset: {hint}"
 
 
 def parse_value(text: str, where: str) -> Any:
@@ -89,7 +103,13 @@ def read_model(path: Path, where: str) -> dict[str, Any]:
         there = ", ".join(sorted(file.name for file in path.glob("*.json"))[:3]) or "none here"
         raise UserError(f"{at} is a folder: name a JSON file in it ({there})") from None
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{where}: no such file: {shown}") from None
+        models = (folder / "config" / "models" for folder in path.parents)
+        there = next(
+            (sorted(folder.glob("*.json")) for folder in (path.parent, *models) if any(folder.glob("*.json"))), []
+        )
+        hint = suggestion(path.stem, (file.stem for file in there), "`lt25 list`")
+        form = f", of the form {_shown(there[0])}" if there else ""
+        raise UserError(f"{where}: no such file: {shown}: expected a path{form}: {hint}") from None
     except OSError as error:
         raise UserError(f"{at}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from lt25 import files, plugins
 from lt25.data import acquire
-from lt25.data.examples import Examples
+from lt25.data.examples import Examples, content
 from lt25.data.faults import Faults
 from lt25.data.folders import Folder
 from lt25.data.shards import SplitWriter
@@ -45,9 +45,11 @@ def prepare(experiment: Experiment) -> None:
         of = {one.name: faults.of(one.name) if experiment.further else faults for one in experiment.datasets}
         others = [_examples(experiment, one, sources[one.name], of[one.name]) for one in experiment.further]
         examples = _examples(experiment, dataset, sources[dataset.name], of[dataset.name], parts=parts, others=others)
-        if next(examples.of("train"), None) is None:
+        if all(isinstance(text := content(one), str) and not text for one in examples.of("train")):
             faults.report(0)
-            raise UserError(f"{config}: splits.train: no examples: name another split, or hold out a smaller fraction")
+            raise UserError(
+                f"{config}: splits.train: no examples, or empty texts only: name another split, or hold out a smaller fraction"
+            )
         # Of few speakers or files a split may get none, which is said before the work.
         for split, source in dataset.splits.items():
             held_out = isinstance(source, dict) and "fraction" in source

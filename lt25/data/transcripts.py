@@ -17,10 +17,19 @@ A character that the alphabet has is never changed by steps 4 to 6. What the alp
 refuse.
 """
 
+import json
 import re
 import unicodedata
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from lt25.config.key import check, resolve
+from lt25.files import write_json
+from lt25.tasks import TASKS, TRANSCRIPTS
+
+CARRIED = ("transcripts", "alphabet")
+"""Keys of ``prepare`` that an exported recogniser has in ``tokenizer_config.json``."""
 
 _APOSTROPHES = str.maketrans(dict.fromkeys("’‘ʼ＇`´", "'") | {"|": " "})
 _READ_ALOUD = "%&@#§"
@@ -56,6 +65,38 @@ def normalise(text: str, options: Mapping[str, Any], alphabet: str) -> str:
         text = _NUMBER.sub(lambda found: f" {_read(found[1], found[2], found[3])} ", text)
     drop = options["punctuation"] == "drop"
     return " ".join("".join(_in_alphabet(character, alphabet, drop) for character in text).split())
+
+
+def carry(folder: Path, prepare: Mapping[str, Any]) -> None:
+    """Write into an exported recogniser's ``tokenizer_config.json`` how the transcripts that it learnt were normalised.
+
+    Args:
+        folder: of the model.
+        prepare: the experiment's section, resolved: `CARRIED` are its keys that go along.
+    """
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, {**config, **{key: prepare[key] for key in CARRIED}})
+
+
+def carried(config: Mapping[str, Any], letters: str, where: str) -> tuple[dict[str, Any], str]:
+    """Return ``prepare.transcripts``, resolved, and ``prepare.alphabet`` of an exported recogniser.
+
+    Args:
+        config: what its ``tokenizer_config.json`` says; where that is nothing of a rule, it is the default one, without small
+            letters for a model that has capitals.
+        letters: that the model has, which are the alphabet if none is told.
+        where: the file, for messages.
+
+    Raises:
+        UserError: if what is told is no rule.
+    """
+    told = {key: config[key] for key in CARRIED if key in config}
+    section = TASKS["speech_recognition"].prepare
+    check(told, {key: section[key] for key in CARRIED}, where)
+    alphabet = told.get("alphabet", letters)
+    otherwise = {} if alphabet == alphabet.lower() else {"case": "keep"}
+    return resolve(told.get("transcripts", otherwise), TRANSCRIPTS), alphabet
 
 
 def _in_alphabet(character: str, alphabet: str, drop: bool) -> str:

@@ -13,6 +13,7 @@ from lt25.errors import UserError
 from lt25.evaluation import decoder, harness
 from lt25.experiment import Experiment, exported_steps, model_fingerprint
 from lt25.importing import without_compiler, without_garbage
+from lt25.models import starts
 
 __all__ = ["believe_model", "evaluate", "require"]
 
@@ -26,6 +27,7 @@ def evaluate(experiment: Experiment, model_dir: Path, out_dir: Path, intermediat
     read = names if intermediate else {*names, "train"}
     tables = {*names, "train"} if decoder.reads_training_texts(experiment.evaluation.get("decoder")) else names
     believe(experiment.processed_dir, read, experiment.commands("prepare"), tables=tables)
+    _compare(experiment, Path(model_dir))
     # torch and transformers take seconds to import, which a mistake of the user's should not wait for
     with without_garbage(), without_compiler():
         from lt25.evaluation.run import run
@@ -67,6 +69,25 @@ def believe_model(experiment: Experiment, model_dir: Path) -> dict[str, Any]:
             complaint = f"{model_dir}: exported from {found['fingerprint']}, and what was trained is {wanted}"
             raise files.set_aside(record, complaint, export)
     return found
+
+
+def _compare(experiment: Experiment, model_dir: Path) -> None:
+    """Refuse data whose tokens, classes or steps are not those of the model: its numbers would mean something else.
+
+    Raises:
+        UserError: if they differ, as after a change of ``prepare``.
+    """
+    there = files.read_json(model_dir / "config.json", experiment.commands("export"))
+    here = {**there, **experiment.decided()}
+    # An embedding may have more rows than there are tokens.
+    if there.get("vocab_size", 0) > here.get("vocab_size", 0):
+        here["vocab_size"] = there["vocab_size"]
+    differ = starts.differing(model_dir, there, experiment.processed_dir, here)
+    if differ is None and there.get("input_size") != here.get("input_size"):
+        differ = f"inputs, {there.get('input_size')} numbers a step there and {here['input_size']} here,"
+    if differ:
+        again = " && ".join(f"lt25 {stage} {experiment.arguments}" for stage in ("train", "export"))
+        raise UserError(f"{model_dir}: its {differ} differ from those of {experiment.processed_dir}: run `{again}`")
 
 
 def require(experiment: Experiment, model_dir: Path) -> None:

@@ -10,16 +10,14 @@ import torch
 from torch import Tensor
 from transformers import AutoFeatureExtractor, AutoTokenizer
 
-from lt25.config.key import resolve
 from lt25.data.audio import HOP_SECONDS, MAX_RATE, decode_audio
 from lt25.data.audio_stream import LogMelStream, ResamplerStream
 from lt25.data.features import register
-from lt25.data.transcripts import normalise
+from lt25.data.transcripts import carried, normalise
 from lt25.evaluation.beam_search import BeamSearch, Hypothesis
 from lt25.evaluation.words import UTTERANCE_SECONDS, BestPath, Word, align, spelled
 from lt25.models.auto import load_model
 from lt25.models.cache import HGRNCache
-from lt25.tasks import TRANSCRIPTS
 
 CHUNK_SECONDS = 0.2
 """How much audio of a file is read at a time as a stream."""
@@ -81,11 +79,12 @@ class Recogniser:
 
     @property
     def transcripts(self) -> tuple[dict[str, Any], str]:
-        """``prepare.transcripts``, by default, and the alphabet: the letters that the model has."""
+        """``prepare.transcripts`` and ``prepare.alphabet``: those that the model was trained with, if its folder tells them."""
         special = {*self.tokenizer.all_special_tokens, self.tokenizer.word_delimiter_token}
         symbols = (symbol for symbol in self.tokenizer.get_vocab() if symbol not in special)
-        alphabet = "".join(sorted({letter for symbol in symbols for letter in symbol}))
-        return resolve({} if alphabet == alphabet.lower() else {"case": "keep"}, TRANSCRIPTS), alphabet
+        letters = "".join(sorted({letter for symbol in symbols for letter in symbol}))
+        where = f"{self.tokenizer.name_or_path}/tokenizer_config.json"
+        return carried(self.tokenizer.init_kwargs, letters, where)
 
     @torch.inference_mode()
     def hear(self, data: bytes) -> Iterator[Heard]:
@@ -107,7 +106,7 @@ class Recogniser:
 
         Args:
             data: of an audio file.
-            text: what is said in it, all of it; it is normalised as `lt25.data.transcripts` does by default.
+            text: what is said in it, all of it; it is normalised as the model's `transcripts` are.
 
         Raises:
             ValueError: if the recording cannot be read, is too short for the text or too long to be aligned, or the model cannot

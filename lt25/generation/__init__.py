@@ -35,7 +35,7 @@ def generate(name: str, prompts: Sequence[str], sampling: Sampling, stream: bool
         stream: print words as they are written, not whole texts.
 
     Raises:
-        UserError: if there is no such model, it cannot write here, or a prompt is no text.
+        UserError: if there is no such model, it cannot write here, or a prompt is no text, or none that the model can read.
     """
     folder = find_model(name)
     asked = not prompts and sys.stdin.isatty()
@@ -49,9 +49,9 @@ def generate(name: str, prompts: Sequence[str], sampling: Sampling, stream: bool
         from lt25.generation.writer import Writer
 
     writer = Writer(folder, sampling)
-    for number, prompt in enumerate(prompts):
+    for number, (prompt, ids) in enumerate([(prompt, writer.read(prompt)) for prompt in prompts]):
         print("\n" * (number > 0) + prompt, end="", flush=True)
-        writer.write(prompt, stream)
+        writer.write(ids, stream)
     if asked:
         _converse(writer)
 
@@ -94,6 +94,6 @@ def _converse(writer: Any) -> None:
             say(f"{_NO_TEXT} ({error})")
             continue
         try:
-            writer.write(prompt, stream=True)
+            writer.write(writer.read(prompt), stream=True)
         except KeyboardInterrupt:
             print()

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, TextStreamer
 from transformers.generation.streamers import BaseStreamer
 
 from lt25.cuda_graphs import Batch, CUDAGraphWrapper
+from lt25.errors import UserError
 from lt25.generation.sampling import Sampling
 from lt25.models import HGRNForCausalLM
 from lt25.models.auto import load_model
@@ -39,10 +40,26 @@ class Writer:
         self.generate = Generator(load_model("language_modeling", folder, device), sampling)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
-    def write(self, prompt: str, stream: bool = False) -> None:
-        """Print the continuation of a prompt, and an end of line; with ``stream`` words as they come."""
+    def read(self, prompt: str) -> Tensor:
+        """Return the tokens of a prompt, int64 [1, T].
+
+        Raises:
+            UserError: if the model does not know one of them.
+        """
+        ids, known = encode(self.tokenizer, prompt), self.generate.model.config.vocab_size
+        # A GPU would look up a row that is not there, and say nothing.
+        if (highest := int(ids.max())) >= known:
+            token = self.tokenizer.convert_ids_to_tokens(highest)
+            raise UserError(
+                f"{self.tokenizer.name_or_path}: the tokenizer gives {token!r} the number {highest}, expected less than {known}, "
+                f"as many tokens as the model knows: put the model's own tokenizer there"
+            )
+        return ids
+
+    def write(self, ids: Tensor, stream: bool = False) -> None:
+        """Print the continuation of tokens, int64 [1, T], and an end of line; with ``stream`` words as they come."""
         decoding = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-        ids = encode(self.tokenizer, prompt).to(self.generate.model.device)
+        ids = ids.to(self.generate.model.device)
         if stream:
             self.generate(ids, streamer=TextStreamer(self.tokenizer, skip_prompt=True, **decoding))
         else:

@@ -137,7 +137,13 @@ def find(model_type: str) -> Family:
         UserError: if there is none.
     """
     if model_type not in FAMILIES:
-        raise UserError(f"found {model_type}, no such model type: {suggestion(model_type, FAMILIES, 'README.md')}")
+        hint = suggestion(model_type, FAMILIES, "README.md")
+        own = (
+            ""
+            if hint.startswith("did you mean")
+            else "; for one of your own name it in `plugins` of config/config.yaml"
+        )
+        raise UserError(f"found {model_type}, no such model type: {hint}{own}")
     return FAMILIES[model_type]
 
 

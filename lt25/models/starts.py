@@ -41,6 +41,8 @@ _SIZES = {
     "num_v_heads",
     "value_dim",
 }
+# The files that say what the numbers of labels and tokens mean.
+_NUMBERED = ("vocab.json", "tokenizer.json")
 
 
 def compare(
@@ -109,6 +111,29 @@ def token_ids(path: Path) -> dict[str, int]:
     if isinstance(tokens, list):  # Unigram's, with a score each
         tokens = {token: number for number, (token, _) in enumerate(tokens)}
     return {**tokens, **{added["content"]: added["id"] for added in written.get("added_tokens", ())}}
+
+
+def differing(folder: Path, there: Mapping[str, Any], data: Path, here: Mapping[str, Any]) -> str | None:
+    """Name what a model and data number differently: "characters", "tokens" or "classes"; None if they agree.
+
+    Args:
+        folder: the model's.
+        there: its ``config.json``.
+        data: the folder of the prepared data.
+        here: the ``config.json`` of a model of that data.
+    """
+    for name in _NUMBERED:
+        old, new = folder / name, data / name
+        if old.is_file() and new.is_file() and token_ids(old) != token_ids(new):
+            return "characters" if name == "vocab.json" else "tokens"
+    if "vocab_size" in there and there["vocab_size"] != here.get("vocab_size", there["vocab_size"]):
+        return "tokens"
+    return "classes" if _classes(there) != _classes(here) else None
+
+
+def _classes(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return number -> name, as transformers fills it in."""
+    return config.get("id2label") or {str(number): f"LABEL_{number}" for number in range(config.get("num_labels", 2))}
 
 
 def padded(decided: Mapping[str, Any], start: Path, data: Path) -> dict[str, Any]:

@@ -9,11 +9,8 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader
 
 from lt25.errors import UserError
 from lt25.models.families import find
-from lt25.models.starts import token_ids
+from lt25.models.starts import differing
 from lt25.tasks import TASKS
-
-# The files that say what the numbers of labels and tokens mean.
-_FILES = ("vocab.json", "tokenizer.json")
 
 
 def taken(
@@ -41,7 +38,7 @@ def taken(
     family, described = find(config["model_type"]), TASKS[task]
     fresh: tuple[str, ...] = ()
     before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if different := _different(folder, before, data, config):
+    if different := differing(folder, before, data, config):
         fresh = (family.heads[described.auto_model],)
         if described.main_input == "input_ids":
             fresh = (*fresh, family.inputs[described.auto_model])
@@ -61,22 +58,6 @@ def taken(
             )
     line = f"init_from: {different} differ from those of {folder}: {' and '.join(fresh)} made new, all else taken from there"
     return read, line if different else None
-
-
-def _different(folder: Path, before: dict[str, Any], data: Path, config: dict[str, Any]) -> str | None:
-    """Name what the two models' labels or tokens differ in; None if they are the same."""
-    for name in _FILES:
-        old, new = folder / name, data / name
-        if old.is_file() and new.is_file() and token_ids(old) != token_ids(new):
-            return "characters" if name == "vocab.json" else "tokens"
-    if "vocab_size" in before and before["vocab_size"] != config.get("vocab_size", before["vocab_size"]):
-        return "tokens"
-    return "classes" if _classes(before) != _classes(config) else None
-
-
-def _classes(config: dict[str, Any]) -> dict[str, str]:
-    """Return number -> name, as transformers fills it in."""
-    return config.get("id2label") or {str(number): f"LABEL_{number}" for number in range(config.get("num_labels", 2))}
 
 
 def _within(name: str, modules: tuple[str, ...]) -> bool:

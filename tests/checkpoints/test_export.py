@@ -1,7 +1,9 @@
 """From a checkpoint to a Hugging Face folder and back."""
 
 import ast
+import dataclasses
 import json
+import shutil
 import sys
 
 import pytest
@@ -168,6 +170,18 @@ def test_the_model_card_says_what_is_true(trained):
     assert f'"results/{trained.name}/hf"' in text
 
 
+@pytest.mark.parametrize("trained", ["speech_recognition"], indirect=True)
+def test_a_recogniser_tells_how_its_transcripts_were_normalised(trained):
+    options = {"transcripts": {"punctuation": "keep"}, "alphabet": "ab,"}
+    other = dataclasses.replace(trained, prepare={**trained.prepare, **options})
+    shutil.copytree(trained.processed_dir, other.processed_dir)
+    export(other)
+    told = json.loads((other.results_dir / "hf" / "tokenizer_config.json").read_text())
+    assert {key: told[key] for key in options} == options and told["tokenizer_class"] == "Wav2Vec2CTCTokenizer"
+    believe(other.results_dir / "hf" / "export.json", "export")
+    export(trained)
+
+
 @pytest.mark.parametrize("trained", ["classification"], indirect=True)
 def test_only_the_weights_are_read(trained, monkeypatch):
     asked, load = [], plain.dcp.load
@@ -177,6 +191,22 @@ def test_only_the_weights_are_read(trained, monkeypatch):
     assert len(asked) == len(weights)
     assert all(name.startswith("hf.") for name in asked)
     assert any("exp_avg" in name for name in stored)
+
+
+@pytest.mark.parametrize("trained", ["language_modeling"], indirect=True)
+def test_a_model_is_not_exported_with_what_belongs_to_other_data(trained):
+    """Its tokens would mean something else."""
+    record = trained.processed_dir / "stats.json"
+    kept = record.read_bytes()
+    tiny.prepare(trained, seed=1)
+    try:
+        with pytest.raises(
+            UserError, match=r"of the data language_modeling-0, and .* holds language_modeling-1: run `lt25 train"
+        ):
+            export(trained)
+    finally:
+        tiny.prepare(trained)
+    assert record.read_bytes() == kept
 
 
 @pytest.mark.parametrize("trained", ["classification"], indirect=True)

@@ -98,6 +98,17 @@ def test_a_train_split_without_examples_is_one_line_for_every_task(tmp_path, tas
         make.prepared(tmp_path, task, make.dataset(task, {"path": "mine"}, columns))
 
 
+@pytest.mark.parametrize("number", [1, 30])
+def test_texts_that_are_all_empty_are_said_to_be(tmp_path, number):
+    """Whether they are few, each of which is cut into the splits, or whole ones belong to a split."""
+    for name in range(number):
+        make.write(tmp_path / f"mine/{name}.txt", "")
+    with pytest.raises(UserError, match=r"splits.train: no examples, or empty texts only: "):
+        make.prepared(
+            tmp_path, "language_modeling", make.dataset("language_modeling", {"path": "mine"}, {"text": "text"})
+        )
+
+
 NOISE = np.random.default_rng(0)
 AUDIO = make.audio(NOISE)
 

@@ -9,9 +9,11 @@ from typing import Any, cast
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from lt25 import cli
 from lt25.config.key import resolve
+from lt25.data.transcripts import carry
 from lt25.errors import UserError
 from lt25.evaluation import transcribe as command
 from lt25.evaluation.beam_search import BeamSearch
@@ -304,6 +306,33 @@ def test_the_command_searches_and_aligns(model, tmp_path, capsys):
     assert cli.main([*command, "--align", str(tmp_path / "said.txt")]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["text"] == "ab ba cab" and [word["text"] for word in answer["words"]] == ["ab", "ba", "cab"]
+
+
+def test_words_are_written_by_the_rule_that_the_model_was_trained_with(tmp_path, capsys):
+    folder, audio = exported(tmp_path / "model"), tmp_path / "a.wav"
+    make.write(audio, make.wav(recording(2)))
+    make.write(tmp_path / "said.txt", "Ab, c-ba")
+    write_arpa(tmp_path / "lm.arpa", [["ab"]], 2)
+    align = ["transcribe", str(folder), str(audio), "--json", "--align", str(tmp_path / "said.txt")]
+    boost = ["transcribe", str(folder), str(audio), "--lm", str(tmp_path / "lm.arpa"), "--boost"]
+    assert cli.main(align) == 0 and json.loads(capsys.readouterr().out)["text"] == "ab c ba"
+    carry(folder, {"transcripts": {"punctuation": "keep"}, "alphabet": "abc,A"})
+    assert cli.main(align) == 2
+    # The comma is a letter, which no unit of the model has; capitals are made small, although the alphabet has one.
+    assert "the model cannot write 'ab,'" in capsys.readouterr().err
+    make.write(tmp_path / "said.txt", "AB ba")
+    assert cli.main(align) == 0 and json.loads(capsys.readouterr().out)["text"] == "ab ba"
+    assert cli.main([*boost, "c-ba"]) == 2 and "'c-ba': '-' is outside the alphabet abc,A" in capsys.readouterr().err
+    assert cli.main([*boost, "Ba"]) == 0
+    # transformers keeps it where it writes the tokenizer again.
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    told = json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())
+    assert (told["transcripts"], told["alphabet"]) == ({"punctuation": "keep"}, "abc,A")
+    capsys.readouterr()
+    carry(folder, {"transcripts": {"case": "upper"}, "alphabet": "abc"})
+    assert cli.main(align) == 2
+    said = capsys.readouterr().err
+    assert 'tokenizer_config.json: transcripts.case: found "upper"' in said and len(said.splitlines()) == 1
 
 
 def test_options_stand_in_place_of_the_experiments_values(tmp_path):

@@ -1,7 +1,10 @@
 """The whole evaluation of real, untrained models of each task on a handful of made-up examples."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +21,7 @@ from transformers import (
 )
 
 import lt25  # noqa: F401
+from lt25 import evaluation
 from lt25.config.key import resolve
 from lt25.data.shards import SplitWriter
 from lt25.errors import UserError
@@ -46,12 +50,12 @@ def split_of(folder: Path, split: str):
     return SplitWriter(folder, split)
 
 
-def record(experiment: Experiment) -> None:
-    """Write the record of the prepared data, as `lt25 prepare` does."""
+def record(experiment: Experiment, decided: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Write the record of the prepared data, as `lt25 prepare` does, with what the data decides of the model."""
     folder = experiment.processed_dir
     splits = {path.stem: {} for path in folder.glob("*.parquet")}
-    facts = {"task": experiment.task, "fingerprint": "abc", "model": {}, "splits": splits}
-    write_record(folder / "stats.json", facts, sorted(folder.iterdir()))
+    facts = {"task": experiment.task, "fingerprint": "abc", "model": dict(decided), "splits": splits}
+    write_record(folder / "stats.json", facts, sorted({*folder.iterdir()} - {folder / "stats.json"}))
 
 
 @pytest.fixture
@@ -121,7 +125,7 @@ def run(experiment: Experiment, name: str = "evaluation") -> tuple[dict, pd.Data
     out = experiment.root / name
     splits = {file.stem: {} for file in experiment.processed_dir.glob("*.parquet")}
     prepared = [file for file in experiment.processed_dir.iterdir() if file.name != "stats.json"]
-    write_record(experiment.processed_dir / "stats.json", {"splits": splits}, prepared)
+    write_record(experiment.processed_dir / "stats.json", {"splits": splits, "model": {}}, prepared)
     metrics = evaluate(experiment, experiment.root / "hf", out)
     assert json.loads((out / "metrics.json").read_text()) == metrics
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
@@ -202,6 +206,39 @@ def test_what_is_missing_is_one_line(classification, tmp_path):
     with pytest.raises(UserError, match="no such prepared split"):
         run(classification)
     assert not (tmp_path / "evaluation").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "decided", "differ"),
+    [
+        ("text", {"vocab_size": 258}, "tokens"),
+        ("text", {"vocab_size": 200}, None),  # an embedding with rows to spare
+        ("speech", {"vocab_size": 4, "input_size": 80}, "inputs, 4 numbers a step there and 80 here,"),
+        ("classification", {"num_labels": 3, "id2label": {"0": "a", "1": "c", "2": "b"}}, "classes"),
+        ("classification", {"num_labels": 3, "id2label": {"0": "a", "1": "b", "2": "c"}, "input_size": 2}, None),
+    ],
+)
+def test_data_that_is_numbered_otherwise_than_the_model_is_refused(task, decided, differ, request):
+    experiment = request.getfixturevalue(task)
+    record(experiment, decided)
+    if differ is None:
+        evaluation._compare(experiment, experiment.root / "hf")
+        return
+    with pytest.raises(UserError) as error:
+        evaluate(experiment, experiment.root / "hf", experiment.root / "out")
+    said = (
+        f"hf: its {differ} differ from those of {experiment.processed_dir}: run `lt25 train tiny && lt25 export tiny`"
+    )
+    assert str(error.value).endswith(said)
+
+
+def test_tokens_of_another_order_are_refused(text):
+    written = json.loads((text.root / "hf" / "tokenizer.json").read_text())
+    known = written["model"]["vocab"]
+    known["a"], known["b"] = known["b"], known["a"]
+    (text.processed_dir / "tokenizer.json").write_text(json.dumps(written))
+    with pytest.raises(UserError, match="hf: its tokens differ from those of"):
+        evaluate(text, text.root / "hf", text.root / "out")
 
 
 def test_a_training_split_that_has_changed_gives_no_baseline(text):

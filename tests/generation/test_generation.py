@@ -3,6 +3,7 @@
 import builtins
 import io
 import json
+import shutil
 
 import pytest
 import torch
@@ -147,6 +148,24 @@ def test_prompts_are_printed_with_their_continuations_streamed_or_not(folder, ca
     assert run(capfd, str(folder), *options)[1] == whole[whole.index("\nx =") + 1 :]
 
 
+def test_a_token_that_the_model_does_not_know_is_one_line(folder, tmp_path, capfd):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.add_tokens(["<later>"])
+    tokenizer.save_pretrained(tmp_path)
+    options = ("--max_new_tokens", "3", "--temperature", "0")
+    # A tokenizer may know more than the model, as long as a prompt has none of it.
+    assert run(capfd, str(tmp_path), "--prompt", "x =", *options) == run(
+        capfd, str(folder), "--prompt", "x =", *options
+    )
+    status, out, said = run(capfd, str(tmp_path), "--prompt", "x =", "a <later>", *options)
+    assert (status, out) == (2, "")
+    assert said == (
+        f"lt25: error: {tmp_path}: the tokenizer gives '<later>' the number 257, expected less than 257, as many tokens as the "
+        f"model knows: put the model's own tokenizer there\n"
+    )
+
+
 def test_on_a_terminal_prompts_are_asked_for_and_ctrl_c_ends_a_text(folder, capfd, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
@@ -205,7 +224,7 @@ def test_what_cannot_be_continued_is_one_line(folder, tmp_path, monkeypatch, cap
     config = json.loads((folder / "config.json").read_text())
     for change, message in (
         ({"architectures": ["HGRNForCTC"]}, "found HGRNForCTC, expected a language model"),
-        ({"model_type": "gpt9"}, "model_type: found gpt9"),
+        ({"model_type": "gpt9"}, "model_type: found gpt9, .*: for a model of your own be in the project whose config"),
         ({"model_type": "gla", "architectures": ["GLAForCausalLM"]}, "found gla, whose kernels need a GPU"),
         ({}, "found no tokenizer"),
     ):

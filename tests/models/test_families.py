@@ -122,6 +122,10 @@ def test_keys_of_another_package_are_read_from_its_source():
 def test_an_unknown_type_is_one_line():
     with pytest.raises(UserError, match=r"^found glaa, no such model type: did you mean gla\? README.md shows all"):
         find("glaa")
+    with pytest.raises(
+        UserError, match=r"README.md shows all \d+; for one of your own name it in `plugins` of config/config"
+    ):
+        find("stick_breaking")
 
 
 @pytest.mark.parametrize(
