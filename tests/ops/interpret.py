@@ -10,6 +10,8 @@ from functools import cache
 
 import numpy as np
 import triton
+from triton.language import core
+from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter
 
 # A check of every integer operation, whose result only a debugger would see.
@@ -33,9 +35,9 @@ _call = interpreter.InterpretedFunction.__call__
 def _call_without_preparation(function, *arguments, **options):
     """Triton prepares triton.language anew for each call from kernel to kernel, which takes most of the time here.
 
-    It is ready since the launch, but for what Triton's own kernels, such as `tl.sum`, see of it.
+    It is ready since the launch, and since the first call of them for what Triton's own kernels, such as `tl.sum`, see of it.
     """
-    if function.fn.__module__.startswith("triton."):
+    if function.fn.__module__.startswith("triton.") and core.is_builtin(core.load):
         return _call(function, *arguments, **options)
     return function.rewrite()(*arguments, **options)
 
@@ -46,14 +48,14 @@ interpreter.InterpretedFunction.__call__ = _call_without_preparation
 @cache
 def _builtins(package):
     """The names of a package's functions that Triton replaces for the time of a launch; looking for them takes long."""
-    return [name for name, member in inspect.getmembers(package) if triton.language.core.is_builtin(member)]
+    return [name for name, member in inspect.getmembers(package) if core.is_builtin(member)]
 
 
 def _patch_builtins(package, builder, scope):
     for name in _builtins(package):
         member = getattr(package, name)
         # Within a launch they are replaced already.
-        if triton.language.core.is_builtin(member):
+        if core.is_builtin(member):
             interpreter._patch_attr(package, name, member, builder, scope)
 
 
@@ -72,7 +74,7 @@ def _get_np_dtype_once(dtype):
 
 interpreter._get_np_dtype = _get_np_dtype_once
 
-_type_of, _types = triton.language.core._type_for_tuple_values, {}
+_type_of, _types = core._type_for_tuple_values, {}
 
 
 def _type_once(values, fields=None):
@@ -85,7 +87,48 @@ def _type_once(values, fields=None):
     return _types[numbers]
 
 
-triton.language.core._type_for_tuple_values = _type_once
+core._type_for_tuple_values = _type_once
+
+_make_block, _blocks = triton.language.block_type.__init__, {}
+
+
+def _block_once(block, element_ty, shape):
+    """Nearly every operation makes the type of its result, which writes out its name, too."""
+    key = element_ty.name, *(getattr(each, "value", each) for each in shape)
+    if key not in _blocks:
+        _make_block(block, element_ty, shape)
+        _blocks[key] = dict(vars(block))
+    vars(block).update(_blocks[key])
+
+
+triton.language.block_type.__init__ = _block_once
+
+_make_tensor, _shapes = triton.language.tensor.__init__, {}
+
+
+def _tensor_of_shape(tensor, handle, type):
+    """The shape of a tensor is a tuple of numbers, which Triton makes for each anew and only reads."""
+    key = tuple(type.shape.values) if type.is_block() else ()
+    if key not in _shapes:
+        _make_tensor(tensor, handle, type)
+        _shapes[key] = tensor.shape, tensor.numel
+    tensor.handle, tensor.type, tensor.dtype = handle, type, type.scalar
+    tensor.shape, tensor.numel = _shapes[key]
+
+
+triton.language.tensor.__init__ = _tensor_of_shape
+
+_broadcast = TritonSemantic.broadcast_impl_value
+
+
+def _broadcast_shapes(semantic, one, other):
+    """Most tensors that meet have the same shape: there is nothing to compare number by number."""
+    return (one, other) if one.shape is other.shape else _broadcast(semantic, one, other)
+
+
+TritonSemantic.broadcast_impl_value = _broadcast_shapes
+# Triton makes a tuple without constants of the other one first, of which it compares the numbers alone.
+core.tuple.__eq__ = lambda one, other: triton.language.constexpr(one.values == list(other))
 
 
 def _scan_rows(scan, tensors):
