@@ -1,42 +1,61 @@
 """What a call of an operator costs the host: lt25's, flash-linear-attention's and torch's of a layer without its matrix products.
 
-    python benchmarks/host.py [--calls 500]
+    python benchmarks/host.py [--steps 50]
 
 The tensors are so small, 1 x 16 x 64, that the GPU is done with a call before the host makes the next. Printed are microseconds
-of the host for a call without gradients, and for one with its backward pass: the median of nine times so many calls. "mix",
-"swiglu" and "norm" are those of layer.py.
+of the host for an operator without gradients, and for one with its backward pass, as a training step meets them: 16 calls with
+tensors of their own, then one backward pass through all, whose start costs the host as much as several operators. It is the
+median of nine times so many steps, divided by 16. "mix", "swiglu" and "norm" are those of layer.py.
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from device import both, forward
+from device import Set, forward, needing
 from layer import CASES
+from torch import Tensor
 
 from lt25.compiling import time_briefly
 
 SHAPE = (1, 16, 64)
+# Operators of a step.
+CALLS = 16
 
 
-def microseconds(call: Callable[[], object], calls: int) -> float:
-    """Return what a call takes the host, warm."""
+def without_gradients(call: Callable, sets: Sequence[Set]) -> None:
+    for arguments, grads in sets:
+        forward(call, arguments, grads)
+
+
+def step(call: Callable, sets: Sequence[Set]) -> tuple[Tensor, ...]:
+    """The gradients of all that need them."""
+    results: list[Tensor] = []
+    for arguments, _ in sets:
+        found = call(*arguments)
+        results.extend(found if isinstance(found, tuple) else (found,))
+    inputs = [each for arguments, _ in sets for each in needing(arguments)]
+    return torch.autograd.grad(results, inputs, [grad for _, grads in sets for grad in grads])
+
+
+def microseconds(run: Callable[[], object], steps: int) -> float:
+    """Return what an operator of a step takes the host, warm."""
     found = []
-    for times in (calls // 5, *[calls] * 9):
+    for times in (max(1, steps // 5), *[steps] * 9):
         torch.cuda.synchronize()
         began = time.perf_counter()
         for _ in range(times):
-            call()
-        found.append((time.perf_counter() - began) / times * 1e6)
+            run()
+        found.append((time.perf_counter() - began) / (times * CALLS) * 1e6)
     return statistics.median(found[1:])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calls", type=int, default=500, help="timed together; default: %(default)s")
+    parser.add_argument("--steps", type=int, default=50, help="timed together; default: %(default)s")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("there is no GPU: on a CPU the host computes as well")
@@ -44,9 +63,10 @@ def main() -> None:
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}\n")
     print("| what | whose | us forward | us forward and backward |\n| --- | --- | ---: | ---: |")
     for operation, whose, call, _, make in CASES:
-        arguments, grads = make(SHAPE)
-        passes = (partial(one, call, arguments, grads) for one in (forward, both))
-        plain, differentiated = (microseconds(each, options.calls) for each in passes)
+        sets = [make(SHAPE) for _ in range(CALLS)]
+        plain, differentiated = (
+            microseconds(partial(each, call, sets), options.steps) for each in (without_gradients, step)
+        )
         print(f"| {operation} | {whose} | {plain:.1f} | {differentiated:.1f} |", flush=True)
 
 

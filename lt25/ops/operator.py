@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
+_NO_TENSOR = frozenset((type(None), bool, int, float, str))
 
 
 class Operator:
@@ -51,19 +52,27 @@ class Operator:
                 found = differentiate(ctx, *gradients)
                 return found if before is None else (*found[:before], *found[before])
 
-        self.apply = Direct.apply
+        # Not Direct.apply, which first looks for transforms of torch.func: no call gets here under these.
+        self.apply = super(torch.autograd.Function, Direct).apply  # type: ignore[misc]
 
     def __call__(self, *arguments: Any) -> Any:
         """Compute it; all arguments stand at their places."""
-        if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        if (
+            torch.compiler.is_compiling()
+            or torch._C._len_torch_dispatch_stack()
+            or torch._C._are_functorch_transforms_active()
+        ):
             return self.registered(*arguments)
         flat = arguments if self.before is None else (*arguments[: self.before], *arguments[self.before])
         differentiable = False
         for argument in flat:
-            if isinstance(argument, Tensor):
-                if type(argument) not in _PLAIN or argument.is_meta:
+            kind = type(argument)
+            if kind in _PLAIN:
+                if argument.is_meta:
                     return self.registered(*arguments)
                 differentiable |= argument.requires_grad
+            elif kind not in _NO_TENSOR and isinstance(argument, Tensor):
+                return self.registered(*arguments)
         if not differentiable or not torch.is_grad_enabled():
             return self.function(*arguments)
         return self.registered(*arguments) if self.apply is None else self.apply(*flat)

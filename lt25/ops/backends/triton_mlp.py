@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lt25.ops.backends.triton_launch import Launch, settled
 from lt25.ops.backends.triton_math import sigmoid
 from lt25.ops.backends.triton_rows import sum_parts
 
@@ -135,37 +136,43 @@ BACKWARD_WEIGHTS = Cut(rows=64, chunk=64, warps=4, stages=3)
 PROGRAMS = 264
 
 
+@settled
+def _product(rows: int, hidden: int, width: int) -> Launch:
+    return Launch(_forward, (triton.cdiv(rows, FORWARD.rows),), rows, **_sizes(hidden, width), **FORWARD.constants())
+
+
+@settled
+def _gradient_of_x(rows: int, hidden: int, width: int) -> Launch:
+    grid = (triton.cdiv(rows, BACKWARD_X.rows),)
+    return Launch(_backward_x, grid, rows, **_sizes(hidden, width), **BACKWARD_X.constants())
+
+
+@settled
+def _gradients_of_weights(rows: int, hidden: int, width: int) -> Launch:
+    chunks = triton.cdiv(width, BACKWARD_WEIGHTS.chunk)
+    grid = max(1, min(triton.cdiv(rows, BACKWARD_WEIGHTS.rows), PROGRAMS // chunks)), chunks
+    return Launch(_backward_weights, grid, rows, **_sizes(hidden, width), **BACKWARD_WEIGHTS.constants())
+
+
+def _sizes(hidden: int, width: int) -> dict[str, int]:
+    return {"H": hidden, "WIDTH": width, "BLOCK_H": triton.next_power_of_2(hidden)}
+
+
 def forward(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
     """down(silu(gate(x)) * up(x)) [..., H]; gate and up are [I, H], down is [H, I]."""
-    x, gate, up, down = (each.contiguous() for each in (x, gate, up, down))
-    y = torch.empty_like(x)
-    rows, sizes = _sizes(x, gate)
-    if rows:
-        with torch.cuda.device_of(x):
-            _forward[(triton.cdiv(rows, FORWARD.rows),)](x, gate, up, down, y, rows, **sizes, **FORWARD.constants())
+    x, gate, up, down = x.contiguous(), gate.contiguous(), up.contiguous(), down.contiguous()
+    y, (width, hidden) = torch.empty_like(x), gate.shape
+    _product(x.numel() // hidden, hidden, width)(x, gate, up, down, y)
     return y
 
 
 def backward(grad_y: Tensor, x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of x [..., H] and of the three weights, one after the other [3 I H], in their dtype."""
-    grad_y, x, gate, up, down = (each.contiguous() for each in (grad_y, x, gate, up, down))
-    grad_x = torch.empty_like(x)
-    rows, sizes = _sizes(x, gate)
-    chunks = triton.cdiv(gate.shape[0], BACKWARD_WEIGHTS.chunk)
-    programs = max(1, min(triton.cdiv(rows, BACKWARD_WEIGHTS.rows), PROGRAMS // chunks))
-    parts = torch.empty(programs, 3 * gate.numel(), dtype=torch.float32, device=x.device)
-    with torch.cuda.device_of(x):
-        if rows:
-            _backward_x[(triton.cdiv(rows, BACKWARD_X.rows),)](
-                grad_y, x, gate, up, down, grad_x, rows, **sizes, **BACKWARD_X.constants()
-            )
-        _backward_weights[(programs, chunks)](
-            grad_y, x, gate, up, down, parts, rows, **sizes, **BACKWARD_WEIGHTS.constants()
-        )
+    x, gate, up, down = x.contiguous(), gate.contiguous(), up.contiguous(), down.contiguous()
+    grad_y, grad_x, (width, hidden) = grad_y.contiguous(), torch.empty_like(x), gate.shape
+    sizes = x.numel() // hidden, hidden, width
+    launch = _gradients_of_weights(*sizes)
+    parts = torch.empty(launch.grid[0], 3 * width * hidden, dtype=torch.float32, device=x.device)
+    _gradient_of_x(*sizes)(grad_y, x, gate, up, down, grad_x)
+    launch(grad_y, x, gate, up, down, parts)
     return grad_x, sum_parts(parts, x.dtype)
-
-
-def _sizes(x: Tensor, gate: Tensor) -> tuple[int, dict[str, int]]:
-    """Rows of x, and the sizes that kernels are compiled for."""
-    hidden = x.shape[-1]
-    return x.numel() // hidden, {"H": hidden, "WIDTH": gate.shape[0], "BLOCK_H": triton.next_power_of_2(hidden)}

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lt25.ops.backends import sum_dtype
+from lt25.ops.backends.triton_launch import Launch, settled
 from lt25.ops.backends.triton_math import sigmoid
 from lt25.ops.backends.triton_rows import add_residual, sum_parts
 
@@ -139,9 +140,31 @@ def _finish(
     tl.store(grad_norm_weight + column, tl.sum(total, 0))
 
 
-def _cut(weights: Sequence[Tensor]) -> dict[str, int]:
-    outs, width = weights[0].shape
-    return {"D": width, "N": outs, "WEIGHTS": len(weights), "CHUNK": min(64, outs & -outs)}
+@settled
+def _product(
+    rows: int, width: int, outs: int, weights: int, stride: int, eps: float, residual: bool, gated: bool
+) -> Launch:
+    grid, cut = (triton.cdiv(rows, _FORWARD["ROWS"]),), _cut(width, outs, weights)
+    return Launch(_forward, grid, rows, stride, eps, RESIDUAL=residual, GATED=gated, **_FORWARD, **cut)
+
+
+@settled
+def _gradients(
+    rows: int, width: int, outs: int, weights: int, stride: int, eps: float, residual: bool, gated: bool
+) -> Launch:
+    # Fewer programs where each has many sums, which must be read again.
+    most = _PROCESSORS * (1 if weights * outs * width > 8192 else 2)
+    grid, cut = (min(most, triton.cdiv(rows, _BACKWARD["ROWS"])),), _cut(width, outs, weights)
+    return Launch(_backward, grid, rows, stride, eps, RESIDUAL=residual, GATED=gated, **_BACKWARD, **cut)
+
+
+@settled
+def _end(width: int, outs: int, weights: int) -> Launch:
+    return Launch(_finish, (1,), num_warps=8, **_cut(width, outs, weights))
+
+
+def _cut(width: int, outs: int, weights: int) -> dict[str, int]:
+    return {"D": width, "N": outs, "WEIGHTS": weights, "CHUNK": min(64, outs & -outs)}
 
 
 def _three(weights: Sequence[Tensor]) -> list[Tensor]:
@@ -170,17 +193,15 @@ def forward(
     Returns:
         y [..., len(weights) * N] in x's dtype, the products concatenated; and the sum [..., D], x itself if there is a gate.
     """
-    cut = _cut(weights)
-    rows = x.numel() // cut["D"]
-    y = torch.empty(*x.shape[:-1], len(weights) * cut["N"], dtype=x.dtype, device=x.device)
-    total = x if gate is not None else torch.empty(x.shape, dtype=sum_dtype(x, residual), device=x.device)
-    if rows:
-        with torch.cuda.device_of(x):
-            _forward[(triton.cdiv(rows, _FORWARD["ROWS"]),)](
-                x, x if residual is None else residual, x if gate is None else gate, norm_weight, *_three(weights),
-                y, total, rows, 0 if gate is None else gate.stride(-2), eps,
-                RESIDUAL=residual is not None, GATED=gate is not None, **_FORWARD, **cut,
-            )  # fmt: skip
+    outs, width = weights[0].shape
+    *outer, _ = x.shape
+    y = x.new_empty((*outer, len(weights) * outs))
+    total = x if gate is not None else torch.empty_like(x, dtype=sum_dtype(x, residual))
+    stride, rows = 0 if gate is None else gate.stride(-2), x.numel() // width
+    launch = _product(rows, width, outs, len(weights), stride, eps, residual is not None, gate is not None)
+    launch(
+        x, x if residual is None else residual, x if gate is None else gate, norm_weight, *_three(weights), y, total
+    )  # fmt: skip
     return y, total
 
 
@@ -200,24 +221,17 @@ def backward(
         Gradients of the sum [..., D] in its dtype, of norm_weight [D] in float32, and of the concatenated weights
         [len(weights) * N, D] in their dtype.
     """
-    cut = _cut(weights)
-    rows = total.numel() // cut["D"]
+    outs, width = weights[0].shape
+    count = len(weights)
+    stride, rows = 0 if gate is None else gate.stride(-2), total.numel() // width
+    launch = _gradients(rows, width, outs, count, stride, eps, grad_total is not None, gate is not None)
     grad_x = torch.empty_like(total)
-    sums = len(weights) * weights[0].numel()
-    # Fewer programs where each has many sums, which must be read again.
-    programs = min(_PROCESSORS * (1 if sums > 8192 else 2), triton.cdiv(rows, _BACKWARD["ROWS"]))
-    products = torch.empty(programs, sums, dtype=torch.float32, device=total.device)
-    grad_norm_weight = torch.empty(cut["D"], dtype=torch.float32, device=total.device)
-    grad_weight = torch.empty(len(weights) * cut["N"], cut["D"], dtype=weights[0].dtype, device=total.device)
-    with torch.cuda.device_of(total):
-        if rows:
-            _backward[(programs,)](
-                grad_y, total if grad_total is None else grad_total, total, total if gate is None else gate,
-                norm_weight, *_three(weights), grad_x, grad_x if grad_gate is None else grad_gate, products,
-                rows, 0 if gate is None else gate.stride(-2), eps,
-                RESIDUAL=grad_total is not None, GATED=gate is not None, **_BACKWARD, **cut,
-            )  # fmt: skip
-        _finish[(1,)](
-            sum_parts(products), norm_weight, *_three(weights), grad_norm_weight, grad_weight, num_warps=8, **cut
-        )
+    products = torch.empty(launch.programs, count * outs * width, dtype=torch.float32, device=total.device)
+    grad_norm_weight = torch.empty(width, dtype=torch.float32, device=total.device)
+    grad_weight = weights[0].new_empty((count * outs, width))
+    launch(
+        grad_y, total if grad_total is None else grad_total, total, total if gate is None else gate,
+        norm_weight, *_three(weights), grad_x, grad_x if grad_gate is None else grad_gate, products,
+    )  # fmt: skip
+    _end(width, outs, count)(sum_parts(products), norm_weight, *_three(weights), grad_norm_weight, grad_weight)
     return grad_x, grad_norm_weight, grad_weight

@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lt25.ops.backends import sum_dtype
+from lt25.ops.backends.triton_launch import Launch, settled
 from lt25.ops.backends.triton_math import sigmoid
 
 # Elements that a program holds at once; it takes as many rows as fit.
@@ -124,6 +125,35 @@ def _swiglu_backward(grad_y, gate_up, grad_gate_up, size, WIDTH: tl.constexpr, B
     tl.store(grad_gate_up + source + WIDTH, (grad * gate * opened).to(dtype), mask=at < size)
 
 
+@settled
+def _norm(rows: int, channels: int, stride: int, eps: float, residual: bool, gated: bool) -> Launch:
+    cut = _cut(channels)
+    grid = (triton.cdiv(rows, cut["ROWS"]),)
+    return Launch(_norm_forward, grid, rows, stride, eps, RESIDUAL=residual, GATED=gated, **cut)
+
+
+@settled
+def _norm_gradients(rows: int, channels: int, stride: int, eps: float, residual: bool, gated: bool) -> Launch:
+    cut = _cut(channels)
+    cut["ROWS"] = max(1, cut["ROWS"] // 4)
+    grid = (min(_PROGRAMS, triton.cdiv(rows, cut["ROWS"])),)
+    return Launch(_norm_backward, grid, rows, stride, eps, STAGES=3, RESIDUAL=residual, GATED=gated, **cut)
+
+
+@settled
+def _sum_of(count: int, channels: int) -> Launch:
+    # With few columns there are few programs, so each holds many rows at once.
+    columns, rows, warps = (64, 64, 4) if channels >= 4096 else (16, 256, 8)
+    sizes = {"D": channels, "COLUMNS": columns, "ROWS": rows, "num_warps": warps}
+    return Launch(_sum, (triton.cdiv(channels, columns),), count, **sizes)
+
+
+@settled
+def _swiglu(backward: bool, size: int, width: int) -> Launch:
+    kernel = _swiglu_backward if backward else _swiglu_forward
+    return Launch(kernel, (triton.cdiv(size, 2048),), size, WIDTH=width, BLOCK=2048)
+
+
 def _cut(channels: int) -> dict[str, int]:
     block = triton.next_power_of_2(channels)
     return {"D": channels, "BLOCK": block, "ROWS": max(1, _ELEMENTS // block), "num_warps": 4 if block <= 4096 else 16}
@@ -144,17 +174,11 @@ def norm_forward(
     Returns:
         The normed sum [..., D] in x's dtype, and the sum [..., D], x itself if there is a gate.
     """
-    cut = _cut(x.shape[-1])
-    rows = x.numel() // max(cut["D"], 1)
     normed = torch.empty_like(x)
-    total = x if gate is not None else torch.empty(x.shape, dtype=sum_dtype(x, residual), device=x.device)
-    if rows:
-        with torch.cuda.device_of(x):
-            _norm_forward[(triton.cdiv(rows, cut["ROWS"]),)](
-                x, x if residual is None else residual, x if gate is None else gate, weight, normed, total,
-                rows, 0 if gate is None else gate.stride(-2), eps,
-                RESIDUAL=residual is not None, GATED=gate is not None, **cut,
-            )  # fmt: skip
+    total = x if gate is not None else torch.empty_like(x, dtype=sum_dtype(x, residual))
+    stride = 0 if gate is None else gate.stride(-2)
+    launch = _norm(*_sizes(x), stride, eps, residual is not None, gate is not None)
+    launch(x, x if residual is None else residual, x if gate is None else gate, weight, normed, total)
     return normed, total
 
 
@@ -172,33 +196,27 @@ def norm_backward(
     Returns:
         Gradients of the sum [..., D] in its dtype, and of the weight [D] in float32.
     """
-    cut = _cut(total.shape[-1]) | {"STAGES": 3}
-    cut["ROWS"] = max(1, cut["ROWS"] // 4)
-    rows = total.numel() // max(cut["D"], 1)
     grad_x = torch.empty_like(total)
-    programs = min(_PROGRAMS, triton.cdiv(rows, cut["ROWS"]))
-    grad_weight = torch.empty(programs, cut["D"], dtype=torch.float32, device=total.device)
-    if rows:
-        with torch.cuda.device_of(total):
-            _norm_backward[(programs,)](
-                grad_normed, total if grad_total is None else grad_total, total, total if gate is None else gate, weight,
-                grad_x, grad_x if grad_gate is None else grad_gate, grad_weight,
-                rows, 0 if gate is None else gate.stride(-2), eps,
-                RESIDUAL=grad_total is not None, GATED=gate is not None, **cut,
-            )  # fmt: skip
+    stride = 0 if gate is None else gate.stride(-2)
+    launch = _norm_gradients(*_sizes(total), stride, eps, grad_total is not None, gate is not None)
+    grad_weight = torch.empty(launch.programs, weight.shape[0], dtype=torch.float32, device=total.device)
+    launch(
+        grad_normed, total if grad_total is None else grad_total, total, total if gate is None else gate, weight,
+        grad_x, grad_x if grad_gate is None else grad_gate, grad_weight,
+    )  # fmt: skip
     return grad_x, sum_parts(grad_weight)
+
+
+def _sizes(x: Tensor) -> tuple[int, int]:
+    """Rows and channels of x [..., D]."""
+    channels = x.shape[-1]
+    return x.numel() // max(channels, 1), channels
 
 
 def sum_parts(parts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Sum over the first axis, float32 [P, D] to [D]; faster than torch's reduction for many short rows."""
-    count, channels = parts.shape
-    total = torch.empty(channels, dtype=dtype, device=parts.device)
-    # With few columns there are few programs, so each holds many rows at once.
-    columns, rows, warps = (64, 64, 4) if channels >= 4096 else (16, 256, 8)
-    with torch.cuda.device_of(parts):
-        _sum[(triton.cdiv(channels, columns),)](
-            parts, total, count, D=channels, COLUMNS=columns, ROWS=rows, num_warps=warps
-        )
+    total = torch.empty(parts.shape[1], dtype=dtype, device=parts.device)
+    _sum_of(*parts.shape)(parts, total)
     return total
 
 
@@ -219,11 +237,9 @@ def add_rms_norm_backward(
 def swiglu_forward(gate_up: Tensor) -> Tensor:
     """silu(gate) * up [..., I], from gate | up [..., 2 I]."""
     gate_up = gate_up.contiguous()
-    width = gate_up.shape[-1] // 2
-    y = torch.empty(*gate_up.shape[:-1], width, dtype=gate_up.dtype, device=gate_up.device)
-    if y.numel():
-        with torch.cuda.device_of(y):
-            _swiglu_forward[(triton.cdiv(y.numel(), 2048),)](gate_up, y, y.numel(), WIDTH=width, BLOCK=2048)
+    *outer, width = gate_up.shape
+    y = gate_up.new_empty((*outer, width // 2))
+    _swiglu(False, y.numel(), width // 2)(gate_up, y)
     return y
 
 
@@ -231,9 +247,5 @@ def swiglu_backward(grad_y: Tensor, gate_up: Tensor) -> Tensor:
     """The gradient of gate | up [..., 2 I]."""
     grad_y, gate_up = grad_y.contiguous(), gate_up.contiguous()
     grad = torch.empty_like(gate_up)
-    if grad_y.numel():
-        with torch.cuda.device_of(grad):
-            _swiglu_backward[(triton.cdiv(grad_y.numel(), 2048),)](
-                grad_y, gate_up, grad, grad_y.numel(), WIDTH=gate_up.shape[-1] // 2, BLOCK=2048
-            )
+    _swiglu(True, grad_y.numel(), grad_y.shape[-1])(grad_y, gate_up, grad)
     return grad

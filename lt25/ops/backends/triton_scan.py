@@ -16,7 +16,7 @@ then the gates are computed in registers and never stored.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -24,6 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lt25.ops.backends import count_sequences
+from lt25.ops.backends.triton_launch import Launch, settled
 from lt25.ops.backends.triton_math import LOG2_E, exp2, reciprocal, sigmoid
 from lt25.ops.backends.triton_rows import sum_parts
 
@@ -607,6 +608,7 @@ class Plan(NamedTuple):
     registers: int = 128
 
 
+@settled
 def _plan(forward: bool, gated: bool, wide: bool, sequences: int, time: int, channels: tuple[int, int]) -> Plan:
     """Choose tile sizes by shape, from measurements on an H200 (benchmarks/RESULTS.md).
 
@@ -646,56 +648,73 @@ def _blocks(channels: tuple[int, int], width: int) -> int:
     return sum(-(-some // width) for some in channels)
 
 
-class _Launch:
-    """The grid of a launch and the arguments that the forward and the backward kernel share."""
+class _Launches:
+    """The launch of a scan, and a second one for the repair if time is split into segments: all but their tensors.
+
+    Args:
+        forward: for the forward pass, not the backward pass.
+        plan: tile sizes and launch options.
+        time: T.
+        channels: D.
+        forward_channels: the channels before this one are scanned forward in time, the others backward.
+        sequences: number of sequences.
+        packed: whether they are packed along time.
+        constants: what else the kernel is compiled for.
+    """
 
     def __init__(
-        self, forward: bool, gated: bool, wide: bool, like: Tensor, forward_channels: int, cu_seqlens: Tensor | None
-    ):
-        batch, time, channels = like.shape
-        self.sequences = count_sequences(like, cu_seqlens)
+        self,
+        forward: bool,
+        plan: Plan,
+        time: int,
+        channels: int,
+        forward_channels: int,
+        sequences: int,
+        packed: bool,
+        **constants: Any,
+    ) -> None:
         directions = (forward_channels, channels - forward_channels)
-        plan = _plan(forward, gated, wide, self.sequences, time, directions)
         tile = plan.rows * plan.warps
         self.split = plan.segments > 1
         # Tiles of a segment; at least one, even if there are no steps.
-        self.tiles = max(-(-time // (tile * plan.segments)), 1)
-        segments, self.items = 1, self.sequences
-        self.maps = sequence = first = like
-        if self.split:
-            length = tile * self.tiles
-            segments = max(-(-time // length), 1)
-            self.items = batch * segments
-            if cu_seqlens is not None:
-                # An upper bound: rounding up adds at most one segment per sequence. The exact number stays on the device, since
-                # reading it would synchronize.
-                self.items = time // length + self.sequences
-                each = (-(-cu_seqlens.diff() // length)).clamp_min(1)
-                after = each.cumsum(0)
-                first = after - each
-                sequence = torch.searchsorted(after, torch.arange(self.items, device=like.device), right=True)
-            self.maps = torch.empty(2, self.items, channels, dtype=torch.float32, device=like.device)
-        self.arguments = (self.maps, sequence, first, time, self.sequences, self.items, segments, self.tiles)
-        self.grid = (self.items * _blocks(directions, plan.channels),)
-        self.constants = {
+        tiles = max(-(-time // (tile * plan.segments)), 1)
+        self.length = tile * tiles
+        segments = max(-(-time // self.length), 1) if self.split else 1
+        # Packed, an upper bound: rounding up adds at most one segment per sequence. The exact number stays on the device, since
+        # reading it would synchronize.
+        self.items = time // self.length + sequences if self.split and packed else sequences * segments
+        constants |= {
             "D": channels,
             "FORWARD": forward_channels,
             "R": plan.rows,
             "W": plan.warps,
             "C": plan.channels,
-            "PACKED": cu_seqlens is not None,
+            "PACKED": packed,
             "SPLIT": self.split,
             "EVEN": all(some % plan.channels == 0 for some in directions),
             "num_warps": plan.warps,
             "maxnreg": plan.registers,
         }
+        kernel, grid = _forward if forward else _backward, (self.items * _blocks(directions, plan.channels),)
+        numbers = time, sequences, self.items, segments, tiles
+        repairs = (False, True) if self.split else (False,)
+        self.launches = [Launch(kernel, grid, *numbers, REPAIR=repair, **constants) for repair in repairs]
 
-    def __call__(self, kernel, *arguments, **constants) -> None:
-        """Launch the kernel, and once more for the repair if time is split into segments."""
-        if not self.grid[0]:
-            return
-        for repair in (False, True) if self.split else (False,):
-            kernel[self.grid](*arguments, *self.arguments, **self.constants, **constants, REPAIR=repair)
+    def __call__(self, like: Tensor, cu_seqlens: Tensor | None, *tensors: Tensor) -> None:
+        """Launch them; like is [B, T, D]."""
+        maps = sequence = first = like
+        if self.split:
+            if cu_seqlens is not None:
+                each = (-(-cu_seqlens.diff() // self.length)).clamp_min(1)
+                after = each.cumsum(0)
+                first = after - each
+                sequence = torch.searchsorted(after, torch.arange(self.items, device=like.device), right=True)
+            maps = torch.empty(2, self.items, like.shape[2], dtype=torch.float32, device=like.device)
+        for launch in self.launches:
+            launch(*tensors, maps, sequence, first)
+
+
+_launches = settled(_Launches)
 
 
 def launch_forward(
@@ -724,15 +743,19 @@ def launch_forward(
         h [B, T, D] in a's dtype, the final state [N, D] in float32.
     """
     wide = max(a.element_size(), b.element_size()) > 2
-    launch = _Launch(True, gated, wide, a, forward_channels, cu_seqlens)
+    _, time, channels = a.shape
+    sequences = count_sequences(a, cu_seqlens)
+    plan = _plan(True, gated, wide, sequences, time, (forward_channels, channels - forward_channels))
+    launches = _launches(
+        True, plan, time, channels, forward_channels, sequences, cu_seqlens is not None,
+        STRIDE=a.stride(1), GATED=gated, MASKED=mask is not None, STATE=initial_state is not None,
+    )  # fmt: skip
     h = torch.empty(a.shape, dtype=a.dtype, device=a.device)
-    final = torch.empty(launch.sequences, a.shape[2], dtype=torch.float32, device=a.device)
-    with torch.cuda.device_of(a):
-        launch(
-            _forward, a, b, h, _or(lower_bound, a), _or(mask, a), _or(initial_state, a), final, _or(cu_seqlens, a),
-            STRIDE=a.stride(1), GATED=gated, MASKED=mask is not None,
-            STATE=initial_state is not None,
-        )  # fmt: skip
+    final = torch.empty(sequences, channels, dtype=torch.float32, device=a.device)
+    launches(
+        a, cu_seqlens,
+        a, b, h, _or(lower_bound, a), _or(mask, a), _or(initial_state, a), final, _or(cu_seqlens, a),
+    )  # fmt: skip
     return h, final
 
 
@@ -758,21 +781,26 @@ def launch_backward(
     Returns:
         The gradients of the lower bound, float32 [D] (None if not gated), and of the initial state, float32 [N, D].
     """
-    wide = max(tensor.element_size() for tensor in (b, h, grad_h)) > 2
-    launch = _Launch(False, gated, wide, h, forward_channels, cu_seqlens)
-    grad_initial = torch.empty(launch.sequences, h.shape[2], dtype=torch.float32, device=h.device)
+    wide = max(b.element_size(), h.element_size(), grad_h.element_size()) > 2
+    _, time, channels = h.shape
+    sequences = count_sequences(h, cu_seqlens)
+    plan = _plan(False, gated, wide, sequences, time, (forward_channels, channels - forward_channels))
+    launches = _launches(
+        False, plan, time, channels, forward_channels, sequences, cu_seqlens is not None,
+        STRIDE=b.stride(1), GRAD_STRIDE=grad_a.stride(1), GATED=gated,
+        MASKED=mask is not None, STATE=initial_state is not None, FINAL=grad_final is not None,
+    )  # fmt: skip
+    grad_initial = torch.empty(sequences, channels, dtype=torch.float32, device=h.device)
     grad_bound = None
     if gated:
         # A packed batch may have fewer segments than items; the others must add 0.
-        room = torch.zeros if launch.split and cu_seqlens is not None else torch.empty
-        grad_bound = room(launch.items, h.shape[2], dtype=torch.float32, device=h.device)
-    with torch.cuda.device_of(h):
-        launch(
-            _backward, a, b, h, _or(lower_bound, a), _or(mask, a), _or(initial_state, a), _or(cu_seqlens, a), grad_h,
-            _or(grad_final, a), grad_a, grad_b, _or(grad_bound, a), grad_initial,
-            STRIDE=b.stride(1), GRAD_STRIDE=grad_a.stride(1), GATED=gated,
-            MASKED=mask is not None, STATE=initial_state is not None, FINAL=grad_final is not None,
-        )  # fmt: skip
+        room = torch.zeros if launches.split and cu_seqlens is not None else torch.empty
+        grad_bound = room(launches.items, channels, dtype=torch.float32, device=h.device)
+    launches(
+        h, cu_seqlens,
+        a, b, h, _or(lower_bound, a), _or(mask, a), _or(initial_state, a), _or(cu_seqlens, a), grad_h,
+        _or(grad_final, a), grad_a, grad_b, _or(grad_bound, a), grad_initial,
+    )  # fmt: skip
     return None if grad_bound is None else sum_parts(grad_bound), grad_initial
 
 
