@@ -1,6 +1,7 @@
 """How Triton's kernels are compiled: side by side, and once; and how they are tuned: briefly. None of it changes a number."""
 
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lt25.replaced import replaced
+
+ahead = False
+"""Whether kernels are compiled just now, and not launched."""
 
 
 def keep_kernels() -> None:
@@ -59,7 +63,11 @@ def compile_ahead(function: Callable[[], Any]) -> None:
 
     with _workers() as workers:
         mode = AsyncCompileMode(workers)
-        with replaced(JITFunction, "run", only_compile), replaced(Autotuner, "run", compile_all):
+        with (
+            replaced(JITFunction, "run", only_compile),
+            replaced(Autotuner, "run", compile_all),
+            replaced(sys.modules[__name__], "ahead", True),
+        ):
             function()
         signatures = {}
         for kernel in list(mode.future_kernels.values()):

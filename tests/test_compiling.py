@@ -62,6 +62,17 @@ def test_kernels_are_compiled_on_any_thread_and_not_launched(compiled):
         add[(1,)](x, 1.0, BLOCK=64)
 
 
+def test_a_launch_that_is_kept_is_compiled_and_not_launched(compiled, monkeypatch):
+    from lt25.compiling import compile_ahead
+    from lt25.ops.backends import triton_launch
+    from tests.kernel import add
+
+    monkeypatch.setattr(triton_launch, "_device", lambda tensor: 0)
+    launch = triton_launch.Launch(add, (1,), 1.0, BLOCK=16)
+    compile_ahead(lambda: launch(torch.zeros(16)))
+    assert compiled("add") == 1 and not launch.compiled
+
+
 def test_a_tuner_times_one_configuration_when_all_of_them_are_compiled(compiled, monkeypatch):
     from triton.runtime.autotuner import Autotuner
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lt25 import compiling
+
 _device, _dtype, _address = Tensor.get_device, attrgetter("dtype"), Tensor.data_ptr
 
 # Decorates functions that settle a launch by sizes, of which training may meet any number.
@@ -42,7 +44,7 @@ class Launch:
         if not self.programs:
             return
         device = _device(tensors[0])
-        if device < 0:
+        if device < 0 or compiling.ahead:
             self._launch(tensors)
         elif device == torch.cuda.current_device():
             self._launch_again(tensors)
