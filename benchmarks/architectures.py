@@ -27,6 +27,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -291,7 +292,11 @@ def _end(process: subprocess.Popen, errors: Any, limit: float) -> dict[str, str]
         lines = [line for line in errors.read().splitlines() if line.strip()]
         # Some libraries warn after a traceback.
         raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
-        return {"error": (raised or lines or [f"exit status {process.returncode}"])[-1][:300]}
+        if process.returncode < 0:
+            # Python says where each of its threads was, that which the signal was sent to first.
+            frames = [line.strip() for line in lines if line.startswith("  File ")]
+            raised = [f"{signal.Signals(-process.returncode).name} in {' < '.join(frames[:4])}"]
+        return {"error": (raised or lines or [f"exit status {process.returncode}"])[-1][:600]}
     return {}
 
 
@@ -370,6 +375,7 @@ def main() -> None:
     environment = {
         **os.environ,
         "TRITON_CACHE_AUTOTUNING": "1",
+        "PYTHONFAULTHANDLER": "1",
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     if options.device == "cpu":
