@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from lt25.config.files import read_model
 from lt25.errors import UserError
 from lt25.experiment import hub_mirror, project_root
 from lt25.files import write_json
+from lt25.models.families import FAMILIES
 
 END = "<|endoftext|>"
 """Ends every document, and stands before its first token when text is scored or generated; trained tokenizers have it."""
@@ -144,8 +146,14 @@ def borrow(name: str, where: str) -> Tokenizer:
     from tokenizers import processors
     from transformers import AutoTokenizer
 
+    folder = here(name)
+    # Of a model type that it does not know transformers warns.
+    if folder and (folder / "config.json").is_file():
+        model_type = read_model(folder / "config.json", where).get("model_type")
+        if family := FAMILIES.get(str(model_type)):
+            family.load()
     try:
-        found = AutoTokenizer.from_pretrained(str(here(name) or name))
+        found = AutoTokenizer.from_pretrained(str(folder or name))
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(

@@ -50,7 +50,8 @@ def add_norm_linear(
         ValueError: shapes that do not fit together, an unknown backend.
     """
     backend = choose("add_norm_linear", x, backend)
-    if any(weight.shape != weights[0].shape or weight.shape[1:] != x.shape[-1:] for weight in weights):
+    size = weights[0].shape[:1] + x.shape[-1:]
+    if any(weight.shape != size for weight in weights):
         shapes = ", ".join(str(tuple(each.shape)) for each in (x, *weights))
         raise ValueError(f"add_norm_linear: x must be [..., H] and all weights [N, H], got {shapes}")
     if backend == "reference":

@@ -15,6 +15,7 @@ from lt25.data.prepare import prepare
 from lt25.data.prepared import PreparedSplit
 from lt25.data.tokenizer import END
 from lt25.errors import UserError
+from lt25.models.families import Family
 from lt25.training.job import read_job, write_job
 from lt25.training.run import identity_of
 from tests import tiny
@@ -234,12 +235,16 @@ def test_the_tokenizer_of_another_model_is_taken_without_what_it_puts_around_a_t
         single=f"{END} $A", special_tokens=[(END, 0)]
     )
     other.save_pretrained(tmp_path / "other")
+    make.write(tmp_path / "other/config.json", '{"model_type": "gla"}')
+    loaded = []
+    monkeypatch.setattr(Family, "load", lambda family: loaded.append(family.model_type))
     make.write(tmp_path / "config/experiments/none.yaml", "")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LT25_HUB_MIRROR", str(tmp_path))
     data = code(tmp_path / "mine", 4)
     taken = make.prepared(tmp_path, "language_modeling", data, tokenizer="other")
     assert stats(taken)["model"] == stats(folder)["model"]
+    assert loaded == ["gla"], "of a model type that it does not know transformers warns"
     assert (
         AutoTokenizer.from_pretrained(taken)("def").input_ids == AutoTokenizer.from_pretrained(folder)("def").input_ids
     )

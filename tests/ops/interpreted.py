@@ -2,7 +2,10 @@
 
 from tests.ops import interpret  # isort: skip
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import ModuleType
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -42,6 +45,21 @@ def empty_tensors_are_full_of_nan():
     torch.use_deterministic_algorithms(False)
 
 
+@contextmanager
+def cut(module: ModuleType, **sizes: Any) -> Iterator[None]:
+    """Other sizes of a module of kernels, whose launches are settled anew."""
+    with patch.multiple(module, **sizes):
+        _forget(module)
+        yield
+    _forget(module)
+
+
+def _forget(module: ModuleType) -> None:
+    for each in vars(module).values():
+        if hasattr(each, "cache_clear"):
+            each.cache_clear()
+
+
 @pytest.mark.parametrize("operator", COMPOSED)
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
@@ -63,7 +81,7 @@ def test_time_cut_into_segments_equals_the_reference(operator, data):
 @given(data=st.data())
 def test_selective_scan_over_several_tiles_equals_the_reference(data):
     case = compare.selective_case(lambda low, high: data.draw(st.integers(low, high)), Sizes(2, 50, 20))
-    with patch.object(triton_selective, "_TILE", 16):
+    with cut(triton_selective, _TILE=16):
         compare.check(case, "triton", torch.float32)
 
 
@@ -71,7 +89,7 @@ def test_selective_scan_by_programs_that_take_several_sequences():
     """Of several tiles, which begin and end within one of the whole, and of none."""
     case = compare.selective_case(lambda _, high: high, Sizes(1, 55, 5))
     case = case._replace(options={"cu_seqlens": torch.tensor([0, 0, 30, 30, 35, 55, 55])})
-    with patch.multiple(triton_selective, _TILE=16, _PROGRAMS=2):
+    with cut(triton_selective, _TILE=16, _PROGRAMS=2):
         compare.check(case, "triton", torch.float32)
 
 
@@ -79,7 +97,7 @@ def test_convolution_over_many_steps_whose_programs_read_one_way_each():
     """As with a hidden size of 128, where 64 channels of a program are half of those of i or f."""
     tensors = {"ifg": torch.randn(2, 21, 48).double(), "weight": torch.randn(32, 9).double()}
     case = compare.Case(short_conv, tensors, {"bidirectional": True})
-    with patch.object(triton_conv, "_CHANNELS", 8):
+    with cut(triton_conv, _CHANNELS=8):
         compare.check(case, "triton", torch.float32)
 
 
@@ -95,7 +113,7 @@ def test_a_sequence_is_reduced_to_one_map(kind, ways):
     inner = torch.tensor([9, 70]) if kind == "packed" else None
     expected = numba_mix.summarise(ifg, bound, mask, inner, ways == 2)
     for segment in (512, 20):
-        with patch.object(triton_summary, "_SEGMENT", segment):
+        with cut(triton_summary, _SEGMENT=segment):
             found = triton_summary.summarise(ifg, bound, mask, inner, ways == 2)
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=2e-6, atol=2e-6)
@@ -123,7 +141,7 @@ def test_cross_entropy_of_rows(dtype, z_loss, classes):
     expected = expected + z_loss * exact.logsumexp(-1).square() * (labels != -100)
     (gradient,) = torch.autograd.grad(expected.sum(), exact)
     losses, kept = torch.empty(5), logits.clone()
-    with patch.object(triton_cross_entropy, "_BLOCK", 16):
+    with cut(triton_cross_entropy, _BLOCK=16):
         triton_cross_entropy.rows(kept, labels, z_loss, losses, False)
         assert torch.equal(kept, logits)
         torch.testing.assert_close(losses.double(), expected.detach(), rtol=2e-6, atol=2e-6)
@@ -182,7 +200,7 @@ def test_generation_computes_its_row_in_kernels_of_its_own():
     norm, weights = torch.randn(24), [torch.randn(40, 24)] * 2
     names = ["norm_product", "mixer_step", "mlp_step"]
     with ExitStack() as stack:
-        stack.enter_context(patch.multiple(triton_row, _WARP=256, _PROGRAMS=4))
+        stack.enter_context(cut(triton_row, _WARP=256, _PROGRAMS=4))
         kernels = [stack.enter_context(patch.object(triton_row, n, wraps=getattr(triton_row, n))) for n in names]
         compare.check(compare.mixer_step_case(largest, Sizes(1, 1, 24)), "triton", torch.float32)
         compare.check(compare.mlp_step_case(largest, Sizes(1, 1, 70)), "triton", torch.float32)
@@ -199,7 +217,7 @@ def test_argmax_is_the_first_of_the_largest(classes, dtype):
     """In several blocks, the last of them not full; of numbers of which many are equal, and of a row of -inf."""
     x = torch.randint(-4, 4, (5, classes)).to(dtype)
     x[3] = -torch.inf
-    with patch.object(triton_token, "_BLOCK", 16):
+    with cut(triton_token, _BLOCK=16):
         found = triton_token.argmax(x)
     assert found.tolist() == [[row.index(max(row))] for row in x.tolist()]
 
@@ -216,7 +234,7 @@ def test_fused_mlp_over_many_rows():
     """Each program of the backward pass goes through several tiles, the last of them not full."""
     tensors = [each.detach() for each in mlp_arguments(301, 16, 80, torch.float64)]
     case = compare.Case(gated_mlp, dict(zip(MLP, tensors, strict=True)), {})
-    with patch.object(triton_mlp, "PROGRAMS", 4):
+    with cut(triton_mlp, PROGRAMS=4):
         compare.check(case, "triton", torch.float16)
 
 

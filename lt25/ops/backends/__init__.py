@@ -98,12 +98,12 @@ def as_multiplied(*tensors: Tensor) -> tuple[Tensor, ...]:
 def joined(weights: Sequence[Tensor]) -> Tensor:
     """Concatenate matrices [N, D] to [len(weights) * N, D], without a copy if they already lie so in memory."""
     first, (rows, columns) = weights[0], weights[0].shape
-    storage, start = first.untyped_storage().data_ptr(), first.storage_offset()
-    if all(
-        weight.is_contiguous()
-        and weight.untyped_storage().data_ptr() == storage
-        and weight.storage_offset() == start + n * first.numel()
-        for n, weight in enumerate(weights)
+    # The address first: it is told at once, and seldom the one that is looked for.
+    if first.is_contiguous() and all(
+        weight.data_ptr() == first.data_ptr() + n * first.nbytes
+        and weight.is_contiguous()
+        and weight.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        for n, weight in enumerate(weights[1:], 1)
     ):
         return first.as_strided((len(weights) * rows, columns), (columns, 1))
     return torch.cat(tuple(weights))
@@ -111,6 +111,11 @@ def joined(weights: Sequence[Tensor]) -> Tensor:
 
 def on_hopper() -> bool:
     """Whether the GPU is a Hopper: some kernels need its large shared memory or its tensor descriptors."""
+    return _is_hopper()
+
+
+@cache
+def _is_hopper() -> bool:
     return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 
 
@@ -150,10 +155,11 @@ def is_few(x: Tensor) -> bool:
 
 def fits_row(x: Tensor, *others: Tensor | None) -> bool:
     """Whether x [..., H] is a single row that needs no gradient, of the dtype of all others: weights, and a residual or None."""
+    if x.shape[:-1].numel() != 1:
+        return False
     tensors = [x, *(each for each in others if each is not None)]
-    alike = all(each.dtype == x.dtype for each in tensors) and x.dtype in (*_HALVES, torch.float32)
     grad = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
-    return alike and not grad and x.shape[:-1].numel() == 1
+    return not grad and all(each.dtype == x.dtype for each in tensors) and x.dtype in (*_HALVES, torch.float32)
 
 
 def are_constant(*weights: Tensor) -> bool:

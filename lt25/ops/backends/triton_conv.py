@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lt25.ops.backends.triton_launch import Launch, settled
 from lt25.ops.backends.triton_rows import sum_parts
 
 _ROWS, _WARPS = 32, 4
@@ -117,39 +118,57 @@ def _backward(
     tl.store(grad_weight + at, grad_taps, mask=convolved[None, :] & (tap_index < K)[:, None])
 
 
-def _arguments(x: Tensor, weight: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, bidirectional: bool) -> dict:
-    sequences, half = 0 if cu_seqlens is None else len(cu_seqlens) - 1, x.shape[2] // 6
+@settled
+def _launch(
+    backward: bool,
+    batch: int,
+    time: int,
+    width: int,
+    size: int,
+    sequences: int | None,
+    masked: bool,
+    bidirectional: bool,
+) -> Launch:
+    """Of ifg [batch, time, width] and a weight [..., size]; sequences is None without packing."""
+    rows, half, many = batch * time, width // 6, size >= _MANY
     # The most channels of a program that all read the same way, if there are enough of these.
     channels = next((some for some in (_CHANNELS, _CHANNELS // 2) if half % some == 0), _CHANNELS)
-    return {
-        "mask": x if mask is None else mask.contiguous(),
-        "cu_seqlens": x if cu_seqlens is None else cu_seqlens.contiguous(),
-        "rows": x.shape[0] * x.shape[1],
-        "sequences": sequences,
-        "T": x.shape[1],
-        "D": x.shape[2] // 3,
-        "K": weight.shape[1],
+    constants = {
+        "D": width // 3,
+        "K": size,
         "BOTH": bidirectional,
-        "MASKED": mask is not None,
-        "PACKED": cu_seqlens is not None,
+        "MASKED": masked,
+        "PACKED": sequences is not None,
         # Halvings from all sequences to one.
-        "HALVINGS": max(1, sequences).bit_length(),
-        "ROWS": _MANY_ROWS if weight.shape[1] >= _MANY else _ROWS,
-        "num_warps": _MANY_WARPS if weight.shape[1] >= _MANY else _WARPS,
+        "HALVINGS": max(1, sequences or 0).bit_length(),
+        "ROWS": _MANY_ROWS if many else _ROWS,
+        "num_warps": _MANY_WARPS if many else _WARPS,
         "CHANNELS": channels,
         "ONE_WAY": not bidirectional or half % channels == 0,
     }
+    programs, numbers = triton.cdiv(rows, constants["ROWS"]), (rows, sequences or 0, time)
+    if not backward:
+        return Launch(_forward, (programs, triton.cdiv(width, channels)), *numbers, **constants)
+    grid, taps = (min(_PROGRAMS, programs), triton.cdiv(width, channels)), triton.next_power_of_2(size)
+    return Launch(_backward, grid, *numbers, TAPS=taps, **constants)
+
+
+def _settle(
+    backward: bool, x: Tensor, weight: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, bidirectional: bool
+) -> tuple[Launch, tuple[Tensor, ...]]:
+    """The launch, and the weight, the mask and the boundaries as kernels take them."""
+    sequences = None if cu_seqlens is None else len(cu_seqlens) - 1
+    launch = _launch(backward, *x.shape, weight.shape[1], sequences, mask is not None, bidirectional)
+    mask, cu_seqlens = (x if each is None else each.contiguous() for each in (mask, cu_seqlens))
+    return launch, (weight.t().contiguous(), mask, cu_seqlens)
 
 
 def forward(ifg: Tensor, weight: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, bidirectional: bool) -> Tensor:
     """i and f convolved, and g, [B, T, 3 D] in ifg's dtype."""
     ifg = ifg.contiguous()
     y = torch.empty_like(ifg)
-    arguments = _arguments(ifg, weight, mask, cu_seqlens, bidirectional)
-    if y.numel():
-        with torch.cuda.device_of(ifg):
-            grid = (triton.cdiv(arguments["rows"], arguments["ROWS"]), triton.cdiv(ifg.shape[2], arguments["CHANNELS"]))
-            _forward[grid](x=ifg, weight=weight.t().contiguous(), y=y, **arguments)
+    launch, others = _settle(False, ifg, weight, mask, cu_seqlens, bidirectional)
+    launch(ifg, *others, y)
     return y
 
 
@@ -164,13 +183,7 @@ def backward(
     """Gradients of ifg and weight, in their dtypes."""
     grad_y, ifg = grad_y.contiguous(), ifg.contiguous()
     grad = torch.empty_like(ifg)
-    arguments = _arguments(ifg, weight, mask, cu_seqlens, bidirectional)
-    programs = min(_PROGRAMS, triton.cdiv(arguments["rows"], arguments["ROWS"]))
-    grad_weight = torch.empty(programs, weight.numel(), dtype=torch.float32, device=ifg.device)
-    if grad.numel():
-        with torch.cuda.device_of(ifg):
-            _backward[(programs, triton.cdiv(ifg.shape[2], arguments["CHANNELS"]))](
-                grad_y=grad_y, x=ifg, weight=weight.t().contiguous(), grad_x=grad, grad_weight=grad_weight,
-                TAPS=triton.next_power_of_2(weight.shape[1]), **arguments,
-            )  # fmt: skip
+    launch, others = _settle(True, ifg, weight, mask, cu_seqlens, bidirectional)
+    grad_weight = torch.empty(launch.grid[0], weight.numel(), dtype=torch.float32, device=ifg.device)
+    launch(grad_y, ifg, *others, grad, grad_weight)
     return grad, sum_parts(grad_weight).view(weight.shape).to(weight.dtype)

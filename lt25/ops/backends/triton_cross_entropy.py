@@ -3,11 +3,11 @@
 Each program reads a row twice. It comes from memory once: the second time it still stands in the GPU's cache.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from lt25.ops.backends.triton_launch import Launch, settled
 from lt25.ops.backends.triton_math import LOG2_E, exp2
 
 # Columns that a program holds at once.
@@ -42,6 +42,11 @@ def _rows(logits, labels, losses, z_loss, classes, DIFFERENTIABLE: tl.constexpr,
             tl.store(at + first + column, grad.to(logits.dtype.element_ty), mask=inside)
 
 
+@settled
+def _launch(count: int, classes: int, z_loss: float, differentiable: bool) -> Launch:
+    return Launch(_rows, (count,), z_loss, classes, DIFFERENTIABLE=differentiable, BLOCK=_BLOCK, num_warps=8)
+
+
 def rows(logits: Tensor, labels: Tensor, z_loss: float, losses: Tensor, differentiable: bool) -> None:
     """Compute the losses of rows and, in place of the logits, their gradients.
 
@@ -52,8 +57,4 @@ def rows(logits: Tensor, labels: Tensor, z_loss: float, losses: Tensor, differen
         losses: float32 [N], is written.
         differentiable: whether gradients are wanted.
     """
-    if len(logits):
-        with torch.cuda.device_of(logits):
-            _rows[(len(logits),)](
-                logits, labels, losses, z_loss, logits.shape[1], DIFFERENTIABLE=differentiable, BLOCK=_BLOCK, num_warps=8
-            )  # fmt: skip
+    _launch(*logits.shape, z_loss, differentiable)(logits, labels, losses)

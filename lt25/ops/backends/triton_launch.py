@@ -1,7 +1,7 @@
 """Launches of Triton kernels that cost the host little.
 
-To find out which compiled kernel a launch means, Triton takes 7 to 20 microseconds, and for small models that is more than the
-kernel takes. The answer depends on types, constants, and whether numbers and addresses are multiples of 16. A launch of which
+Triton looks at every argument of every launch to find out which compiled kernel is meant, and for small models that takes longer
+than the kernel. The answer depends on types, constants, and whether numbers and addresses are multiples of 16. A launch of which
 all but the tensors is settled keeps it, and from then on launches the compiled kernel itself.
 """
 

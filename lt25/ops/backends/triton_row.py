@@ -17,6 +17,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lt25.ops.backends import sum_dtype
+from lt25.ops.backends.triton_launch import Launch, settled
 from lt25.ops.backends.triton_math import LOG2_E, exp2, reciprocal, sigmoid
 
 # Bytes of weights that a warp holds at most, and programs that there are at least: four warps for each multiprocessor of an H100,
@@ -137,13 +138,13 @@ def _product_sum(
     tl.store(y + row, (before + product).to(y.dtype.element_ty), mask=row < N)
 
 
-def _shape(weight: Tensor, together: int = 1) -> tuple[int, dict[str, int]]:
-    """Programs for a weight [N, D], and the arguments of a kernel that say what each has.
+def _shape(rows: int, width: int, size: int, together: int = 1) -> tuple[int, dict[str, int]]:
+    """Programs for a weight [rows, width], and the arguments of a kernel that say what each has.
 
+    size: bytes of an element.
     together: weights of which a program has the same rows.
     """
-    rows, width = weight.shape
-    row = width * weight.element_size()
+    row = width * size
     # What the weights are multiplied with takes room too.
     warps = min(triton.next_power_of_2(triton.cdiv(max(together, 2) * row, _WARP)), 16)
     most = max(min(_WARP * warps // (together * row), rows // _PROGRAMS), 1)
@@ -161,6 +162,30 @@ def launched(early: bool) -> dict[str, bool]:
     return {"EARLY": True, "launch_pdl": True} if early else {"EARLY": False}
 
 
+@settled
+def _norm_product_of(rows: int, width: int, size: int, weights: int, eps: float, residual: bool, early: bool) -> Launch:
+    programs, shape = _shape(rows, width, size)
+    return Launch(_norm_product, (programs, weights), eps, rows, RESIDUAL=residual, **shape, **launched(early))
+
+
+@settled
+def _norm_step_of(rows: int, width: int, size: int, eps: float, bounded: bool, early: bool) -> Launch:
+    programs, shape = _shape(rows, width, size, 3)
+    return Launch(_norm_step, (programs,), eps, rows, BOUNDED=bounded, **shape, **launched(early))
+
+
+@settled
+def _norm_swiglu_of(rows: int, width: int, size: int, eps: float, early: bool) -> Launch:
+    programs, shape = _shape(rows, width, size, 2)
+    return Launch(_norm_swiglu, (programs,), eps, rows, **shape, **launched(early))
+
+
+@settled
+def _product_sum_of(rows: int, width: int, size: int, eps: float, normed: bool, early: bool) -> Launch:
+    programs, shape = _shape(rows, width, size)
+    return Launch(_product_sum, (programs,), eps, rows, NORMED=normed, **shape, **launched(early))
+
+
 def norm_product(
     x: Tensor, residual: Tensor | None, norm_weight: Tensor, eps: float, weights: Sequence[Tensor], early: bool
 ) -> tuple[Tensor, Tensor]:
@@ -170,15 +195,11 @@ def norm_product(
     """
     x, residual = x.contiguous(), None if residual is None else residual.contiguous()
     first, second, third = (*(weight.contiguous() for weight in weights), *[weights[0]] * (3 - len(weights)))
-    rows = len(first)
-    y = x.new_empty(*x.shape[:-1], len(weights) * rows)
+    y = x.new_empty(*x.shape[:-1], len(weights) * len(first))
     total = x.new_empty(x.shape, dtype=sum_dtype(x, residual))
-    programs, shape = _shape(first)
-    with torch.cuda.device_of(x):
-        _norm_product[(programs, len(weights))](
-            x, x if residual is None else residual, norm_weight, first, second, third, y, total, eps, rows,
-            RESIDUAL=residual is not None, **shape, **launched(early),
-        )  # fmt: skip
+    size = first.element_size()
+    launch = _norm_product_of(*first.shape, size, len(weights), eps, residual is not None, early)
+    launch(x, x if residual is None else residual, norm_weight, first, second, third, y, total)
     return y, total
 
 
@@ -199,15 +220,10 @@ def mixer_step(
     i, f, g, out_weight = (weight.contiguous() for weight in (*weights, out_weight))
     bound = state if lower_bound is None else lower_bound.contiguous()
     gated, new_state = torch.empty_like(state), torch.empty_like(state)
-    y, (programs, shape), (others, of_out) = torch.empty_like(x), _shape(i, 3), _shape(out_weight)
-    with torch.cuda.device_of(x):
-        _norm_step[(programs,)](
-            x, norm_weight, i, f, g, state, bound, gate_weight, gated, new_state, eps, len(i),
-            BOUNDED=lower_bound is not None, **shape, **launched(early),
-        )  # fmt: skip
-        _product_sum[(others,)](
-            gated, new_state, out_weight, x, y, gate_eps, len(out_weight), NORMED=True, **of_out, **launched(early)
-        )
+    y, size = torch.empty_like(x), i.element_size()
+    launch = _norm_step_of(*i.shape, size, eps, lower_bound is not None, early)
+    launch(x, norm_weight, i, f, g, state, bound, gate_weight, gated, new_state)
+    _product_sum_of(*out_weight.shape, size, gate_eps, True, early)(gated, new_state, out_weight, x, y)
     return y, new_state
 
 
@@ -224,8 +240,7 @@ def mlp_step(
     x = x.contiguous()
     gate, up, down = (weight.contiguous() for weight in (gate_weight, up_weight, down_weight))
     act, y = x.new_empty(len(gate)), torch.empty_like(x)
-    (programs, shape), (others, of_down) = _shape(gate, 2), _shape(down)
-    with torch.cuda.device_of(x):
-        _norm_swiglu[(programs,)](x, norm_weight, gate, up, act, eps, len(gate), **shape, **launched(early))
-        _product_sum[(others,)](act, act, down, x, y, 0.0, len(down), NORMED=False, **of_down, **launched(early))
+    size = gate.element_size()
+    _norm_swiglu_of(*gate.shape, size, eps, early)(x, norm_weight, gate, up, act)
+    _product_sum_of(*down.shape, size, 0.0, False, early)(act, act, down, x, y)
     return y

@@ -22,7 +22,7 @@ D / 64 programs, and most of a GPU has nothing to do.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -30,6 +30,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lt25.ops.backends import count_sequences
+from lt25.ops.backends.triton_launch import Launch, settled
 from lt25.ops.backends.triton_math import LOG2_E, exp2, reciprocal, sigmoid
 from lt25.ops.backends.triton_scan import _across_warps, _then_exclusive
 
@@ -309,29 +310,29 @@ def _back_across_warps(f_run, g_run, W: tl.constexpr, C: tl.constexpr):
 
 
 def _launch(
-    kernel: Any,
-    cut: Cut,
-    x: Tensor,
-    rows: Sequence[Tensor],
-    cu_seqlens: Tensor | None,
-    *arguments: Tensor,
-    **constants: bool,
+    forward: bool, x: Tensor, rows: Sequence[Tensor], cu_seqlens: Tensor | None, *arguments: Tensor, **constants: bool
 ) -> None:
     """Launch a kernel with tensors of the shape of x; rows are z, B and C."""
-    batch, steps, channels = x.shape
     sequences, bounds, order = count_sequences(x, cu_seqlens), x, x
     if cu_seqlens is not None:
         # The longest are begun first, so that programs end at about the same time.
         bounds = cu_seqlens.contiguous()
         order = bounds.diff().argsort(descending=True, stable=True)
-    groups = _groups(sequences, channels, cut)
     strides = dict(zip(("Z_STRIDE", "B_STRIDE", "C_STRIDE"), (each.stride(1) for each in rows), strict=True))
-    with torch.cuda.device_of(x):
-        kernel[(groups * triton.cdiv(channels, cut.channels),)](
-            *arguments, bounds, order, steps, batch * steps, sequences, groups,
-            D=channels, N=rows[1].shape[2], R=_TILE // cut.warps, W=cut.warps, WIDTH=cut.channels,
-            PACKED=cu_seqlens is not None, num_warps=cut.warps, maxnreg=cut.registers, **strides, **constants,
-        )  # fmt: skip
+    packed = cu_seqlens is not None
+    launch = _settle(forward, *x.shape, sequences, N=rows[1].shape[2], PACKED=packed, **strides, **constants)
+    launch(*arguments, bounds, order)
+
+
+@settled
+def _settle(forward: bool, batch: int, steps: int, channels: int, sequences: int, **constants: int) -> Launch:
+    kernel, cut = (_forward, FORWARD) if forward else (_backward, BACKWARD)
+    groups = _groups(sequences, channels, cut)
+    return Launch(
+        kernel, (groups * triton.cdiv(channels, cut.channels),), steps, batch * steps, sequences, groups,
+        D=channels, R=_TILE // cut.warps, W=cut.warps, WIDTH=cut.channels,
+        num_warps=cut.warps, maxnreg=cut.registers, **constants,
+    )  # fmt: skip
 
 
 def _groups(sequences: int, channels: int, cut: Cut) -> int:
@@ -371,7 +372,7 @@ def forward(
     states = torch.empty(places, A.shape[1], x.shape[2], dtype=torch.float32, device=x.device)
     states[:sequences].zero_()
     _launch(
-        _forward, FORWARD, x, rows, cu_seqlens,
+        True, x, rows, cu_seqlens,
         x, dt, *_constants(A, D, dt_bias, rows), y, states, GATED=z is not None,
     )  # fmt: skip
     return y, states
@@ -411,7 +412,7 @@ def backward(
     skip_parts, bias_parts = (room(groups * BACKWARD.warps, channels) for _ in range(2))
     B_parts, C_parts = (room(blocks, count, batch * steps) for _ in range(2))
     _launch(
-        _backward, BACKWARD, x, rows, cu_seqlens,
+        False, x, rows, cu_seqlens,
         grad_y, x if grad_final is None else grad_final.float().contiguous(),
         x, dt, *_constants(A, D, dt_bias, rows), states,
         grad_x, grad_dt, grad_z, A_parts, B_parts, C_parts, skip_parts, bias_parts, room(groups, count, channels),

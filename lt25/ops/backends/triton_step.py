@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lt25.ops.backends.triton_launch import Launch, settled
 from lt25.ops.backends.triton_math import LOG2_E, exp2, reciprocal, sigmoid
 
 
@@ -29,6 +30,12 @@ def _step(
     tl.store(y + n * D + channel, out.to(y.dtype.element_ty), mask=mask)
 
 
+@settled
+def _launch(batch: int, channels: int, eps: float, bounded: bool) -> Launch:
+    block, warps = triton.next_power_of_2(channels), 4 if channels <= 1024 else 8
+    return Launch(_step, (batch,), eps, D=channels, BLOCK=block, BOUNDED=bounded, num_warps=warps)
+
+
 def forward(
     ifg: Tensor, weight: Tensor, eps: float, state: Tensor, lower_bound: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -38,11 +45,5 @@ def forward(
     y = torch.empty(batch, channels, dtype=ifg.dtype, device=ifg.device)
     new_state = torch.empty_like(state)
     bound = weight if lower_bound is None else lower_bound.float().contiguous()
-    if batch:
-        with torch.cuda.device_of(ifg):
-            _step[(batch,)](
-                ifg, weight, state, bound, y, new_state, eps,
-                D=channels, BLOCK=triton.next_power_of_2(channels), BOUNDED=lower_bound is not None,
-                num_warps=4 if channels <= 1024 else 8,
-            )  # fmt: skip
+    _launch(batch, channels, eps, lower_bound is not None)(ifg, weight, state, bound, y, new_state)
     return y, new_state

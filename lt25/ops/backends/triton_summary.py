@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lt25.ops.backends.triton_launch import Launch, settled
 from lt25.ops.backends.triton_scan import _across_warps, _gates, _last_warp, _processors
 
 # Steps of a warp in a tile, warps of a tile, and channels of a program.
@@ -64,6 +65,22 @@ def _reduce(
     tl.store(end + place, state, mask=there)
 
 
+@settled
+def _launch(
+    batch: int, time: int, width: int, stride: int, masked: bool, packed: bool, bidirectional: bool
+) -> tuple[int, Launch]:
+    """The number of segments, and the launch of a program for some channels of each, of ifg [batch, time, width]."""
+    channels = width // 3
+    forward = channels // 2 if bidirectional else channels
+    blocks = triton.cdiv(forward, _CHANNELS) + triton.cdiv(channels - forward, _CHANNELS)
+    segments = max(1, min(_SHARE * _processors() // (batch * blocks), time // _SEGMENT))
+    return segments, Launch(
+        _reduce, (batch * segments * blocks,), time, segments, -(-time // segments),
+        D=channels, FORWARD=forward, STRIDE=stride, R=_ROWS, W=_WARPS, C=_CHANNELS,
+        MASKED=masked, PACKED=packed, num_warps=_WARPS,
+    )  # fmt: skip
+
+
 def summarise(
     ifg: Tensor, lower_bound: Tensor | None, mask: Tensor | None, inner: Tensor | None, bidirectional: bool
 ) -> tuple[Tensor, Tensor]:
@@ -79,25 +96,20 @@ def summarise(
     Returns:
         product and end, float32 [B, D].
     """
-    ifg, (batch, time, width) = ifg.contiguous(), ifg.shape
-    channels = width // 3
-    forward = channels // 2 if bidirectional else channels
-    blocks = triton.cdiv(forward, _CHANNELS) + triton.cdiv(channels - forward, _CHANNELS)
-    segments = max(1, min(_SHARE * _processors() // (batch * blocks), time // _SEGMENT))
+    ifg, batch = ifg.contiguous(), len(ifg)
+    segments, launch = _launch(*ifg.shape, ifg.stride(1), mask is not None, inner is not None, bidirectional)
     i, f, _ = ifg.chunk(3, -1)
+    channels = i.shape[2]
     if lower_bound is None:
         lower_bound = torch.zeros(channels, device=ifg.device)
     product, end = torch.empty(2, batch, segments, channels, device=ifg.device)
-    with torch.cuda.device_of(ifg):
-        _reduce[(batch * segments * blocks,)](
-            i, f, lower_bound.contiguous(), ifg if mask is None else mask.contiguous(), ifg if inner is None else inner,
-            product, end, time, segments, -(-time // segments),
-            D=channels, FORWARD=forward, STRIDE=ifg.stride(1), R=_ROWS, W=_WARPS, C=_CHANNELS,
-            MASKED=mask is not None, PACKED=inner is not None, num_warps=_WARPS,
-        )  # fmt: skip
+    mask, inner = ifg if mask is None else mask.contiguous(), ifg if inner is None else inner
+    launch(i, f, lower_bound.contiguous(), mask, inner, product, end)
     if bidirectional:
         # In the order in which time goes through them.
-        product, end = (torch.cat((each[..., :forward], each[..., forward:].flip(1)), -1) for each in (product, end))
+        product, end = (
+            torch.cat((each[..., : channels // 2], each[..., channels // 2 :].flip(1)), -1) for each in (product, end)
+        )
     after = product.flip(1).cumprod(1).flip(1)
     later = torch.cat((after[:, 1:], torch.ones_like(after[:, :1])), 1)
     return after[:, 0], (end * later).sum(1)

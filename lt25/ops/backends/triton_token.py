@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lt25.ops.backends import on_hopper
+from lt25.ops.backends.triton_launch import Launch, settled
 from lt25.ops.backends.triton_row import launched, meet
 
 _BLOCK = 16384
@@ -39,13 +40,22 @@ def _embedding(index, weight, y, V, D: tl.constexpr, BLOCK: tl.constexpr, EARLY:
     tl.store(y + column, value, mask=column < D)
 
 
+@settled
+def _choice(rows: int, classes: int, early: bool) -> Launch:
+    block = min(triton.next_power_of_2(classes), _BLOCK)
+    warps = max(1, min(32, block // 256))
+    return Launch(_argmax, (rows,), classes, BLOCK=block, num_warps=warps, **launched(early))
+
+
+@settled
+def _row(rows: int, width: int, early: bool) -> Launch:
+    return Launch(_embedding, (1,), rows, D=width, BLOCK=triton.next_power_of_2(width), **launched(early))
+
+
 def argmax(x: Tensor) -> Tensor:
     """Argument and result of :func:`lt25.ops.argmax`."""
     x, y = x.contiguous(), x.new_empty(len(x), 1, dtype=torch.int64)
-    block = min(triton.next_power_of_2(x.shape[1]), _BLOCK)
-    warps = max(1, min(32, block // 256))
-    with torch.cuda.device_of(x):
-        _argmax[(len(x),)](x, y, x.shape[1], BLOCK=block, num_warps=warps, **launched(x.is_cuda and on_hopper()))
+    _choice(*x.shape, x.is_cuda and on_hopper())(x, y)
     return y
 
 
@@ -54,7 +64,5 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
     weight = weight.contiguous()
     rows, width = weight.shape
     y = weight.new_empty(*ids.shape, width)
-    block = triton.next_power_of_2(width)
-    with torch.cuda.device_of(weight):
-        _embedding[(1,)](ids, weight, y, rows, width, BLOCK=block, **launched(weight.is_cuda and on_hopper()))
+    _row(rows, width, weight.is_cuda and on_hopper())(ids, weight, y)
     return y
