@@ -1,11 +1,10 @@
-"""RWKV-7 in fewer passes: the gradient of its token shift's mixing, and its first weights.
+"""RWKV-7 without what delays its first step: functions under `torch.compile`, and first weights written number by number.
 
-A layer reads six mixtures of each token and the one before. Of their gradients flash-linear-attention computes the sums for
-tokens, and by `torch.compile` those for weights, from the same numbers read twice; here it is one pass, without a compiler in the
-first step. And FLA writes the vectors among the first weights number by number, which takes seconds, on a GPU too.
+FLA leaves two things to the compiler, which takes seconds at each start: the gradients of the weights by which a layer mixes each
+token with the one before, and the square in its MLP. Here they are kernels, and the first come with the gradients of tokens, of
+one pass. The vectors among the first weights FLA writes in a loop over channels, which takes seconds too.
 
-Importing the module puts `mix_backward`, `initialise_mixer` and `initialise_mlp` in the places of FLA's; they compute the same
-numbers, and draw the same ones at random.
+Importing the module puts what is here in the places of FLA's; it computes the same numbers, and draws the same ones at random.
 """
 
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from fla.layers.rwkv7 import RWKV7Attention
 from fla.models.rwkv7.modeling_rwkv7 import RWKV7FeedForward
+from fla.modules.activations import ops
 from fla.ops.rwkv7.fused_addcmul import Rwkv7FusedAddcmul
 from torch import Tensor, nn
 
@@ -34,6 +34,16 @@ def mix_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     grad_x, grad_delta, sums = triton_rwkv7.mix_backward([grad for grad in grads if grad is not None], delta, given)
     of_weights = [total.view(weight.shape).to(weight.dtype) for weight, total in zip(given, sums, strict=True)]
     return grad_x, grad_delta, *of_weights, *[None] * (len(weights) - len(given))
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """Stand for `sqrelu_fwd`: max(x, 0)^2."""
+    return triton_rwkv7.squared_relu(x)
+
+
+def squared_relu_backward(g: Tensor, x: Tensor) -> Tensor:
+    """Stand for `sqrelu_bwd`, where g is the gradient of what that gives of x."""
+    return triton_rwkv7.squared_relu_backward(g, x)
 
 
 @torch.no_grad()
@@ -87,8 +97,10 @@ def initialise_mlp(self: Any, module: nn.Module) -> None:
 
 
 # What is assigned to them is no method to a type checker.
+_activations: Any = ops
 _mix: Any = Rwkv7FusedAddcmul
 _mixer: Any = RWKV7Attention
 _mlp: Any = RWKV7FeedForward
+_activations.sqrelu_fwd, _activations.sqrelu_bwd = squared_relu, squared_relu_backward
 _mix.backward = staticmethod(mix_backward)
 _mixer._initialize_weights, _mlp._initialize_weights = initialise_mixer, initialise_mlp

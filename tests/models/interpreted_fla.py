@@ -12,6 +12,7 @@ from fla.layers import gla, hgrn2, mamba, mamba2
 from fla.models import GLAConfig, GLAModel
 from fla.models import HGRNConfig as FLAConfig
 from fla.models import HGRNForCausalLM as FLAModel
+from fla.modules import activations
 from fla.modules.mlp import GatedMLP
 from fla.modules.norm import RMSNorm, fused_norm_gate, layernorm
 from fla.modules.rotary import RotaryEmbedding, ops
@@ -348,6 +349,15 @@ def test_the_gradient_of_rwkv7s_mixtures_is_that_of_their_definition(gated):
         found.append(torch.autograd.grad(mixtures, given, grads))
     for ours, expected in zip(*found, strict=True):
         torch.testing.assert_close(ours, expected, atol=2e-4, rtol=1e-4)
+
+
+def test_the_square_of_what_is_positive():
+    x = torch.randn(3, 1000, requires_grad=True)
+    grad, found = torch.randn(3, 1000), []
+    for y in (activations.sqrelu(x), x.relu().square()):
+        found.append((y, *torch.autograd.grad(y, x, grad)))
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected)
 
 
 def test_fla_has_its_own_again():

@@ -1,7 +1,8 @@
-"""The gradient of RWKV-7's mixtures of each token and the one before, on a GPU: x + delta * weight, of five or six weights.
+"""What RWKV-7 computes elementwise on a GPU: gradients of mixtures x + delta * weight, and max(x, 0)^2.
 
-Tokens' gradients and sums over tokens for the weights' come of one pass over memory. Each program sums over the tokens that it
-takes; another kernel sums over programs, always in the same order.
+A layer reads mixtures of each token and the one before, of five or six weights. Tokens' gradients and sums over tokens for the
+weights' come of one pass over memory: each program sums over the tokens that it takes, and another kernel sums over programs,
+always in the same order.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lt25.ops.backends.triton_launch import Launch, settled
 from lt25.ops.backends.triton_rows import sum_parts
 
 # Each with its own sums over tokens: four for every multiprocessor.
@@ -68,6 +70,34 @@ def _mix_backward(
         tl.store(to + 5 * D, sum_g, mask=mask)
 
 
+@triton.jit
+def _squared_relu(x, y, size, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.maximum(tl.load(x + at, mask=at < size).to(tl.float32), 0.0)
+    tl.store(y + at, (value * value).to(y.dtype.element_ty), mask=at < size)
+
+
+@triton.jit
+def _squared_relu_backward(grad_y, x, grad_x, size, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.maximum(tl.load(x + at, mask=at < size).to(tl.float32), 0.0)
+    grad = tl.load(grad_y + at, mask=at < size).to(tl.float32)
+    tl.store(grad_x + at, (2.0 * grad * value).to(grad_x.dtype.element_ty), mask=at < size)
+
+
+@settled
+def _mix_gradients(tokens: int, width: int, gated: bool) -> Launch:
+    block = triton.next_power_of_2(width)
+    sizes = {"D": width, "BLOCK": block, "STAGES": 2, "num_warps": min(max(block // 256, 1), 16)}
+    return Launch(_mix_backward, (min(_PROGRAMS, tokens),), tokens, GATED=gated, **sizes)
+
+
+@settled
+def _square(backward: bool, size: int) -> Launch:
+    kernel = _squared_relu_backward if backward else _squared_relu
+    return Launch(kernel, (triton.cdiv(size, 2048),), size, BLOCK=2048)
+
+
 def mix_backward(grads: Sequence[Tensor], delta: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Differentiate five or six mixtures.
 
@@ -80,17 +110,28 @@ def mix_backward(grads: Sequence[Tensor], delta: Tensor, weights: Sequence[Tenso
         Gradients of x and of delta [..., D] in delta's dtype, and of the weights, float32 [number of weights, D].
     """
     width, gated = delta.shape[-1], len(weights) > 5
-    tokens, block = delta.numel() // width, triton.next_power_of_2(width)
     delta = delta.contiguous()
     grads = [grad.contiguous() for grad in grads]
     grad_x, grad_delta = torch.empty_like(delta), torch.empty_like(delta)
-    programs = min(_PROGRAMS, tokens)
-    sums = torch.empty(programs, len(weights) * width, dtype=torch.float32, device=delta.device)
+    launch = _mix_gradients(delta.numel() // width, width, gated)
+    sums = torch.empty(launch.programs, len(weights) * width, dtype=torch.float32, device=delta.device)
     # What stands for a sixth that is not there is not read.
     none = () if gated else (delta,)
-    with torch.cuda.device_of(delta):
-        _mix_backward[(programs,)](
-            *grads, *none, *weights, *none, delta, grad_x, grad_delta, sums, tokens,
-            D=width, BLOCK=block, GATED=gated, STAGES=2, num_warps=min(max(block // 256, 1), 16),
-        )  # fmt: skip
+    launch(*grads, *none, *weights, *none, delta, grad_x, grad_delta, sums)
     return grad_x, grad_delta, sum_parts(sums).view(-1, width)
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """max(x, 0)^2, in the shape and dtype of x."""
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    _square(False, x.numel())(x, y)
+    return y
+
+
+def squared_relu_backward(grad_y: Tensor, x: Tensor) -> Tensor:
+    """The gradient of x, in its dtype."""
+    grad_y, x = grad_y.contiguous(), x.contiguous()
+    grad_x = torch.empty_like(x)
+    _square(True, x.numel())(grad_y, x, grad_x)
+    return grad_x
