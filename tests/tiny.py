@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -139,23 +139,21 @@ EXACT_PRODUCTS = {"TRITON_F32_DEFAULT": "tf32x3", "NVIDIA_TF32_OVERRIDE": "0"}
 """What makes a GPU multiply float32: otherwise products have factors of 11 bits, which tells kernels apart that compute the same.
 Triton's exact way has no tensor cores, and the largest kernels take minutes to compile."""
 
-IMPORTED = (
-    "lt25.training.__main__",
-    "lt25.checkpoints.convert",
-    "lt25.data.prepare",
-    "lt25.evaluation.run",
-    "lt25.report.page",
-    *(
-        f"lt25.{stage}.{task}"
-        for stage in ("data", "evaluation", "report")
-        for task in ("classification", "speech_recognition", "language_modeling")
-    ),
-)
-"""What takes commands of lt25 long to import."""
-
 # Every test trains in processes of its own, which are forked from one that has imported everything: a second instead of ten.
 forks = multiprocessing.get_context("forkserver")
-forks.set_forkserver_preload(list(IMPORTED))
+forks.set_forkserver_preload(["tests.started"])
+
+
+def forked(target: Callable[..., None], *arguments: Any) -> Any:
+    """Return a process, not started yet, that is forked from one which has imported everything."""
+    return forks.Process(target=_begin, args=(target, *arguments))
+
+
+def _begin(target: Callable[..., None], *arguments: Any) -> None:
+    from lt25.ops.backends.numba_common import _start_threads
+
+    _start_threads()
+    target(*arguments)
 
 
 def _rank(root: Path, arguments: list[str], settings: dict[str, str], output: Path, before: str) -> None:
@@ -185,7 +183,7 @@ def start(experiment: Experiment, *overrides: str, processes: int = 1, before: s
     for rank in range(processes):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)} if processes > 1 else {}
         output = experiment.root / f"{experiment.name}-{rank}"
-        process = forks.Process(target=_rank, args=(experiment.root, arguments, settings | own, output, before))
+        process = forked(_rank, experiment.root, arguments, settings | own, output, before)
         process.start()
         ranks.append(process)
     return ranks

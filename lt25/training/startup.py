@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from types import ModuleType
 
 from lt25.replaced import replaced
@@ -15,14 +15,12 @@ def fewer_imports() -> Iterator[None]:
     """Import torchtitan and transformers without libraries that are never used here. Saves a third of the imports' time."""
     validation = ModuleType("torchtitan.hf_datasets.text_datasets")
     vars(validation)["build_text_validation_dataloader"] = None
-    import torch
     import transformers.utils
 
     with ExitStack() as shortcuts:
         # Hugging Face datasets, for torchtitan's own validation.
         loaded = sys.modules.setdefault(validation.__name__, validation)
-        # torchtitan hands attention to `torch.compile` when it is imported, which imports the compiler.
-        shortcuts.enter_context(replaced(torch, "compile", lambda function, **_: function))
+        shortcuts.enter_context(attention_as_it_is())
         # transformers imports scipy for losses of object detection and scikit-learn for assisted generation.
         for library in ("is_scipy_available", "is_sklearn_available"):
             shortcuts.enter_context(replaced(transformers.utils, library, lambda: False))
@@ -32,6 +30,16 @@ def fewer_imports() -> Iterator[None]:
 
         if loaded is validation:
             del sys.modules[validation.__name__]
+
+
+def attention_as_it_is() -> AbstractContextManager[None]:
+    """Let torchtitan hand over to `torch.compile` an attention that no model here has: that imports the compiler.
+
+    It does so when it is imported, and where algorithms are to be deterministic.
+    """
+    import torch
+
+    return replaced(torch, "compile", lambda function, **_: function)
 
 
 def open_gpu() -> None:

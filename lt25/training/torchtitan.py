@@ -5,7 +5,8 @@ not here is a `TrainSpec`, a subclass or a job file. For another version of torc
 
 1. `CpuDevice`: torchtitan asks torch for an accelerator once, in `torchtitan.tools.utils`, and calls about ten functions of the
    module that it is given. There is none for a CPU.
-2. `trainer_parts`: `torchtitan.train.Trainer` looks up its checkpoint manager by name and has no argument for another.
+2. `trainer_parts`: `torchtitan.train.Trainer` looks up its checkpoint manager by name and has no argument for another; where
+   algorithms are to be deterministic, it has FlexAttention compiled, which no model of lt25's or FLA's calls.
 3. `without_sleep`: its `train` ends with two seconds of sleep, in which the other ranks are to arrive.
 4. `barrier`: torch warns when it has to guess a rank's GPU.
 5. `quiet`: remarks that say nothing to the user of lt25.
@@ -16,7 +17,8 @@ import platform
 import resource
 import time
 import warnings
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +29,7 @@ import torch.distributed as dist
 
 from lt25.replaced import replaced
 from lt25.training.device import DEVICE_TYPE
-from lt25.training.startup import fewer_imports
+from lt25.training.startup import attention_as_it_is, fewer_imports
 
 
 class CpuDevice:
@@ -64,9 +66,21 @@ with ExitStack() as answers:
     import torchtitan.train
 
 
-def trainer_parts(checkpoint_manager: type) -> AbstractContextManager[None]:
-    """Let `torchtitan.train.Trainer` be built with another class of checkpoint manager."""
-    return replaced(torchtitan.train, "CheckpointManager", checkpoint_manager)
+@contextmanager
+def trainer_parts(checkpoint_manager: type) -> Iterator[None]:
+    """Let `torchtitan.train.Trainer` be built with another class of checkpoint manager, and without importing the compiler."""
+    utils = torchtitan.train.dist_utils
+    own = utils.set_determinism
+
+    def set_determinism(*given: Any, **named: Any) -> None:
+        with attention_as_it_is():
+            own(*given, **named)
+
+    with (
+        replaced(torchtitan.train, "CheckpointManager", checkpoint_manager),
+        replaced(utils, "set_determinism", set_determinism),
+    ):
+        yield
 
 
 def without_sleep() -> AbstractContextManager[None]:

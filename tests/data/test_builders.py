@@ -1,5 +1,6 @@
 import csv
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -37,7 +38,15 @@ COUNTS = {"train": 16, "validation": 4, "test": 4}
 
 
 @pytest.fixture(scope="module")
-def spoken(tmp_path_factory):
+def of_a_command():
+    """Processes that are started import lt25 as those of `lt25 download` do, without its models, which take seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["lt25", "download"])
+        yield
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory, of_a_command):
     folders = [tmp_path_factory.mktemp("spoken") for _ in range(2)]
     for folder in folders:
         espeak.build(folder, {"utterances": COUNTS})
@@ -114,7 +123,7 @@ def test_connected_digits_are_strung_by_one_speaker_and_tested_on_another(four_s
                 assert espeak.WORDS[round((hz - 300) / 100)] == word
 
 
-def test_voices_of_espeak_are_added_to_the_connected_digits_of_training(four_speakers):
+def test_voices_of_espeak_are_added_to_the_connected_digits_of_training(four_speakers, of_a_command):
     folder = four_speakers / "built"
     folder.mkdir()
     counts = {"train": 7, "validation": 7, "test": 7}

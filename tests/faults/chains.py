@@ -116,7 +116,7 @@ class Command:
         **extra: str,
     ) -> None:
         self.output = output or root / "output.txt"
-        self.process = tiny.forks.Process(target=_command, args=(root, list(arguments), self.output, extra, before))
+        self.process = tiny.forked(_command, root, list(arguments), self.output, extra, before)
         with _status:
             self.process.start()
 

@@ -21,7 +21,7 @@ def found(tmp_path_factory):
     for case in shared.CASES:
         shared.results(case, None)
     shares = (PROCESSES, f"file://{folder}/meet", str(folder / "found"))
-    ranks = [tiny.forks.Process(target=shared.run, args=(rank, *shares)) for rank in range(PROCESSES)]
+    ranks = [tiny.forked(shared.run, rank, *shares) for rank in range(PROCESSES)]
     for process in ranks:
         process.start()
     for process in ranks:

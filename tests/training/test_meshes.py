@@ -237,7 +237,7 @@ def _train_some(root: Path, files: list[str], kernels: str, processes: int) -> N
             command = [sys.executable, "-m", "tests.training.ranks", json.dumps([str(root), jobs, rank])]
             ranks.append(subprocess.Popen(command, cwd=tiny.REPOSITORY, env=own))
             continue
-        ranks.append(tiny.forks.Process(target=train_in_turn, args=(root, jobs, own, rank)))
+        ranks.append(tiny.forked(train_in_turn, root, jobs, own, rank))
         ranks[-1].start()
     tiny.wait_for_all(ranks)
 

@@ -29,22 +29,18 @@ from typing import Any, NoReturn
 from tests import tiny
 
 PRELOADED = (
+    "tests.started",
     "lt25.cli",
-    *tiny.IMPORTED,
     "jsonschema",
     "matplotlib.backends.backend_svg",
-    *(f"lt25.ops.backends.numba_{kind}" for kind in ("conv", "dropout", "mix", "rows", "scan", "step")),
     "pyarrow.dataset",
     "sklearn.metrics",
-    "tyro",
-    "typeguard",
     "snakemake.cli",
     "snakemake.report",
     "dvc.cli.parser",
     "dvc.repo",
     "dvc.analytics",
     "dvc.data_cloud",
-    "networkx",
     "ruamel.yaml",
     "scmrepo.git",
     "smart_open",
@@ -125,16 +121,12 @@ def commands() -> Path:
 
 def _serve(listener: socket.socket) -> dict[str, Any]:
     """Fork a process for each command that is asked for, until the process of the tests is gone; return in each, as that one."""
-    import numba
-
     for module in PRELOADED:
         importlib.import_module(module)
-    # Numba sets its compiler up for the first function.
-    numba.njit(lambda number: number)(1)
     # Threads are not forked, and a lock that one of them holds would never be free again; jemalloc, of pyarrow, sees to its own.
     threads = {task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")} - {"jemalloc_bg_thd"}
     assert len(threads) == 1, f"a module has started threads: {threads}"
-    # A collection would touch, and so copy, what all have in common.
+    # As in `tests.started`, for what came after it.
     gc.collect()
     gc.freeze()
     # Where the others find the programs, and so one another.
@@ -185,12 +177,15 @@ def _be(arguments: list[str], folder: str, environment: dict[str, str], umask: i
     import numpy
     import torch
 
+    from lt25.ops.backends.numba_common import _start_threads
+
     os.environ.clear()
     os.environ.update(environment)
     os.umask(umask)
     os.chdir(folder)
     tempfile.tempdir = None
     numpy.random.seed()
+    _start_threads()
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
     try:
         if arguments[0] == "-m":
