@@ -68,3 +68,13 @@ def test_triton_looks_at_tensors_of_another_kind(kernel, other):
 def test_no_program_is_launched(kernel):
     Launch(kernel, (3, 0), WIDTH=1, EVEN=True)(torch.zeros(0))
     assert not kernel.inspected
+
+
+def test_a_launch_is_made_on_the_device_of_its_tensors(kernel):
+    with (
+        patch.object(torch.cuda, "current_device", side_effect=[1, 0]),
+        patch.object(torch.cuda, "device") as device,
+    ):
+        Launch(kernel, (7,), 30, 0.5, WIDTH=16, EVEN=True)(torch.zeros(16), torch.zeros(16))
+    device.assert_called_once_with(0)
+    assert len(kernel.inspected) == 1

@@ -97,6 +97,14 @@ def test_the_compiler_sees_the_operator(tensors):
     assert any("lt25_test.scaled_sum" in name for name in found)
 
 
+def test_a_transform_of_torch_func_goes_through_the_dispatcher(tensors, monkeypatch):
+    seen = []
+    monkeypatch.setattr(scaled, "registered", lambda *arguments: seen.append(arguments) or 2 * arguments[0])
+    x = torch.stack(tensors)
+    assert torch.equal(torch.func.vmap(lambda each: scaled(each, 2.0))(x), 2 * x)
+    assert len(seen) == 1
+
+
 def test_tensors_without_memory_have_shapes(tensors):
     x, *others = (each.detach().to("meta") for each in tensors)
     assert scaled_sum(x, 2.0, others).shape == (3,)

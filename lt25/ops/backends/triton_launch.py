@@ -44,27 +44,25 @@ class Launch:
         if not self.programs:
             return
         device = _device(tensors[0])
-        if device < 0 or compiling.ahead:
-            self._launch(tensors)
-        elif device == torch.cuda.current_device():
-            self._launch_again(tensors)
-        else:
+        if device < 0:
+            self._triton(tensors)
+            return
+        if device != torch.cuda.current_device():
             with torch.cuda.device(device):
-                self._launch_again(tensors)
-
-    def _launch(self, tensors: tuple[Tensor, ...]) -> Any:
-        return self.kernel[self.grid](*tensors, *self.numbers, **self.constants)
-
-    def _launch_again(self, tensors: tuple[Tensor, ...]) -> None:
+                self(*tensors)
+            return
         addresses = [*map(_address, tensors)]
-        if reduce(or_, addresses) % 16:
-            self._launch(tensors)
+        if reduce(or_, addresses) % 16 or compiling.ahead:
+            self._triton(tensors)
             return
         key = *map(_dtype, tensors), *map(_device, tensors)
         if run := self.compiled.get(key):
             run(*addresses, *self.last)
-        else:
-            # As Triton's documentation launches a kernel that was compiled beforehand; the interpreter has none.
-            compiled = self._launch(tensors)
-            if compiled is not None:
-                self.compiled[key] = compiled[(*self.grid, 1, 1)[:3]]
+            return
+        # As Triton's documentation launches a kernel that was compiled beforehand; the interpreter has none.
+        compiled = self._triton(tensors)
+        if compiled is not None:
+            self.compiled[key] = compiled[(*self.grid, 1, 1)[:3]]
+
+    def _triton(self, tensors: tuple[Tensor, ...]) -> Any:
+        return self.kernel[self.grid](*tensors, *self.numbers, **self.constants)
