@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+from lt25.checkpoints.foreign import named_folder
 from lt25.checkpoints.whole import kept_steps
 from lt25.config.files import read_model
 from lt25.data import acquire, read
@@ -283,14 +284,19 @@ def check_start(experiment: Experiment) -> str:
     Raises:
         UserError: if a weight has another size there, or is not there, or means something else.
     """
-    written = experiment.root / (experiment.start or "") / "config.json"
+    brought = experiment.root / (experiment.start or "")
     if experiment.parent is not None:
         parent = load_experiment(experiment.parent)
         start, decided = parent.resolved()[0]["model"], (parent.processed_dir / "stats.json").is_file()
-    elif experiment.start is not None and written.is_file():
-        start, decided = read_model(written, f"{experiment.path}: init_from"), True
+    elif experiment.start is not None and (
+        folder := brought if (brought / "config.json").is_file() else named_folder(experiment)
+    ):
+        start, decided = read_model(folder / "config.json", f"{experiment.path}: init_from"), True
     else:
         return ""
+    changes = compare(
+        start, experiment.model, experiment.named, f"{experiment.path}: init_from", str(experiment.init_from)
+    )
     from lt25.models.auto import try_model
 
     task, family = TASKS[experiment.task], families.find(experiment.model["model_type"])
@@ -314,9 +320,6 @@ def check_start(experiment: Experiment) -> str:
                 f"{experiment.path}: init_from: {experiment.init_from}: {name} {found} and {list(shape)} here: start from a "
                 "model of the same sizes"
             )
-    changes = compare(
-        start, experiment.model, experiment.named, f"{experiment.path}: init_from", str(experiment.init_from)
-    )
     return "".join(f"; {line.removeprefix(f'{experiment.path}: ')}" for line in changes)
 
 

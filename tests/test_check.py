@@ -1,6 +1,7 @@
 """`lt25 check`: what can be known of an experiment before anything runs."""
 
 import importlib.util
+import json
 import re
 
 import httpx
@@ -318,7 +319,7 @@ def test_a_start_of_another_size_is_refused(project, capsys):
     tiny.write_experiment(project, "language_modeling", dataset="reviews", init_from="wide")
     status, said = checked(capsys, "tiny")
     assert status == 2
-    assert "tiny.yaml: init_from: wide: model." in said and "there and [" in said
+    assert "tiny.yaml: init_from: model.hidden_size is 16, but wide was trained with 24: set it to that" in said
     dataset = {"tasks": ["classification"], "columns": {"input": "image", "label": "label"}}
     write_dataset(project, **dataset)
     make.image_folder(project / "reviews", 2)
@@ -327,7 +328,29 @@ def test_a_start_of_another_size_is_refused(project, capsys):
     tiny.write_experiment(project, "classification", "next", dataset="reviews", init_from="seen", model=wide)
     assert checked(capsys, "next")[0] == 0
     tiny.write_experiment(project, "classification", "next", dataset="reviews", init_from="seen")
-    assert "next.yaml: init_from: seen: model." in checked(capsys, "next")[1]
+    assert "next.yaml: init_from: model.hidden_size is 16, but seen" in checked(capsys, "next")[1]
+    narrow = {**wide, "intermediate_size": 8}
+    tiny.write_experiment(project, "classification", "next", dataset="reviews", init_from="seen", model=narrow)
+    said = checked(capsys, "next")[1]
+    assert "next.yaml: init_from: " in said and "intermediate_size is 8" in said
+
+
+def test_a_folder_to_start_from_is_looked_at_before_it_is_brought(project, capsys, monkeypatch):
+    def said(start):
+        tiny.write_experiment(project, "language_modeling", dataset="reviews", init_from=start)
+        status, found = checked(capsys, "tiny")
+        assert status == 2
+        return found
+
+    monkeypatch.setenv("HOME", str(project))
+    folder = project / "results" / "other" / "hf"
+    assert "tiny.yaml: init_from: ~/results/other: no such folder: correct the path" in said("~/results/other")
+    folder.mkdir(parents=True)
+    assert "~/results/other: no config.json with weights in *.safetensors: name a model" in said("~/results/other")
+    (folder / "config.json").write_text(json.dumps({**tiny.MODEL, "hidden_size": 24}))
+    (folder / "model.safetensors").write_bytes(b"")
+    assert "name a model that has both, as ~/results/other/hf" in said("~/results/other")
+    assert "model.hidden_size is 16, but results/other/hf was trained with 24" in said("results/other/hf")
 
 
 def test_a_parent_that_computes_something_else_with_the_same_weights_is_refused(project, capsys):

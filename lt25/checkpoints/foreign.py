@@ -25,30 +25,50 @@ def bring(experiment: Experiment) -> list[str]:
     Raises:
         UserError: if it cannot be had, or is not such a model.
     """
-    name, folder = experiment.init_from, experiment.root / str(experiment.start)
-    where, own = f"{experiment.path}: init_from", (experiment.root / str(name)).expanduser()
+    name, folder, where = experiment.init_from, experiment.root / str(experiment.start), f"{experiment.path}: init_from"
     if not _is_whole(folder):
+        own = named_folder(experiment)
         with whole_folder(folder) as partial:
-            if own.is_dir():
+            if own is not None:
                 for file in sorted(path for pattern in _FILES for path in own.glob(pattern)):
                     (partial / file.name).symlink_to(file.resolve())
                 revision = "a folder"
-            elif experiment.starts_in_a_folder:
-                raise UserError(f"{where}: {name}: no such folder: correct the path")
             else:
                 origin = {"hub": name, "files": {"model": _FILES}}
                 revision = hub.fetch(str(name), origin, partial, hub_mirror(), None, kind="model")
             files = sorted(path for path in partial.iterdir() if path.is_file())
-            if not {"config.json"} <= {path.name for path in files} or not list(partial.glob("*.safetensors")):
-                raise UserError(
-                    f"{where}: {name}: no config.json with weights in *.safetensors: name a model that has both"
-                )
+            _require_model(partial, experiment)
             fingerprint = digest({path.name: checksum(path) for path in files})[:16]
             write_record(
                 partial / "export.json", {"from": name, "revision": revision, "fingerprint": fingerprint}, files
             )
     there = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return compare(there, experiment.model, experiment.named, where, str(name))
+
+
+def named_folder(experiment: Experiment) -> Path | None:
+    """Return the folder on this machine that ``init_from`` names; None for a model of the Hub.
+
+    Raises:
+        UserError: if it is not there, or holds no model.
+    """
+    own = experiment.root / Path(str(experiment.init_from)).expanduser()
+    if own.is_dir():
+        _require_model(own, experiment)
+        return own
+    if experiment.starts_in_a_folder:
+        raise UserError(f"{experiment.path}: init_from: {experiment.init_from}: no such folder: correct the path")
+    return None
+
+
+def _require_model(folder: Path, experiment: Experiment) -> None:
+    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        return
+    name = str(experiment.init_from)
+    inside = f", as {name.rstrip('/')}/hf" if (folder / "hf" / "config.json").is_file() else ""
+    raise UserError(
+        f"{experiment.path}: init_from: {name}: no config.json with weights in *.safetensors: name a model that has both{inside}"
+    )
 
 
 def _is_whole(folder: Path) -> bool:
