@@ -68,6 +68,7 @@ def test_a_launch_that_is_kept_is_compiled_and_not_launched(compiled, monkeypatc
     from tests.kernel import add
 
     monkeypatch.setattr(triton_launch, "_device", lambda tensor: 0)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     launch = triton_launch.Launch(add, (1,), 1.0, BLOCK=16)
     compile_ahead(lambda: launch(torch.zeros(16)))
     assert compiled("add") == 1 and not launch.compiled
