@@ -10,9 +10,10 @@ demo: .venv/ready
 	@$(SNAKEMAKE) --quiet rules host progress
 
 # A module's tests stay together, since they share what takes long to make; a process holds about 2 GB. Left to itself xdist would
-# begin with the modules of many tests, and have one of a few long ones left at the end: tests/conftest.py has the order.
+# begin with the modules of many tests, and have one of a few long ones left at the end: tests/conftest.py has the order. Of OpenMP's
+# threads each process has one: those of several would wait for one another on the same cores, and keep these busy with it.
 test: .venv/ready
-	@.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: .venv/ready
 	@.venv/bin/ruff check .
