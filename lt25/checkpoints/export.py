@@ -50,11 +50,6 @@ def export(experiment: Experiment, steps: Sequence[int] = (), with_code: bool = 
         of, now = trained["fingerprint"], current.resolve().parent.name
         raise set_aside(marker, f"{marker}: of the run {of}, and the current one is {now}", train)
     stats = believe(experiment.processed_dir / "stats.json", experiment.commands("prepare"), _ASSETS)
-    if trained["identity"]["data"] != stats["fingerprint"]:
-        raise UserError(
-            f"{marker}: of the data {trained['identity']['data']}, and {experiment.processed_dir} holds {stats['fingerprint']}: "
-            f"run `{train}`"
-        )
     final = exported_step(trained)
     folder = experiment.results_dir / "hf"
     wanted = {folder / f"step-{step}": [step] for step in steps}
@@ -71,6 +66,11 @@ def export(experiment: Experiment, steps: Sequence[int] = (), with_code: bool = 
         there = ", ".join(map(str, kept)) or "none"
         again = f": run `{train}`" if missing[0] == final else ""
         raise UserError(f"{experiment.name}: no checkpoint of step {missing[0]} is kept: there are {there}{again}")
+    if trained["identity"]["data"] != stats["fingerprint"]:
+        raise UserError(
+            f"{marker}: of the data {trained['identity']['data']}, and {experiment.processed_dir} holds {stats['fingerprint']}: "
+            f"run `{train}`"
+        )
     for step in needed:
         checkpoint = checkpoints / f"step-{step}"
         if wrong := damage(checkpoint, trained):
