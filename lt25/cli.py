@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status: 0, 2 after a user's error, 130 when stopped."""
+    _open_closed()
     try:
         os.environ.update(waiting())
         arguments = sys.argv[1:] if arguments is None else arguments
@@ -51,6 +52,13 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"lt25: error: {fault}", file=sys.stderr)
         return 2
+
+
+def _open_closed() -> None:
+    """Have standard input and outputs that were closed before the start lead nowhere, so that no file takes their place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  (it stays open)
 
 
 class _Version(argparse.Action):

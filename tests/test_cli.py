@@ -1,5 +1,6 @@
 """The command line: quick, and one line for each mistake."""
 
+import json
 import re
 import subprocess
 import sys
@@ -36,6 +37,18 @@ def test_the_version_is_the_packages(capsys):
         cli.main(["--version"])
     assert stopped.value.code in (None, 0)
     assert re.fullmatch(r"lt25 \d+\.\d+\.\d+\n", "".join(capsys.readouterr()))
+
+
+def test_without_standard_input_there_is_nothing_to_read(tmp_path):
+    """As of a service that was started without one."""
+    config = {"model_type": "lt25_hgrn", "architectures": ["HGRNForCausalLM"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "tokenizer.json").touch()
+    done = subprocess.run(f"{LT25} generate {tmp_path} <&-", shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr == "lt25: error: lt25 generate: found no prompt, neither --prompt nor on standard input: give one\n"
+    )
 
 
 @pytest.mark.parametrize(
