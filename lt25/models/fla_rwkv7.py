@@ -1,8 +1,9 @@
 """RWKV-7 without what delays its first step: functions under `torch.compile`, and first weights written number by number.
 
-FLA leaves two things to the compiler, which takes seconds at each start: the gradients of the weights by which a layer mixes each
-token with the one before, and the square in its MLP. Here they are kernels, and the first come with the gradients of tokens, of
-one pass. The vectors among the first weights FLA writes in a loop over channels, which takes seconds too.
+FLA hands two functions to the compiler, which takes seconds at each start: the gradients of the weights by which a layer mixes
+each token with the one before, and the square in its MLP. Here both are kernels; that of the mixtures computes the gradients of
+tokens and of weights in one pass over memory. FLA writes the vectors among the first weights in a loop over channels, which takes
+seconds too.
 
 Importing the module puts what is here in the places of FLA's; it computes the same numbers, and draws the same ones at random.
 A compiler that is handed the whole model is shown no kernels of lt25's, which it cannot read.
