@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lt25.ops.backends import triton_rwkv7
 
-_own_mix_backward = Rwkv7FusedAddcmul.backward
+_own_mix_backward: Any = Rwkv7FusedAddcmul.backward
 
 
 def mix_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
