@@ -141,7 +141,7 @@ def write_project(folder: Path, config: dict[str, Any], options: argparse.Namesp
     tokens = 64 * options.length
     torch.manual_seed(0)
     drawn = torch.randint(3, config["vocab_size"], (tokens,), dtype=torch.int32)
-    # Of what the last token is, texts end with: no other is like it.
+    # The last token is the one that texts end with: all others are drawn from above it, and are one text.
     drawn[-1] = config["eos_token_id"]
     training = {
         "steps": options.steps,

@@ -87,13 +87,17 @@ def _converse(writer: Any) -> None:
         try:
             prompt = input("> ")
             prompt.encode()
+            ids = writer.read(prompt)
         except EOFError:
             print()
             return
         except UnicodeError as error:
             say(f"{_NO_TEXT} ({error})")
             continue
+        except UserError as error:
+            say(str(error))
+            continue
         try:
-            writer.write(writer.read(prompt), stream=True)
+            writer.write(ids, stream=True)
         except KeyboardInterrupt:
             print()

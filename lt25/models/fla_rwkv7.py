@@ -1,10 +1,12 @@
 """RWKV-7 without what delays its first step: functions under `torch.compile`, and first weights written number by number.
 
-FLA leaves two things to the compiler, which takes seconds at each start: the gradients of the weights by which a layer mixes each
-token with the one before, and the square in its MLP. Here they are kernels, and the first come with the gradients of tokens, of
-one pass. The vectors among the first weights FLA writes in a loop over channels, which takes seconds too.
+FLA hands two functions to the compiler, which takes seconds at each start: the gradients of the weights by which a layer mixes
+each token with the one before, and the square in its MLP. Here both are kernels; that of the mixtures computes the gradients of
+tokens and of weights in one pass over memory. FLA writes the vectors among the first weights in a loop over channels, which takes
+seconds too.
 
 Importing the module puts what is here in the places of FLA's; it computes the same numbers, and draws the same ones at random.
+A compiler that is handed the whole model is shown no kernels of lt25's, which it cannot read.
 """
 
 from typing import Any
@@ -18,6 +20,8 @@ from torch import Tensor, nn
 
 from lt25.ops.backends import triton_rwkv7
 
+_own_mix_backward: Any = Rwkv7FusedAddcmul.backward
+
 
 def mix_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     """Stand for `Rwkv7FusedAddcmul.backward`, of mixtures x + delta * weight.
@@ -29,6 +33,8 @@ def mix_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     Returns:
         The gradients of x, of delta and of the weights.
     """
+    if torch.compiler.is_compiling():
+        return _own_mix_backward(ctx, *grads)
     _, delta, *weights = ctx.saved_tensors
     given = [weight for weight in weights if weight is not None]
     grad_x, grad_delta, sums = triton_rwkv7.mix_backward([grad for grad in grads if grad is not None], delta, given)
@@ -37,13 +43,14 @@ def mix_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 def squared_relu(x: Tensor) -> Tensor:
-    """Stand for `sqrelu_fwd`: max(x, 0)^2."""
-    return triton_rwkv7.squared_relu(x)
+    """Stand for `sqrelu_fwd`: max(x, 0)^2, in the shape and dtype of x."""
+    # Not FLA's own: torch 2.11 compiles gradients of zero of it in float32.
+    return x.relu().square() if torch.compiler.is_compiling() else triton_rwkv7.squared_relu(x)
 
 
 def squared_relu_backward(g: Tensor, x: Tensor) -> Tensor:
     """Stand for `sqrelu_bwd`, where g is the gradient of what that gives of x."""
-    return triton_rwkv7.squared_relu_backward(g, x)
+    return 2.0 * g * x.relu() if torch.compiler.is_compiling() else triton_rwkv7.squared_relu_backward(g, x)
 
 
 @torch.no_grad()

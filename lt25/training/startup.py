@@ -33,9 +33,9 @@ def fewer_imports() -> Iterator[None]:
 
 
 def attention_as_it_is() -> AbstractContextManager[None]:
-    """Let torchtitan hand over to `torch.compile` an attention that no model here has: that imports the compiler.
+    """Have `torch.compile` return what it is given, since it would import the compiler.
 
-    It does so when it is imported, and where algorithms are to be deterministic.
+    torchtitan hands it an attention that no model here has: when it is imported, and where algorithms are to be deterministic.
     """
     import torch
 

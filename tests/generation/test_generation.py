@@ -4,6 +4,7 @@ import builtins
 import io
 import json
 import shutil
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -148,7 +149,7 @@ def test_prompts_are_printed_with_their_continuations_streamed_or_not(folder, ca
     assert run(capfd, str(folder), *options)[1] == whole[whole.index("\nx =") + 1 :]
 
 
-def test_a_token_that_the_model_does_not_know_is_one_line(folder, tmp_path, capfd):
+def test_a_token_that_the_model_does_not_know_is_one_line(folder, tmp_path, capfd, monkeypatch):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     tokenizer.add_tokens(["<later>"])
@@ -164,6 +165,11 @@ def test_a_token_that_the_model_does_not_know_is_one_line(folder, tmp_path, capf
         f"lt25: error: {tmp_path}: the tokenizer gives '<later>' the number 257, expected less than 257, as many tokens as the "
         f"model knows: put the model's own tokenizer there\n"
     )
+    # On a terminal the next prompt is asked for.
+    monkeypatch.setattr("sys.stdin", Mock(isatty=lambda: True))
+    monkeypatch.setattr(builtins, "input", Mock(side_effect=["a <later>", EOFError]))
+    status, _, said = run(capfd, str(tmp_path), *options)
+    assert status == 0 and "the tokenizer gives '<later>'" in said
 
 
 def test_on_a_terminal_prompts_are_asked_for_and_ctrl_c_ends_a_text(folder, capfd, monkeypatch):

@@ -360,6 +360,24 @@ def test_the_square_of_what_is_positive():
         torch.testing.assert_close(ours, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_compiler_sees_the_square_of_what_is_positive(dtype):
+    x, grad = torch.randn(1000).to(dtype).requires_grad_(), torch.randn(1000).to(dtype)
+    found = []
+    for square in (torch.compile(activations.sqrelu, fullgraph=True, backend="aot_eager"), activations.sqrelu):
+        y = square(x)
+        found.append((y, *torch.autograd.grad(y, x, grad)))
+    for compiled, plain in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, plain)
+
+
+def test_what_is_no_number_is_not_hidden_by_the_square():
+    x = torch.tensor([torch.nan, -1.0, 2.0], requires_grad=True)
+    y = activations.sqrelu(x)
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    assert [each.isnan().tolist() for each in (y, grad)] == [[True, False, False]] * 2
+
+
 def test_fla_has_its_own_again():
     places = [(kind, "forward") for kind in SIZES_OF] + [(gla, "chunk_gla"), (hgrn2, "chunk_gla")]
     places += [

@@ -31,6 +31,7 @@ from lt25.ops.backends import (
     triton_hgrn2,
     triton_products,
     triton_row,
+    triton_rwkv7,
     triton_summary,
     triton_token,
 )
@@ -120,6 +121,15 @@ def test_mlp(hidden, width):
     x, gate, up, down = (each.detach() for each in (half(70, hidden), *weights))
     gate_up, _ = triton_products.gate_up_swiglu(x, gate, up)
     triton_products.swiglu_product_backward(x, gate_up, down)
+
+
+@pytest.mark.parametrize("width", [64, 1024])
+@pytest.mark.parametrize("mixtures", [5, 6])
+def test_mixtures_and_square_of_rwkv7(width, mixtures):
+    """With weights in float32, as under mixed precision where they are not cast."""
+    grads, weights = [half(2, 70, width).detach() for _ in range(mixtures)], [torch.rand(1, 1, width)] * mixtures
+    triton_rwkv7.mix_backward(grads, grads[0], weights)
+    triton_rwkv7.squared_relu_backward(grads[0], triton_rwkv7.squared_relu(grads[1]))
 
 
 @pytest.mark.slow

@@ -48,10 +48,11 @@ def empty_tensors_are_full_of_nan():
 @contextmanager
 def cut(module: ModuleType, **sizes: Any) -> Iterator[None]:
     """Other sizes of a module of kernels, whose launches are settled anew."""
-    with patch.multiple(module, **sizes):
+    with ExitStack() as stack:
+        stack.callback(_forget, module)
+        stack.enter_context(patch.multiple(module, **sizes))
         _forget(module)
         yield
-    _forget(module)
 
 
 def _forget(module: ModuleType) -> None:

@@ -72,6 +72,7 @@ OPTIONS = [
     ("TP 2", "language_modeling", {"model": {"tie_word_embeddings": True}, "activation_checkpoint": {"mode": "full"}}),
     ("TP 2", "language_modeling", {"model": {"use_short_conv": True}, "training": {"z_loss": 1e-3}}),
     ("TP 2", "language_modeling", {"parallelism": {"disable_loss_parallel": True}}),
+    *((mesh, "language_modeling", {"training": {"varlen": False}}) for mesh in ("PP 2", "CP 2")),
     ("TP 2", "speech_recognition", {"model": {"bidirectional": True, "subsampling": 2}}),
     *(
         (

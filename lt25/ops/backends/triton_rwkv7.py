@@ -71,16 +71,22 @@ def _mix_backward(
 
 
 @triton.jit
+def _relu(x, at, size):
+    """Return max(x, 0) in float32; what is no number stays so, as in torch, and is seen in the loss."""
+    return tl.maximum(tl.load(x + at, mask=at < size).to(tl.float32), 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def _squared_relu(x, y, size, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    value = tl.maximum(tl.load(x + at, mask=at < size).to(tl.float32), 0.0)
+    value = _relu(x, at, size)
     tl.store(y + at, (value * value).to(y.dtype.element_ty), mask=at < size)
 
 
 @triton.jit
 def _squared_relu_backward(grad_y, x, grad_x, size, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    value = tl.maximum(tl.load(x + at, mask=at < size).to(tl.float32), 0.0)
+    value = _relu(x, at, size)
     grad = tl.load(grad_y + at, mask=at < size).to(tl.float32)
     tl.store(grad_x + at, (2.0 * grad * value).to(grad_x.dtype.element_ty), mask=at < size)
 
