@@ -17,10 +17,9 @@ import lt25.models.fla_attention
 import lt25.models.fla_chunks
 import lt25.models.fla_hopper
 import lt25.models.fla_mamba
-import lt25.models.fla_mamba2
-import lt25.models.fla_rwkv7  # noqa: F401
+import lt25.models.fla_mamba2  # noqa: F401
 from lt25.compiling import tune_quickly
-from lt25.models import fla_gla, fla_maps, fla_rotary, fla_rows
+from lt25.models import fla_gla, fla_maps, fla_rotary, fla_rows, fla_rwkv7
 from lt25.models.fla_tuned import use_tuned
 
 
@@ -29,7 +28,7 @@ def give_back() -> None:
 
     What it lacks stays, and so does what spares the host a wait: `fla_attention` and `fla_chunks`.
     """
-    for part in (fla_rows, fla_rotary, fla_maps, fla_gla):
+    for part in (fla_rows, fla_rotary, fla_maps, fla_gla, fla_rwkv7):
         part.give_back()
 
 

@@ -20,7 +20,13 @@ from torch import Tensor, nn
 
 from lt25.ops.backends import triton_rwkv7
 
-_own_mix_backward: Any = Rwkv7FusedAddcmul.backward
+# What is assigned to them is no method to a type checker.
+_activations: Any = ops
+_mix: Any = Rwkv7FusedAddcmul
+_mixer: Any = RWKV7Attention
+_mlp: Any = RWKV7FeedForward
+_own_mix_backward: Any = _mix.backward
+_sqrelu: Any = _activations.sqrelu_fwd, _activations.sqrelu_bwd
 
 
 def mix_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -103,11 +109,12 @@ def initialise_mlp(self: Any, module: nn.Module) -> None:
     made.value.weight.zero_()
 
 
-# What is assigned to them is no method to a type checker.
-_activations: Any = ops
-_mix: Any = Rwkv7FusedAddcmul
-_mixer: Any = RWKV7Attention
-_mlp: Any = RWKV7FeedForward
+def give_back() -> None:
+    """Let FLA compute the square and the mixtures' gradients itself."""
+    _activations.sqrelu_fwd, _activations.sqrelu_bwd = _sqrelu
+    _mix.backward = staticmethod(_own_mix_backward)
+
+
 _activations.sqrelu_fwd, _activations.sqrelu_bwd = squared_relu, squared_relu_backward
 _mix.backward = staticmethod(mix_backward)
 _mixer._initialize_weights, _mlp._initialize_weights = initialise_mixer, initialise_mlp

@@ -385,6 +385,9 @@ def test_fla_has_its_own_again():
         (layernorm, "rms_norm"),
         (fused_norm_gate, "rms_norm_gated"),
         (GatedMLP, "forward"),
+        (activations.ops, "sqrelu_fwd"),
+        (activations.ops, "sqrelu_bwd"),
+        (fused_addcmul.Rwkv7FusedAddcmul, "backward"),
     ]
     places += [*((block, "forward") for block, _ in fla_rows._blocks)]
     with ExitStack() as kept:
