@@ -1,5 +1,6 @@
 """A project in a temporary directory with tiny prepared data of each task: what the tests of later stages stand on."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -146,6 +148,9 @@ forks.set_forkserver_preload(["tests.started"])
 
 def forked(target: Callable[..., None], *arguments: Any) -> Any:
     """Return a process, not started yet, that is forked from one which has imported everything."""
+    # That one, which begins with the first call, finds `tests` from where it begins; what it does not find it leaves out.
+    with contextlib.chdir(REPOSITORY):
+        forkserver.ensure_running()
     return forks.Process(target=_begin, args=(target, *arguments))
 
 
