@@ -13,7 +13,7 @@ compiles side by side and times briefly, as lt25's does (`lt25/compiling.py`). W
 on a Hopper GPU, both have what `lt25.models.fla` puts in place of what is missing.
 
 Each is a process of its own with empty kernel caches and a time limit, and a line as soon as it ends: seconds from the start of
-the process to the end of the first step, with empty caches and, in a second process, with those that the first one has left;
+the process to the end of the first step, with empty caches and, but of plain, in a second process with those that the first left;
 tokens a second over the last two thirds of the steps; MFU; peak of the memory that torch reserved. What fails is a line too, and
 the rest goes on. There is no samba of 340M: it was published at 1B only.
 
@@ -349,7 +349,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(NAMES), help="models, with commas between")
-    parser.add_argument("--sides", default="lt25,plain", help="of lt25, logits and plain, with commas between")
+    parser.add_argument("--sides", default="lt25,plain", help=f"of {', '.join(SIDES)}, with commas between")
     parser.add_argument("--seconds", type=float, default=540, help="time for everything; what does not fit is named")
     parser.add_argument("--limit", type=float, default=170, help="the most seconds of one process")
     parser.add_argument(

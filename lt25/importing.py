@@ -48,9 +48,9 @@ def without_compiler() -> Iterator[None]:
 
 @contextmanager
 def compiling_when_called() -> Iterator[None]:
-    """Import functions that are decorated with `torch.compile`, and the compiler only when one of them is called.
+    """Have functions that are handed to `torch.compile` compiled, and the compiler imported, only when one of them is called.
 
-    flash-linear-attention has some for options that few models use.
+    flash-linear-attention decorates some for options that few models use, and torchtitan an attention that none here has.
     """
     import torch
 

@@ -74,9 +74,10 @@ def initialise_mixer(self: Any, module: nn.Module) -> None:
     def vector(values: Any) -> Tensor:
         return torch.tensor(list(values), device=device)
 
+    place = vector(n / size for n in range(size))
     for name, power in (("x_r", 0.2), ("x_w", 0.9), ("x_k", 0.7), ("x_v", 0.7), ("x_a", 0.9), ("x_g", 0.2)):
         mix = getattr(self, name)
-        mix.data = (1.0 - torch.pow(vector(n / size for n in range(size)), power * left)).to(mix.dtype).view(1, 1, -1)
+        mix.data = (1.0 - torch.pow(place, power * left)).to(mix.dtype).view(1, 1, -1)
     linear = vector(n / (size - 1) - 0.5 for n in range(size))
     zigzag = vector((n % head - (head - 1) / 2) / ((head - 1) / 2) for n in range(size))
     zigzag = zigzag * zigzag.abs()

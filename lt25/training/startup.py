@@ -4,9 +4,10 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import ModuleType
 
+from lt25.importing import compiling_when_called
 from lt25.replaced import replaced
 
 
@@ -20,7 +21,8 @@ def fewer_imports() -> Iterator[None]:
     with ExitStack() as shortcuts:
         # Hugging Face datasets, for torchtitan's own validation.
         loaded = sys.modules.setdefault(validation.__name__, validation)
-        shortcuts.enter_context(attention_as_it_is())
+        # torchtitan hands attention to `torch.compile` when it is imported.
+        shortcuts.enter_context(compiling_when_called())
         # transformers imports scipy for losses of object detection and scikit-learn for assisted generation.
         for library in ("is_scipy_available", "is_sklearn_available"):
             shortcuts.enter_context(replaced(transformers.utils, library, lambda: False))
@@ -30,16 +32,6 @@ def fewer_imports() -> Iterator[None]:
 
         if loaded is validation:
             del sys.modules[validation.__name__]
-
-
-def attention_as_it_is() -> AbstractContextManager[None]:
-    """Have `torch.compile` return what it is given, since it would import the compiler.
-
-    torchtitan hands it an attention that no model here has: when it is imported, and where algorithms are to be deterministic.
-    """
-    import torch
-
-    return replaced(torch, "compile", lambda function, **_: function)
 
 
 def open_gpu() -> None:

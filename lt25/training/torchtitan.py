@@ -27,9 +27,10 @@ import torch
 import torch._utils
 import torch.distributed as dist
 
+from lt25.importing import compiling_when_called
 from lt25.replaced import replaced
 from lt25.training.device import DEVICE_TYPE
-from lt25.training.startup import attention_as_it_is, fewer_imports
+from lt25.training.startup import fewer_imports
 
 
 class CpuDevice:
@@ -73,7 +74,7 @@ def trainer_parts(checkpoint_manager: type) -> Iterator[None]:
     own = utils.set_determinism
 
     def set_determinism(*given: Any, **named: Any) -> None:
-        with attention_as_it_is():
+        with compiling_when_called():
             own(*given, **named)
 
     with (
