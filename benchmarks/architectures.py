@@ -9,11 +9,12 @@ weights, clipping, fused AdamW. ``lt25`` is the trainer itself, started as ``lt2
 is lt25_hgrn. Each window is one text there, with its boundaries (``training.varlen``); ``windows`` is the same without them, a
 batch of 8, as ``plain`` has it. ``logits`` is without ``training.fused_loss``: logits lie whole in memory. ``plain`` is
 flash-linear-attention's model with its own loss under torch.compile, in the shortest loop that trains it; its autotuner
-compiles side by side and times briefly, as lt25's does (`lt25/compiling.py`). Without the packages flash-attn and mamba-ssm, and
-on a Hopper GPU, both have what `lt25.models.fla` puts in place of what is missing.
+compiles side by side and times briefly, as lt25's does (`lt25/compiling.py`). ``eager`` is ``plain`` without torch.compile, for a
+model that torch.compile refuses. Without the packages flash-attn and mamba-ssm, and on a Hopper GPU, all have what
+`lt25.models.fla` puts in place of what is missing.
 
 Each is a process of its own with empty kernel caches and a time limit, and a line as soon as it ends: seconds from the start of
-the process to the end of the first step, with empty caches and, but of plain, in a second process with those that the first left;
+the process to the end of the first step, with empty caches and, of the trainer, in a second process with what the first left;
 tokens a second over the last two thirds of the steps; MFU; peak of the memory that torch reserved. What fails is a line too, and
 the rest goes on. There is no samba of 340M: it was published at 1B only.
 
@@ -34,6 +35,7 @@ import tempfile
 import time
 from contextlib import suppress
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,7 @@ NAMES = (
 )
 # What the sides that are the trainer change in `training`.
 CHANGES: dict[str, dict[str, Any]] = {"lt25": {}, "windows": {"varlen": False}, "logits": {"fused_loss": False}}
-SIDES = (*CHANGES, "plain")
+SIDES = (*CHANGES, "plain", "eager")
 # Seconds that are worth a start.
 LEAST = 20
 PEAK = {"H100": 989e12, "H200": 989e12}
@@ -66,7 +68,7 @@ STEPS = 24
 
 def read_config(name: str, side: str, small: bool) -> dict[str, Any]:
     """Return the fields of a model's config.json."""
-    if name == "hgrn" and side != "plain":
+    if name == "hgrn" and side in CHANGES:
         file = f"hgrn_lm_{'tiny' if small else '340m'}"
     else:
         file = f"{name}_{'tiny' if small else '340m'}"
@@ -184,12 +186,14 @@ def run_lt25(
     return row
 
 
-def run_plain(config: dict[str, Any], options: argparse.Namespace, environment: dict[str, str], limit: float) -> dict:
+def run_plain(
+    config: dict[str, Any], options: argparse.Namespace, environment: dict[str, str], limit: float, *, compiled: bool
+) -> dict:
     """Run `train_plain` in a process; return what it measured."""
     with tempfile.TemporaryDirectory() as folder:
         out, errors = Path(folder) / "row", Path(folder) / "errors"
         given = {"config": config, "batch": options.batch, "length": options.length, "steps": options.steps}
-        given |= {"device": options.device, "out": str(out), "began": time.time()}
+        given |= {"device": options.device, "compiled": compiled, "out": str(out), "began": time.time()}
         command = [sys.executable, __file__, "--plain", json.dumps(given)]
         with errors.open("w+") as stream:
             process = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream)
@@ -215,7 +219,8 @@ def measure(
         What was measured before anything went wrong, and ``error`` if something has.
     """
     row: dict[str, Any] = {}
-    run = run_plain if side == "plain" else partial(run_lt25, changes=CHANGES.get(side, {}))
+    trains = side in CHANGES
+    run = partial(run_lt25, changes=CHANGES[side]) if trains else partial(run_plain, compiled=side == "plain")
     try:
         config = read_config(name, side, options.small)
         if end - time.perf_counter() < LEAST:
@@ -224,7 +229,7 @@ def measure(
         row["parameters"], per_token = describe(config, options.length)
         if options.peak and "tokens_per_second" in row:
             row["mfu"] = row["tokens_per_second"] * per_token / options.peak
-        if "error" not in row and side != "plain" and end - time.perf_counter() > LEAST:
+        if "error" not in row and trains and end - time.perf_counter() > LEAST:
             again = argparse.Namespace(**{**vars(options), "steps": 2})
             warm = run(config, again, environment, min(end - time.perf_counter(), options.limit))
             row |= {"warm_step_s": warm["first_step_s"]} if "first_step_s" in warm else {"error": warm.get("error", "")}
@@ -255,7 +260,7 @@ def train_plain(given: dict[str, Any]) -> None:
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(fields.pop("model_type"), **fields)).train()
     # A layer's number is a constant of what is compiled: each layer is a variant of its own.
     torch._dynamo.config.recompile_limit = 4 * fields["num_hidden_layers"]
-    step_of = torch.compile(model) if device == "cuda" else model
+    step_of = torch.compile(model) if given["compiled"] and device == "cuda" else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     batches = torch.randint(3, fields["vocab_size"], (8, given["batch"], given["length"]), device=device)
     warm = max(given["steps"] // 3, 1)
@@ -293,11 +298,18 @@ def _end(process: subprocess.Popen, errors: Any, limit: float) -> dict[str, str]
         # Some libraries warn after a traceback.
         raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
         if process.returncode < 0:
-            # Python says where each of its threads was, that which the signal was sent to first.
-            frames = [line.strip() for line in lines if line.startswith("  File ")]
-            raised = [f"{signal.Signals(-process.returncode).name} in {' < '.join(frames[:4])}"]
+            raised = [f"{signal.Signals(-process.returncode).name} in {_stopped_in(lines)}"]
         return {"error": (raised or lines or [f"exit status {process.returncode}"])[-1][:600]}
     return {}
+
+
+def _stopped_in(lines: list[str]) -> str:
+    """Return the innermost lines of code that a signal met, of what Python's faulthandler writes of all threads."""
+    head = next((n for n, line in enumerate(lines) if line.startswith("Current thread")), None)
+    if head is None:
+        return "a thread that runs no Python"
+    frames = [line.strip() for line in takewhile(lambda line: line.startswith("  "), lines[head + 1 :])]
+    return " < ".join(frames[:4])
 
 
 def about(device: str) -> dict[str, Any]:
