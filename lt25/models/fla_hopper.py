@@ -1,4 +1,4 @@
-"""The backward pass of gated_deltanet and mamba2 on Hopper GPUs, where Triton 3.4 to 3.7.0 compiles FLA's kernel wrongly.
+"""The backward pass of gated_deltanet on Hopper GPUs, where Triton 3.4 to 3.7.0 compiles FLA's kernel wrongly.
 
 FLA refuses to train there without the package tilelang. This is the one function that it refuses, by a kernel that these
 versions of Triton compile rightly; importing the module hands it to FLA, which takes it where it is needed.

@@ -1,8 +1,8 @@
-"""Mamba-2 by flash-linear-attention's kernels of gated linear attention, where the package mamba-ssm is not installed.
+"""Mamba-2 by lt25's scan, where the package mamba-ssm is not installed.
 
-Without it FLA's layer keeps every product of a chunk in memory, 137 GB in a layer of the 340M model at 8 x 4096 tokens. What the
-layer computes, h_t = exp(dt_t A) h_{t-1} + B_t (dt_t x_t) and y_t = C_t h_t with one number A for each head, is linear attention
-with a decay. Importing the module gives the layer `chunked` for what it computes on a GPU, but for single tokens.
+Without it FLA's layer keeps every product of a chunk in memory, 137 GB in a layer of the 340M model at 8 x 4096 tokens; and of
+several groups it gives the heads another's B and C than mamba-ssm does, and than the layer itself does when it writes token by
+token. Importing the module gives the layer `scanned`, but for single tokens.
 """
 
 from typing import Any
@@ -10,17 +10,17 @@ from typing import Any
 import torch.nn.functional as F
 from fla.layers import mamba2
 from fla.modules.causal_conv1d import causal_conv1d
-from fla.ops.simple_gla import chunk_simple_gla
 from torch import Tensor
+
+from lt25.ops import ssd_scan
 
 # Decorated in ways that no type checker follows.
 _convolve: Any = causal_conv1d
-_scan: Any = chunk_simple_gla
 _plain: Any = mamba2.Mamba2.torch_forward
 
 
-def chunked(
-    layer: Any, x: Tensor, use_cache: bool = False, mask: Tensor | None = None
+def scanned(
+    layer: Any, x: Tensor, use_cache: bool = False, mask: Tensor | None = None, backend: str | None = None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Run a layer over whole texts.
 
@@ -29,33 +29,31 @@ def chunked(
         x: [B, T, D].
         use_cache: return states too.
         mask: [B, T], 0 for padding; or None.
+        backend: as for `lt25.ops.ssd_scan`.
 
     Returns:
         [B, T, D]; the last inputs of the convolution [B, C, conv_kernel_size], and the state [B, heads, head_dim, state_size], or
         None for both.
     """
-    heads, groups, inner = layer.num_heads, layer.n_groups, layer.intermediate_size
+    heads, inner = layer.num_heads, layer.intermediate_size
     sizes = [inner, layer.conv_dim, heads]
     gate, mixed, dt = layer.in_proj(x)[..., -sum(sizes) :].split(sizes, -1)
     here = None if mask is None or mask.shape != x.shape[:2] else mask[..., None].to(x.dtype)
     mixed = mixed if here is None else mixed * here
     last = F.pad(mixed.transpose(1, 2), (layer.conv_kernel_size - x.shape[1], 0)) if use_cache else None
-    weight = layer.conv1d.weight.squeeze(1)
-    mixed, _ = _convolve(
-        x=mixed.contiguous(), weight=weight, bias=layer.conv1d.bias, activation=layer.activation, backend="triton"
-    )
+    if (backend == "triton" or x.is_cuda) and layer.activation in ("silu", "swish"):
+        weight = layer.conv1d.weight.squeeze(1)
+        mixed, _ = _convolve(
+            x=mixed.contiguous(), weight=weight, bias=layer.conv1d.bias, activation="silu", backend="triton"
+        )
+    else:
+        mixed = layer.act(layer.conv1d(mixed.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2))
     mixed = mixed if here is None else mixed * here
-    of_groups = groups * layer.ssm_state_size
-    v, k, q = mixed.split([inner, of_groups, of_groups], -1)
-    v = v.unflatten(-1, (heads, -1))
-    k, q = (part.unflatten(-1, (groups, -1)).repeat_interleave(heads // groups, 2) for part in (k, q))
     dt = F.softplus(dt.float() + layer.dt_bias.float()).clamp(*layer.dt_limit)
-    decay = dt * -layer.A_log.float().exp()
-    moved = (v * dt[..., None]).to(v.dtype)
-    y, state = _scan(q, k, moved, decay, scale=1.0, output_final_state=use_cache, state_v_first=True)
-    y = (y + v * layer._get_D(expand_to_head_dim=True)).to(v.dtype).flatten(2)
+    log_decay = dt * -layer.A_log.float().exp()
+    y, state = ssd_scan(mixed, dt, log_decay, layer._get_D(expand_to_head_dim=True), layer.n_groups, backend)
     y = layer.norm(y, gate) if layer.rmsnorm else y * layer.act(gate)
-    return layer.out_proj(y.to(x.dtype)), last, state
+    return layer.out_proj(y.to(x.dtype)), last, state if use_cache else None
 
 
 def forward(
@@ -65,9 +63,9 @@ def forward(
     use_cache: bool = False,
     attention_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Stand for a layer's ``torch_forward``, whose arguments and results it has: `chunked`, where it can."""
-    if last_state is None and input_states.is_cuda:
-        return chunked(self, input_states, bool(use_cache), attention_mask)
+    """Stand for a layer's ``torch_forward``, whose arguments and results it has: `scanned`, where it can."""
+    if last_state is None:
+        return scanned(self, input_states, bool(use_cache), attention_mask)
     return _plain(self, input_states, last_state, use_cache, attention_mask)
 
 

@@ -11,6 +11,7 @@ from lt25.ops.mlp import gated_mlp, swiglu_linear
 from lt25.ops.rows import add_rms_norm, gated_rms_norm, swiglu
 from lt25.ops.scan import hgrn_scan
 from lt25.ops.selective import selective_scan
+from lt25.ops.ssd import ssd_scan
 from lt25.ops.step import hgrn_step
 from lt25.ops.token import argmax, embedding
 
@@ -34,6 +35,7 @@ __all__ = [
     "parallel_linear",
     "selective_scan",
     "short_conv",
+    "ssd_scan",
     "swiglu",
     "swiglu_linear",
 ]

@@ -185,7 +185,8 @@ def test_what_lt25_has_no_operator_for_goes_flas_own_way():
     assert seen
 
 
-def test_mamba2_by_linear_attention_is_what_its_layer_computes():
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_mamba2_by_the_scan_is_what_its_layer_computes(backend):
     torch.manual_seed(0)
     sizes = {"num_heads": 2, "head_dim": 16, "hidden_size": 16, "state_size": 16, "chunk_size": 16}
     layer = mamba2.Mamba2(**sizes, layer_idx=0)
@@ -193,7 +194,7 @@ def test_mamba2_by_linear_attention_is_what_its_layer_computes():
     mask = torch.ones(2, 21)
     mask[1, :4] = 0
     ways = [
-        fla_mamba2.chunked(layer, x, use_cache=True, mask=mask),
+        fla_mamba2.scanned(layer, x, use_cache=True, mask=mask, backend=backend),
         fla_mamba2._plain(layer, x, use_cache=True, attention_mask=mask),
     ]
     wanted = (x, *(parameter for parameter in layer.parameters() if parameter.requires_grad))
@@ -202,6 +203,22 @@ def test_mamba2_by_linear_attention_is_what_its_layer_computes():
     grads = [torch.autograd.grad((y * weight).sum(), wanted) for y, *_ in ways]
     for found, expected in zip(*grads, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_mamba2_of_several_groups_reads_a_text_as_it_does_token_by_token():
+    torch.manual_seed(0)
+    sizes = {"num_heads": 4, "head_dim": 8, "hidden_size": 16, "state_size": 16, "n_groups": 2, "D_has_hdim": True}
+    layer = mamba2.Mamba2(**sizes, layer_idx=0)
+    x = torch.randn(2, 9, 16)
+    whole, _, state = fla_mamba2.scanned(layer, x, use_cache=True)
+    _, conv, ssm = fla_mamba2.scanned(layer, x[:, :4], use_cache=True)
+    rows = []
+    for token in x[:, 4:].split(1, 1):
+        y, conv, ssm = fla_mamba2.forward(layer, token, {"conv_state": conv, "recurrent_state": ssm}, True)
+        rows.append(y)
+    torch.testing.assert_close(torch.cat(rows, 1), whole[:, 4:], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(ssm, state, atol=1e-5, rtol=1e-4)
 
 
 def test_mamba_by_the_selective_scan_is_what_its_layer_computes():

@@ -18,7 +18,7 @@ def test_on_a_cpu():
     ("delta_rule", "keys", "values"), [(True, 64, 128), (True, 192, 80), (True, 256, 512), (False, 128, 64)]
 )
 def test_gradients_of_recurrences_with_a_decay_on_a_gpu(delta_rule, keys, values):
-    """The last two are the heads of gated_deltanet_340m and mamba2_340m."""
+    """The third has the heads of gated_deltanet_340m, the last is without the delta rule."""
     import lt25.models.fla  # noqa: F401  (hands FLA the functions that it lacks)
     from tests.models import decaying
 

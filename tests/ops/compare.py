@@ -21,6 +21,7 @@ from lt25.ops import (
     mlp_step,
     selective_scan,
     short_conv,
+    ssd_scan,
     swiglu,
     swiglu_linear,
 )
@@ -117,6 +118,21 @@ def selective_case(draw: Draw, sizes: Sizes) -> Case:
     if draw(0, 1):
         tensors["z"] = _normal(random, *shape, channels)
     return Case(selective_scan, tensors, options)
+
+
+def ssd_case(draw: Draw, sizes: Sizes) -> Case:
+    """Several chunks, heads that share B and C or do not, and widths that products have no tiles of."""
+    random = _generator(draw)
+    shape = draw(1, sizes.batch), draw(1, 6 * sizes.time)
+    groups, shared, size, states = draw(1, 2), draw(1, 3), draw(1, 20), draw(1, sizes.channels)
+    heads = groups * shared
+    tensors = {
+        "xBC": _normal(random, *shape, heads * size + 2 * groups * states),
+        "dt": torch.rand(*shape, heads, generator=random, dtype=torch.float64),
+        "log_decay": -torch.rand(*shape, heads, generator=random, dtype=torch.float64) * (0.1, 10)[draw(0, 1)],
+        "D": _normal(random, heads, size),
+    }
+    return Case(ssd_scan, tensors, {"groups": groups})
 
 
 def swiglu_case(draw: Draw, sizes: Sizes) -> Case:
@@ -260,7 +276,7 @@ CASES = {
     "hgrn_step": step_case,
     "mixer_step": mixer_step_case,
 }
-COMPOSED = {**CASES, "mlp_step": mlp_step_case, "selective_scan": selective_case}
+COMPOSED = {**CASES, "mlp_step": mlp_step_case, "selective_scan": selective_case, "ssd_scan": ssd_case}
 """Those of the operators, and of some that have no kernel of their own for a CPU."""
 _WITHOUT_GRADIENTS = (hgrn_step, _mixer_step, mlp_step)
 # What keeps its precision beside inputs of half precision.

@@ -3,6 +3,7 @@
 The interpreter runs what the compiler refuses: names that change their type in a loop, tiles that do not fit into shared memory.
 """
 
+import re
 from collections.abc import Iterator
 from unittest.mock import patch
 
@@ -32,6 +33,7 @@ from lt25.ops.backends import (
     triton_products,
     triton_row,
     triton_rwkv7,
+    triton_ssd,
     triton_summary,
     triton_token,
 )
@@ -209,6 +211,20 @@ def test_gated_linear_attention(keys, values, packed, kernels):
     assert len(kernels) == 3
     for kernel in kernels.values():
         assert "memdesc<1x" not in kernel.asm["ttgir"]
+
+
+@pytest.mark.parametrize(("values", "columns"), [(64, 128), (16, 24)])
+def test_mamba2(values, columns, kernels):
+    """As above."""
+    heads, groups = 8, 2
+    x, do = half(2, 150, heads * values + 2 * groups * columns).detach(), half(2, 150, heads * values).detach()
+    given = x, torch.rand(2, 150, heads), torch.randn(2, 150, heads), torch.randn(heads, values), groups
+    _, last, h = triton_ssd.forward(*given)
+    triton_ssd.backward(do, last, *given, h)
+    assert len(kernels) == 5
+    for kernel in kernels.values():
+        # A number that is loaded ahead is no tile.
+        assert not re.search(r"memdesc<1x\d", kernel.asm["ttgir"])
 
 
 @pytest.mark.parametrize("bounded", [False, True])

@@ -104,6 +104,29 @@ def selective_scan(
     return (y if z is None else y * F.silu(_exact(z))).to(x.dtype), state
 
 
+def ssd_scan(xBC: Tensor, dt: Tensor, log_decay: Tensor, D: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Arguments and results of :func:`lt25.ops.ssd_scan`, some steps at once; the states come in float64."""
+    heads, size = D.shape
+    x, B, C = _exact(xBC).tensor_split([heads * size, (heads * size + xBC.shape[-1]) // 2], -1)
+    x = x.unflatten(-1, (heads, size))
+    B, C = (each.unflatten(-1, (groups, -1)).repeat_interleave(heads // groups, 2) for each in (B, C))
+    written, rows = x * _exact(dt)[..., None], []
+    state = x.new_zeros(len(x), heads, size, B.shape[-1])
+    for first in range(0, x.shape[1], 32):
+        part = slice(first, first + 32)
+        passed = _exact(log_decay)[:, part].cumsum(1)
+        between = (passed[:, :, None] - passed[:, None]).movedim(-1, 1)
+        decay = between.masked_fill(between.new_ones(between.shape[-2:]).triu(1).bool(), -torch.inf).exp()
+        scores = torch.einsum("bthn,bshn->bhts", C[:, part], B[:, part]) * decay
+        read = torch.einsum("bthn,bhpn->bthp", C[:, part], state) * passed.exp()[..., None]
+        rows.append(read + torch.einsum("bhts,bshp->bthp", scores, written[:, part]))
+        left = (passed[:, -1:] - passed).exp()[..., None]
+        change = torch.einsum("bshp,bshn->bhpn", written[:, part] * left, B[:, part])
+        state = state * passed[:, -1, :, None, None].exp() + change
+    y = (torch.cat(rows, 1) if rows else x) + x * _exact(D)
+    return y.flatten(2).to(xBC.dtype), state
+
+
 def swiglu(gate_up: Tensor) -> Tensor:
     """Argument and result of :func:`lt25.ops.swiglu`."""
     gate, up = _exact(gate_up).chunk(2, -1)
