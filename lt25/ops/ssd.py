@@ -14,6 +14,9 @@ from lt25.ops.operator import operator
 CHUNK = 64
 """Steps of a chunk."""
 
+_LARGEST = 2**15
+"""Bytes of a state, with sides rounded up to powers of 2, of which two fit beside the rest into a GPU's shared memory."""
+
 
 def ssd_scan(
     xBC: Tensor, dt: Tensor, log_decay: Tensor, D: Tensor, groups: int = 1, backend: str | None = None
@@ -33,7 +36,7 @@ def ssd_scan(
         flow from both and are bitwise reproducible.
 
     Raises:
-        ValueError: shapes that do not fit together, an unknown backend.
+        ValueError: shapes that do not fit together, states larger than 32 KiB in xBC's dtype on a GPU, an unknown backend.
     """
     heads, size = D.shape
     channels = xBC.shape[-1] - heads * size
@@ -51,6 +54,12 @@ def ssd_scan(
     if backend == "reference":
         y, state = reference.ssd_scan(xBC, dt, log_decay, D, groups)
         return y, state.to(state_dtype(xBC))
+    rounded = [1 << (side - 1).bit_length() for side in (size, channels // (2 * groups))]
+    if rounded[0] * rounded[1] * xBC.element_size() > _LARGEST:
+        raise ValueError(
+            f"ssd_scan: states of {size} by {channels // (2 * groups)} numbers in {xBC.dtype} are too large for a GPU: "
+            f"at most {_LARGEST // xBC.element_size():,} numbers, with both sides rounded up to powers of 2"
+        )
     y, state, _ = _forward(xBC, dt.float(), _sums(log_decay.float()), D.float(), groups)
     return y, state
 

@@ -213,11 +213,15 @@ def test_gated_linear_attention(keys, values, packed, kernels):
         assert "memdesc<1x" not in kernel.asm["ttgir"]
 
 
-@pytest.mark.parametrize(("values", "columns"), [(64, 128), (16, 24)])
-def test_mamba2(values, columns, kernels):
-    """As above."""
+@pytest.mark.parametrize(
+    ("values", "columns", "dtype"),
+    [(64, 128, torch.bfloat16), (16, 24, torch.float16), (128, 128, torch.bfloat16)],
+)
+def test_mamba2(values, columns, dtype, kernels):
+    """As above, with the largest states too."""
     heads, groups = 8, 2
-    x, do = half(2, 150, heads * values + 2 * groups * columns).detach(), half(2, 150, heads * values).detach()
+    widths = heads * values + 2 * groups * columns, heads * values
+    x, do = (torch.randn(2, 150, width, dtype=dtype) for width in widths)
     given = x, torch.rand(2, 150, heads), torch.randn(2, 150, heads), torch.randn(heads, values), groups
     _, last, h = triton_ssd.forward(*given)
     triton_ssd.backward(do, last, *given, h)

@@ -74,7 +74,7 @@ def _states(x, d, g, h, last, steps, scale,
             other=0.0,
         )
         written = (v.to(tl.float32) * weight[:, None]).to(k.dtype)
-        state = tl.dot(tl.trans(written), k) * scale + state * _exp(total)
+        state = tl.dot(tl.trans(written), k, input_precision="ieee") * scale + state * _exp(total)
     tl.store(last + (sequence * HEADS + head) * (P * S) + of_state, state, mask=inside)
 
 
@@ -100,7 +100,7 @@ def _outputs(x, d, g, h, skip, o, steps, scale,
     narrow = there[:, None] & (values < P)[None, :]
     k = tl.load(x + row[:, None] * CHANNELS + of_k + columns[None, :], mask=wide, other=0.0)
     q = tl.load(x + row[:, None] * CHANNELS + of_k + GROUPS * S + columns[None, :], mask=wide, other=0.0)
-    scores = tl.dot(q, tl.trans(k))
+    scores = tl.dot(q, tl.trans(k), input_precision="ieee")
     earlier = (places[:, None] >= places[None, :]) & there[:, None]
     for head in tl.range(first, first + OWN, num_stages=1):
         gate = tl.load(g + row * HEADS + head, mask=there, other=0.0)
@@ -111,8 +111,8 @@ def _outputs(x, d, g, h, skip, o, steps, scale,
         weights = tl.where(
             earlier, scores * _exp(tl.where(earlier, gate[:, None] - gate[None, :], 0.0)) * step[None, :], 0.0
         )
-        from_state = tl.dot(q, tl.trans(state)) * (_exp(gate) * scale)[:, None]
-        within = tl.dot(weights.to(v.dtype), v) * scale
+        from_state = tl.dot(q, tl.trans(state), input_precision="ieee") * (_exp(gate) * scale)[:, None]
+        within = tl.dot(weights.to(v.dtype), v, input_precision="ieee") * scale
         skipped = v.to(tl.float32) * tl.load(skip + head * P + values, mask=values < P, other=0.0)[None, :]
         result = from_state + within + skipped
         tl.store(o + row[:, None] * (HEADS * P) + head * P + values[None, :], result, mask=narrow)
@@ -157,7 +157,7 @@ def _state_gradients(x, g, do, dlast, dh, steps, scale,
             other=0.0,
         )
         read = (grad_o.to(tl.float32) * _exp(gate)[:, None]).to(q.dtype)
-        grad = tl.dot(tl.trans(read), q) * scale + grad * _exp(total)
+        grad = tl.dot(tl.trans(read), q, input_precision="ieee") * scale + grad * _exp(total)
 
 
 @triton.jit(do_not_specialize=("steps", "scale"))
@@ -183,8 +183,8 @@ def _value_gradients(x, d, g, h, skip, do, dh, dx, dd, dg, dskip, steps, scale,
     narrow = there[:, None] & (values < P)[None, :]
     k = tl.load(x + row[:, None] * CHANNELS + of_k + columns[None, :], mask=wide, other=0.0)
     q = tl.load(x + row[:, None] * CHANNELS + of_k + GROUPS * S + columns[None, :], mask=wide, other=0.0)
-    scores = tl.dot(q, tl.trans(k))
-    turned = tl.dot(k, tl.trans(q))
+    scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+    turned = tl.dot(k, tl.trans(q), input_precision="ieee")
     earlier = (places[:, None] >= places[None, :]) & there[:, None]
     later = (places[:, None] <= places[None, :]) & there[None, :]
     for head in tl.range(first, first + OWN, num_stages=1):
@@ -203,8 +203,8 @@ def _value_gradients(x, d, g, h, skip, do, dh, dx, dd, dg, dskip, steps, scale,
         # Of dt x, with which the state is written.
         weights = turned * tl.where(later, _exp(tl.where(later, -between, 0.0)), 0.0)
         to_the_end = tl.where(there, _exp(tl.where(there, total - gate, 0.0)), 0.0)
-        at_the_end = tl.dot(k, tl.trans(grad_state)) * to_the_end[:, None]
-        of_written = tl.dot(weights.to(v.dtype), grad_o) * scale + at_the_end
+        at_the_end = tl.dot(k, tl.trans(grad_state), input_precision="ieee") * to_the_end[:, None]
+        of_written = tl.dot(weights.to(v.dtype), grad_o, input_precision="ieee") * scale + at_the_end
         skipped = tl.load(skip + head * P + values, mask=values < P, other=0.0)
         of_v = of_written * step[:, None] + grad_o.to(tl.float32) * skipped[None, :]
         tl.store(dx + row[:, None] * CHANNELS + head * P + values[None, :], of_v, mask=narrow)
@@ -215,8 +215,8 @@ def _value_gradients(x, d, g, h, skip, do, dh, dx, dd, dg, dskip, steps, scale,
 
         # An output grows with the sum of its own step, and shrinks with those of the steps that it reads.
         weights = scores * tl.where(earlier, _exp(tl.where(earlier, between, 0.0)), 0.0) * step[None, :]
-        result = tl.dot(q, tl.trans(state)) * (_exp(gate) * scale)[:, None]
-        result += tl.dot(weights.to(v.dtype), v) * scale
+        result = tl.dot(q, tl.trans(state), input_precision="ieee") * (_exp(gate) * scale)[:, None]
+        result += tl.dot(weights.to(v.dtype), v, input_precision="ieee") * scale
         of_gate = tl.sum(grad_o.to(tl.float32) * result, 1) - step * of_step
         of_total = tl.sum(step * tl.sum(at_the_end * v.to(tl.float32), 1), 0) + carried * _exp(total)
         of_gate += tl.where(places == last, of_total, 0.0)
@@ -264,19 +264,19 @@ def _key_gradients(x, d, g, h, do, dh, parts, steps, tokens, scale,
         grad_state = tl.load(dh + of_state, mask=inside, other=0.0)
         between = gate[:, None] - gate[None, :]
         decay = tl.where(earlier, _exp(tl.where(earlier, between, 0.0)), 0.0)
-        of_scores += tl.dot(grad_o, tl.trans(v)) * (decay * step[None, :])
+        of_scores += tl.dot(grad_o, tl.trans(v), input_precision="ieee") * (decay * step[None, :])
         decay = tl.where(later, _exp(tl.where(later, -between, 0.0)), 0.0)
-        of_turned += tl.dot(v, tl.trans(grad_o)) * (decay * step[:, None])
-        of_q = tl.dot((grad_o.to(tl.float32) * _exp(gate)[:, None]).to(v.dtype), state, of_q)
+        of_turned += tl.dot(v, tl.trans(grad_o), input_precision="ieee") * (decay * step[:, None])
+        of_q = tl.dot((grad_o.to(tl.float32) * _exp(gate)[:, None]).to(v.dtype), state, of_q, input_precision="ieee")
         left = step * tl.where(there, _exp(tl.where(there, total - gate, 0.0)), 0.0)
-        of_keys = tl.dot((v.to(tl.float32) * left[:, None]).to(v.dtype), grad_state, of_keys)
+        of_keys = tl.dot((v.to(tl.float32) * left[:, None]).to(v.dtype), grad_state, of_keys, input_precision="ieee")
 
     part = (first // OWN % PARTS).to(tl.int64)
     to = parts + (part * tokens + row)[:, None] * (2 * GROUPS * S) + group * S + columns[None, :]
     k = tl.load(x + row[:, None] * CHANNELS + of_k + columns[None, :], mask=wide, other=0.0)
     q = tl.load(x + row[:, None] * CHANNELS + of_k + GROUPS * S + columns[None, :], mask=wide, other=0.0)
-    tl.store(to, tl.dot(of_turned.to(q.dtype), q) * scale + of_keys, mask=wide)
-    tl.store(to + GROUPS * S, tl.dot(of_scores.to(k.dtype), k) * scale + of_q, mask=wide)
+    tl.store(to, tl.dot(of_turned.to(q.dtype), q, input_precision="ieee") * scale + of_keys, mask=wide)
+    tl.store(to + GROUPS * S, tl.dot(of_scores.to(k.dtype), k, input_precision="ieee") * scale + of_q, mask=wide)
 
 
 @settled
