@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from lt25 import files, plugins
+from lt25 import files
 from lt25.data import acquire
 from lt25.data.examples import Examples, content
 from lt25.data.faults import Faults
@@ -58,8 +58,7 @@ def prepare(experiment: Experiment) -> None:
                 raise _no_examples(dataset, split, faults)
 
         writers = {split: SplitWriter(partial, split) for split in experiment.splits}
-        with plugins.blamed(task.package):
-            facts = module.write(dataset, examples, experiment.preparation_options, writers, partial)
+        facts = module.write(dataset, examples, experiment.preparation_options, writers, partial)
         sizes = facts["splits"]
         faults.report(
             sum(sizes[split].get("examples", sizes[split].get("read", len(one))) for split, one in writers.items())
