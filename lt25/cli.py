@@ -46,9 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:
+        from lt25 import plugins
         from lt25.files import disk_fault
 
-        if (fault := disk_fault(error)) is None:
+        if (fault := disk_fault(error) or plugins.fault(error)) is None:
             raise
         print(f"lt25: error: {fault}", file=sys.stderr)
         return 2

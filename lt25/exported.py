@@ -36,8 +36,10 @@ def exported_model(name: str, task: str) -> tuple[Path, dict[str, Any]]:
             f"{folder / 'config.json'}: model_type: found {model_type}, expected one of {', '.join(FAMILIES)}: for a model "
             f"of your own be in the project whose config/config.yaml has it in `plugins`"
         )
-    architecture = str((config.get("architectures") or ["none"])[0])
-    if not architecture.endswith(suffix := TASKS[task].auto_model.removeprefix("AutoModel")):
+    architecture, wanted = str((config.get("architectures") or ["none"])[0]), TASKS[task].auto_model
+    # The classes of a family that has one kind of model alone may be called anything.
+    is_known = tuple(FAMILIES[model_type].heads) == (wanted,)
+    if not is_known and not architecture.endswith(suffix := wanted.removeprefix("AutoModel")):
         raise UserError(f"{folder}: found {architecture}, expected {_DOES[task]} (...{suffix}): name another model")
     return folder, config
 

@@ -7,8 +7,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -35,11 +34,11 @@ def load(root: Path, names: Iterable[str], registered: Callable[[], object] | No
         modules, before = set(sys.modules), registered and registered()
         try:
             if path.exists():
-                _import_path(path, where)
+                module = _import_path(path, where)
             elif "/" in name or name.endswith(".py"):
                 raise UserError(f"{where}: no such file or package in {root}: correct the path")
             else:
-                importlib.import_module(name)
+                module = importlib.import_module(name)
         except UserError:
             raise
         except Exception as error:
@@ -53,29 +52,24 @@ def load(root: Path, names: Iterable[str], registered: Callable[[], object] | No
                 f"{where}: registers no task and no model family: call lt25.tasks.register or lt25.models.families.register in "
                 "it, or remove it from the list"
             )
+        file = Path(str(module.__file__))
+        _HOMES.add(file.parent if file.name == "__init__.py" else file)
 
 
-@contextmanager
-def blamed(package: str | None) -> Iterator[None]:
-    """Run code of a plugin: what it raises becomes one line that says where in it.
+def fault(error: BaseException) -> str | None:
+    """Say in one line what code of a plugin has raised, and where in it; None where an exception passed through none."""
+    file, line = getattr(error, "filename", None), getattr(error, "lineno", None)
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    places += [(file, line)] if isinstance(error, SyntaxError) and file else []
+    own = [place for place in places if any(home == (at := Path(place[0])) or home in at.parents for home in _HOMES)]
+    if not own:
+        return None
+    said = (str(error).strip().splitlines() or ["no reason given"])[0]
+    return f"{own[-1][0]}:{own[-1][1]}: {type(error).__name__}: {said}"
 
-    Args:
-        package: the plugin's; None for code of lt25's own, whose exceptions pass as they are.
 
-    Raises:
-        UserError: if the plugin raises anything else than one.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        if package is None:
-            raise
-        frames = traceback.extract_tb(error.__traceback__)
-        own = Path(str(sys.modules[package].__file__)).parent
-        place = next((frame for frame in reversed(frames) if own in Path(frame.filename).parents), frames[-1])
-        raise UserError(f"{place.filename}:{place.lineno}: {type(error).__name__}: {error}") from error
+_HOMES: set[Path] = set()
+"""Files and folders of the plugins that are loaded."""
 
 
 def _import_path(path: Path, where: str) -> ModuleType:

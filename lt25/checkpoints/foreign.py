@@ -7,10 +7,12 @@
 import json
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from lt25.data import hub
 from lt25.errors import UserError
 from lt25.experiment import Experiment, digest, hub_mirror
-from lt25.files import checksum, damage, load_record, whole_folder, write_record
+from lt25.files import checksum, damage, load_record, read_json, whole_folder, write_record
 from lt25.models.starts import compare
 
 _FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json", "vocab.json"]
@@ -63,12 +65,30 @@ def named_folder(experiment: Experiment) -> Path | None:
 
 def _require_model(folder: Path, experiment: Experiment) -> None:
     if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        for index in folder.glob("*.safetensors.index.json"):
+            _require_shards(index, f"{experiment.path}: init_from: {experiment.init_from}")
+        for file in sorted(folder.glob("*.safetensors")):
+            try:
+                with safe_open(file, "numpy"):  # reads the names and sizes, and compares these with the file's
+                    pass
+            except SafetensorError as error:
+                raise UserError(
+                    f"{experiment.path}: init_from: {experiment.init_from}: {file.name}: no whole file of weights ({error}): "
+                    "fetch it again"
+                ) from error
         return
     name = str(experiment.init_from)
     inside = f", as {name.rstrip('/')}/hf" if (folder / "hf" / "config.json").is_file() else ""
     raise UserError(
         f"{experiment.path}: init_from: {name}: no config.json with weights in *.safetensors: name a model that has both{inside}"
     )
+
+
+def _require_shards(index: Path, where: str) -> None:
+    listed = read_json(index, "fetch it again").get("weight_map") or {}
+    if missing := sorted({name for name in listed.values() if not (index.parent / name).is_file()}):
+        more = f" (and {len(missing) - 1} more)" if missing[1:] else ""
+        raise UserError(f"{where}: {missing[0]}{more} is not there, which {index.name} lists: fetch it")
 
 
 def _is_whole(folder: Path) -> bool:

@@ -112,10 +112,12 @@ def resolve(values: Mapping[str, Any], section: Section) -> dict[str, Any]:
 
 
 def _scalars(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield values by their names, those of lists one by one: ``gain_db[1]``."""
+    """Yield values by their names, those of lists and of what is in them one by one: ``gain_db[1]``."""
     for name, value in values.items():
         if isinstance(value, list):
             yield from _scalars({f"{name}[{number}]": one for number, one in enumerate(value)})
+        elif isinstance(value, Mapping):
+            yield from _scalars({f"{name}.{key}": one for key, one in value.items()})
         else:
             yield name, value
 

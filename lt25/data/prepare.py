@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from lt25 import files, plugins
+from lt25 import files
 from lt25.data import acquire
 from lt25.data.examples import Examples, content
 from lt25.data.faults import Faults
@@ -34,7 +34,6 @@ def prepare(experiment: Experiment) -> None:
         UserError: if the dataset is not there or damaged, or holds something unusable.
     """
     dataset, folder = experiment.dataset, experiment.processed_dir
-    config = f"config/datasets/{dataset.name}.yaml"
     manifests = {one.name: acquire.verify(one, experiment.raw_dir_of(one)) for one in experiment.datasets}
     sources = {name: manifest["files"] for name, manifest in manifests.items()}
     faults = Faults(dataset.name, experiment.prepare.get("faulty", ""))
@@ -45,11 +44,13 @@ def prepare(experiment: Experiment) -> None:
         of = {one.name: faults.of(one.name) if experiment.further else faults for one in experiment.datasets}
         others = [_examples(experiment, one, sources[one.name], of[one.name]) for one in experiment.further]
         examples = _examples(experiment, dataset, sources[dataset.name], of[dataset.name], parts=parts, others=others)
-        if all(isinstance(text := content(one), str) and not text for one in examples.of("train")):
-            faults.report(0)
-            raise UserError(
-                f"{config}: splits.train: no examples, or empty texts only: name another split, or hold out a smaller fraction"
-            )
+        for named_by, every in zip(experiment.datasets, (examples, *others), strict=True):
+            if all(isinstance(text := content(one), str) and not text for one in every.of("train")):
+                faults.report(0)
+                raise UserError(
+                    f"config/datasets/{named_by.name}.yaml: splits.train: no examples, or empty texts only: name another split, "
+                    "or hold out a smaller fraction"
+                )
         # Of few speakers or files a split may get none, which is said before the work.
         for split, source in dataset.splits.items():
             held_out = isinstance(source, dict) and "fraction" in source
@@ -58,8 +59,7 @@ def prepare(experiment: Experiment) -> None:
                 raise _no_examples(dataset, split, faults)
 
         writers = {split: SplitWriter(partial, split) for split in experiment.splits}
-        with plugins.blamed(task.package):
-            facts = module.write(dataset, examples, experiment.preparation_options, writers, partial)
+        facts = module.write(dataset, examples, experiment.preparation_options, writers, partial)
         sizes = facts["splits"]
         faults.report(
             sum(sizes[split].get("examples", sizes[split].get("read", len(one))) for split, one in writers.items())

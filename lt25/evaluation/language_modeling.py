@@ -76,11 +76,11 @@ def token_nats(
 ) -> list[np.ndarray]:
     """-log p of each token of each document, all before it in sight that the model's attention is made for.
 
-    The model reads a document in pieces and hands its state (`past_key_values`) from piece to piece, so that memory
-    does not grow with the document; the first token is predicted from `start`. Documents share a batch, padded on the
-    right, where padding cannot reach back into a causal model. A model of a family without such a state reads each document
-    at once, and only its logits are computed in pieces. One whose attention has an end (`Family.window`) reads `spans`, each
-    for itself.
+    The model reads a document in pieces and hands its state (`past_key_values`) from piece to piece, so that memory does
+    not grow with the document; the first token is predicted from `start`. Documents share a batch, padded on the right,
+    where padding cannot reach back into a causal model. A model of a family without such a state reads each document at
+    once, and only its logits are computed in pieces, where its head is a product (`Family.linear_head`). One whose
+    attention has an end (`Family.window`) reads `spans`, each for itself.
 
     documents: int tensors [T_i], T_i > 0. Returns float32 arrays [T_i], in nats, in the same order. Raises UserError if a
     model of a family with a state, or of an unknown one, hands on none.
@@ -98,13 +98,13 @@ def token_nats(
         ).to(model.device)
         rows, length = tokens.shape[0], tokens.shape[1] - 1
         piece = max(TOKENS_PER_STEP[model.device.type] // rows, 32)
-        state, hidden = None, None
+        state, whole, head = None, None, torch.nn.Identity()
         if family is not None and not family.state:
-            hidden = _stack(model, family)(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
+            whole, head = _read_at_once(model, family, tokens[:, :-1])
         for first in range(0, length, piece):
             last = min(first + piece, length)
-            if hidden is not None:
-                logits = model.get_output_embeddings()(hidden[:, first:last])
+            if whole is not None:
+                logits = head(whole[:, first:last])
             else:
                 output = model(input_ids=tokens[:, first:last], past_key_values=state, use_cache=True)
                 state, logits = output.past_key_values, output.logits
@@ -123,9 +123,12 @@ def token_nats(
     return nats
 
 
-def _stack(model: Any, family: Family) -> Any:
-    """The part of a model below its head: what holds the layers."""
-    return model.get_submodule(family.layers.rpartition(".")[0])
+def _read_at_once(model: Any, family: Family, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.nn.Module]:
+    """Return a value of each step of tokens [B, T], [B, T, ...], and the module that makes their logits of them."""
+    if not family.linear_head:
+        return model(input_ids=tokens, use_cache=False).logits, torch.nn.Identity()
+    stack = model.get_submodule(family.layers.rpartition(".")[0])
+    return stack(input_ids=tokens, use_cache=False).last_hidden_state, model.get_output_embeddings()
 
 
 def score(nats: list[np.ndarray], sizes: list[int]) -> dict:

@@ -80,9 +80,17 @@ class Generator:
     Args:
         model: a causal language model in evaluation mode.
         sampling: how tokens are chosen.
+
+    Raises:
+        UserError: if the model's class cannot generate.
     """
 
     def __init__(self, model: Any, sampling: Sampling) -> None:
+        if not model.can_generate():
+            raise UserError(
+                f"{type(model).__name__} cannot write: derive it from transformers' GenerationMixin too (an evaluation does "
+                "without with evaluation.new_tokens: 0)"
+            )
         self.model, self.sampling = model, sampling
         ends = model.generation_config.eos_token_id
         self.ends = set(ends if isinstance(ends, list) else [ends])
@@ -174,6 +182,8 @@ class Generator:
             max_new_tokens=sampling.max_new_tokens,
             pad_token_id=end[0] if isinstance(end, list) else end,
             streamer=streamer,
+            # transformers makes a cache for every model that does not say.
+            use_cache=getattr(self.model.config, "use_cache", False),
             **how,
         )
         return found[0, ids.shape[1] :].tolist()

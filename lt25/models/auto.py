@@ -15,9 +15,10 @@ import transformers
 from safetensors import SafetensorError
 from transformers.models.auto import modeling_auto
 
+from lt25 import plugins
 from lt25.errors import UserError
 from lt25.models import HGRNConfig, HGRNForCausalLM, HGRNForCTC, HGRNForSequenceClassification, HGRNModel
-from lt25.models.families import FAMILIES, find
+from lt25.models.families import FAMILIES, Family, find
 from lt25.tasks import TASKS
 
 transformers.AutoConfig.register(HGRNConfig.model_type, HGRNConfig, exist_ok=True)
@@ -40,7 +41,10 @@ def make_config(fields: Mapping[str, Any]) -> transformers.PreTrainedConfig:
     """
     others = dict(fields)
     model_type = others.pop("model_type")
-    find(model_type).load()
+    family = find(model_type)
+    family.load()
+    if model_type not in transformers.CONFIG_MAPPING:
+        raise UserError(_unregistered(family, "AutoConfig", repr(model_type)))
     return transformers.AutoConfig.for_model(model_type, **others)
 
 
@@ -55,7 +59,17 @@ def make_model(fields: Mapping[str, Any], task: str) -> transformers.PreTrainedM
         UserError: if the family cannot make a model of these values; each says so with exceptions of its own.
     """
     with _refused(fields):
-        return auto_class(task).from_config(make_config(fields))
+        config, auto = make_config(fields), auto_class(task)
+        if type(config) not in auto._model_mapping:
+            raise UserError(_unregistered(find(fields["model_type"]), auto.__name__, type(config).__name__))
+        return auto.from_config(config)
+
+
+def _unregistered(family: Family, auto: str, key: str) -> str:
+    return (
+        f"model.model_type: found {family.model_type}, of which transformers' {auto} knows nothing: call "
+        f"{auto}.register({key}, ...) in {family.module or 'its plugin'}"
+    )
 
 
 def try_model(fields: Mapping[str, Any], task: str) -> dict[str, torch.Size]:
@@ -92,6 +106,8 @@ def _refused(fields: Mapping[str, Any]) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
+        if fault := plugins.fault(error):
+            raise UserError(fault) from error
         family, missing = fields["model_type"], error.args[0] if isinstance(error, KeyError) and error.args else None
         if key := next((key for key, value in fields.items() if missing is not None and value == missing), None):
             raise UserError(f"model.{key}: found {missing}, which {family} does not know: choose another") from error

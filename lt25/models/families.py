@@ -105,6 +105,11 @@ class Family:
         """Whether forward takes the boundaries of packed sequences, so that none of them reads another."""
         return "varlen" not in self.lacks
 
+    @property
+    def package(self) -> str | None:
+        """The package of the plugin that it comes from; None for the families of this module."""
+        return None if self.module is None or self.module.startswith("lt25.") else self.module.partition(".")[0]
+
     def load(self) -> None:
         """Make transformers' Auto classes know the family."""
         if self.module is not None:

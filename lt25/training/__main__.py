@@ -79,10 +79,13 @@ def main(arguments: list[str] | None = None) -> int:
             if rank == 0:
                 print(f"lt25: error: {fault}; the same command goes on from the last checkpoint", file=sys.stderr)
             return 2
-        if not _is_lost_connection(error):
+        if _is_lost_connection(error):
+            print(f"lt25: process {rank} {_of_connection(str(error).splitlines()[0])}", file=sys.stderr)
+            return 1
+        if (fault := plugins.fault(error)) is None:
             raise
-        print(f"lt25: process {rank} {_of_connection(str(error).splitlines()[0])}", file=sys.stderr)
-        return 1
+        print(f"lt25: error: {fault}", file=sys.stderr)
+        return 2
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -4,6 +4,7 @@ A TrainSpec names a model, how to lay it over devices, its data, its loss and it
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,12 +19,14 @@ from torchtitan.protocols import BaseModelArgs
 from torchtitan.protocols.state_dict_adapter import BaseStateDictAdapter
 from torchtitan.protocols.train_spec import TrainSpec, register_train_spec
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from lt25.checkpoints.convert import PREFIX
 from lt25.data.loader import StepBatches
 from lt25.data.prepared import PreparedSplit
+from lt25.errors import UserError
 from lt25.models.auto import make_model
-from lt25.models.families import find
+from lt25.models.families import Family, find
 from lt25.models.initialise import initialise
 from lt25.models.plain import is_plain
 from lt25.tasks import TASKS
@@ -90,6 +93,8 @@ class TaskModel(nn.Module):
         fused = args.fused_loss and family.linear_head and hasattr(self.losses, "of_head")
         self.head = family.heads[task.auto_model] if fused else None
         self.of_head = self.losses.of_head if fused else None
+        if self.window is None and family.package:
+            _believe_boundaries(self.hf, family)
         self.stage: Stage | None = None
 
     @property
@@ -110,7 +115,13 @@ class TaskModel(nn.Module):
             return self.losses.of_training(partial(self.hf, inputs, **extra), labels, **self.options, **targets)
         head = self.hf.get_submodule(self.head) if self.head else None
         if labels is None or head is None or self.of_head is None or not is_plain(nn.Linear, head):
-            return self.losses.select(self.hf(inputs, **extra))
+            output = self.hf(inputs, **extra)
+            if not isinstance(output, ModelOutput):
+                raise UserError(
+                    f"{type(self.hf).__name__}: forward returns a {type(output).__name__}, expected a ModelOutput of "
+                    "transformers, such as CausalLMOutput(logits=...): return one"
+                )
+            return self.losses.select(output)
         hidden = self.hf.base_model(inputs, use_cache=False, **extra).last_hidden_state
         # Validation measures the cross entropy alone.
         z_loss = self.z_loss if self.training else 0.0
@@ -121,6 +132,19 @@ class TaskModel(nn.Module):
             # Each stage takes its part of the whole model's.
             torch.manual_seed(self.stage.seed)
         initialise(self.hf)
+
+
+def _believe_boundaries(model: nn.Module, family: Family) -> None:
+    """Refuse a plugin's model for packed texts if no code of its modules speaks of their boundaries.
+
+    Such a model would take ``cu_seqlens`` among arguments that it ignores, and read all texts of a batch as one.
+    """
+    files = {str(getattr(sys.modules[type(module).__module__], "__file__", None)) for module in model.modules()}
+    if not any("cu_seqlens" in Path(file).read_text(errors="replace") for file in files if file.endswith(".py")):
+        raise UserError(
+            f"model.model_type: found {family.model_type}, which is given packed texts and reads no cu_seqlens, their "
+            f"boundaries: have its forward take them, or its Family say lacks={{'varlen': 'why'}} in {family.package}"
+        )
 
 
 def count_parameters(job: Job) -> int:

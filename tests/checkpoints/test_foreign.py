@@ -110,6 +110,23 @@ def test_a_model_without_safetensors_is_one_line(saved, project):
     assert not (project / "data" / "models" / "lab" / "small").exists()
 
 
+def test_weights_that_are_missing_or_cut_short_are_one_line(saved, project):
+    _, folder = saved()
+    shard = folder / "model-00002-of-00008.safetensors"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-10])
+    with pytest.raises(UserError, match=rf"init_from: lab/small: {shard.name}: no whole file of weights"):
+        configure(project, "lab/small")
+    shard.unlink()
+    for start in ("lab/small", str(folder)):
+        with pytest.raises(
+            UserError, match=rf"init_from: .*: {shard.name} is not there, which model\.safetensors\.index"
+        ):
+            configure(project, start)
+    shard.write_bytes(whole)
+    configure(project, "lab/small")
+
+
 @pytest.mark.parametrize(
     "published",
     [

@@ -319,11 +319,21 @@ def test_several_datasets_are_prepared_together_and_read_as_often_as_is_said(tmp
     ord_i = AutoTokenizer.from_pretrained(experiment.processed_dir)("i").input_ids[0]
     of_first = [(source[index]["label"] == ord_i).any().item() for index in range(400)]
     assert 0.68 < sum(of_first) / 400 < 0.82
+    make.write(tmp_path / "second.txt", "")
+    acquire(experiment.further[0], experiment.raw_dir_of(experiment.further[0]))
+    with pytest.raises(
+        UserError, match=r"config/datasets/second\.yaml: splits\.train: no examples, or empty texts only"
+    ):
+        prepare(experiment)
     settings = {"task": "language_modeling", "dataset": None, "datasets": mixture}
     for wrong, message in (
         ({"dataset": "first"}, "dataset: is there, and datasets too"),
         ({"datasets": [mixture[0], mixture[0]]}, "datasets: first is there twice"),
         ({"datasets": [mixture[0], {**mixture[1], "probability": 0.45}]}, "datasets: the probabilities add up to 1.2"),
+        (
+            {"datasets": [mixture[0], {**mixture[1], "probability": float("nan")}]},
+            r"datasets\[1\].probability: found nan",
+        ),
         ({"task": "classification"}, "datasets: several are for language_modeling"),
     ):
         with pytest.raises(UserError, match=message):
