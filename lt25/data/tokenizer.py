@@ -20,7 +20,7 @@ from lt25.files import write_json
 from lt25.models.families import FAMILIES
 
 END = "<|endoftext|>"
-"""Ends every document, and stands before its first token when text is scored or generated; trained tokenizers have it."""
+"""Ends every document, and stands before its first token in training and when it is scored; trained tokenizers have it."""
 
 TRAINED = ("bpe", "unigram", "bytes")
 """What is trained here; any other name is a tokenizer's on the Hub, in the mirror or in a folder."""

@@ -23,7 +23,7 @@ from lt25.evaluation.style import ACCENT, SECOND, SMALL, THIRD, axes, figure_of,
 from lt25.experiment import project_root
 from lt25.generation.sampling import Sampling
 from lt25.generation.writer import Generator
-from lt25.models.families import FAMILIES, Family
+from lt25.models.families import FAMILIES, Family, window_of
 from lt25.progress import track
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def token_nats(
     """
     nats = [np.zeros(len(document), dtype=np.float32) for document in documents]
     family = FAMILIES.get(model.config.model_type)
-    window = getattr(model.config, family.window) if family is not None and family.window else None
+    window = window_of(model.config)
     texts = [torch.nn.functional.pad(document.long(), (1, 0), value=start) for document in documents]
     read = [(i, *span) for i, document in enumerate(documents) for span in spans(len(document), window)]
     batches = batches_of_like_length([end - begin for _, begin, _, end in read], batch_size)
@@ -350,7 +350,7 @@ def label_lines(ax, lines: dict[str, tuple[float, str]], bottom: float, top: flo
 
 
 def bits_by_position(rows: list[dict]) -> Figure:
-    """Bits per token by position in the document: how much a longer past helps. rows: of `language.by_position`."""
+    """Bits per token by position in the document: how much a longer past helps. rows: of `by_position`."""
     ax = axes(SMALL, "Bits per token by position in the document", "tokens before it")
     middle = [np.sqrt(max(row["from"], 1) * row["to"]) for row in rows]
     ax.plot(middle, [row["bits_per_token"] for row in rows], "o-", color=ACCENT)
