@@ -22,7 +22,7 @@ from lt25.evaluation.interval import bootstrap_interval
 from lt25.evaluation.style import ACCENT, SECOND, SMALL, THIRD, axes, figure_of, ticks
 from lt25.experiment import project_root
 from lt25.generation.sampling import Sampling
-from lt25.generation.writer import Generator
+from lt25.generation.writer import Generator, encode
 from lt25.models.families import FAMILIES, Family, window_of
 from lt25.progress import track
 
@@ -245,7 +245,7 @@ def predict(
     }
     if train is not None and train.shards:
         documents = (split[i]["input"] for i in indices)
-        metrics["baselines"] = {"unigram": unigram_bits_per_byte(train, documents, sum(sizes), len(tokenizer))}
+        metrics["baselines"] = {"unigram": unigram_bits_per_byte(train, documents, sum(sizes), model.config.vocab_size)}
     if train is not None and options.new_tokens:
         prompts = list(options.prompts) or first_lines_of_three(texts)
         metrics["samples"] = samples(model, tokenizer, prompts, options.new_tokens)
@@ -285,7 +285,7 @@ def samples(
     drawn = Generator(model, Sampling(new_tokens, temperature=temperature))
     written = []
     for own_seed, prompt in enumerate(prompts, start=seed):
-        ids = torch.tensor([tokenizer.encode(prompt, add_special_tokens=False)], device=model.device)
+        ids = encode(tokenizer, prompt).to(model.device)
         greedy, sampled = (
             tokenizer.decode(generate(ids, own_seed), skip_special_tokens=True, clean_up_tokenization_spaces=False)
             for generate in (likeliest, drawn)
