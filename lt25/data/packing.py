@@ -216,7 +216,8 @@ class Lane:
         stream, empty = self._enter(), 0
         while window - self._first >= len(self._order):
             empty = 0 if len(stream) > len(self._left) else empty + 1
-            if empty > self.corpus.count:
+            # Another lane may have had what text there is, epoch after epoch.
+            if empty == self.corpus.count and not any(self.corpus[chunk] for chunk in range(self.corpus.count)):
                 raise UserError(f"{self.corpus.name}: there is no text to train on: mend the dataset")
             self._first += len(self._order)
             self._left, self._chunk = stream[len(self._order) * length :], self._chunk + 1

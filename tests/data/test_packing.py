@@ -118,3 +118,9 @@ def test_a_corpus_without_text_is_an_error_and_not_a_search_without_end():
     corpus = Documents(sizes=(), chunks=3)
     with pytest.raises(UserError, match="documents: there is no text to train on"):
         packed([corpus])[0]
+
+
+def test_text_that_lies_in_one_chunk_of_many_is_found_by_every_lane():
+    corpus, share = Documents(sizes=(200,), chunks=7), Share(6)
+    read = windows(packed([corpus], share=share), share, 30)
+    assert len(read) == 180 and all((item["label"] != END).any() for item in read.values())
