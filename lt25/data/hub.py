@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, cast
 
+from lt25.data.folders import listed
 from lt25.data.remote import HUB
 from lt25.errors import UserError
 from lt25.files import whole_file
@@ -19,7 +20,7 @@ MIRROR = "mirror"
 def patterns(origin: dict[str, Any]) -> list[str]:
     """Return the glob patterns of the files wanted, relative to the repository: all, where ``origin`` names none."""
     wanted = origin.get("files", {"all": "**/*"}).values()
-    return [pattern for some in wanted for pattern in ([some] if isinstance(some, str) else some)]
+    return [pattern for some in wanted for pattern in listed(some)]
 
 
 def _on_hubs_terms(origin: dict[str, Any]) -> list[str]:
