@@ -124,3 +124,11 @@ def test_text_that_lies_in_one_chunk_of_many_is_found_by_every_lane():
     corpus, share = Documents(sizes=(200,), chunks=7), Share(6)
     read = windows(packed([corpus], share=share), share, 30)
     assert len(read) == 180 and all((item["label"] != END).any() for item in read.values())
+
+
+def test_which_dataset_a_window_is_of_is_drawn_in_every_step_by_the_probabilities():
+    share, steps = Share(8), 100
+    read = windows(packed([Documents(), Documents(offset=1000)], (0.75, 0.25), share), share, steps)
+    second = torch.tensor([int(read[number]["label"].max() > 1000) for number in range(8 * steps)]).view(steps, 8)
+    assert abs(second.float().mean() - 0.25) < 0.05
+    assert len(second.unique(dim=0)) > 10
