@@ -192,17 +192,10 @@ def check_tokenizer(experiment: Experiment) -> str:
 
     if name in tokenizer.TRAINED or tokenizer.here(name):
         return ""
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-
     try:
-        if not isinstance(try_to_load_from_cache(name, "tokenizer.json"), str):
-            HfApi().model_info(name, timeout=HUB)
-    except (RepositoryNotFoundError, HFValidationError):
-        raise UserError(
-            f"{experiment.path}: prepare.tokenizer: found {name}: no such tokenizer: name {', '.join(tokenizer.TRAINED)}, a "
-            "folder, or owner/name on the Hub"
-        ) from None
+        tokenizer.find_on_hub(name, f"{experiment.path}: prepare.tokenizer", HUB)
+    except UserError:
+        raise
     except Exception:
         # Whatever keeps this machine from the Hub is no fault of the file.
         return f", but for the tokenizer {name}, which is not here, and the Hub does not answer"

@@ -17,7 +17,7 @@ from typing import Any, cast
 from lt25 import plugins, sweeps
 from lt25.config import overrides as on_command_line
 from lt25.config.files import read_model, read_yaml
-from lt25.config.key import OPTIONAL, Section, check, flat, identity, resolve, suggestion
+from lt25.config.key import OPTIONAL, Section, check, flat, identity, meant, resolve, suggestion
 from lt25.config.sections import (
     CONFIG,
     EXPERIMENT,
@@ -26,6 +26,7 @@ from lt25.config.sections import (
     MODEL,
     ORIGIN_OF,
     SET,
+    SYNONYMS,
     dataset_keys,
     decides_by_validation,
     in_order,
@@ -664,7 +665,7 @@ def _resolve(written: Mapping[str, Any], where: str, root: Path) -> tuple[dict[s
             model, base, known = _resolve_model(written["model"], where, root)
             top["model"] = replace(top["model"], keys=known)
     with mistakes:
-        check(shown, top, where)
+        check(shown, top, where, SYNONYMS)
     mistakes.complain()
     values = {**resolve(written, top), "model": model}
     for name, fixed in SET.items():
@@ -808,7 +809,7 @@ def _check_overrides(overrides: Mapping[str, Any]) -> None:
     sections = [name for name, key in EXPERIMENT.items() if key.type == "object" and name != "halving"]
     for key in overrides:
         if (section := key.split(".")[0]) not in sections:
-            hint = suggestion(section, sections, "docs/training.md")
+            hint = suggestion(section, sections, "docs/training.md", meant(key, EXPERIMENT, SYNONYMS))
             raise UserError(f"{on_command_line.WHERE}: {key}: no section {section}: {hint}")
 
 

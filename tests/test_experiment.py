@@ -132,7 +132,12 @@ def test_options_of_the_evaluation_leave_the_model_where_it_is(project):
     [
         ("optimizer.lrr=1", "command line: optimizer.lrr: unknown key: did you mean lr?"),
         ("optimizer.lr=high", 'command line: optimizer.lr: found "high", expected a number'),
-        ("optimiser.lr=1", "command line: optimiser.lr: no section optimiser: did you mean optimizer?"),
+        ("optimiser.lr=1", "command line: optimiser.lr: no section optimiser: did you mean optimizer.lr?"),
+        ("training.seed=1", "command line: training.seed: unknown key: did you mean debug.seed?"),
+        (
+            "experimental.custom_import=x",
+            "command line: experimental.custom_import: no section experimental: did you mean plugins in config/config.yaml?",
+        ),
         ("task.x=1", "command line: task.x: no section task"),
         (
             "training.steps=1",
@@ -202,6 +207,17 @@ def test_a_start_must_be_there_of_the_same_task_and_no_circle(project):
         ),
         ({"dataset": "digit"}, "config/datasets/digit.yaml: no such dataset file: did you mean digits?"),
         ({"extra": 1}, "extra: unknown key"),
+        ({"extra": {"more": 1}}, "extra: unknown key"),
+        ({"lr": 1e-3}, "lr: unknown key: did you mean optimizer.lr? `lt25 config` shows all "),
+        ({"steps": 3}, "steps: unknown key: `lt25 config` shows all "),
+        ({"optimiser": {"lr": 1e-3}}, "optimiser: unknown key: did you mean optimizer?"),
+        ({"model.custom_import": "x"}, "custom_import: unknown key: did you mean plugins in config/config.yaml?"),
+        ({"float8": {"recipe_name": "rowwise"}}, "tiny.yaml: float8: unknown key: did you mean training.float8?"),
+        (
+            {"experimental": {"pipeline_parallel_degree": 2}},
+            "experimental.pipeline_parallel_degree: unknown key: did you mean parallelism.pipeline_parallel_degree?",
+        ),
+        ({"training.skip_nan_inf": True}, "training.skip_nan_inf: not for an experiment: a step whose gradients"),
         ({"model.droput": 0.5}, "model.droput: unknown key: did you mean dropout? `lt25 config` shows all "),
         ({"model.dtype": "float99"}, 'model.dtype: found "float99", expected: bfloat16, float16, float32 or float64'),
         ({"model.pad_token_id": 3}, "model.pad_token_id: the data decides it: remove the key"),

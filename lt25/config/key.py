@@ -66,13 +66,14 @@ def schema(section: Section) -> dict[str, Any]:
     }
 
 
-def check(values: Any, section: Section, where: str) -> None:
+def check(values: Any, section: Section, where: str, synonyms: Mapping[str, str] | None = None) -> None:
     """Compare values with a section.
 
     Args:
         values: what a file says.
         section: what it may say.
         where: the file, for messages.
+        synonyms: as of `meant`.
 
     Raises:
         UserError: if anything is wrong, a line each: file, key, what was found, what is allowed.
@@ -85,7 +86,7 @@ def check(values: Any, section: Section, where: str) -> None:
     # A value of another type breaks its bounds too, which says nothing more.
     mistyped = {tuple(error.absolute_path) for error in errors if error.validator == "type"}
     errors = [one for one in errors if one.validator == "type" or tuple(one.absolute_path) not in mistyped]
-    lines = [line for error in errors for line in explain(best_match([error]))]
+    lines = [line for error in errors for line in explain(best_match([error]), section, synonyms)]
     # JSON Schema's bounds let them pass.
     odd = {name: one for name, one in _scalars(flat(values)) if isinstance(one, int | float) and not _is_finite(one)}
     lines += [
@@ -166,16 +167,40 @@ def identity(values: Mapping[str, Any], section: Section) -> dict[str, Any]:
     return decisive
 
 
-def suggestion(name: str, known: Iterable[Any], listed: str) -> str:
+def meant(key: str, section: Section, synonyms: Mapping[str, str] | None = None) -> str | None:
+    """Return what a dotted key that a section does not have is called, or None if that is not known.
+
+    Args:
+        key: what was found.
+        section: the keys that there are.
+        synonyms: dotted keys that people know from elsewhere -> what they are called here. Any other key may have been put into
+            the wrong section: ``training.seed`` is ``debug.seed``.
+    """
+    name = key.rpartition(".")[2]
+    same = [one for one in _dotted(section) if one.rpartition(".")[2] == name]
+    return (synonyms or {}).get(key) or (same[0] if len(same) == 1 else None)
+
+
+def _dotted(section: Section, prefix: str = "") -> Iterator[str]:
+    """Yield the keys that have a value of their own."""
+    for name, key in section.items():
+        if key.keys is None:
+            yield f"{prefix}{name}"
+        else:
+            yield from _dotted(key.keys, f"{prefix}{name}.")
+
+
+def suggestion(name: str, known: Iterable[Any], listed: str, meant: str | None = None) -> str:
     """Say what a name that is not known may have been meant for: "did you mean lr? There are beta1, ..., lr".
 
     Args:
         name: what was found.
         known: the names that there are.
         listed: what shows them, where they are too many for a line.
+        meant: what it was meant for; None: the one of the names that is spelt most like it, if any is.
     """
     names = [str(one) for one in known]
-    close = difflib.get_close_matches(str(name), names, 1)
+    close = [meant] if meant else difflib.get_close_matches(str(name), names, 1)
     # What `listed` names, a command or a file, keeps its spelling at the beginning of a sentence.
     there = "There are" if close else "there are"
     shown = f"{listed} shows all {len(names)}" if len(names) > FEW else f"{there} {', '.join(names) or 'none'}"
@@ -205,17 +230,28 @@ def path(parts: Iterable[str | int]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
 
 
-def explain(error: Any) -> list[str]:
-    """Say what a schema violation (`jsonschema.ValidationError`) means: key, found, allowed; a line a mistake."""
+def explain(error: Any, section: Section, synonyms: Mapping[str, str] | None = None) -> list[str]:
+    """Say what a schema violation means: key, found, allowed; a line a mistake.
+
+    Args:
+        error: a `jsonschema.ValidationError`.
+        section: all keys that there are.
+        synonyms: as of `meant`.
+    """
     if error.validator != "additionalProperties":
         return [_explain(error)]
     allowed, at = sorted(error.schema.get("properties", {})), list(error.absolute_path)
     rule = f"; {error.schema['$comment']}" if "$comment" in error.schema else ""
-    return [
-        f"{path([*at, str(name)])}: unknown key: {suggestion(str(name), allowed, '`lt25 config`')}{rule}"
-        for name in error.instance
-        if name not in allowed
-    ]
+    lines = []
+    for name in (str(name) for name in error.instance if name not in allowed):
+        # Of a section that does not exist, and is none misspelt, the keys may be known.
+        value = None if difflib.get_close_matches(name, allowed, 1) else error.instance.get(name)
+        key = path([*at, name])
+        found = {one: meant(one, section, synonyms) for one in (key, *flat(value, key))}
+        for one in [key] if found[key] else [one for one, known in found.items() if known] or [key]:
+            hint = suggestion(name, allowed, "`lt25 config`", found[one])
+            lines.append(f"{one}: unknown key: {hint}{rule}")
+    return lines
 
 
 def _explain(error: Any) -> str:

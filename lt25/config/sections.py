@@ -2,7 +2,8 @@
 
 ``JOB`` has torchtitan 0.2.2's sections, with its names and types; a default differs from torchtitan's where its meaning says so.
 A key's `identity` says whether it decides where training arrives, apart from rounding. What torchtitan has and an experiment may
-not set is in ``HIDDEN``, with the reason. A test compares all of it with torchtitan's dataclasses.
+not set is in ``HIDDEN``, with the reason; what has another name elsewhere, in ``SYNONYMS``. A test compares all of it with
+torchtitan's dataclasses.
 """
 
 import re
@@ -428,14 +429,19 @@ JOB: Mapping[str, Section] = {
 _PREPARED = "the experiment's `dataset` says what is read"
 _START = "`init_from` says what training starts from"
 _EXPORT = "`lt25 export` writes the model"
+_WHOLE = "the last checkpoint is whole, so that more steps can follow"
 _BALANCED = "stages are balanced by parameters and operations"
 _PARTS = "each process has one part of every sequence, and attention gathers the keys of others"
 _MOE = "lt25 has no mixture of experts"
 _FUSED = "a step with infinite gradients is skipped by the fused optimizer"
 
 HIDDEN: Mapping[str, Mapping[str, str]] = {
-    "training": {"dataset": _PREPARED, "dataset_path": _PREPARED},
-    "optimizer": {"implementation": _FUSED, "early_step_in_backward": _FUSED},
+    "training": {
+        "dataset": _PREPARED,
+        "dataset_path": _PREPARED,
+        "skip_nan_inf": "a step whose gradients are not finite is always left out",
+    },
+    "optimizer": {"implementation": _FUSED, "early_step_in_backward": _FUSED, "fused": _FUSED},
     "validation": {
         "enable": "`freq` switches validation on",
         "dataset": _PREPARED,
@@ -451,7 +457,8 @@ HIDDEN: Mapping[str, Mapping[str, str]] = {
         "initial_load_model_only": _START,
         "initial_load_in_hf": _START,
         "initial_load_in_hf_quantized": _START,
-        "last_save_model_only": "the last checkpoint is whole, so that more steps can follow",
+        "last_save_model_only": _WHOLE,
+        "model_weights_only": _WHOLE,
         "last_save_in_hf": _EXPORT,
         "export_dtype": _EXPORT,
         "create_seed_checkpoint": "initial weights are the same for any number of processes",
@@ -474,7 +481,39 @@ HIDDEN: Mapping[str, Mapping[str, str]] = {
     "comm": {"mode": "dry runs and simulations train nothing"},
     "debug": {"moe_force_load_balance": _MOE},
 }
-"""What torchtitan has and an experiment may not set: section, key, why."""
+"""What torchtitan or flame has and an experiment may not set: section, key, why."""
+
+_PLUGINS = "plugins in config/config.yaml"
+_FILES = "origin.files and splits in the dataset's file"
+
+SYNONYMS: Mapping[str, str] = {
+    "model.config": "model.base",
+    "model.converters": "training.float8",
+    "model.custom_import": _PLUGINS,
+    "model.flavor": "model.base",
+    "model.hf_assets_path": "prepare.tokenizer",
+    "model.name": "model.model_type",
+    "model.tokenizer_path": "prepare.tokenizer",
+    "experimental.custom_import": _PLUGINS,
+    "experimental.custom_model_path": _PLUGINS,
+    "float8.recipe_name": "training.float8",
+    "training.batch_size": "training.local_batch_size",
+    "training.compile": "compile.enable",
+    "training.data_dir": _FILES,
+    "training.data_files": _FILES,
+    "training.data_probs": "datasets",
+    "training.dataset_name": _FILES,
+    "training.dataset_split": _FILES,
+    "training.gradient_accumulation_steps": "training.global_batch_size",
+    "training.streaming": "origin.streamed in the dataset's file",
+    "optimizer.min_lr_ratio": "lr_scheduler.min_lr_factor",
+    "optimizer.scheduler": "lr_scheduler.decay_type and, for WSD, lr_scheduler.decay_ratio",
+    "lr_scheduler.lr_min": "lr_scheduler.min_lr_factor",
+    "lr_scheduler.min_lr_ratio": "lr_scheduler.min_lr_factor",
+    "checkpoint.enable_checkpoint": "checkpoint.enable",
+    "metrics.rank_0_only": "metrics.save_for_all_ranks",
+}
+"""Keys of flame's, and of torchtitan's before or after 0.2.2: what they are called here."""
 
 SET: Mapping[str, Mapping[str, Any]] = {"checkpoint": {"folder": "checkpoints", "last_save_model_only": False}}
 """Hidden keys that lt25 gives a value of its own."""

@@ -22,6 +22,11 @@ Batch = dict[str, Tensor]
 """Tensors under the names of a model's arguments; ``labels`` among them."""
 
 
+def in_windows(packed: Tensor, length: int) -> Tensor:
+    """Return windows of one length that are packed, [1, N], as a batch, [B, length]; a single one may be shorter, [1, N]."""
+    return packed.view(-1, min(length, packed.shape[1]))
+
+
 @dataclass(frozen=True)
 class Grid:
     """To what batches are padded, so that they come in few shapes.

@@ -88,13 +88,10 @@ def tokenize(
     """
     texts, found = [], Tokenized([], [], [], [])
     for example in examples.of_chunk(split, chunk):
-        if not isinstance(example, Fault) and not isinstance(example.roles["text"], str):
-            message = (
-                f"expected a text, found {type(example.roles['text']).__name__}: is columns.text the right column?"
-            )
-            example = Fault("input of another kind", example.where, message)
         if isinstance(example, Fault):
             found.faults.append((split, example))
+        elif fault := no_text(example):
+            found.faults.append((split, fault))
         elif example.split in wanted:
             found.seen.append((example.split, example.where, digest(example)))
             for name, text in documents(example, cut):

@@ -17,7 +17,7 @@ from lt25.config.sections import in_order
 from lt25.data import read
 from lt25.data.chunks import Chunk, chunks
 from lt25.data.faults import Fault, Faults
-from lt25.data.folders import Folder
+from lt25.data.folders import Folder, listed
 from lt25.experiment import Dataset
 
 FEW = 20
@@ -144,7 +144,7 @@ class Examples:
         return [
             (split, chunk)
             for split in wanted
-            for name in _listed(self._published[split])
+            for name in listed(self._published[split])
             for chunk in chunks(self.dataset, self.folder, name)
         ]
 
@@ -180,7 +180,7 @@ class Examples:
         return len(first) <= most and all(isinstance(content(example), str) for example in first)
 
     def _source(self, split: str) -> Iterator[Example]:
-        for name in _listed(self._published[split]):
+        for name in listed(self._published[split]):
             for found in self._checked(split, read.rows(self.dataset, self.folder, name)):
                 if isinstance(found, Fault):
                     self.faults.add(split, found)
@@ -243,10 +243,6 @@ def _number(before: bytes, content: bytes) -> int:
     hashed = hashlib.sha256(before)
     hashed.update(content)
     return int.from_bytes(hashed.digest()[:8])
-
-
-def _listed(names: str | list[str]) -> list[str]:
-    return [names] if isinstance(names, str) else names
 
 
 def content(example: Example) -> Any:

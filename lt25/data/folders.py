@@ -84,6 +84,11 @@ def files_below(root: Path) -> tuple[list[str], list[str]]:
     return sorted(names), left_out
 
 
+def listed(names: str | list[str]) -> list[str]:
+    """Return what a dataset's file writes as one name, or as a list of several."""
+    return [names] if isinstance(names, str) else names
+
+
 def matching(names: Iterable[str], pattern: str) -> set[str]:
     """Return those of some relative file names that a glob matches: "*" within one part of a name, "**" over parts."""
     parts = PurePosixPath(pattern).parts
@@ -117,8 +122,7 @@ def of_split(folder: Folder, split: str, others: Iterable[str], patterns: dict[s
     if patterns:
         if split not in patterns:
             raise UserError(f"{config}: splits: {split} is none of origin.files, which are {', '.join(patterns)}")
-        wanted = [patterns[split]] if isinstance(patterns[split], str) else patterns[split]
-        found = sorted(set().union(*(matching(folder.names, pattern) for pattern in wanted)))
+        found = sorted(set().union(*(matching(folder.names, pattern) for pattern in listed(patterns[split]))))
     elif split == ALL:
         found = folder.names
     else:

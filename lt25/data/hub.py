@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, cast
 
+from lt25.data.folders import listed
 from lt25.data.remote import HUB
 from lt25.errors import UserError
 from lt25.files import whole_file
@@ -19,7 +20,12 @@ MIRROR = "mirror"
 def patterns(origin: dict[str, Any]) -> list[str]:
     """Return the glob patterns of the files wanted, relative to the repository: all, where ``origin`` names none."""
     wanted = origin.get("files", {"all": "**/*"}).values()
-    return [pattern for some in wanted for pattern in ([some] if isinstance(some, str) else some)]
+    return [pattern for some in wanted for pattern in listed(some)]
+
+
+def _on_hubs_terms(origin: dict[str, Any]) -> list[str]:
+    """Return patterns of the Hub's client that match no less: its "*" is any text, and so its "**/" one folder at least."""
+    return [pattern.replace("**/", "*") for pattern in patterns(origin)]
 
 
 def fetch(
@@ -60,7 +66,7 @@ def listing(name: str, origin: dict[str, Any], mirror: Path | None) -> tuple[str
         sizes = {path.relative_to(copied).as_posix(): path.stat().st_size for path in found}
         return str(copied.absolute()), MIRROR, sizes
     with _answers("dataset", name, origin, mirror):
-        revision, sizes = _on_hub(origin, patterns(origin) if "files" in origin else ["*"])
+        revision, sizes = _on_hub(origin, _on_hubs_terms(origin))
     return f"{HUB}datasets/{origin['hub']}@{revision}", revision, sizes
 
 
@@ -94,7 +100,7 @@ def _from_mirror(named: str, origin: dict[str, Any], folder: Path, copied: Path,
 def _from_hub(
     name: str, origin: dict[str, Any], folder: Path, mirror: Path | None, only: list[str] | None, kind: str
 ) -> str:
-    wanted = only or (patterns(origin) if "files" in origin else ["*"])
+    wanted = only or _on_hubs_terms(origin)
     with _answers(kind, name, origin, mirror):
         from huggingface_hub import snapshot_download
 

@@ -146,7 +146,7 @@ def epoch_order(source: Source, step_size: int, seed: int, epoch: int) -> np.nda
         blocks = [order[at : at + block] for at in range(0, len(order), block)]
         order = np.concatenate([part[np.argsort(source.lengths[part], kind="stable")] for part in blocks])
         order = rng.permutation(order.reshape(steps, step_size))
-    return order.reshape(steps, step_size) * source.stride + rng.integers(source.stride)
+    return order.reshape(steps, step_size)
 
 
 def epoch_by_length(lengths: np.ndarray, unit: int, share: Share, seed: int, epoch: int) -> list[list[np.ndarray]]:

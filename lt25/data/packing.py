@@ -93,7 +93,7 @@ class PackedDocuments:
         reading: by the run.
     """
 
-    unit, count, stride, lengths = "windows of training.seq_len tokens", None, 1, None
+    unit, count, lengths = "windows of training.seq_len tokens", None, None
 
     def __init__(self, corpora: Sequence[Corpus], probabilities: Sequence[float], reading: Reading) -> None:
         self.name = ", ".join(corpus.name for corpus in corpora)
@@ -216,7 +216,8 @@ class Lane:
         stream, empty = self._enter(), 0
         while window - self._first >= len(self._order):
             empty = 0 if len(stream) > len(self._left) else empty + 1
-            if empty > self.corpus.count:
+            # Another lane may have had what text there is, epoch after epoch.
+            if empty == self.corpus.count and not any(self.corpus[chunk] for chunk in range(self.corpus.count)):
                 raise UserError(f"{self.corpus.name}: there is no text to train on: mend the dataset")
             self._first += len(self._order)
             self._left, self._chunk = stream[len(self._order) * length :], self._chunk + 1
@@ -257,7 +258,9 @@ class Lane:
 
 
 class TokenWindows(Stateless):
-    """All windows of a prepared split, one after the other, by the position of their first token: what validation reads.
+    """All windows of a prepared split, one after the other: what validation reads.
+
+    Tokens that are left over at the end are not read, except that of a split that fills no window they are the only one.
 
     Args:
         split: a prepared split of tokens.
@@ -267,16 +270,18 @@ class TokenWindows(Stateless):
     unit, lengths = PackedDocuments.unit, None
 
     def __init__(self, split: PreparedSplit, reading: Reading) -> None:
-        self.stride, self.name, self.reading = reading.seq_len, f"{split.path}: the {split.split} split", reading
+        self.name, self.reading = f"{split.path}: the {split.split} split", reading
         self.tokens = split.shards["inputs"]
         self.begins = split.shards["input_offsets"].numpy()[1:-1] - 1
-        # A window is one token longer than its stride, and the first one may begin up to a stride late.
-        self.count = max((len(self.tokens) - 1) // self.stride - 1, 0)
+        predicted = len(self.tokens) - 1
+        self.count = max(predicted // reading.seq_len, int(predicted > 0))
 
     def __getitem__(self, index: int) -> Item:
-        window = self.tokens[index : index + self.stride + 1].long()
-        first, last = np.searchsorted(self.begins, [index + 1, index + self.stride])
-        starts = self.reading.starts(self.begins[first:last] - index, self.stride)
+        begin = index * self.reading.seq_len
+        window = self.tokens[begin : begin + self.reading.seq_len + 1].long()
+        length = len(window) - 1
+        first, last = np.searchsorted(self.begins, [begin + 1, begin + length])
+        starts = self.reading.starts(self.begins[first:last] - begin, length)
         return {"input": window[:-1], "label": window[1:], "starts": torch.from_numpy(starts)}
 
 

@@ -98,13 +98,11 @@ class Source(Protocol):
         name: what a message calls it.
         unit: what a message calls its examples, in the plural.
         count: how many examples there are; None if there is no end.
-        stride: examples begin at every ``stride``-th number, from a first one below it that is drawn in every epoch.
         lengths: of the examples, int64 [count], in the steps that a model sees; None if they are all alike.
     """
 
     name: str
     unit: str
-    stride: int
 
     @property
     def count(self) -> int | None: ...
@@ -153,7 +151,7 @@ class PreparedExamples(Stateless):
         lengths: of the examples as the model sees them, int64 [n]; by default as they are stored, and none if they are all alike.
     """
 
-    unit, stride = "examples", 1
+    unit = "examples"
 
     def __init__(self, split: PreparedSplit, lengths: np.ndarray | None = None) -> None:
         self.split, self.count, self.name = split, len(split), f"{split.path}: the training split"

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from lt25.data import compressed, long_form, toolkits
 from lt25.data.faults import Fault
-from lt25.data.folders import Folder, of_split
+from lt25.data.folders import Folder, listed, of_split
 from lt25.data.records import TABLES, Part, Record, has_surrogate, not_in, records, separator, text_codec
 from lt25.errors import UserError
 from lt25.experiment import Dataset
@@ -152,7 +152,7 @@ def pieces(dataset: Dataset, folder: Folder, split: str) -> list[Piece]:
         UserError: if the split has no files, or they do not give what the dataset's columns ask for.
     """
     config = _config(dataset)
-    others = [name for part in dataset.splits.values() if not isinstance(part, dict) for name in _listed(part)]
+    others = [name for part in dataset.splits.values() if not isinstance(part, dict) for name in listed(part)]
     found = of_split(folder, split, others, dataset.origin.get("files", {}), config)
     tables = [name for name in found if PurePosixPath(name).name in METADATA]
     has_lists = "audio" in dataset.columns.values()
@@ -167,7 +167,7 @@ def pieces(dataset: Dataset, folder: Folder, split: str) -> list[Piece]:
     if not tables and toolkits.NEMO_FILE in wanted:
         tables = [name for name in found if compressed.suffix(name) == toolkits.NEMO]
     # The arrays of such a file are columns where other names are asked for than a file alone gives.
-    if not tables and not {one for names in wanted for one in _listed(names)} <= {*KINDS, *_OF_A_FILE}:
+    if not tables and not {one for names in wanted for one in listed(names)} <= {*KINDS, *_OF_A_FILE}:
         tables = [name for name in found if compressed.suffix(name) == ".npz"]
     if tables:
         return [Piece(name, "") for name in tables]
@@ -228,15 +228,11 @@ def _advice(names: Iterable[str]) -> str:
     return "".join(found)
 
 
-def _listed(names: str | list[str]) -> list[str]:
-    return [names] if isinstance(names, str) else names
-
-
 def _file(dataset: Dataset, folder: Folder, name: str, column: str) -> Row | Fault:
     """Return the example that a file is."""
     given = {column, *_OF_A_FILE}
     for role, wanted in dataset.columns.items():
-        for one in _listed(wanted):
+        for one in listed(wanted):
             if one not in given:
                 raise UserError(
                     f"config/datasets/{dataset.name}.yaml: columns.{role}: {name} gives {', '.join(sorted(given))}, not {one}: "
@@ -328,12 +324,12 @@ def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part 
         known = set(there)
         if "input" in columns:
             columns["input"] = _spelt_out(columns, there, known)
-        for column in (one for wanted in columns.values() for one in _listed(wanted)):
+        for column in (one for wanted in columns.values() for one in listed(wanted)):
             sources[column] = column
             if column not in known:
                 instead = FILE_NAME if column in KINDS and FILE_NAME in known else None
                 if instead is None and not (column in _OF_A_FILE and _of_a_file(name)[column]):
-                    role = next(role for role, wanted in columns.items() if column in _listed(wanted))
+                    role = next(role for role, wanted in columns.items() if column in listed(wanted))
                     found = _instead(there, suffix in (".csv", ".tsv"), comma)
                     raise _NoColumn(f"columns.{role}", f"{where}: no column {column}: {found}")
                 sources[column] = instead or ""
@@ -373,7 +369,7 @@ def _table(dataset: Dataset, folder: Folder, name: str, config: str, part: Part 
 
 def _spelt_out(columns: Mapping[str, Any], there: Sequence[str], known: Collection[str]) -> str | list[str]:
     """Return the columns of the role ``input``: for a pattern (``t*``), those that match and have no other role, in order."""
-    wanted = _listed(columns["input"])
+    wanted = listed(columns["input"])
     if all("*" not in one or one in known for one in wanted):
         return columns["input"]
     others = {column for role, column in columns.items() if role != "input"}

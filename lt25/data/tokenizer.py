@@ -6,6 +6,7 @@ the same form, that of the package tokenizers, whatever they come from.
 """
 
 import re
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,19 @@ from lt25.files import write_json
 from lt25.models.families import FAMILIES
 
 END = "<|endoftext|>"
-"""Ends every document, and stands before its first token when text is scored or generated; trained tokenizers have it."""
+"""Ends every document, and stands before its first token in training and when it is scored; trained tokenizers have it."""
 
 TRAINED = ("bpe", "unigram", "bytes")
 """What is trained here; any other name is a tokenizer's on the Hub, in the mirror or in a folder."""
 
 PIECE = 1 << 20
 """A longer text is tokenized in pieces of about so many characters, cut where a line begins, if that gives the same tokens."""
+
+ANSWER = 10
+"""Seconds that the Hub has to say whether it has a tokenizer."""
+
+PAUSES = (1, 2)
+"""Seconds before it is asked again, where there is no way to it."""
 
 _LINE = re.compile(r"(?<=\n)(?=\S)")
 
@@ -131,6 +138,58 @@ def here(name: str) -> Path | None:
     return next((place for place in places if place.is_dir()), None)
 
 
+def find_on_hub(name: str, where: str, seconds: float) -> None:
+    """Make sure that the Hub has a model, or that files of it were fetched from there before.
+
+    Args:
+        name: owner/name.
+        where: the file and key that name it, for messages.
+        seconds: that the Hub has to answer.
+
+    Raises:
+        UserError: if it has none.
+        httpx.ConnectError: if there is no way to the Hub; or whatever else its client raises.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    fetched = ("tokenizer.json", "tokenizer_config.json", "config.json")
+    try:
+        if not any(isinstance(try_to_load_from_cache(name, file), str) for file in fetched):
+            HfApi().model_info(name, timeout=seconds)
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UserError(_no_such(name, where)) from None
+
+
+def _reach(name: str, where: str) -> None:
+    """Refuse a tokenizer on the Hub that does not exist, or that there is no network for.
+
+    The client of the Hub would ask for one file after the other, and wait most of a minute. It is left to do so where the Hub is
+    there and does not answer, which may pass.
+
+    Raises:
+        UserError: as said.
+    """
+    import httpx
+
+    for pause in (*PAUSES, None):
+        try:
+            return find_on_hub(name, where, ANSWER)
+        except httpx.ConnectError as error:
+            if pause is None:
+                raise UserError(
+                    _no_such(name, where, f"it is not here, and the Hub cannot be reached: {error}")
+                ) from None
+            time.sleep(pause)
+        except (httpx.HTTPError, OSError):
+            return None
+
+
+def _no_such(name: str, where: str, reason: str = "") -> str:
+    found = f"{where}: found {name}: no such tokenizer{f' ({reason})' if reason else ''}"
+    return f"{found}: name {', '.join(TRAINED)}, a folder, or owner/name on the Hub"
+
+
 def borrow(name: str, where: str) -> Tokenizer:
     """Take the tokenizer of another model.
 
@@ -147,6 +206,8 @@ def borrow(name: str, where: str) -> Tokenizer:
     from transformers import AutoTokenizer
 
     folder = here(name)
+    if folder is None:
+        _reach(name, where)
     # Of a model type that it does not know transformers warns.
     if folder and (folder / "config.json").is_file():
         model_type = read_model(folder / "config.json", where).get("model_type")
@@ -156,9 +217,7 @@ def borrow(name: str, where: str) -> Tokenizer:
         found = AutoTokenizer.from_pretrained(str(folder or name))
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{where}: found {name}: no such tokenizer ({reason}): name {', '.join(TRAINED)}, a folder, or owner/name on the Hub"
-        ) from None
+        raise UserError(_no_such(name, where, reason)) from None
     if found.eos_token is None:
         raise UserError(f"{where}: {name} has no token for the end of a text: name another tokenizer")
     if getattr(found, "backend_tokenizer", None) is None:

@@ -11,9 +11,10 @@ import yaml
 
 from lt25.errors import UserError
 from lt25.experiment import hub_mirror
+from lt25.models.families import window_of
 from lt25.replaced import replaced
 
-# lm-eval cuts longer texts from the left; a recurrent model has no such limit of its own.
+# lm-eval cuts longer texts from the left. Attention may be made for fewer steps; a recurrent model has no limit of its own.
 MAX_LENGTH = 2048
 
 
@@ -60,7 +61,8 @@ def scores(
     from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
 
     tasks = [yaml.safe_load((root / name).read_text(encoding="utf-8")) if _is_file(name) else name for name in names]
-    reader = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=MAX_LENGTH)
+    length = min(MAX_LENGTH, window_of(model.config) or MAX_LENGTH)
+    reader = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=length)
     try:
         with replaced(datasets, "load_dataset", _mirrored(datasets.load_dataset)):
             found = simple_evaluate(reader, tasks=tasks, log_samples=False)

@@ -22,8 +22,8 @@ from lt25.evaluation.interval import bootstrap_interval
 from lt25.evaluation.style import ACCENT, SECOND, SMALL, THIRD, axes, figure_of, ticks
 from lt25.experiment import project_root
 from lt25.generation.sampling import Sampling
-from lt25.generation.writer import Generator
-from lt25.models.families import FAMILIES, Family
+from lt25.generation.writer import Generator, encode
+from lt25.models.families import FAMILIES, Family, window_of
 from lt25.progress import track
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def token_nats(
     """
     nats = [np.zeros(len(document), dtype=np.float32) for document in documents]
     family = FAMILIES.get(model.config.model_type)
-    window = getattr(model.config, family.window) if family is not None and family.window else None
+    window = window_of(model.config)
     texts = [torch.nn.functional.pad(document.long(), (1, 0), value=start) for document in documents]
     read = [(i, *span) for i, document in enumerate(documents) for span in spans(len(document), window)]
     batches = batches_of_like_length([end - begin for _, begin, _, end in read], batch_size)
@@ -248,7 +248,7 @@ def predict(
     }
     if train is not None and train.shards:
         documents = (split[i]["input"] for i in indices)
-        metrics["baselines"] = {"unigram": unigram_bits_per_byte(train, documents, sum(sizes), len(tokenizer))}
+        metrics["baselines"] = {"unigram": unigram_bits_per_byte(train, documents, sum(sizes), model.config.vocab_size)}
     if train is not None and options.new_tokens:
         prompts = list(options.prompts) or first_lines_of_three(texts)
         metrics["samples"] = samples(model, tokenizer, prompts, options.new_tokens)
@@ -288,7 +288,7 @@ def samples(
     drawn = Generator(model, Sampling(new_tokens, temperature=temperature))
     written = []
     for own_seed, prompt in enumerate(prompts, start=seed):
-        ids = torch.tensor([tokenizer.encode(prompt, add_special_tokens=False)], device=model.device)
+        ids = encode(tokenizer, prompt).to(model.device)
         greedy, sampled = (
             tokenizer.decode(generate(ids, own_seed), skip_special_tokens=True, clean_up_tokenization_spaces=False)
             for generate in (likeliest, drawn)
@@ -353,7 +353,7 @@ def label_lines(ax, lines: dict[str, tuple[float, str]], bottom: float, top: flo
 
 
 def bits_by_position(rows: list[dict]) -> Figure:
-    """Bits per token by position in the document: how much a longer past helps. rows: of `language.by_position`."""
+    """Bits per token by position in the document: how much a longer past helps. rows: of `by_position`."""
     ax = axes(SMALL, "Bits per token by position in the document", "tokens before it")
     middle = [np.sqrt(max(row["from"], 1) * row["to"]) for row in rows]
     ax.plot(middle, [row["bits_per_token"] for row in rows], "o-", color=ACCENT)

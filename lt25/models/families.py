@@ -152,6 +152,12 @@ def find(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
+def window_of(config: Any) -> int | None:
+    """Return how many steps a model's attention is made for, by its config; None for one that reads on, or is not known."""
+    family = FAMILIES.get(config.model_type)
+    return getattr(config, family.window) if family is not None and family.window else None
+
+
 def same_weights(model_type: str, other: str) -> bool:
     """Tell whether a model of one type can start from one of the other: they have the same weights, and compute the same."""
     return model_type == other or {model_type, other} == {"hgrn", "lt25_hgrn"}

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from lt25.data.batches import in_windows
 from lt25.tasks import TASKS
 from lt25.training.losses import IGNORE
 
@@ -50,7 +51,7 @@ class Part:
         batch = dict(batch)
         if self.window and batch.pop("cu_seqlens", None) is not None:
             for name in (main_input, "labels"):
-                batch[name] = batch[name].view(-1, self.window)
+                batch[name] = in_windows(batch[name], self.window)
         elif self.cut and not self.window and "cu_seqlens" not in batch:
             # One behind the other, as texts come: FLA's kernels share nothing else.
             rows, steps = batch[main_input].shape

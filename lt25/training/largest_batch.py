@@ -92,10 +92,10 @@ def memory_of(trainer: Any) -> Callable[[int], float]:
     """
     loader: StepBatches = trainer.dataloader
     longest, weights = loader.longest(), [weight for part in trainer.model_parts for weight in part.parameters()]
-    kept = 3 if trainer.job_config.optimizer.ema_decay else 2
+    mean = 4 if trainer.job_config.optimizer.ema_decay else 0
     local = (weight.to_local() if hasattr(weight, "to_local") else weight for weight in weights)
     held = torch.cuda.memory_allocated()
-    later = kept * sum(weight.numel() * weight.element_size() for weight in local if weight.requires_grad)
+    later = sum(weight.numel() * (2 * weight.element_size() + mean) for weight in local if weight.requires_grad)
     room = ROOM * (torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved())
     copies = 2 if isinstance(trainer.update, CUDAGraphWrapper) else 1
 

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from torchtitan.config import TORCH_DTYPE_MAP
 from torchtitan.distributed import ParallelDims
 
+from lt25.data.batches import in_windows
 from lt25.errors import UserError
 from lt25.models import families, meshes
 from lt25.models.families import Family, find
@@ -235,7 +236,7 @@ def compute(model: Any, x: Tensor) -> Any:
     with stage.precision:
         if stage.number < stage.last:
             if model.window and batch.pop("cu_seqlens", None) is not None:
-                inputs = inputs.view(-1, model.window)
+                inputs = in_windows(inputs, model.window)
             named = {TASKS[model.task].main_input: inputs}
             hidden = model.hf.base_model(**named, use_cache=False, **batch).last_hidden_state
             if stage.carries is not None:

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from lt25 import files
 from lt25.checkpoints.whole import damage, kept_steps, manifest
+from lt25.config.key import flat
 from lt25.config.sections import training_identity
 from lt25.errors import UserError
 from lt25.experiment import digest
@@ -412,17 +413,9 @@ def _difference(former: Path, run: Run) -> str:
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
     """Say what is another in two identities; None if nothing is."""
-    one, other = _flat(dict(before)), _flat(dict(after))
+    one, other = flat(before), flat(after)
     changed = [key for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
     if not changed:
         return None
     more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
     return f"{changed[0]} changed from {one.get(changed[0])} to {other.get(changed[0])}{more}"
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {
-        name: item for key, part in value.items() for name, item in _flat(part, f"{prefix}.{key}".strip(".")).items()
-    }

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from lt25.checkpoints.convert import PREFIX
+from lt25.data.batches import in_windows
 from lt25.data.loader import StepBatches
 from lt25.data.prepared import PreparedSplit
 from lt25.errors import UserError
@@ -109,7 +110,7 @@ class TaskModel(nn.Module):
     def predict(self, inputs: torch.Tensor, labels: torch.Tensor | None = None, **extra: torch.Tensor) -> Any:
         """Return what the task's loss takes of the model's output for a batch."""
         if self.window and extra.pop("cu_seqlens", None) is not None:
-            inputs = inputs.view(-1, self.window)
+            inputs = in_windows(inputs, self.window)
         if self.training and labels is not None and hasattr(self.losses, "of_training"):
             targets = {name: extra.pop(name) for name in self.losses.TARGETS if name in extra}
             return self.losses.of_training(partial(self.hf, inputs, **extra), labels, **self.options, **targets)

@@ -21,6 +21,7 @@ from torchtitan.distributed import ParallelDims
 
 from lt25.errors import UserError
 from lt25.models.families import find
+from lt25.replaced import replaced
 from lt25.training.muon import Muon, hidden_matrices
 from lt25.training.shards import Adam, local
 
@@ -41,8 +42,8 @@ class FiniteOptimizers(OptimizersContainer):
         name: one of ``OPTIMIZERS``.
         options: `torch.optim.Adam`'s.
         gates: of forget gates: what the names of their parameters end in, and `torch.optim.Adam`'s options that differ for them.
-        ema_decay: of the running mean of the weights that is kept in the optimizers' state; 0: none. In the first steps it is
-            less, so that the mean soon forgets where training began.
+        ema_decay: of the running mean of the weights, float32 at least, that is kept in the optimizers' state; 0: none. In the
+            first steps it is less, so that the mean soon forgets where training began.
 
     Attributes:
         taken, skipped: int64 [1] on the device of the parameters, the steps taken and left out.
@@ -66,9 +67,11 @@ class FiniteOptimizers(OptimizersContainer):
         if gates[1]:
             own = {one for part in model_parts for name, one in part.named_parameters() if name.endswith(gates[0])}
             for optimizer in self.optimizers:
-                (others,) = optimizer.param_groups
-                both = [[one for one in others["params"] if (one in own) == gate] for gate in (False, True)]
-                optimizer.param_groups[:] = [{**others, "params": both[0]}, {**others, **gates[1], "params": both[1]}]
+                optimizer.param_groups[:] = [
+                    {**group, **options, "params": [one for one in group["params"] if (one in own) == gate]}
+                    for group in optimizer.param_groups
+                    for gate, options in ((False, {}), (True, gates[1]))
+                ]
         device = next(part.device for model in model_parts for part in model.parameters())
         self.taken, self.skipped = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
         self.capturable, self.constant = device.type == "cuda", options["lr"]
@@ -86,7 +89,13 @@ class FiniteOptimizers(OptimizersContainer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.state_dict()
-        super().load_state_dict(state_dict)
+
+        def as_stored(weight: Tensor, value: Tensor, *_: Any) -> Tensor:
+            return value.to(weight.device)
+
+        # Otherwise torch gives what it loads the dtype of the weight, and the means are finer than that.
+        with replaced(torch.optim.Optimizer, "_process_value_according_to_param_policy", staticmethod(as_stored)):
+            super().load_state_dict(state_dict)
 
     def follow(self, rates: list[float]) -> None:
         """Take the learning rates of a schedule, the last of which stays."""
@@ -135,7 +144,8 @@ class FiniteOptimizers(OptimizersContainer):
                 # What never had a gradient has no state.
                 if state := optimizer.state.get(weight):
                     if EMA not in state:
-                        state[EMA] = weight.detach().clone()
+                        # A mean in bfloat16 would stand still: what a step adds is less than its last digit.
+                        state[EMA] = weight.detach().to(torch.promote_types(weight.dtype, torch.float32), copy=True)
                     weights.append(weight)
                     means.append(state[EMA])
         return local(weights), local(means)

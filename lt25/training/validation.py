@@ -70,7 +70,7 @@ class Validator(BaseValidator):
         self.source = data.source(split, reading_of(job_config, dp_rank, dp_world_size, training=False))
         self.transforms = data.transforms(split, {}, training=False)
         self.collate = data.collate
-        if not self._count:
+        if not self.source.count:
             raise UserError(f"{split.path}: the validation split has no {self.source.unit}: use validation.freq 0")
 
     def should_validate(self, step: int) -> bool:
@@ -154,17 +154,12 @@ class Validator(BaseValidator):
             dist.all_reduce(pairs, group=self.parallel_dims.get_mesh("loss").get_group())
         return dict(zip(sums, (pairs[:, 0] / pairs[:, 1]).tolist(), strict=True))
 
-    @property
-    def _count(self) -> int:
-        # Windows that begin at 0 leave room for one more than those that begin at random.
-        return self.source.count + (self.source.stride > 1)
-
     @cached_property
     def batches(self) -> list[list[int]]:
         """Return the examples of each batch, those of like length together."""
         training, steps, source = self.job_config.training, self.job_config.validation.steps, self.source
-        count = self._count
-        places = source.stride * np.arange(count)
+        count = source.count
+        places = np.arange(count)
         lengths = np.zeros(count) if source.lengths is None else source.lengths
         if steps > 0:
             total = training.global_batch_size

@@ -1,14 +1,27 @@
 """The described sections against torchtitan's dataclasses, and what decides where training arrives."""
 
 import dataclasses
+import re
 import types
 import typing
 
 import pytest
 
 from lt25.config.key import REQUIRED, identity, resolve
-from lt25.config.sections import HIDDEN, JOB, SCHEDULES, SET, training_identity
+from lt25.config.sections import (
+    CONFIG,
+    DATASET,
+    EXPERIMENT,
+    HIDDEN,
+    JOB,
+    MODEL,
+    SCHEDULES,
+    SET,
+    SYNONYMS,
+    training_identity,
+)
 from lt25.launch import DEGREES
+from lt25.tasks import TASKS
 
 # Where lt25's default is another than torchtitan's, and where its keys are lt25's own.
 OTHER_DEFAULTS = {
@@ -38,6 +51,8 @@ OWN = {
     "metrics.log_layer_norms",
     "validation.patience",
 }
+# What flame has, and torchtitan has not.
+FLAMES = {"training.skip_nan_inf", "optimizer.fused", "checkpoint.model_weights_only"}
 KINDS = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
 
 
@@ -70,7 +85,9 @@ def compare(keys, cls, prefix):
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     hidden = HIDDEN.get(prefix, {})
-    assert set(hidden) <= set(fields), f"{prefix}: hidden, and not torchtitan's"
+    assert {f"{prefix}.{name}" for name in set(hidden) - set(fields)} <= FLAMES, (
+        f"{prefix}: hidden, and not torchtitan's"
+    )
     assert not set(hidden) & set(keys)
     own = {name for name in keys if f"{prefix}.{name}" in OWN}
     assert set(keys) - own == set(fields) - set(hidden), f"{prefix}: describe the key, or hide it with a reason"
@@ -185,3 +202,15 @@ def test_numbers_have_the_type_of_their_key():
     resolved = resolve({"steps": 10.0, "max_norm": 1}, JOB["training"])
     assert (resolved["steps"], resolved["max_norm"]) == (10, 1.0)
     assert isinstance(resolved["steps"], int) and isinstance(resolved["max_norm"], float)
+
+
+def test_what_has_another_name_elsewhere_is_no_key_here_and_is_told_one_that_is():
+    keys = {"model": MODEL, "prepare": TASKS["language_modeling"].prepare, **JOB}
+    for synonym, name in SYNONYMS.items():
+        section, key = synonym.split(".")
+        assert key not in {**keys.get(section, {}), **HIDDEN.get(section, {})}, synonym
+        # A sentence may name several, and the file that they are in.
+        for one in re.findall(r"(?<!\S)[a-z0-9_]+\.[a-z0-9_]+(?!\S)", name.replace(",", "")):
+            section, key = one.split(".")
+            assert key in {**keys, "origin": DATASET["origin"].keys}[section], name
+    assert SYNONYMS["training.data_probs"] in EXPERIMENT and SYNONYMS["model.custom_import"].split()[0] in CONFIG

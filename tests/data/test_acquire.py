@@ -11,6 +11,7 @@ import pytest
 from lt25.config.sections import DATASET
 from lt25.data import acquire as acquiring
 from lt25.data.acquire import acquire, changes, damaged, verify
+from lt25.data.hub import listing
 from lt25.errors import UserError
 from lt25.files import write_sealed
 from tests.data import make
@@ -162,6 +163,14 @@ def test_the_hub_is_asked_for_its_newest_commit_once(tmp_path, data, monkeypatch
     acquire(data, raw)
     assert hub.asked == [None, "c0ffee" * 6] and hub.patterns == ["data/test.txt"]
     verify(data, raw)
+
+
+def test_two_stars_match_files_in_no_folder_too_on_the_hub_as_in_a_mirror(tmp_path, data, monkeypatch, mirror):
+    origin = {"hub": "owner/set", "files": {"train": "**/train-*.txt", "test": "**/READ*"}}
+    *_, copied = listing("tiny", origin, mirror)
+    Hub(monkeypatch)
+    *_, found = listing("tiny", origin, None)
+    assert set(found) == {"data/train-0.txt", "README.md"} <= set(copied)
 
 
 def test_without_network_one_line_says_what_to_do(tmp_path, data, monkeypatch):

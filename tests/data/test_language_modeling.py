@@ -1,5 +1,6 @@
 import json
 
+import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -253,6 +254,38 @@ def test_the_tokenizer_of_another_model_is_taken_without_what_it_puts_around_a_t
         UserError, match=r"prepare.tokenizer: found nowhere: no such tokenizer \(.*\): name bpe, unigram"
     ):
         make.prepared(tmp_path, "language_modeling", data, tokenizer="nowhere")
+
+
+def test_without_a_way_to_the_hub_a_tokenizer_is_refused_before_files_are_asked_for(monkeypatch):
+    asked, slept = [], []
+
+    def refuse(error):
+        def model_info(self, name, timeout):
+            asked.append(timeout)
+            raise error
+
+        monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
+
+    def load(name):
+        raise OSError("the client has waited")
+
+    monkeypatch.setattr("lt25.data.tokenizer.here", lambda name: None)
+    monkeypatch.setattr("lt25.data.tokenizer.time.sleep", slept.append)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", load)
+    refuse(httpx.ConnectError("Name or service not known"))
+    with pytest.raises(UserError, match=r"no such tokenizer \(it is not here, and the Hub cannot be reached: Name or"):
+        tokenizer.borrow("nobody/nothing", "prepare.tokenizer")
+    assert len(asked) == 3 and 0 < sum(slept) < 5
+    # What may pass is waited for.
+    refuse(httpx.ReadTimeout("slow"))
+    with pytest.raises(UserError, match=r"no such tokenizer \(the client has waited\): name bpe"):
+        tokenizer.borrow("nobody/nothing", "prepare.tokenizer")
+    # What was fetched before needs no network.
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: f"/cache/{file}")
+    asked.clear()
+    with pytest.raises(UserError, match="the client has waited"):
+        tokenizer.borrow("nobody/nothing", "prepare.tokenizer")
+    assert not asked
 
 
 def test_tokens_of_another_model_may_leave_numbers_out():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lt25.data import classification
+from lt25.data import classification, language_modeling
 from lt25.data.batches import Transforms
 from lt25.data.loader import StepBatches
 from lt25.data.order import Reading, Share
@@ -93,15 +93,29 @@ def test_a_step_of_more_batches_than_there_are_utterances_is_refused(split):
 
 @pytest.mark.parametrize("split", ["language_modeling"], indirect=True)
 def test_windows_predict_the_next_token_and_begin_anew_at_the_end_token_before_each_document(split):
-    windows, tokens = TokenWindows(split, Reading(Share(1), 0, seq_len=8)), split.shards["inputs"].tolist()
-    assert windows.count == (len(tokens) - 1) // 8 - 1
+    tokens = split.shards["inputs"].tolist()
     ends = set((split.shards["input_offsets"][1:-1] - 1).tolist())
-    for start in range(len(tokens) - 9):
-        window = windows[start]
-        assert window["input"].tolist() == tokens[start : start + 8]
-        assert window["label"].tolist() == tokens[start + 1 : start + 9]
-        begins = [at for at in range(8) if at == 0 or start + at in ends]
-        assert window["starts"].tolist() == begins
+    for length in (5, 8):
+        windows = TokenWindows(split, Reading(Share(1), 0, seq_len=length))
+        assert windows.count == (len(tokens) - 1) // length
+        for number in range(windows.count):
+            start, window = number * length, windows[number]
+            assert window["input"].tolist() == tokens[start : start + length]
+            assert window["label"].tolist() == tokens[start + 1 : start + length + 1]
+            begins = [at for at in range(length) if at == 0 or start + at in ends]
+            assert window["starts"].tolist() == begins
+
+
+@pytest.mark.parametrize(("tokens", "sequences"), [(0, None), (1, None), (2, [0, 1]), (7, [0, 3, 4, 6])])
+def test_a_split_that_fills_no_window_is_one_that_is_shorter(tokens, sequences):
+    shards = {"inputs": torch.arange(tokens), "input_offsets": torch.tensor([0, min(5, tokens), tokens])}
+    split = SimpleNamespace(path="there", split="validation", shards=shards)
+    windows = TokenWindows(split, Reading(Share(1), 0, seq_len=16, context_len=3))
+    assert windows.count == (sequences is not None)
+    if sequences:
+        batch = language_modeling.collate([windows[0]])
+        assert batch["cu_seqlens"].tolist() == sequences
+        assert batch["labels"].tolist() == [list(range(1, tokens))]
 
 
 @pytest.mark.parametrize("split", ["classification", "speech_recognition", "language_modeling"], indirect=True)
@@ -197,7 +211,7 @@ def test_batch_transforms_differ_between_micro_batches_and_ranks(tmp_path, monke
 class Counting:
     """A stream without end, whose examples depend on how many were read before."""
 
-    name, unit, count, stride, lengths = "counting", "examples", None, 1, None
+    name, unit, count, lengths = "counting", "examples", None, None
 
     def __init__(self, *_):
         self.read = 0

@@ -9,13 +9,12 @@ import pytest
 from lt25.data.order import FIRST, Share, draws, epoch_by_length, epoch_order, length_unit
 
 
-def source(count, lengths=None, stride=1):
-    return SimpleNamespace(count=count, lengths=lengths, stride=stride)
+def source(count, lengths=None):
+    return SimpleNamespace(count=count, lengths=lengths)
 
 
 LENGTHS = np.array([(7 * i * i + 3) % 23 + 1 for i in range(50)])
 SORTED = [[35], [34], [21], [22], [42], [30], [41], [32], [10], [36], [38], [8], [29], [23]]
-WINDOWS = [[23, 7, 79], [63, 87, 47], [55, 31, 39], [0, 64, 80], [16, 24, 48], [32, 8, 40], [36, 84, 28], [68, 12, 44]]
 
 
 @pytest.mark.parametrize(
@@ -23,9 +22,8 @@ WINDOWS = [[23, 7, 79], [63, 87, 47], [55, 31, 39], [0, 64, 80], [16, 24, 48], [
     [
         (source(11), Share(5), 1, [[7, 10, 5, 4, 0], [1, 8, 2, 9, 6], [7, 2, 4, 6, 1], [0, 3, 5, 9, 8]]),
         (source(50, LENGTHS), Share(1, accumulation=2, rank=1, world_size=2), 3, SORTED),
-        (source(11, stride=8), Share(3), 2, WINDOWS),
     ],
-    ids=["alike", "sorted", "windows"],
+    ids=["alike", "sorted"],
 )
 def test_the_order_of_a_seed_is_what_it_always_was(source, share, seed, expected):
     assert [draw.indices for draw in islice(draws(source, share, seed, 0), len(expected))] == expected
@@ -145,11 +143,3 @@ def test_a_stream_is_read_once_in_order():
     shares = [Share(2, accumulation=2, rank=rank, world_size=2) for rank in range(2)]
     read = [[draw.indices for draw in islice(draws(source(None), share, 1, 0), 3)] for share in shares]
     assert read == [[[0, 1], [4, 5], [8, 9]], [[2, 3], [6, 7], [10, 11]]]
-
-
-def test_every_window_of_every_epoch_lies_within_the_stream():
-    tokens, seq_len = 300, 16
-    for epoch in range(20):
-        order = epoch_order(source((tokens - 1) // seq_len - 1, stride=seq_len), 2, 1, epoch)
-        assert order.min() >= 0
-        assert order.max() + seq_len < tokens

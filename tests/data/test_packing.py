@@ -107,10 +107,12 @@ def test_a_state_that_lacks_a_lane_or_is_of_another_batch_is_refused():
         packed(share=Share(2)).load_state_dict(state)
 
 
-def test_sequences_are_cut_at_context_len_or_not_kept_apart():
-    for item in windows(packed(context_len=3), Share(4), 6).values():
-        bounds = [*item["starts"].tolist(), T]
-        assert max(np.diff(bounds)) <= 3 and bounds[0] == 0
+def test_sequences_are_cut_at_documents_and_context_len_or_not_kept_apart():
+    for length in (3, 0):
+        for item in windows(packed(context_len=length), Share(4), 6).values():
+            bounds = [*item["starts"].tolist(), T]
+            assert bounds[0] == 0 and min(np.diff(bounds)) >= 1 and max(np.diff(bounds)) <= (length or T)
+            assert {*(item["input"] == END).nonzero().flatten().tolist()} <= {*bounds}
     assert all(item["starts"].tolist() == [0] for item in windows(packed(varlen=False), Share(4), 6).values())
 
 
@@ -118,3 +120,23 @@ def test_a_corpus_without_text_is_an_error_and_not_a_search_without_end():
     corpus = Documents(sizes=(), chunks=3)
     with pytest.raises(UserError, match="documents: there is no text to train on"):
         packed([corpus])[0]
+
+
+def test_windows_of_a_document_come_in_random_order():
+    read = windows(packed([Documents(sizes=(800,), chunks=1)], share=Share(1)), Share(1), 100)
+    first = [int(item["label"][0]) for item in read.values()]
+    assert sorted(first) == list(range(1, 801, T)) and first != sorted(first)
+
+
+def test_text_that_lies_in_one_chunk_of_many_is_found_by_every_lane():
+    corpus, share = Documents(sizes=(200,), chunks=7), Share(6)
+    read = windows(packed([corpus], share=share), share, 30)
+    assert len(read) == 180 and all((item["label"] != END).any() for item in read.values())
+
+
+def test_which_dataset_a_window_is_of_is_drawn_in_every_step_by_the_probabilities():
+    share, steps = Share(8), 100
+    read = windows(packed([Documents(), Documents(offset=1000)], (0.75, 0.25), share), share, steps)
+    second = torch.tensor([int(read[number]["label"].max() > 1000) for number in range(8 * steps)]).view(steps, 8)
+    assert abs(second.float().mean() - 0.25) < 0.05
+    assert len(second.unique(dim=0)) > 10

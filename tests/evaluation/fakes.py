@@ -43,10 +43,10 @@ class SumModel(torch.nn.Module):
     """A causal model with a state: its logits depend on the sum of all tokens so far, and on nothing else."""
 
     device = torch.device("cpu")
-    config = SimpleNamespace(model_type="lt25_hgrn")
 
     def __init__(self, vocabulary: int):
         super().__init__()
+        self.config = SimpleNamespace(model_type="lt25_hgrn", vocab_size=vocabulary)
         self.table = torch.randn(64, vocabulary, generator=torch.Generator().manual_seed(1))
         self.longest = 0
 

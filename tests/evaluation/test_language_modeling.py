@@ -2,6 +2,7 @@ import gzip
 import lzma
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -165,6 +166,20 @@ def test_bytes_not_characters_are_counted_and_the_end_of_a_text_is_predicted():
     assert table["bits"][0] == pytest.approx(expected.sum() / math.log(2), rel=1e-5)
     assert metrics["bits_per_byte"] == pytest.approx(table["bits"].sum() / 4)
     assert "samples" not in metrics
+
+
+def test_a_vocabulary_that_leaves_numbers_out_is_guessed_by_frequency_too():
+    class Sparse(ByteTokenizer):
+        eos_token_id = 300
+
+        def __len__(self):
+            return 257
+
+    split = FakeSplit([[*b"a", 300]])
+    train = SimpleNamespace(shards={"inputs": torch.tensor([*b"aa", 300])})
+    settings = options("language_modeling", new_tokens=0)
+    metrics, _ = language.predict(SumModel(301), split, Sparse(), settings, "test", train)
+    assert metrics["baselines"]["unigram"] == pytest.approx(-math.log2(3 / 304) - math.log2(2 / 304))
 
 
 def test_an_empty_split_says_so():

@@ -24,7 +24,10 @@ def test_windows_in_which_texts_follow_each_other_are_a_batch():
     tokens = torch.randint(11, (1, 17))
     batch = {"labels": tokens[:, 1:], "cu_seqlens": torch.tensor([0, 8, 16])}
     torch.testing.assert_close(windows(tokens[:, :-1], **batch), packed(tokens[:, :-1], **batch))
-    assert shapes == [((2, 8), False)]
+    # What validation reads may fill no window.
+    batch = {"labels": tokens[:, 1:6], "cu_seqlens": torch.tensor([0, 5])}
+    torch.testing.assert_close(windows(tokens[:, :5], **batch), packed(tokens[:, :5], **batch))
+    assert shapes == [((2, 8), False), ((1, 5), False)]
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,9 @@ def test_muon_is_torchs_for_the_matrices_of_layers_and_adamw_for_the_rest():
 def test_a_step_left_out_changes_neither_weights_nor_state_nor_means(name):
     model = network()
     optimizers = build_optimizers([model], Optimizer(name=name, lr=1e-2, ema_decay=0.9), None)
-    optimizers.step(give_gradients(model, 0))
+    # After the first step means are still the weights.
+    for n in range(2):
+        optimizers.step(give_gradients(model, n))
 
     def everything():
         state = {key: value for key, value in optimizers.state_dict().items() if isinstance(value, torch.Tensor)}
@@ -209,6 +211,49 @@ def test_means_follow_the_weights_and_stand_in_their_place_for_a_while():
     with optimizers.averaged():
         torch.testing.assert_close(model.weight.detach(), mean)
     assert torch.equal(model.weight, weight)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Muon"])
+def test_means_of_weights_in_bfloat16_are_finer_than_these_and_stay_so_when_a_run_goes_on(name):
+    model, again = network().bfloat16(), network().bfloat16()
+    optimizers, resumed = (
+        build_optimizers([one], Optimizer(name=name, lr=1e-2, ema_decay=0.999), None) for one in (model, again)
+    )
+    weight, mean = model["layers"][0][0].weight, None
+    for n in range(300):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizers.step(torch.ones(()))
+        share = 1 - min(0.999, (1 + n) / (10 + n))
+        mean = weight.detach().double() if mean is None else mean + share * (weight.detach().double() - mean)
+    kept = optimizers.optimizers[0].state[weight]["ema"]
+    torch.testing.assert_close(kept.double(), mean, atol=1e-5, rtol=1e-5)
+    resumed.load_state_dict(
+        {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in optimizers.state_dict().items()}
+    )
+    assert torch.equal(resumed.optimizers[0].state[again["layers"][0][0].weight]["ema"], kept)
+    with optimizers.averaged():
+        assert torch.equal(weight, kept.bfloat16())
+
+
+def test_rates_of_gates_suit_muon_which_has_matrices_among_them():
+    model = network()
+    wanted = {"lr": 2e-3, "weight_decay": 0.0}
+    optimizers = FiniteOptimizers([model], "Muon", {"lr": 1e-2, "weight_decay": 0.1}, (("0.weight", "bias"), wanted))
+    groups = [
+        (names, group["lr"], group["muon"])
+        for group in optimizers.optimizers[0].param_groups
+        if (names := [name for name, one in model.named_parameters() if any(one is own for own in group["params"])])
+    ]
+    own = {name for names, lr, _ in groups for name in names if lr == 2e-3}
+    assert own == {name for name, _ in model.named_parameters() if name.endswith(("0.weight", "bias"))}
+    assert {muon for _, lr, muon in groups if lr == 2e-3} == {True, False}
+    before = {name: one.detach().clone() for name, one in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizers.step(torch.zeros(()))
+    # Without gradients, what moves is what has a weight decay.
+    assert {name for name, one in model.named_parameters() if torch.equal(one, before[name])} == own
 
 
 @pytest.mark.parametrize("decay_type", ["linear", "sqrt", "cosine"])

@@ -141,7 +141,7 @@ def test_a_lower_loss_at_the_same_accuracy_renews_the_patience():
 def test_steps_of_a_validation_are_as_many_examples_as_those_of_training(total, ranks, examples):
     training = {"global_batch_size": total, "local_batch_size": 4, "batch_seconds": None}
     made = validator("loss", "min", [], training=training, validation={"steps": 3})
-    made.ranks, made.source = ranks, SimpleNamespace(count=50, stride=1, lengths=None)
+    made.ranks, made.source = ranks, SimpleNamespace(count=50, lengths=None)
     chosen = [place for batch in made.batches for place in batch]
     assert len(chosen) == len(set(chosen)) == examples
     again = validator("loss", "min", [], training=training, validation={"steps": 3})
