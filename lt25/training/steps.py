@@ -90,11 +90,16 @@ class FiniteOptimizers(OptimizersContainer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.state_dict()
 
-        def as_stored(weight: Tensor, value: Tensor, *_: Any) -> Tensor:
-            return value.to(weight.device)
+        policy = "_process_value_according_to_param_policy"
+        own = getattr(torch.optim.Optimizer, policy)
+
+        def as_stored(
+            weight: Tensor, value: Tensor, number: int, groups: list[dict[str, Any]], key: Any = None
+        ) -> Tensor:
+            return value.to(weight.device) if key == EMA else own(weight, value, number, groups, key)
 
         # Otherwise torch gives what it loads the dtype of the weight, and the means are finer than that.
-        with replaced(torch.optim.Optimizer, "_process_value_according_to_param_policy", staticmethod(as_stored)):
+        with replaced(torch.optim.Optimizer, policy, staticmethod(as_stored)):
             super().load_state_dict(state_dict)
 
     def follow(self, rates: list[float]) -> None:
