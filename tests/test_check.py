@@ -9,6 +9,7 @@ import pytest
 import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
+from safetensors.numpy import save_file
 
 from lt25 import cli
 from lt25.errors import UserError
@@ -348,7 +349,7 @@ def test_a_folder_to_start_from_is_looked_at_before_it_is_brought(project, capsy
     folder.mkdir(parents=True)
     assert "~/results/other: no config.json with weights in *.safetensors: name a model" in said("~/results/other")
     (folder / "config.json").write_text(json.dumps({**tiny.MODEL, "hidden_size": 24}))
-    (folder / "model.safetensors").write_bytes(b"")
+    save_file({}, folder / "model.safetensors")
     assert "name a model that has both, as ~/results/other/hf" in said("~/results/other")
     assert "model.hidden_size is 16, but results/other/hf was trained with 24" in said("results/other/hf")
 

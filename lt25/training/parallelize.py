@@ -125,7 +125,8 @@ def _expensive_operators() -> set[torch._ops.OpOverload]:
         aten._scaled_dot_product_flash_attention,
         aten._scaled_dot_product_cudnn_attention,
     )
-    return {one.default for one in (aten.mm, *attention, own.hgrn_mix, own.hgrn_scan, own.joint_linear)}
+    scans = own.hgrn_mix, own.hgrn_scan, own.selective_scan, own.ssd_scan
+    return {one.default for one in (aten.mm, *attention, *scans, own.joint_linear)}
 
 
 def _shard(model: nn.Module, layers: nn.ModuleList, parallel_dims: ParallelDims, job_config: JobConfig) -> None:
