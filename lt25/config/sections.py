@@ -574,7 +574,7 @@ EXPERIMENT: Section = {
     "model": Key(
         "object",
         REQUIRED,
-        "a Hugging Face config; `base` names a file of config/models/ that it starts from",
+        "a Hugging Face config; `base` names a file that it starts from, of config/models/ or the config.json of a model",
         True,
     ),
     "init_from": Key(

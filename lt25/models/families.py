@@ -111,10 +111,22 @@ class Family:
         return None if self.module is None or self.module.startswith("lt25.") else self.module.partition(".")[0]
 
     def load(self) -> None:
-        """Make transformers' Auto classes know the family."""
+        """Make transformers' Auto classes know the family.
+
+        Raises:
+            UserError: if there is no such module.
+        """
         if self.module is not None:
             keep_kernels()  # Triton asks for it when a kernel is defined
-            import_module(self.module)
+            try:
+                import_module(self.module)
+            except ModuleNotFoundError as error:
+                if error.name is None or not f"{self.module}.".startswith(f"{error.name}."):
+                    raise
+                raise UserError(
+                    f"model.model_type: found {self.model_type}, whose module {self.module} is not there: correct `module` of "
+                    "its Family"
+                ) from error
 
     def tied(self, model: Mapping[str, Any]) -> bool:
         """Tell from the keys of a ``model`` section whether a language model's output layer is its embedding."""
@@ -358,14 +370,22 @@ def _read_keys(module: str, source: str) -> Section:
     To import the module would import torch. An integer with a positive default is taken for a size, which is at least 1.
 
     Raises:
-        UserError: if the package is not installed.
+        UserError: if the package is not installed, or its module is not there, no Python or has no such class.
     """
     package, *inner = module.split(".")
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise UserError(f"it comes with the package {source}, which is not installed: install it")
-    tree = ast.parse(Path(spec.origin).parent.joinpath(*inner).with_suffix(".py").read_text())
-    config = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name.endswith("Config"))
+    file = Path(spec.origin).parent.joinpath(*inner).with_suffix(".py")
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError) as error:
+        raise UserError(
+            f"{file}: cannot be read ({error}): mend it, or correct `config` of the Family of {source}"
+        ) from error
+    config = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name.endswith("Config")), None)
+    if config is None:
+        raise UserError(f"{file}: no class ...Config, whose keys an experiment may set: correct `config` of the Family")
     init = next((node for node in config.body if getattr(node, "name", "") == "__init__"), None)
     if isinstance(init, ast.FunctionDef):
         arguments = init.args.args[1:]

@@ -127,6 +127,23 @@ def test_code_that_makes_no_model_is_one_line(plugin, monkeypatch, old, new, sai
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('module=f"{__name__}.model"', 'module=f"{__name__}.modell"', r"whose module own_lstm\.modell is not there"),
+        ("module=", 'config=f"{__name__}.conf", module=', r"own_lstm/conf\.py: cannot be read"),
+        ("module=", 'config=f"{__name__}.model", module=', r"own_lstm/model\.py: no class \.\.\.Config"),
+    ],
+    ids=["no module", "no config module", "no config class"],
+)
+def test_modules_that_its_family_names_in_vain_are_one_line(plugin, monkeypatch, old, new, said):
+    monkeypatch.setattr(sys.modules[__name__], "MODEL", MODEL.replace("Config(", "Settings("))
+    plugin(old, new)
+    with pytest.raises(UserError, match=said):
+        families.find("own_lstm").model_keys()
+        make_model(FIELDS, "language_modeling")
+
+
 def test_an_output_without_names_is_refused(plugin):
     plugin("return CausalLMOutput(logits=self.head(x))", "return (self.head(x),)")
     model = TaskModel(ModelArgs(task="language_modeling", config=json.dumps(FIELDS), seq_len=4))
