@@ -19,6 +19,7 @@ from fla.ops.utils import prepare_chunk_indices
 from fla.utils import IS_NVIDIA_HOPPER, TRITON_ABOVE_3_4_0, TRITON_ABOVE_3_7_1
 from torch import Tensor
 
+from lt25.ops.backends.triton_gla import place_of_chunk
 from lt25.ops.backends.triton_math import exp2
 
 
@@ -32,14 +33,7 @@ def _gradients(q, k, v, do, h, dh, g, dv, dq, dk, dw, dg, cu_seqlens, chunk_indi
     block = place % BLOCKS
     group = place // BLOCKS % G
     chunk = (place // (BLOCKS * G)).to(tl.int64)
-    if cu_seqlens is not None:
-        sequence = tl.load(chunk_indices + 2 * chunk).to(tl.int64)
-        first = tl.load(cu_seqlens + sequence).to(tl.int64) + tl.load(chunk_indices + 2 * chunk + 1).to(tl.int64) * C
-        end = tl.load(cu_seqlens + sequence + 1).to(tl.int64)
-    else:
-        first = chunk // numbers * steps + chunk % numbers * C
-        end = (chunk // numbers + 1) * steps
-    count = tl.minimum(end - first, C).to(tl.int32)
+    first, count = place_of_chunk(chunk, cu_seqlens, chunk_indices, steps, numbers, C)
 
     places = tl.arange(0, C)
     there = places < count

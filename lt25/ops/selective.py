@@ -6,7 +6,7 @@ Section 3.3.2 of "Mamba: Linear-Time Sequence Modeling with Selective State Spac
 import torch
 from torch import Tensor
 
-from lt25.ops.backends import check_shapes, count_sequences, kernels, reference, state_dtype
+from lt25.ops.backends import check_shapes, choose, count_sequences, kernels, reference, state_dtype
 from lt25.ops.operator import operator
 from lt25.ops.scan import check_sequences
 
@@ -51,11 +51,7 @@ def selective_scan(
     sizes |= {"D": (D, of_channels), "dt_bias": (dt_bias, of_channels), "z": (x if z is None else z, x.shape)}
     check_shapes("selective_scan", sizes)
     check_sequences("selective_scan", x, x.shape[2], None, cu_seqlens)
-    if backend is None:
-        backend = "triton" if x.is_cuda and x.dtype != torch.float64 else "reference"
-    if backend not in ("triton", "reference"):
-        raise ValueError(f"selective_scan: unknown backend {backend!r}, choose from triton, reference")
-    if backend == "reference":
+    if choose("selective_scan", x, backend, ("triton", "reference")) == "reference":
         y, state = reference.selective_scan(x, dt, A, B, C, D, dt_bias, z, cu_seqlens)
         return y, state.to(state_dtype(x))
     y, states = _forward(x, dt, A, B, C, D, dt_bias, z, cu_seqlens)

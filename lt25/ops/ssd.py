@@ -4,11 +4,10 @@ One number decays the whole state of a head, so that steps within a chunk are pr
 Generalized Models and Efficient Algorithms Through Structured State Space Duality", https://arxiv.org/abs/2405.21060).
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lt25.ops.backends import check_shapes, kernels, reference, state_dtype
+from lt25.ops.backends import check_shapes, choose, kernels, reference, state_dtype
 from lt25.ops.operator import operator
 
 CHUNK = 64
@@ -47,11 +46,7 @@ def ssd_scan(
         )
     of_heads = (*xBC.shape[:2], heads)
     check_shapes("ssd_scan", {"dt": (dt, of_heads), "log_decay": (log_decay, of_heads)})
-    if backend is None:
-        backend = "triton" if xBC.is_cuda and xBC.dtype != torch.float64 else "reference"
-    if backend not in ("triton", "reference"):
-        raise ValueError(f"ssd_scan: unknown backend {backend!r}, choose from triton, reference")
-    if backend == "reference":
+    if choose("ssd_scan", xBC, backend, ("triton", "reference")) == "reference":
         y, state = reference.ssd_scan(xBC, dt, log_decay, D, groups)
         return y, state.to(state_dtype(xBC))
     rounded = [1 << (side - 1).bit_length() for side in (size, channels // (2 * groups))]

@@ -26,7 +26,7 @@ _NARROW_MLP, _WIDE_MLP = 64, 256
 _FEW = 16
 
 
-def choose(operator: str, x: Tensor, backend: str | None) -> str:
+def choose(operator: str, x: Tensor, backend: str | None, available: Sequence[str] = BACKENDS) -> str:
     """Choose a backend: the requested one, or by default the one for x's device.
 
     There are no kernels for float64 on CUDA; the default there is the reference, as it is in graphs that torch.export makes for
@@ -35,10 +35,11 @@ def choose(operator: str, x: Tensor, backend: str | None) -> str:
     Args:
         operator: name for the message.
         x: the operator's first argument.
-        backend: one of BACKENDS, or None.
+        backend: one of those available, or None.
+        available: all backends of the operator. Without numba, the default on a CPU is the reference.
 
     Returns:
-        One of BACKENDS.
+        One of those available.
 
     Raises:
         ValueError: an unknown backend.
@@ -47,10 +48,10 @@ def choose(operator: str, x: Tensor, backend: str | None) -> str:
         if is_exported():
             return "reference"
         if not x.is_cuda:
-            return "numba"
+            return "numba" if "numba" in available else "reference"
         return "reference" if x.dtype == torch.float64 else "triton"
-    if backend not in BACKENDS:
-        raise ValueError(f"{operator}: unknown backend {backend!r}, choose from {', '.join(BACKENDS)}")
+    if backend not in available:
+        raise ValueError(f"{operator}: unknown backend {backend!r}, choose from {', '.join(available)}")
     return backend
 
 

@@ -19,7 +19,7 @@ _COLUMNS = 64
 
 
 @triton.jit
-def _place(chunk, cu_seqlens, table, steps, numbers, C: tl.constexpr):
+def place_of_chunk(chunk, cu_seqlens, table, steps, numbers, C: tl.constexpr):
     """The first step of a chunk, and how many it has."""
     if cu_seqlens is not None:
         sequence = tl.load(table + 2 * chunk).to(tl.int64)
@@ -36,7 +36,7 @@ def _decays(z, sums, cu_seqlens, table, factor, steps, numbers,
             D: tl.constexpr, C: tl.constexpr, COLUMNS: tl.constexpr, LOGITS: tl.constexpr):  # fmt: skip
     BLOCKS: tl.constexpr = (D + COLUMNS - 1) // COLUMNS
     chunk = (tl.program_id(0) // BLOCKS).to(tl.int64)
-    first, count = _place(chunk, cu_seqlens, table, steps, numbers, C)
+    first, count = place_of_chunk(chunk, cu_seqlens, table, steps, numbers, C)
     places = tl.arange(0, C)
     columns = tl.program_id(0) % BLOCKS * COLUMNS + tl.arange(0, COLUMNS)
     inside = (places < count)[:, None] & (columns < D)[None, :]
@@ -57,7 +57,7 @@ def _values(k, g, scores, do, dh, dv, cu_seqlens, table, steps, numbers,
     block = place % BLOCKS
     head = place // BLOCKS % H
     chunk = (place // (BLOCKS * H)).to(tl.int64)
-    first, count = _place(chunk, cu_seqlens, table, steps, numbers, C)
+    first, count = place_of_chunk(chunk, cu_seqlens, table, steps, numbers, C)
     places = tl.arange(0, C)
     there = places < count
     keys = tl.arange(0, BK)
@@ -103,7 +103,7 @@ def _keys(q, k, v, z, g, h, do, dh, dq_within, dk_within, dq, dk, dz, cu_seqlens
     block = place % BLOCKS
     head = place // BLOCKS % H
     chunk = (place // (BLOCKS * H)).to(tl.int64)
-    first, count = _place(chunk, cu_seqlens, table, steps, numbers, C)
+    first, count = place_of_chunk(chunk, cu_seqlens, table, steps, numbers, C)
     places = tl.arange(0, C)
     there = places < count
     columns = block * BK + tl.arange(0, BK)

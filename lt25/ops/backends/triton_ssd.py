@@ -9,6 +9,7 @@ What Triton 3.4 to 3.7.0 compile wrongly for Hopper GPUs is avoided, see `lt25.m
 round, loops load no tile ahead where a tile has two uses, and products that are added to something are scaled first, by 1.
 """
 
+from collections.abc import Sequence
 from math import gcd
 from typing import Any
 
@@ -17,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lt25.ops.backends.triton_gla import place_of_chunk
 from lt25.ops.backends.triton_launch import Launch, settled
 from lt25.ops.backends.triton_math import LOG2_E, exp2
 from lt25.ops.ssd import CHUNK
@@ -34,46 +36,65 @@ def _exp(v):
     return exp2(v * LOG2_E)
 
 
+@triton.jit
+def _decay(difference, kept):
+    """exp(difference) where it is kept, else 0; no power is infinite, which times 0 would be no number."""
+    return tl.where(kept, _exp(tl.where(kept, difference, 0.0)), 0.0)
+
+
+@triton.jit
+def _rows(chunk, steps, C: tl.constexpr):
+    """The steps of a chunk, which of them there are, and the last."""
+    first, count = place_of_chunk(chunk, None, None, steps, tl.cdiv(steps, C), C)
+    places = tl.arange(0, C)
+    return first + places, places < count, first + count - 1
+
+
+@triton.jit
+def _tile(data, width, row, there, first, columns, count):
+    """So many columns from the first on, of rows of a width; 0 where there is none."""
+    inside = there[:, None] & (columns < count)[None, :]
+    return tl.load(data + row[:, None] * width + first + columns[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def _part_of_head(HEADS: tl.constexpr, P: tl.constexpr, S: tl.constexpr, BP: tl.constexpr, BS: tl.constexpr):
+    """Head and sequence of a program that goes through all chunks, and its rows and columns of the state."""
+    BLOCKS: tl.constexpr = (S + BS - 1) // BS
+    place = tl.program_id(0)
+    columns = place % BLOCKS * BS + tl.arange(0, BS)
+    return place // BLOCKS % HEADS, (place // (BLOCKS * HEADS)).to(tl.int64), tl.arange(0, BP), columns
+
+
+@triton.jit
+def _heads_of_chunk(HEADS: tl.constexpr, OWN: tl.constexpr):
+    """The chunk of a program, and the first of its heads."""
+    place = tl.program_id(0)
+    return (place // (HEADS // OWN)).to(tl.int64), place % (HEADS // OWN) * OWN
+
+
 @triton.jit(do_not_specialize=("steps", "scale"))
 def _states(x, d, g, h, last, steps, scale,
             HEADS: tl.constexpr, GROUPS: tl.constexpr, P: tl.constexpr, S: tl.constexpr, C: tl.constexpr,
             BP: tl.constexpr, BS: tl.constexpr):  # fmt: skip
     """A program has BS columns of the state of one head, which it writes at the start of each chunk."""
-    BLOCKS: tl.constexpr = (S + BS - 1) // BS
     CHANNELS: tl.constexpr = HEADS * P + 2 * GROUPS * S
-    place = tl.program_id(0)
-    block = place % BLOCKS
-    head = place // BLOCKS % HEADS
-    sequence = (place // (BLOCKS * HEADS)).to(tl.int64)
+    head, sequence, values, columns = _part_of_head(HEADS, P, S, BP, BS)
     of_k = HEADS * P + head // (HEADS // GROUPS) * S
-    chunks = tl.cdiv(steps, C)
-
-    places = tl.arange(0, C)
-    values = tl.arange(0, BP)
-    columns = block * BS + tl.arange(0, BS)
     of_state = values[:, None] * S + columns[None, :]
     inside = (values < P)[:, None] & (columns < S)[None, :]
+    chunks = tl.cdiv(steps, C)
     state = tl.zeros([BP, BS], tl.float32)
-    for chunk in tl.range(0, chunks):
-        tl.store(h + ((sequence * chunks + chunk) * HEADS + head) * (P * S) + of_state, state, mask=inside)
-        rows = chunk * C + places
-        there = rows < steps
-        row = sequence * steps + rows
-        end = sequence * steps + tl.minimum(chunk * C + C, steps) - 1
+    for number in tl.range(0, chunks):
+        chunk = sequence * chunks + number
+        tl.store(h + (chunk * HEADS + head) * (P * S) + of_state, state, mask=inside)
+        row, there, end = _rows(chunk, steps, C)
         gate = tl.load(g + row * HEADS + head, mask=there, other=0.0)
         total = tl.load(g + end * HEADS + head)
-        weight = tl.load(d + row * HEADS + head, mask=there, other=0.0) * _exp(tl.where(there, total - gate, 0.0))
-        v = tl.load(
-            x + row[:, None] * CHANNELS + head * P + values[None, :],
-            mask=there[:, None] & (values < P)[None, :],
-            other=0.0,
-        )
-        k = tl.load(
-            x + row[:, None] * CHANNELS + of_k + columns[None, :],
-            mask=there[:, None] & (columns < S)[None, :],
-            other=0.0,
-        )
-        written = (v.to(tl.float32) * weight[:, None]).to(k.dtype)
+        step = tl.load(d + row * HEADS + head, mask=there, other=0.0)
+        v = _tile(x, CHANNELS, row, there, head * P, values, P)
+        k = _tile(x, CHANNELS, row, there, of_k, columns, S)
+        written = (v.to(tl.float32) * (step * _decay(total - gate, there))[:, None]).to(k.dtype)
         state = tl.dot(tl.trans(written), k, input_precision="ieee") * scale + state * _exp(total)
     tl.store(last + (sequence * HEADS + head) * (P * S) + of_state, state, mask=inside)
 
@@ -84,38 +105,26 @@ def _outputs(x, d, g, h, skip, o, steps, scale,
              BP: tl.constexpr, BS: tl.constexpr, OWN: tl.constexpr):  # fmt: skip
     """A program has one chunk and OWN heads of a group."""
     CHANNELS: tl.constexpr = HEADS * P + 2 * GROUPS * S
-    chunks = tl.cdiv(steps, C)
-    place = tl.program_id(0)
-    first = place % (HEADS // OWN) * OWN
-    chunk = (place // (HEADS // OWN)).to(tl.int64)
-    start = chunk % chunks * C
+    chunk, first = _heads_of_chunk(HEADS, OWN)
     of_k = HEADS * P + first // (HEADS // GROUPS) * S
-
-    places = tl.arange(0, C)
     values = tl.arange(0, BP)
     columns = tl.arange(0, BS)
-    there = start + places < steps
-    row = chunk // chunks * steps + start + places
-    wide = there[:, None] & (columns < S)[None, :]
-    narrow = there[:, None] & (values < P)[None, :]
-    k = tl.load(x + row[:, None] * CHANNELS + of_k + columns[None, :], mask=wide, other=0.0)
-    q = tl.load(x + row[:, None] * CHANNELS + of_k + GROUPS * S + columns[None, :], mask=wide, other=0.0)
+    row, there, _ = _rows(chunk, steps, C)
+    k = _tile(x, CHANNELS, row, there, of_k, columns, S)
+    q = _tile(x, CHANNELS, row, there, of_k + GROUPS * S, columns, S)
     scores = tl.dot(q, tl.trans(k), input_precision="ieee")
-    earlier = (places[:, None] >= places[None, :]) & there[:, None]
+    earlier = (row[:, None] >= row[None, :]) & there[:, None]
     for head in tl.range(first, first + OWN, num_stages=1):
         gate = tl.load(g + row * HEADS + head, mask=there, other=0.0)
         step = tl.load(d + row * HEADS + head, mask=there, other=0.0)
-        v = tl.load(x + row[:, None] * CHANNELS + head * P + values[None, :], mask=narrow, other=0.0)
-        of_state = (chunk * HEADS + head) * (P * S) + values[:, None] * S + columns[None, :]
-        state = tl.load(h + of_state, mask=(values < P)[:, None] & (columns < S)[None, :], other=0.0)
-        weights = tl.where(
-            earlier, scores * _exp(tl.where(earlier, gate[:, None] - gate[None, :], 0.0)) * step[None, :], 0.0
-        )
-        from_state = tl.dot(q, tl.trans(state), input_precision="ieee") * (_exp(gate) * scale)[:, None]
-        within = tl.dot(weights.to(v.dtype), v, input_precision="ieee") * scale
-        skipped = v.to(tl.float32) * tl.load(skip + head * P + values, mask=values < P, other=0.0)[None, :]
-        result = from_state + within + skipped
-        tl.store(o + row[:, None] * (HEADS * P) + head * P + values[None, :], result, mask=narrow)
+        v = _tile(x, CHANNELS, row, there, head * P, values, P)
+        state = _tile(h + (chunk * HEADS + head) * (P * S), S, values, values < P, 0, columns, S)
+        weights = scores * _decay(gate[:, None] - gate[None, :], earlier) * step[None, :]
+        result = tl.dot(q, tl.trans(state), input_precision="ieee") * (_exp(gate) * scale)[:, None]
+        result += tl.dot(weights.to(v.dtype), v, input_precision="ieee") * scale
+        result += v.to(tl.float32) * tl.load(skip + head * P + values, mask=values < P, other=0.0)[None, :]
+        to = o + row[:, None] * (HEADS * P) + head * P + values[None, :]
+        tl.store(to, result, mask=there[:, None] & (values < P)[None, :])
 
 
 @triton.jit(do_not_specialize=("steps", "scale"))
@@ -123,39 +132,23 @@ def _state_gradients(x, g, do, dlast, dh, steps, scale,
                      HEADS: tl.constexpr, GROUPS: tl.constexpr, P: tl.constexpr, S: tl.constexpr, C: tl.constexpr,
                      BP: tl.constexpr, BS: tl.constexpr, LAST: tl.constexpr):  # fmt: skip
     """As `_states`, from the last chunk to the first: gradients of the states at the ends of chunks."""
-    BLOCKS: tl.constexpr = (S + BS - 1) // BS
     CHANNELS: tl.constexpr = HEADS * P + 2 * GROUPS * S
-    place = tl.program_id(0)
-    block = place % BLOCKS
-    head = place // BLOCKS % HEADS
-    sequence = (place // (BLOCKS * HEADS)).to(tl.int64)
+    head, sequence, values, columns = _part_of_head(HEADS, P, S, BP, BS)
     of_q = HEADS * P + (GROUPS + head // (HEADS // GROUPS)) * S
-    chunks = tl.cdiv(steps, C)
-
-    places = tl.arange(0, C)
-    values = tl.arange(0, BP)
-    columns = block * BS + tl.arange(0, BS)
     of_state = values[:, None] * S + columns[None, :]
     inside = (values < P)[:, None] & (columns < S)[None, :]
+    chunks = tl.cdiv(steps, C)
     grad = tl.zeros([BP, BS], tl.float32)
     if LAST:
         grad += tl.load(dlast + (sequence * HEADS + head) * (P * S) + of_state, mask=inside, other=0.0)
     for done in tl.range(0, chunks):
-        chunk = chunks - 1 - done
-        tl.store(dh + ((sequence * chunks + chunk) * HEADS + head) * (P * S) + of_state, grad, mask=inside)
-        rows = chunk * C + places
-        there = rows < steps
-        row = sequence * steps + rows
-        end = sequence * steps + tl.minimum(chunk * C + C, steps) - 1
+        chunk = sequence * chunks + chunks - 1 - done
+        tl.store(dh + (chunk * HEADS + head) * (P * S) + of_state, grad, mask=inside)
+        row, there, end = _rows(chunk, steps, C)
         gate = tl.load(g + row * HEADS + head, mask=there, other=0.0)
         total = tl.load(g + end * HEADS + head)
-        of_o = do + row[:, None] * (HEADS * P) + head * P + values[None, :]
-        grad_o = tl.load(of_o, mask=there[:, None] & (values < P)[None, :], other=0.0)
-        q = tl.load(
-            x + row[:, None] * CHANNELS + of_q + columns[None, :],
-            mask=there[:, None] & (columns < S)[None, :],
-            other=0.0,
-        )
+        grad_o = _tile(do, HEADS * P, row, there, head * P, values, P)
+        q = _tile(x, CHANNELS, row, there, of_q, columns, S)
         read = (grad_o.to(tl.float32) * _exp(gate)[:, None]).to(q.dtype)
         grad = tl.dot(tl.trans(read), q, input_precision="ieee") * scale + grad * _exp(total)
 
@@ -166,60 +159,48 @@ def _value_gradients(x, d, g, h, skip, do, dh, dx, dd, dg, dskip, steps, scale,
                      BP: tl.constexpr, BS: tl.constexpr, OWN: tl.constexpr):  # fmt: skip
     """As `_outputs`: gradients of all but keys and queries."""
     CHANNELS: tl.constexpr = HEADS * P + 2 * GROUPS * S
-    chunks = tl.cdiv(steps, C)
-    place = tl.program_id(0)
-    first = place % (HEADS // OWN) * OWN
-    chunk = (place // (HEADS // OWN)).to(tl.int64)
-    start = chunk % chunks * C
+    chunk, first = _heads_of_chunk(HEADS, OWN)
     of_k = HEADS * P + first // (HEADS // GROUPS) * S
-
-    places = tl.arange(0, C)
     values = tl.arange(0, BP)
     columns = tl.arange(0, BS)
-    there = start + places < steps
-    last = tl.minimum(steps - start, C) - 1
-    row = chunk // chunks * steps + start + places
-    wide = there[:, None] & (columns < S)[None, :]
-    narrow = there[:, None] & (values < P)[None, :]
-    k = tl.load(x + row[:, None] * CHANNELS + of_k + columns[None, :], mask=wide, other=0.0)
-    q = tl.load(x + row[:, None] * CHANNELS + of_k + GROUPS * S + columns[None, :], mask=wide, other=0.0)
+    row, there, end = _rows(chunk, steps, C)
+    k = _tile(x, CHANNELS, row, there, of_k, columns, S)
+    q = _tile(x, CHANNELS, row, there, of_k + GROUPS * S, columns, S)
     scores = tl.dot(q, tl.trans(k), input_precision="ieee")
     turned = tl.dot(k, tl.trans(q), input_precision="ieee")
-    earlier = (places[:, None] >= places[None, :]) & there[:, None]
-    later = (places[:, None] <= places[None, :]) & there[None, :]
+    earlier = (row[:, None] >= row[None, :]) & there[:, None]
+    later = (row[:, None] <= row[None, :]) & there[None, :]
     for head in tl.range(first, first + OWN, num_stages=1):
         gate = tl.load(g + row * HEADS + head, mask=there, other=0.0)
-        total = tl.load(g + (chunk // chunks * steps + start + last) * HEADS + head)
+        total = tl.load(g + end * HEADS + head)
         step = tl.load(d + row * HEADS + head, mask=there, other=0.0)
-        v = tl.load(x + row[:, None] * CHANNELS + head * P + values[None, :], mask=narrow, other=0.0)
-        grad_o = tl.load(do + row[:, None] * (HEADS * P) + head * P + values[None, :], mask=narrow, other=0.0)
-        of_state = (chunk * HEADS + head) * (P * S) + values[:, None] * S + columns[None, :]
-        inside = (values < P)[:, None] & (columns < S)[None, :]
-        state = tl.load(h + of_state, mask=inside, other=0.0)
-        grad_state = tl.load(dh + of_state, mask=inside, other=0.0)
+        v = _tile(x, CHANNELS, row, there, head * P, values, P)
+        grad_o = _tile(do, HEADS * P, row, there, head * P, values, P)
+        state = _tile(h + (chunk * HEADS + head) * (P * S), S, values, values < P, 0, columns, S)
+        grad_state = _tile(dh + (chunk * HEADS + head) * (P * S), S, values, values < P, 0, columns, S)
         carried = tl.sum(tl.sum(state.to(tl.float32) * grad_state.to(tl.float32), 1), 0)
         between = gate[:, None] - gate[None, :]
 
         # Of dt x, with which the state is written.
-        weights = turned * tl.where(later, _exp(tl.where(later, -between, 0.0)), 0.0)
-        to_the_end = tl.where(there, _exp(tl.where(there, total - gate, 0.0)), 0.0)
-        at_the_end = tl.dot(k, tl.trans(grad_state), input_precision="ieee") * to_the_end[:, None]
+        weights = turned * _decay(-between, later)
+        at_the_end = tl.dot(k, tl.trans(grad_state), input_precision="ieee") * _decay(total - gate, there)[:, None]
         of_written = tl.dot(weights.to(v.dtype), grad_o, input_precision="ieee") * scale + at_the_end
         skipped = tl.load(skip + head * P + values, mask=values < P, other=0.0)
         of_v = of_written * step[:, None] + grad_o.to(tl.float32) * skipped[None, :]
-        tl.store(dx + row[:, None] * CHANNELS + head * P + values[None, :], of_v, mask=narrow)
+        to = dx + row[:, None] * CHANNELS + head * P + values[None, :]
+        tl.store(to, of_v, mask=there[:, None] & (values < P)[None, :])
         of_skip = tl.sum(grad_o.to(tl.float32) * v.to(tl.float32), 0)
         tl.store(dskip + (chunk * HEADS + head) * P + values, of_skip, mask=values < P)
         of_step = tl.sum(of_written * v.to(tl.float32), 1)
         tl.store(dd + row * HEADS + head, of_step, mask=there)
 
         # An output grows with the sum of its own step, and shrinks with those of the steps that it reads.
-        weights = scores * tl.where(earlier, _exp(tl.where(earlier, between, 0.0)), 0.0) * step[None, :]
+        weights = scores * _decay(between, earlier) * step[None, :]
         result = tl.dot(q, tl.trans(state), input_precision="ieee") * (_exp(gate) * scale)[:, None]
         result += tl.dot(weights.to(v.dtype), v, input_precision="ieee") * scale
         of_gate = tl.sum(grad_o.to(tl.float32) * result, 1) - step * of_step
         of_total = tl.sum(step * tl.sum(at_the_end * v.to(tl.float32), 1), 0) + carried * _exp(total)
-        of_gate += tl.where(places == last, of_total, 0.0)
+        of_gate += tl.where(row == end, of_total, 0.0)
         tl.store(dg + row * HEADS + head, of_gate, mask=there)
 
 
@@ -230,87 +211,88 @@ def _key_gradients(x, d, g, h, do, dh, parts, steps, tokens, scale,
     """As `_outputs`: a part of the gradients of keys and queries."""
     CHANNELS: tl.constexpr = HEADS * P + 2 * GROUPS * S
     PARTS: tl.constexpr = HEADS // GROUPS // OWN
-    chunks = tl.cdiv(steps, C)
-    place = tl.program_id(0)
-    first = place % (HEADS // OWN) * OWN
-    chunk = (place // (HEADS // OWN)).to(tl.int64)
-    start = chunk % chunks * C
+    chunk, first = _heads_of_chunk(HEADS, OWN)
     group = first // (HEADS // GROUPS)
     of_k = HEADS * P + group * S
-
-    places = tl.arange(0, C)
     values = tl.arange(0, BP)
     columns = tl.arange(0, BS)
-    there = start + places < steps
-    last = tl.minimum(steps - start, C) - 1
-    row = chunk // chunks * steps + start + places
-    wide = there[:, None] & (columns < S)[None, :]
-    narrow = there[:, None] & (values < P)[None, :]
-    earlier = (places[:, None] >= places[None, :]) & there[:, None]
-    later = (places[:, None] <= places[None, :]) & there[None, :]
+    row, there, end = _rows(chunk, steps, C)
+    earlier = (row[:, None] >= row[None, :]) & there[:, None]
+    later = (row[:, None] <= row[None, :]) & there[None, :]
     of_q = tl.zeros([C, BS], tl.float32)
     of_keys = tl.zeros([C, BS], tl.float32)
     of_scores = tl.zeros([C, C], tl.float32)
     of_turned = tl.zeros([C, C], tl.float32)
     for head in tl.range(first, first + OWN, num_stages=1):
         gate = tl.load(g + row * HEADS + head, mask=there, other=0.0)
-        total = tl.load(g + (chunk // chunks * steps + start + last) * HEADS + head)
+        total = tl.load(g + end * HEADS + head)
         step = tl.load(d + row * HEADS + head, mask=there, other=0.0)
-        v = tl.load(x + row[:, None] * CHANNELS + head * P + values[None, :], mask=narrow, other=0.0)
-        grad_o = tl.load(do + row[:, None] * (HEADS * P) + head * P + values[None, :], mask=narrow, other=0.0)
-        of_state = (chunk * HEADS + head) * (P * S) + values[:, None] * S + columns[None, :]
-        inside = (values < P)[:, None] & (columns < S)[None, :]
-        state = tl.load(h + of_state, mask=inside, other=0.0)
-        grad_state = tl.load(dh + of_state, mask=inside, other=0.0)
+        v = _tile(x, CHANNELS, row, there, head * P, values, P)
+        grad_o = _tile(do, HEADS * P, row, there, head * P, values, P)
+        state = _tile(h + (chunk * HEADS + head) * (P * S), S, values, values < P, 0, columns, S)
+        grad_state = _tile(dh + (chunk * HEADS + head) * (P * S), S, values, values < P, 0, columns, S)
         between = gate[:, None] - gate[None, :]
-        decay = tl.where(earlier, _exp(tl.where(earlier, between, 0.0)), 0.0)
-        of_scores += tl.dot(grad_o, tl.trans(v), input_precision="ieee") * (decay * step[None, :])
-        decay = tl.where(later, _exp(tl.where(later, -between, 0.0)), 0.0)
-        of_turned += tl.dot(v, tl.trans(grad_o), input_precision="ieee") * (decay * step[:, None])
-        of_q = tl.dot((grad_o.to(tl.float32) * _exp(gate)[:, None]).to(v.dtype), state, of_q, input_precision="ieee")
-        left = step * tl.where(there, _exp(tl.where(there, total - gate, 0.0)), 0.0)
-        of_keys = tl.dot((v.to(tl.float32) * left[:, None]).to(v.dtype), grad_state, of_keys, input_precision="ieee")
+        of_score = tl.dot(grad_o, tl.trans(v), input_precision="ieee")
+        of_scores += of_score * (_decay(between, earlier) * step[None, :])
+        of_score = tl.dot(v, tl.trans(grad_o), input_precision="ieee")
+        of_turned += of_score * (_decay(-between, later) * step[:, None])
+        read = (grad_o.to(tl.float32) * _exp(gate)[:, None]).to(v.dtype)
+        of_q = tl.dot(read, state, of_q, input_precision="ieee")
+        written = (v.to(tl.float32) * (step * _decay(total - gate, there))[:, None]).to(v.dtype)
+        of_keys = tl.dot(written, grad_state, of_keys, input_precision="ieee")
 
+    k = _tile(x, CHANNELS, row, there, of_k, columns, S)
+    q = _tile(x, CHANNELS, row, there, of_k + GROUPS * S, columns, S)
+    of_keys += tl.dot(of_turned.to(q.dtype), q, input_precision="ieee") * scale
+    of_q += tl.dot(of_scores.to(k.dtype), k, input_precision="ieee") * scale
     part = (first // OWN % PARTS).to(tl.int64)
     to = parts + (part * tokens + row)[:, None] * (2 * GROUPS * S) + group * S + columns[None, :]
-    k = tl.load(x + row[:, None] * CHANNELS + of_k + columns[None, :], mask=wide, other=0.0)
-    q = tl.load(x + row[:, None] * CHANNELS + of_k + GROUPS * S + columns[None, :], mask=wide, other=0.0)
-    tl.store(to, tl.dot(of_turned.to(q.dtype), q, input_precision="ieee") * scale + of_keys, mask=wide)
-    tl.store(to + GROUPS * S, tl.dot(of_scores.to(k.dtype), k, input_precision="ieee") * scale + of_q, mask=wide)
+    wide = there[:, None] & (columns < S)[None, :]
+    tl.store(to, of_keys, mask=wide)
+    tl.store(to + GROUPS * S, of_q, mask=wide)
 
 
 @settled
-def _carry(
-    backward: bool, last: bool, sequences: int, steps: int, heads: int, groups: int, values: int, columns: int
-) -> Launch:
-    block = min(_COLUMNS, _block(columns))
-    options = _options(heads, groups, values, columns) | {"BS": block, "num_warps": 4, "num_stages": 3}
-    grid = (triton.cdiv(columns, block) * heads * sequences,)
-    return (
-        Launch(_state_gradients, grid, steps, 1.0, LAST=last, **options)
-        if backward
-        else Launch(_states, grid, steps, 1.0, **options)
-    )
+def _forward_launches(*sizes: int) -> tuple[Launch, Launch]:
+    """`_states` and `_outputs` of `_sizes`."""
+    _, steps, heads, groups, *_ = sizes
+    own = gcd(heads // groups, _HEADS)
+    grid, options = _carried(sizes)
+    outputs = Launch(_outputs, (_chunks(sizes) * (heads // own),), steps, 1.0, OWN=own, num_warps=4, **_options(sizes))
+    return Launch(_states, grid, steps, 1.0, **options), outputs
 
 
 @settled
-def _of_chunks(kernel: str, sequences: int, steps: int, heads: int, groups: int, values: int, columns: int) -> Launch:
-    own, chunks = gcd(heads // groups, _HEADS), sequences * triton.cdiv(steps, CHUNK)
-    options = _options(heads, groups, values, columns)
-    if kernel == "outputs":
-        return Launch(_outputs, (chunks * (heads // own),), steps, 1.0, OWN=own, num_warps=4, **options)
-    if kernel == "values":
-        return Launch(_value_gradients, (chunks * (heads // own),), steps, 1.0, OWN=own, num_warps=8, **options)
+def _backward_launches(last: bool, *sizes: int) -> tuple[Launch, Launch, Launch]:
+    """`_state_gradients`, `_value_gradients` and `_key_gradients`."""
+    sequences, steps, heads, groups, *_ = sizes
+    grid, options = _carried(sizes)
+    states = Launch(_state_gradients, grid, steps, 1.0, LAST=last, **options)
+    own, chunks, options = gcd(heads // groups, _HEADS), _chunks(sizes), _options(sizes) | {"num_warps": 8}
+    values = Launch(_value_gradients, (chunks * (heads // own),), steps, 1.0, OWN=own, **options)
     own = heads // groups
     while own % 2 == 0 and chunks * (heads // own) < _PROGRAMS:
         own //= 2
     numbers = steps, sequences * steps, 1.0
-    return Launch(_key_gradients, (chunks * (heads // own),), *numbers, OWN=own, num_warps=8, **options)
+    return states, values, Launch(_key_gradients, (chunks * (heads // own),), *numbers, OWN=own, **options)
 
 
-def _options(heads: int, groups: int, values: int, columns: int) -> dict[str, Any]:
-    sizes = {"HEADS": heads, "GROUPS": groups, "P": values, "S": columns, "C": CHUNK}
-    return {**sizes, "BP": _block(values), "BS": _block(columns)}
+def _carried(sizes: Sequence[int]) -> tuple[tuple[int], dict[str, Any]]:
+    """Grid and options of the kernels that go through all chunks."""
+    sequences, _, heads, _, _, columns = sizes
+    block = min(_COLUMNS, _block(columns))
+    options = _options(sizes) | {"BS": block, "num_warps": 4, "num_stages": 3}
+    return (triton.cdiv(columns, block) * heads * sequences,), options
+
+
+def _chunks(sizes: Sequence[int]) -> int:
+    return sizes[0] * triton.cdiv(sizes[1], CHUNK)
+
+
+def _options(sizes: Sequence[int]) -> dict[str, Any]:
+    heads, groups, values, columns = sizes[2:]
+    named = {"HEADS": heads, "GROUPS": groups, "P": values, "S": columns, "C": CHUNK}
+    return {**named, "BP": _block(values), "BS": _block(columns)}
 
 
 def _block(size: int) -> int:
@@ -342,8 +324,9 @@ def forward(x: Tensor, d: Tensor, g: Tensor, skip: Tensor, groups: int) -> tuple
     sequences, steps, heads, _, values, columns = sizes = _sizes(x, skip, groups)
     h = x.new_empty(sequences, triton.cdiv(steps, CHUNK), heads, values, columns)
     last, o = d.new_empty(sequences, heads, values, columns), x.new_empty(sequences, steps, heads * values)
-    _carry(False, True, *sizes)(x, d, g, h, last)
-    _of_chunks("outputs", *sizes)(x, d, g, h, skip, o)
+    states, outputs = _forward_launches(*sizes)
+    states(x, d, g, h, last)
+    outputs(x, d, g, h, skip, o)
     return o, last, h
 
 
@@ -362,13 +345,12 @@ def backward(
     """
     x, d, g, skip, do = x.contiguous(), d.contiguous(), g.contiguous(), skip.contiguous(), do.contiguous()
     sequences, steps, heads, _, values, columns = sizes = _sizes(x, skip, groups)
-    dh, given = torch.empty_like(h), dlast is not None
+    of_states, of_values, of_keys = _backward_launches(dlast is not None, *sizes)
+    dh, dx, dd, dg = torch.empty_like(h), torch.empty_like(x), torch.empty_like(d), torch.empty_like(d)
     # What stands for a gradient that is not there is not read.
-    _carry(True, given, *sizes)(x, g, do, dlast.contiguous() if dlast is not None else g, dh)
-    dx, dd, dg = torch.empty_like(x), torch.empty_like(d), torch.empty_like(d)
+    of_states(x, g, do, g if dlast is None else dlast.contiguous(), dh)
     dskip = d.new_empty(h.shape[0] * h.shape[1], heads, values)
-    _of_chunks("values", *sizes)(x, d, g, h, skip, do, dh, dx, dd, dg, dskip)
-    of_keys = _of_chunks("keys", *sizes)
+    of_values(x, d, g, h, skip, do, dh, dx, dd, dg, dskip)
     parts = d.new_empty(heads // groups // of_keys.constants["OWN"], sequences, steps, 2 * groups * columns)
     of_keys(x, d, g, h, do, dh, parts)
     dx[..., heads * values :] = parts.sum(0)
