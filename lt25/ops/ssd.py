@@ -4,6 +4,7 @@ One number decays the whole state of a head, so that steps within a chunk are pr
 Generalized Models and Efficient Algorithms Through Structured State Space Duality", https://arxiv.org/abs/2405.21060).
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -49,14 +50,23 @@ def ssd_scan(
     if choose("ssd_scan", xBC, backend, ("triton", "reference")) == "reference":
         y, state = reference.ssd_scan(xBC, dt, log_decay, D, groups)
         return y, state.to(state_dtype(xBC))
-    rounded = [1 << (side - 1).bit_length() for side in (size, channels // (2 * groups))]
+    least = least_side(xBC.dtype)
+    rounded = [max(1 << (side - 1).bit_length(), least) for side in (size, channels // (2 * groups))]
     if rounded[0] * rounded[1] * xBC.element_size() > _LARGEST:
         raise ValueError(
             f"ssd_scan: states of {size} by {channels // (2 * groups)} numbers in {xBC.dtype} are too large for a GPU: "
-            f"at most {_LARGEST // xBC.element_size():,} numbers, with both sides rounded up to powers of 2"
+            f"at most {_LARGEST // xBC.element_size():,} numbers, with both sides rounded up to powers of 2 from {least} on"
         )
     y, state, _ = _forward(xBC, dt.float(), _sums(log_decay.float()), D.float(), groups)
     return y, state
+
+
+def least_side(dtype: torch.dtype) -> int:
+    """Columns that a tile of a state has at least on a GPU: products need 16.
+
+    Of half precision, Triton compiles fewer than 64 wrongly for Hopper GPUs, https://github.com/triton-lang/triton/issues/11366.
+    """
+    return 16 if dtype == torch.float32 else 64
 
 
 def _sums(log_decay: Tensor) -> Tensor:
