@@ -37,7 +37,7 @@ def scanned(
     """
     heads, inner = layer.num_heads, layer.intermediate_size
     sizes = [inner, layer.conv_dim, heads]
-    gate, mixed, dt = layer.in_proj(x)[..., -sum(sizes) :].split(sizes, -1)
+    gate, mixed, dt = layer.in_proj(x).split(sizes, -1)
     here = None if mask is None or mask.shape != x.shape[:2] else mask[..., None].to(x.dtype)
     mixed = mixed if here is None else mixed * here
     last = F.pad(mixed.transpose(1, 2), (layer.conv_kernel_size - x.shape[1], 0)) if use_cache else None
@@ -53,7 +53,7 @@ def scanned(
     log_decay = dt * -layer.A_log.float().exp()
     y, state = ssd_scan(mixed, dt, log_decay, layer._get_D(expand_to_head_dim=True), layer.n_groups, backend)
     y = layer.norm(y, gate) if layer.rmsnorm else y * layer.act(gate)
-    return layer.out_proj(y.to(x.dtype)), last, state if use_cache else None
+    return layer.out_proj(y), last, state if use_cache else None
 
 
 def forward(

@@ -18,6 +18,8 @@ from fla.models.gla.modeling_gla import GLABlock
 from fla.models.gsa.modeling_gsa import GSABlock
 from fla.models.hgrn.modeling_hgrn import HGRNBlock
 from fla.models.hgrn2.modeling_hgrn2 import HGRN2Block
+from fla.models.mamba.modeling_mamba import MambaBlock
+from fla.models.mamba2.modeling_mamba2 import Mamba2Block
 from fla.models.retnet.modeling_retnet import RetNetBlock
 from fla.models.transformer.modeling_transformer import TransformerBlock
 from fla.modules import RMSNorm
@@ -42,6 +44,8 @@ _BLOCKS: tuple[Any, ...] = (
     GSABlock,
     HGRN2Block,
     HGRNBlock,
+    Mamba2Block,
+    MambaBlock,
     RetNetBlock,
     TransformerBlock,
 )
@@ -103,14 +107,26 @@ def normed_first(own: Any) -> Any:
 
     @wraps(own)
     def forward(self: Any, hidden_states: Tensor, *others: Any, **named: Any) -> Any:
-        usual = type(hidden_states) is Tensor and not self.use_attnres and is_plain(RMSNorm, self.attn_norm)
+        name = "norm" if hasattr(self, "norm") else "attn_norm"
+        norm = getattr(self, name)
+        usual = type(hidden_states) is Tensor and not getattr(self, "use_attnres", False) and is_plain(RMSNorm, norm)
         if not usual or not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return own(self, hidden_states, *others, **named)
-        normed, same = self.attn_norm(hidden_states, prenorm=True)
-        with called_instead(self, {"attn_norm": lambda _: normed}):
+        normed, same = norm(hidden_states, prenorm=True)
+        with called_instead(self, {name: _Handed(normed, norm.weight)}):
             return own(self, same, *others, **named)
 
     return forward
+
+
+class _Handed:
+    """Called as a norm of whose input the result is known."""
+
+    def __init__(self, normed: Tensor, weight: Tensor) -> None:
+        self.normed, self.weight = normed, weight
+
+    def __call__(self, _: Tensor) -> Tensor:
+        return self.normed
 
 
 def give_back() -> None:
