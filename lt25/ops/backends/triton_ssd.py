@@ -106,7 +106,11 @@ def _states(x, d, g, h, last, steps, scale,
 def _outputs(x, d, g, h, skip, o, dg, steps, scale,
              HEADS: tl.constexpr, GROUPS: tl.constexpr, P: tl.constexpr, S: tl.constexpr, C: tl.constexpr,
              BP: tl.constexpr, BS: tl.constexpr, OWN: tl.constexpr, GRADIENTS: tl.constexpr):  # fmt: skip
-    """A program has one chunk and OWN heads of a group. With GRADIENTS, o has those of the outputs, and dg is completed."""
+    """A program has one chunk and OWN heads of a group. With GRADIENTS, o has those of the outputs, and dg is completed.
+
+    What a step writes and reads itself does not decay. It is most of an output where decays are strong, so that its rounding,
+    unless it is left out, would be most of what is left of these gradients.
+    """
     CHANNELS: tl.constexpr = HEADS * P + 2 * GROUPS * S
     chunk, first_head = _heads_of_chunk(HEADS, OWN)
     of_k = HEADS * P + first_head // (HEADS // GROUPS) * S
@@ -117,7 +121,10 @@ def _outputs(x, d, g, h, skip, o, dg, steps, scale,
     k = _tile(x + of_k, CHANNELS, places, there, columns, S)
     q = _tile(x + of_k + GROUPS * S, CHANNELS, places, there, columns, S)
     scores = tl.dot(q, tl.trans(k), input_precision="ieee")
-    earlier = (places[:, None] >= places[None, :]) & there[:, None]
+    if GRADIENTS:
+        earlier = (places[:, None] > places[None, :]) & there[:, None]
+    else:
+        earlier = (places[:, None] >= places[None, :]) & there[:, None]
     for head in tl.range(first_head, first_head + OWN, num_stages=1):
         of_head = first * HEADS + head + places * HEADS
         gate = tl.load(g + of_head, mask=there, other=0.0)
@@ -187,7 +194,8 @@ def _value_gradients(x, d, g, skip, do, dh, ends, dx, dd, dg, dskip, steps, scal
     k = _tile(x + of_k, CHANNELS, places, there, columns, S)
     q = _tile(x + of_k + GROUPS * S, CHANNELS, places, there, columns, S)
     turned = tl.dot(k, tl.trans(q), input_precision="ieee")
-    later = (places[:, None] <= places[None, :]) & there[None, :]
+    later = (places[:, None] < places[None, :]) & there[None, :]
+    own = tl.sum(tl.where(places[:, None] == places[None, :], turned, 0.0), 1)
     for head in tl.range(first_head, first_head + OWN, num_stages=1):
         of_head = first * HEADS + head
         gate = tl.load(g + of_head + places * HEADS, mask=there, other=0.0)
@@ -197,24 +205,24 @@ def _value_gradients(x, d, g, skip, do, dh, ends, dx, dd, dg, dskip, steps, scal
         grad_o = _tile(do + first * (HEADS * P) + head * P, HEADS * P, places, there, values, P)
         grad_state = _tile(dh + (chunk * HEADS + head) * (P * S), S, values, values < P, columns, S)
 
-        # Of dt x, with which the state is written.
+        # Of dt x, with which the state is written: by what later steps and chunks read, and by the step's own output.
         weights = turned * _decay(gate[None, :] - gate[:, None], later)
         at_the_end = tl.dot(k, tl.trans(grad_state), input_precision="ieee") * _decay(total - gate, there)[:, None]
-        of_written = tl.dot(weights.to(v.dtype), grad_o, input_precision="ieee") * scale + at_the_end
+        read_later = tl.dot(weights.to(v.dtype), grad_o, input_precision="ieee") * scale + at_the_end
+        of_written = read_later + grad_o.to(tl.float32) * own[:, None]
         skipped = tl.load(skip + head * P + values, mask=values < P, other=0.0)
         of_v = of_written * step[:, None] + grad_o.to(tl.float32) * skipped[None, :]
         to = dx + first * CHANNELS + head * P + places[:, None] * CHANNELS + values[None, :]
         tl.store(to, of_v, mask=there[:, None] & (values < P)[None, :])
         of_skip = tl.sum(grad_o.to(tl.float32) * v.to(tl.float32), 0)
         tl.store(dskip + (chunk * HEADS + head) * P + values, of_skip, mask=values < P)
-        of_step = tl.sum(of_written * v.to(tl.float32), 1)
-        tl.store(dd + of_head + places * HEADS, of_step, mask=there)
+        tl.store(dd + of_head + places * HEADS, tl.sum(of_written * v.to(tl.float32), 1), mask=there)
 
-        # An output shrinks with the sums of the steps that it reads.
+        # Outputs shrink with the sums of the steps that they read.
         of_total = tl.sum(step * tl.sum(at_the_end * v.to(tl.float32), 1), 0)
         for block in tl.static_range(BLOCKS):
             of_total += tl.load(ends + (chunk * HEADS + head) * BLOCKS + block)
-        of_gate = tl.where(places == end, of_total, 0.0) - step * of_step
+        of_gate = tl.where(places == end, of_total, 0.0) - step * tl.sum(read_later * v.to(tl.float32), 1)
         tl.store(dg + of_head + places * HEADS, of_gate, mask=there)
 
 
@@ -287,7 +295,9 @@ def _backward_launches(last: bool, *sizes: int) -> tuple[Launch, Launch, Launch,
     sequences, steps, heads, groups, _, columns, _ = sizes
     grid, options = _carried(sizes)
     states = Launch(_state_gradients, grid, steps, 1.0, LAST=last, **options)
-    values = _of_heads(_value_gradients, sizes, _HEADS, 4, BLOCKS=triton.cdiv(columns, options["BS"]))
+    # Wider outputs' gradients do not fit into the registers of four warps.
+    warps = 4 if options["BP"] <= 64 else 8
+    values = _of_heads(_value_gradients, sizes, _HEADS, warps, BLOCKS=triton.cdiv(columns, options["BS"]))
     own = heads // groups
     while own % 2 == 0 and _chunks(sizes) * (heads // own) < _PROGRAMS:
         own //= 2
