@@ -4,8 +4,8 @@ They compute the same in fewer passes over memory: the backward pass of a norm t
 (benchmarks/RESULTS.md, architectures), and the two products before SwiGLU are one. The norm at the start of a block hands on its
 input, and so computes the gradient of both uses of it, which autograd would add up in a pass of its own.
 
-Importing the module puts `rms_norm`, `rms_norm_gated`, `forward` and `normed_first` in the places of FLA's; what these cannot do
-goes FLA's own way.
+Importing the module puts `rms_norm`, `rms_norm_gated`, `rmsnorm_fn`, `forward` and `normed_first` in the places of FLA's; what
+these cannot do goes FLA's own way.
 """
 
 from functools import wraps
@@ -24,7 +24,7 @@ from fla.models.retnet.modeling_retnet import RetNetBlock
 from fla.models.transformer.modeling_transformer import TransformerBlock
 from fla.modules import RMSNorm
 from fla.modules.mlp import GatedMLP
-from fla.modules.norm import fused_norm_gate, layernorm
+from fla.modules.norm import fused_norm_gate, layernorm, layernorm_gated
 from torch import Tensor, nn
 
 from lt25.models.forward import called_instead
@@ -34,8 +34,10 @@ from lt25.ops import add_rms_norm, gated_mlp, gated_rms_norm
 # FLA gives the module another type for other hardware.
 _norms: Any = layernorm
 _gated_norms: Any = fused_norm_gate
+_norms_of_mamba: Any = layernorm_gated
 _rms_norm: Any = _norms.rms_norm
 _rms_norm_gated: Any = _gated_norms.rms_norm_gated
+_rmsnorm_fn: Any = _norms_of_mamba.rmsnorm_fn
 _gated_mlp: Any = GatedMLP.forward
 _BLOCKS: tuple[Any, ...] = (
     DeltaNetBlock,
@@ -94,6 +96,21 @@ def rms_norm_gated(
     return gated_rms_norm(x, g, weight, eps)
 
 
+def rmsnorm_fn(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    z: Tensor | None = None,
+    eps: float = 1e-6,
+    group_size: int | None = None,
+    norm_before_gate: bool = True,
+) -> Tensor:
+    """Stand for FLA's function of this name, the norm of Mamba-2, whose arguments and result it has."""
+    if z is None or bias is not None or group_size not in (None, x.shape[-1]) or not x.is_cuda:
+        return _rmsnorm_fn(x, weight, bias, z, eps, group_size, norm_before_gate)
+    return gated_rms_norm(x, z, weight, eps, not norm_before_gate)
+
+
 def forward(self: Any, x: Tensor, **others: Any) -> Tensor:
     """Stand for FLA's gated MLP: [..., H] to [..., H]."""
     maps = self.gate_proj, self.up_proj, self.down_proj
@@ -132,10 +149,12 @@ class _Handed:
 def give_back() -> None:
     """Let FLA compute norms and MLPs itself."""
     _norms.rms_norm, _gated_norms.rms_norm_gated, GatedMLP.forward = _rms_norm, _rms_norm_gated, _gated_mlp
+    _norms_of_mamba.rmsnorm_fn = _rmsnorm_fn
     for block, own in _blocks:
         block.forward = own
 
 
 _norms.rms_norm, _gated_norms.rms_norm_gated, GatedMLP.forward = rms_norm, rms_norm_gated, forward
+_norms_of_mamba.rmsnorm_fn = rmsnorm_fn
 for block, own in _blocks:
     block.forward = normed_first(own)

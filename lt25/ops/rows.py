@@ -131,14 +131,17 @@ def _add_norm_differentiate(ctx, grad_normed, grad_sum):
 _add_norm.register_autograd(_add_norm_differentiate, setup_context=_add_norm_setup_context)
 
 
-def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float, backend: str | None = None) -> Tensor:
+def gated_rms_norm(
+    x: Tensor, gate: Tensor, weight: Tensor, eps: float, gate_first: bool = False, backend: str | None = None
+) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight * silu(gate), the means over the last axis.
 
     Args:
         x: float [..., D].
-        gate: float [..., D].
+        gate: float [..., D]; of a matrix whose rows are further apart it is read in place.
         weight: float [D].
         eps: added to the mean square.
+        gate_first: x is x * silu(gate), and the result has the norm and the weight only.
         backend: "triton" (CUDA) or "reference" (float64, anywhere); by default chosen by the device.
 
     Returns:
@@ -153,42 +156,50 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float, backend:
             f"gated_rms_norm: x and gate must be [..., D] and weight [D], got {tuple(x.shape)}, {tuple(gate.shape)} and "
             f"{tuple(weight.shape)}"
         )
-    return _gated_norm(x, gate, weight, eps) if backend == "triton" else reference.gated_rms_norm(x, gate, weight, eps)
+    if backend == "reference":
+        return reference.gated_rms_norm(x, gate, weight, eps, gate_first)
+    return _gated_norm(x, gate, weight, eps, gate_first)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[..., D] as rows, each of which lies whole in memory: a view of what is so already."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if rows.stride(-1) == 1 else rows.contiguous()
 
 
 @operator("lt25::gated_rms_norm")
-def _gated_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return kernels("triton", "rows").norm_forward(x.contiguous(), None, gate.contiguous(), weight, eps)[0]
+def _gated_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float, gate_first: bool) -> Tensor:
+    return kernels("triton", "rows").norm_forward(x.contiguous(), None, _rows(gate), weight, eps, gate_first)[0]
 
 
 @_gated_norm.register_fake
-def _(x, gate, weight, eps):
+def _(x, gate, weight, eps, gate_first):
     return x.new_empty(x.shape)
 
 
 @operator("lt25::gated_rms_norm_backward")
 def _gated_backward(
-    grad_normed: Tensor, x: Tensor, gate: Tensor, weight: Tensor, eps: float
+    grad_normed: Tensor, x: Tensor, gate: Tensor, weight: Tensor, eps: float, gate_first: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    gate = gate.contiguous()
     grad_gate = gate.new_empty(gate.shape)
     backward = kernels("triton", "rows").norm_backward
-    grad_x, grad_weight = backward(grad_normed.contiguous(), None, x.contiguous(), gate, grad_gate, weight, eps)
+    grads = grad_normed.contiguous(), None, x.contiguous(), _rows(gate), grad_gate
+    grad_x, grad_weight = backward(*grads, weight, eps, gate_first)
     return grad_x, grad_gate, grad_weight.to(weight.dtype)
 
 
 @_gated_backward.register_fake
-def _(grad_normed, x, gate, weight, eps):
+def _(grad_normed, x, gate, weight, eps, gate_first):
     return x.new_empty(x.shape), gate.new_empty(gate.shape), weight.new_empty(weight.shape)
 
 
 def _gated_setup_context(ctx, inputs, output):
-    x, gate, weight, ctx.eps = inputs
+    x, gate, weight, ctx.eps, ctx.gate_first = inputs
     ctx.save_for_backward(x, gate, weight)
 
 
 def _gated_differentiate(ctx, grad_normed):
-    return *_gated_backward(grad_normed, *ctx.saved_tensors, ctx.eps), None
+    return *_gated_backward(grad_normed, *ctx.saved_tensors, ctx.eps, ctx.gate_first), None, None
 
 
 _gated_norm.register_autograd(_gated_differentiate, setup_context=_gated_setup_context)

@@ -4,12 +4,13 @@ from tests.models import interpret  # isort: skip
 
 import math
 from contextlib import ExitStack
+from functools import partial
 from inspect import unwrap
 
 import pytest
 import torch
 from fla.layers import gla, hgrn2, mamba, mamba2
-from fla.models import GLAConfig, GLAModel
+from fla.models import GLAConfig, GLAModel, Mamba2Config, Mamba2Model
 from fla.models import HGRNConfig as FLAConfig
 from fla.models import HGRNForCausalLM as FLAModel
 from fla.modules import activations
@@ -118,27 +119,42 @@ def test_a_norm_is_what_fla_computes(beside, prenorm):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (
+            partial(GLAModel, GLAConfig(hidden_size=32, num_heads=2, num_hidden_layers=1, intermediate_size=48)),
+            "attn_norm",
+        ),
+        (partial(Mamba2Model, Mamba2Config(hidden_size=32, head_dim=16, num_hidden_layers=1, state_size=16)), "norm"),
+    ],
+    ids=["gla", "mamba2"],
+)
 @pytest.mark.parametrize("kept", [True, False], ids=["plain", "with a hook"])
-def test_a_block_adds_to_the_input_of_its_norm(kept):
+def test_a_block_adds_to_the_input_of_its_norm(kept, model, name):
     torch.manual_seed(0)
-    model = GLAModel(GLAConfig(hidden_size=32, num_heads=2, num_hidden_layers=1, intermediate_size=48)).train()
+    model = model().train()
     block, x, seen, found = model.layers[0], torch.randn(2, 5, 32, requires_grad=True), [], []
     if not kept:
-        block.attn_norm.register_forward_hook(lambda *_: seen.append(1))
+        getattr(block, name).register_forward_hook(lambda *_: seen.append(1))
     for call in (type(block).forward, unwrap(type(block).forward)):
         y = call(block, x)[0]
         found.append([y, *torch.autograd.grad((y * torch.arange(32).cos()).sum(), [x, *block.parameters()])])
     for mine, theirs in zip(*found, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
-    assert len(seen) == (0 if kept else 2) and "attn_norm" not in vars(block)
+    assert len(seen) == (0 if kept else 2) and name not in vars(block)
 
 
-def test_a_gated_norm_is_what_fla_computes():
+@pytest.mark.parametrize("gate_first", [False, True])
+def test_a_gated_norm_is_what_fla_computes(gate_first):
     torch.manual_seed(0)
-    inputs = [torch.randn(*shape, requires_grad=True) for shape in ((2, 5, 3, 48), (2, 5, 3, 48), (48,))]
-    expected = fla_rows._rms_norm_gated(*inputs, None, eps=1e-3)
+    inputs = [torch.randn(*shape, requires_grad=True) for shape in ((2, 5, 3, 48), (2, 5, 3, 100), (48,))]
+    x, wide, weight = inputs
+    # As a part of what a product has computed.
+    gate = wide[..., 12:60]
+    expected = fla_rows._rmsnorm_fn(x, weight, None, gate, 1e-3, norm_before_gate=not gate_first)
     for backend in ("triton", "reference"):
-        found = gated_rms_norm(*inputs, 1e-3, backend)
+        found = gated_rms_norm(x, gate, weight, 1e-3, gate_first, backend)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
         grads = [
             torch.autograd.grad((y * torch.arange(48).cos()).sum(), inputs, retain_graph=True)

@@ -151,9 +151,11 @@ def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float)
     return (_rms_norm(_exact(total), eps) * _exact(weight)).to(x.dtype), total
 
 
-def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float, gate_first: bool) -> Tensor:
     """Arguments and result of :func:`lt25.ops.gated_rms_norm`."""
-    return (_rms_norm(_exact(x), eps) * _exact(weight) * F.silu(_exact(gate))).to(x.dtype)
+    y, opened = _exact(x), F.silu(_exact(gate))
+    y = _rms_norm(y * opened, eps) if gate_first else _rms_norm(y, eps) * opened
+    return (y * _exact(weight)).to(x.dtype)
 
 
 def add_norm_linear(

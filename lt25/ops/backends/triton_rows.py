@@ -37,28 +37,37 @@ def add_residual(x, residual, total, at, mask, RESIDUAL: tl.constexpr, GATED: tl
 def _norm_forward(
     x, residual, gate, weight, normed, total, rows, gate_stride, eps,
     D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr,
+    GATE_FIRST: tl.constexpr,
 ):  # fmt: skip
-    """normed = rms_norm(x + residual) * weight * silu(gate)."""
+    """normed = rms_norm(x + residual) * weight * silu(gate), or rms_norm(x * silu(gate)) * weight."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
     mask = (row < rows)[:, None] & (column < D)[None, :]
     at = row[:, None] * D + column[None, :]
     value = add_residual(x, residual, total, at, mask, RESIDUAL, GATED)
-    scale = tl.rsqrt(tl.sum(value * value, 1) / D + eps)
-    value = value * scale[:, None] * tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32)[None, :]
     if GATED:
         g = tl.load(gate + row[:, None] * gate_stride + column[None, :], mask=mask, other=0.0).to(tl.float32)
-        value *= g * sigmoid(g)
+        g *= sigmoid(g)
+        if GATE_FIRST:
+            value *= g
+    scale = tl.rsqrt(tl.sum(value * value, 1) / D + eps)
+    value = value * scale[:, None] * tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32)[None, :]
+    if GATED and not GATE_FIRST:
+        value *= g
     tl.store(normed + at, value.to(normed.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=("rows",))
 def _norm_backward(
-    grad_normed, grad_total, total, gate, weight, grad_x, grad_gate, grad_weight, rows, gate_stride, eps,
+    grad_normed, grad_total, total, gate, weight, grad_x, grad_gate, grad_weight,
+    rows, gate_stride, grad_gate_stride, eps,
     D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
-    RESIDUAL: tl.constexpr, GATED: tl.constexpr,
+    RESIDUAL: tl.constexpr, GATED: tl.constexpr, GATE_FIRST: tl.constexpr,
 ):  # fmt: skip
-    """With n = x / rms(x): dx = (dn - n mean(dn n)) / rms(x), dn = d_normed * weight * silu(gate)."""
+    """With n = x / rms(x): dx = (dn - n mean(dn n)) / rms(x), dn = d_normed * weight * silu(gate).
+
+    With GATE_FIRST, x is x * silu(gate) there, dn lacks the gate, and dx is the gradient of that product.
+    """
     column = tl.arange(0, BLOCK)
     scale = tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32)[None, :]
     grad_scale = tl.zeros([ROWS, BLOCK], tl.float32)
@@ -66,24 +75,32 @@ def _norm_backward(
         row = (first + tl.arange(0, ROWS)).to(tl.int64)
         mask = (row < rows)[:, None] & (column < D)[None, :]
         at = row[:, None] * D + column[None, :]
-        gate_at = row[:, None] * gate_stride + column[None, :]
+        grad_gate_at = row[:, None] * grad_gate_stride + column[None, :]
         grad = tl.load(grad_normed + at, mask=mask, other=0.0).to(tl.float32)
         n = tl.load(total + at, mask=mask, other=0.0).to(tl.float32)
         # All loads come before the first sum over a row, so that they overlap.
         if GATED:
-            g = tl.load(gate + gate_at, mask=mask, other=0.0).to(tl.float32)
+            g = tl.load(gate + row[:, None] * gate_stride + column[None, :], mask=mask, other=0.0).to(tl.float32)
         if RESIDUAL:
             beside = tl.load(grad_total + at, mask=mask, other=0.0).to(tl.float32)
-        inverse = tl.rsqrt(tl.sum(n * n, 1) / D + eps)[:, None]
-        n *= inverse
         if GATED:
             open_g = sigmoid(g)
             slope = open_g * (1.0 + g * (1.0 - open_g))
-            tl.store(grad_gate + gate_at, (grad * n * scale * slope).to(grad_gate.dtype.element_ty), mask=mask)
-            grad *= g * open_g
+            g *= open_g
+            if GATE_FIRST:
+                slope *= n
+                n *= g
+        inverse = tl.rsqrt(tl.sum(n * n, 1) / D + eps)[:, None]
+        n *= inverse
+        if GATED and not GATE_FIRST:
+            tl.store(grad_gate + grad_gate_at, (grad * n * scale * slope).to(grad_gate.dtype.element_ty), mask=mask)
+            grad *= g
         grad_scale += grad * n
         grad *= scale
         grad = inverse * (grad - n * (tl.sum(grad * n, 1) / D)[:, None])
+        if GATED and GATE_FIRST:
+            tl.store(grad_gate + grad_gate_at, (grad * slope).to(grad_gate.dtype.element_ty), mask=mask)
+            grad *= g
         if RESIDUAL:
             grad += beside
         tl.store(grad_x + at, grad.to(grad_x.dtype.element_ty), mask=mask)
@@ -126,18 +143,17 @@ def _swiglu_backward(grad_y, gate_up, grad_gate_up, size, WIDTH: tl.constexpr, B
 
 
 @settled
-def _norm(rows: int, channels: int, stride: int, eps: float, residual: bool, gated: bool) -> Launch:
+def _norm(rows: int, channels: int, stride: int, eps: float, **flags: bool) -> Launch:
     cut = _cut(channels)
-    grid = (triton.cdiv(rows, cut["ROWS"]),)
-    return Launch(_norm_forward, grid, rows, stride, eps, RESIDUAL=residual, GATED=gated, **cut)
+    return Launch(_norm_forward, (triton.cdiv(rows, cut["ROWS"]),), rows, stride, eps, **flags, **cut)
 
 
 @settled
-def _norm_gradients(rows: int, channels: int, stride: int, eps: float, residual: bool, gated: bool) -> Launch:
+def _norm_gradients(rows: int, channels: int, strides: tuple[int, int], eps: float, **flags: bool) -> Launch:
     cut = _cut(channels)
     cut["ROWS"] = max(1, cut["ROWS"] // 4)
     grid = (min(_PROGRAMS, triton.cdiv(rows, cut["ROWS"])),)
-    return Launch(_norm_backward, grid, rows, stride, eps, STAGES=3, RESIDUAL=residual, GATED=gated, **cut)
+    return Launch(_norm_backward, grid, rows, *strides, eps, STAGES=3, **flags, **cut)
 
 
 @settled
@@ -160,7 +176,7 @@ def _cut(channels: int) -> dict[str, int]:
 
 
 def norm_forward(
-    x: Tensor, residual: Tensor | None, gate: Tensor | None, weight: Tensor, eps: float
+    x: Tensor, residual: Tensor | None, gate: Tensor | None, weight: Tensor, eps: float, gate_first: bool = False
 ) -> tuple[Tensor, Tensor]:
     """rms_norm(x + residual) * weight * silu(gate), and x + residual.
 
@@ -170,14 +186,15 @@ def norm_forward(
         gate: [..., D] with rows `gate.stride(-2)` apart, or None; excludes a residual.
         weight: [D].
         eps: added to the mean square.
+        gate_first: rms_norm(x * silu(gate)) * weight.
 
     Returns:
         The normed sum [..., D] in x's dtype, and the sum [..., D], x itself if there is a gate.
     """
     normed = torch.empty_like(x)
     total = x if gate is not None else torch.empty_like(x, dtype=sum_dtype(x, residual))
-    stride = 0 if gate is None else gate.stride(-2)
-    launch = _norm(*_sizes(x), stride, eps, residual is not None, gate is not None)
+    flags = {"RESIDUAL": residual is not None, "GATED": gate is not None, "GATE_FIRST": gate_first}
+    launch = _norm(*_sizes(x), 0 if gate is None else gate.stride(-2), eps, **flags)
     launch(x, x if residual is None else residual, x if gate is None else gate, weight, normed, total)
     return normed, total
 
@@ -190,15 +207,17 @@ def norm_backward(
     grad_gate: Tensor | None,
     weight: Tensor,
     eps: float,
+    gate_first: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Backward pass of `norm_forward`; writes grad_gate, which has gate's strides.
+    """Backward pass of `norm_forward`; writes grad_gate, with rows `grad_gate.stride(-2)` apart.
 
     Returns:
         Gradients of the sum [..., D] in its dtype, and of the weight [D] in float32.
     """
     grad_x = torch.empty_like(total)
-    stride = 0 if gate is None else gate.stride(-2)
-    launch = _norm_gradients(*_sizes(total), stride, eps, grad_total is not None, gate is not None)
+    strides = (0, 0) if gate is None or grad_gate is None else (gate.stride(-2), grad_gate.stride(-2))
+    flags = {"RESIDUAL": grad_total is not None, "GATED": gate is not None, "GATE_FIRST": gate_first}
+    launch = _norm_gradients(*_sizes(total), strides, eps, **flags)
     grad_weight = torch.empty(launch.programs, weight.shape[0], dtype=torch.float32, device=total.device)
     launch(
         grad_normed, total if grad_total is None else grad_total, total, total if gate is None else gate, weight,
