@@ -11,13 +11,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from fla.layers import mamba
-from fla.modules.causal_conv1d import causal_conv1d
 from torch import Tensor
 
-from lt25.ops import selective_scan
+from lt25.ops import causal_conv, selective_scan
 
 # Decorated in ways that no type checker follows.
-_convolve: Any = causal_conv1d
 _plain: Any = mamba.Mamba.slow_forward
 
 
@@ -37,7 +35,7 @@ def scanned(
         use_cache: return states too.
         mask: [B, T], 0 for padding; or None.
         cu_seqlens: boundaries of packed texts, as for `lt25.ops.selective_scan`; or None.
-        backend: as for `lt25.ops.selective_scan`.
+        backend: as for `lt25.ops.causal_conv` and `lt25.ops.selective_scan`.
 
     Returns:
         [B, T, D]; the last inputs of the convolution [B, C, conv_kernel_size] and the state [B, C, state_size] (of each
@@ -45,17 +43,10 @@ def scanned(
     """
     values, gate = layer.in_proj(x).chunk(2, -1)
     here = None if mask is None else mask[..., None].to(x.dtype)
-    values = values.contiguous() if here is None else values * here
+    values = values if here is None else values * here
     last = layer._build_conv_state(values.transpose(1, 2)) if use_cache else None
     fused = layer.activation in ("silu", "swish")
-    values, _ = _convolve(
-        x=values,
-        weight=layer.conv1d.weight.squeeze(1),
-        bias=layer.conv1d.bias,
-        activation="silu" if fused else None,
-        backend="triton",
-        cu_seqlens=cu_seqlens,
-    )
+    values = causal_conv(values, layer.conv1d.weight.squeeze(1), layer.conv1d.bias, cu_seqlens, fused, backend)
     values = values if fused else layer.act(values)
     values = values if here is None else values * here
     size = layer.ssm_state_size

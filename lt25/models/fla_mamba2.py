@@ -9,13 +9,11 @@ from typing import Any
 
 import torch.nn.functional as F
 from fla.layers import mamba2
-from fla.modules.causal_conv1d import causal_conv1d
 from torch import Tensor
 
-from lt25.ops import ssd_scan
+from lt25.ops import causal_conv, ssd_scan
 
 # Decorated in ways that no type checker follows.
-_convolve: Any = causal_conv1d
 _plain: Any = mamba2.Mamba2.torch_forward
 
 
@@ -29,7 +27,7 @@ def scanned(
         x: [B, T, D].
         use_cache: return states too.
         mask: [B, T], 0 for padding; or None.
-        backend: as for `lt25.ops.ssd_scan`.
+        backend: as for `lt25.ops.causal_conv` and `lt25.ops.ssd_scan`.
 
     Returns:
         [B, T, D]; the last inputs of the convolution [B, C, conv_kernel_size], and the state [B, heads, head_dim, state_size], or
@@ -41,13 +39,9 @@ def scanned(
     here = None if mask is None or mask.shape != x.shape[:2] else mask[..., None].to(x.dtype)
     mixed = mixed if here is None else mixed * here
     last = F.pad(mixed.transpose(1, 2), (layer.conv_kernel_size - x.shape[1], 0)) if use_cache else None
-    if (backend == "triton" or x.is_cuda) and layer.activation in ("silu", "swish"):
-        weight = layer.conv1d.weight.squeeze(1)
-        mixed, _ = _convolve(
-            x=mixed.contiguous(), weight=weight, bias=layer.conv1d.bias, activation="silu", backend="triton"
-        )
-    else:
-        mixed = layer.act(layer.conv1d(mixed.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2))
+    fused = layer.activation in ("silu", "swish")
+    mixed = causal_conv(mixed, layer.conv1d.weight.squeeze(1), layer.conv1d.bias, None, fused, backend)
+    mixed = mixed if fused else layer.act(mixed)
     mixed = mixed if here is None else mixed * here
     dt = F.softplus(dt.float() + layer.dt_bias.float()).clamp(*layer.dt_limit)
     log_decay = dt * -layer.A_log.float().exp()

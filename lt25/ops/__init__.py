@@ -1,5 +1,6 @@
 """Kernels: one public function each, backends behind it."""
 
+from lt25.ops.causal import causal_conv
 from lt25.ops.conv import short_conv
 from lt25.ops.cross_entropy import linear_cross_entropy
 from lt25.ops.ctc import ctc_loss, frames_needed, greedy_ids
@@ -19,6 +20,7 @@ __all__ = [
     "add_norm_linear",
     "add_rms_norm",
     "argmax",
+    "causal_conv",
     "ctc_loss",
     "dropout",
     "embedding",

@@ -13,6 +13,7 @@ from torch import Tensor
 from lt25.ops import (
     add_norm_linear,
     add_rms_norm,
+    causal_conv,
     gated_mlp,
     hgrn_mix,
     hgrn_scan,
@@ -99,6 +100,25 @@ def conv_case(draw: Draw, sizes: Sizes) -> Case:
     tensors = {"ifg": _normal(random, *shape, 3 * channels), "weight": _normal(random, 2 * channels, draw(1, 6))}
     options["mask"] = _mask(draw, random, shape)
     return Case(short_conv, tensors, options)
+
+
+def causal_case(draw: Draw, sizes: Sizes) -> Case:
+    """Of some columns of a wider matrix, packed or not, with and without a bias and SiLU, over one step to six."""
+    random = _generator(draw)
+    shape, _, options = _sequences(draw, sizes)
+    channels, before, after = draw(1, sizes.channels), draw(0, 1) * draw(0, 16), draw(0, 9)
+    tensors = {
+        "x": _normal(random, *shape, before + channels + after),
+        "weight": _normal(random, channels, draw(1, 6)),
+    }
+    if draw(0, 1):
+        tensors["bias"] = _normal(random, channels)
+    return Case(_causal_conv, tensors, {**options, "before": before, "silu": bool(draw(0, 3))})
+
+
+def _causal_conv(x: Tensor, weight: Tensor, before: int, **others) -> Tensor:
+    """Of the columns that begin there."""
+    return causal_conv(x[..., before : before + len(weight)], weight, **others)
 
 
 def selective_case(draw: Draw, sizes: Sizes) -> Case:
@@ -278,7 +298,13 @@ CASES = {
     "hgrn_step": step_case,
     "mixer_step": mixer_step_case,
 }
-COMPOSED = {**CASES, "mlp_step": mlp_step_case, "selective_scan": selective_case, "ssd_scan": ssd_case}
+COMPOSED = {
+    **CASES,
+    "mlp_step": mlp_step_case,
+    "causal_conv": causal_case,
+    "selective_scan": selective_case,
+    "ssd_scan": ssd_case,
+}
 """Those of the operators, and of some that have no kernel of their own for a CPU."""
 _WITHOUT_GRADIENTS = (hgrn_step, _mixer_step, mlp_step)
 # What keeps its precision beside inputs of half precision.

@@ -17,6 +17,7 @@ from lt25.models import fla_hopper
 from lt25.ops import (
     add_norm_linear,
     add_rms_norm,
+    causal_conv,
     gated_mlp,
     hgrn_mix,
     hgrn_scan,
@@ -140,6 +141,15 @@ def test_selective_scan():
     steps, few = [half(1, 70, 2048) for _ in range(3)], [half(1, 70, 16) for _ in range(2)]
     parameters, bounds = (-torch.rand(2048, 16), *few, *torch.ones(2, 2048)), torch.tensor([0, 9, 70])
     run(selective_scan(*steps[:2], *parameters, steps[2], bounds, backend="triton")[0])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_causal_convolution(packed, kernels):
+    """A thread has the same channels in all tiles: nothing is handed from thread to thread but, in the end, sums."""
+    x, weight, bias = half(1, 300, 320), half(192, 4), half(192)
+    run(causal_conv(x[..., 64:256], weight, bias, torch.tensor([0, 9, 300]) if packed else None, backend="triton"))
+    assert "convert_layout" not in kernels["_forward"].asm["ttgir"]
+    assert "convert_layout" not in kernels["_backward"].asm["ttgir"].split("tt.reduce")[0]
 
 
 def test_convolution_and_step():

@@ -73,6 +73,18 @@ def short_conv(
     return torch.cat((y.to(ifg.dtype), g), -1)
 
 
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, cu_seqlens: Tensor | None, silu: bool) -> Tensor:
+    """Arguments and result of :func:`lt25.ops.causal_conv`."""
+    if cu_seqlens is not None:
+        texts = x.split(cu_seqlens.diff().tolist(), 1)
+        return torch.cat([causal_conv(text, weight, bias, None, silu) for text in texts], 1)
+    taps = _exact(weight).unbind(1)
+    padded = F.pad(_exact(x), (0, 0, len(taps) - 1, 0))
+    y = sum(padded[:, lag : lag + x.shape[1]] * tap for lag, tap in enumerate(taps))
+    y = y if bias is None else y + _exact(bias)
+    return (F.silu(y) if silu else y).to(x.dtype)
+
+
 def selective_scan(
     x: Tensor,
     dt: Tensor,
