@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from lt25.ops import add_norm_linear, gated_mlp, hgrn_mix, mlp, short_conv
 from lt25.ops.backends import (
     numba_mix,
+    triton_causal,
     triton_conv,
     triton_cross_entropy,
     triton_mlp,
@@ -99,6 +100,16 @@ def test_convolution_over_many_steps_whose_programs_read_one_way_each():
     tensors = {"ifg": torch.randn(2, 21, 48).double(), "weight": torch.randn(32, 9).double()}
     case = compare.Case(short_conv, tensors, {"bidirectional": True})
     with cut(triton_conv, _CHANNELS=8):
+        compare.check(case, "triton", torch.float32)
+
+
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_causal_convolution_over_several_runs_equals_the_reference(data):
+    """Of several programs, whose runs begin and end within sequences, with as many lags as a run has steps or more."""
+    case = compare.causal_case(lambda low, high: data.draw(st.integers(low, high)), Sizes(2, 20, 40))
+    small = triton_causal.Cut(warps=2, channels=16, run=4, chunk=2)
+    with cut(triton_causal, FORWARD=small, BACKWARD=small):
         compare.check(case, "triton", torch.float32)
 
 
