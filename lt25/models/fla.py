@@ -1,9 +1,9 @@
 """flash-linear-attention's families, which importing this enters into transformers' Auto classes.
 
 What FLA lacks, or computes in more passes over memory, is put into it: attention without the package flash-attn, the selective
-scan, kernels for Hopper GPUs, norms, MLPs, maps of one input, rotary embeddings, gates and RWKV-7's mixtures, each by a module
-`fla_*`. Where it is known how kernels are fastest, they are launched so (`lt25.models.fla_tuned`); what is not known is tuned
-quickly.
+scan, kernels for Hopper GPUs, norms, MLPs, short convolutions, maps of one input, rotary embeddings, gates and RWKV-7's
+mixtures, each by a module `fla_*`. Where it is known how kernels are fastest, they are launched so (`lt25.models.fla_tuned`);
+what is not known is tuned quickly.
 """
 
 import torch
@@ -19,7 +19,7 @@ import lt25.models.fla_hopper
 import lt25.models.fla_mamba
 import lt25.models.fla_mamba2  # noqa: F401
 from lt25.compiling import tune_quickly
-from lt25.models import fla_gla, fla_maps, fla_rotary, fla_rows, fla_rwkv7
+from lt25.models import fla_conv, fla_gla, fla_maps, fla_rotary, fla_rows, fla_rwkv7
 from lt25.models.fla_tuned import use_tuned
 
 
@@ -28,7 +28,7 @@ def give_back() -> None:
 
     What it lacks stays, and so does what spares the host a wait: `fla_attention` and `fla_chunks`.
     """
-    for part in (fla_rows, fla_rotary, fla_maps, fla_gla, fla_rwkv7):
+    for part in (fla_conv, fla_rows, fla_rotary, fla_maps, fla_gla, fla_rwkv7):
         part.give_back()
 
 

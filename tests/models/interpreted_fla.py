@@ -13,7 +13,8 @@ from fla.layers import gla, hgrn2, mamba, mamba2
 from fla.models import GLAConfig, GLAModel, Mamba2Config, Mamba2Model
 from fla.models import HGRNConfig as FLAConfig
 from fla.models import HGRNForCausalLM as FLAModel
-from fla.modules import activations
+from fla.modules import ShortConvolution, activations
+from fla.modules.causal_conv1d import ops as conv_ops
 from fla.modules.mlp import GatedMLP
 from fla.modules.norm import RMSNorm, fused_norm_gate, layernorm
 from fla.modules.rotary import RotaryEmbedding, ops
@@ -26,6 +27,7 @@ from lt25.models import (
     HGRNForCausalLM,
     fla,
     fla_chunks,
+    fla_conv,
     fla_gla,
     fla_hgrn2,
     fla_hopper,
@@ -162,6 +164,21 @@ def test_a_gated_norm_is_what_fla_computes(gate_first):
         ]
         for mine, theirs in zip(*grads, strict=True):
             torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("bounds", "activation"), [(None, "silu"), ([0, 5, 5, 40], "swish"), (None, None)])
+def test_a_short_convolution_is_what_fla_computes(bounds, activation):
+    torch.manual_seed(0)
+    layer, found = ShortConvolution(48, 4, bias=True, activation=activation), []
+    x = torch.randn(1, 40, 48, requires_grad=True)
+    cu_seqlens = torch.tensor(bounds) if bounds else None
+    for call in (fla_conv.causal_conv1d, fla_conv._causal_conv1d):
+        with replaced(conv_ops, "causal_conv1d", call):
+            y, state = layer(x, cu_seqlens=cu_seqlens)
+        assert state is None
+        found.append([y, *torch.autograd.grad((y * torch.arange(48).cos()).sum(), [x, *layer.parameters()])])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_a_gated_mlp_is_what_fla_computes():

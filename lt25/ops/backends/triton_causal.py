@@ -42,7 +42,7 @@ class Cut(NamedTuple):
     chunk: int
 
 
-FORWARD, BACKWARD = Cut(4, 128, 32, 8), Cut(2, 128, 64, 4)
+FORWARD, BACKWARD = Cut(4, 128, 16, 8), Cut(4, 64, 64, 8)
 
 
 @triton.jit

@@ -1,0 +1,53 @@
+"""The short convolutions of flash-linear-attention's layers by `lt25.ops.causal_conv`, which reads every step once.
+
+Importing the module puts `causal_conv1d` in the place of FLA's, for its own layer and for gated_deltanet's three in one; what it
+cannot do goes FLA's own way: single tokens, states, and sequences that several processes share.
+"""
+
+from typing import Any
+
+from fla.layers import gated_deltanet
+from fla.modules.causal_conv1d import ops
+from torch import Tensor
+
+from lt25.ops import causal_conv
+
+_callers: tuple[Any, ...] = ops, gated_deltanet
+_causal_conv1d: Any = ops.causal_conv1d
+# Arguments that say in another way what the boundaries say.
+_FORMS = {"cu_seqlens_cpu", "chunk_indices"}
+
+
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    activation: str | None = None,
+    backend: str | None = "triton",
+    cu_seqlens: Tensor | None = None,
+    **others: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Stand for FLA's function of this name, whose arguments and results it has.
+
+    Returns:
+        [B, T, D] in x's dtype, and the final state or None.
+    """
+    activated = activation in ("silu", "swish")
+    usual = weight is not None and (activated or activation is None) and backend == "triton"
+    # Residuals, states and contexts.
+    more = any(value is not None and value is not False for name, value in others.items() if name not in _FORMS)
+    if not usual or more:
+        given = {"activation": activation, "backend": backend, "cu_seqlens": cu_seqlens}
+        return _causal_conv1d(x, weight, bias, **given, **others)
+    return causal_conv(x, weight, bias, cu_seqlens, activated), None
+
+
+def give_back() -> None:
+    """Let FLA convolve itself."""
+    for caller in _callers:
+        caller.causal_conv1d = _causal_conv1d
+
+
+for caller in _callers:
+    caller.causal_conv1d = causal_conv1d
