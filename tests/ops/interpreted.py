@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lt25.ops import add_norm_linear, gated_mlp, hgrn_mix, mlp, short_conv
+from lt25.ops import add_norm_linear, causal, gated_mlp, hgrn_mix, mlp, short_conv
 from lt25.ops.backends import (
     numba_mix,
     triton_causal,
@@ -111,6 +111,13 @@ def test_causal_convolution_over_several_runs_equals_the_reference(data):
     small = triton_causal.Cut(warps=2, channels=16, run=4, chunk=2)
     with cut(triton_causal, FORWARD=small, BACKWARD=small):
         compare.check(case, "triton", torch.float32)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_causal_convolution_keeps_torchs_rules(packed):
+    x, weight = (torch.randn(size, requires_grad=True) for size in ((1, 9, 24), (16, 4)))
+    bias, bounds = (None, torch.tensor([0, 4, 4, 9])) if packed else (torch.randn(16, requires_grad=True), None)
+    torch.library.opcheck(causal._forward.registered, (x[..., 8:], weight, bias, bounds, True))
 
 
 @pytest.mark.parametrize("ways", [1, 2])

@@ -80,8 +80,9 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, cu_seqlens: Tens
         return torch.cat([causal_conv(text, weight, bias, None, silu) for text in texts], 1)
     taps = _exact(weight).unbind(1)
     padded = F.pad(_exact(x), (0, 0, len(taps) - 1, 0))
-    y = sum(padded[:, lag : lag + x.shape[1]] * tap for lag, tap in enumerate(taps))
-    y = y if bias is None else y + _exact(bias)
+    y = padded.new_zeros(()) if bias is None else _exact(bias)
+    for first, tap in enumerate(taps):
+        y = y + padded[:, first : first + x.shape[1]] * tap
     return (F.silu(y) if silu else y).to(x.dtype)
 
 
