@@ -373,7 +373,9 @@ def test_recall_has_no_windows(project, key):
     text |= {"lr_scheduler": {"warmup_steps": 1}}
     text["training"] |= {"varlen": True} if key == "varlen" else {}
     write(project, text=yaml.safe_dump(text))
-    with pytest.raises(UserError, match=rf"training.{key}: is about the window of a language model, and recall reads whole"):
+    with pytest.raises(
+        UserError, match=rf"training.{key}: is about the window of a language model, and recall reads whole"
+    ):
         config.load_experiment("tiny")
 
 
