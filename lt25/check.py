@@ -126,21 +126,29 @@ def check_experiment(experiment: Experiment) -> str:
 
 
 def check_columns(experiment: Experiment) -> str:
-    """Compare a dataset's columns, splits and labels with the files that are there, of each the first row only.
+    """Compare the datasets' columns, splits and labels with the files that are there, of each the first row only.
+
+    Returns:
+        A remark that names the datasets which are not there yet; empty if all are.
 
     Raises:
         UserError: if the folder of a dataset given by path, a split's files or a column is not there, or the first example is
             none of the task.
     """
-    if experiment.further:
-        alone = (replace(experiment, dataset=dataset, further=()) for dataset in experiment.datasets)
-        return "".join(dict.fromkeys(map(check_columns, alone)))
+    commands = []
+    for dataset in experiment.datasets:
+        if "path" not in dataset.origin and not (experiment.raw_dir_of(dataset) / acquire.MANIFEST).is_file():
+            commands.append(f"`lt25 download {dataset.name}`")
+        else:
+            _check_columns(replace(experiment, dataset=dataset, further=()))
+    return f", but for its data, which needs {' and '.join(commands)}" if commands else ""
+
+
+def _check_columns(experiment: Experiment) -> None:
     dataset, root = experiment.dataset, acquire.data_root(experiment.dataset, experiment.raw_dir)
     config = f"config/datasets/{dataset.name}.yaml"
     if "path" in dataset.origin:
         acquire.check_folder(dataset, root)
-    if "path" not in dataset.origin and not (experiment.raw_dir / acquire.MANIFEST).is_file():
-        return f", but for its data, which needs `lt25 download {dataset.name}`"
     folder = acquire.folder(dataset, experiment.raw_dir)
     for split, source in dataset.splits.items():
         names = source["from"] if isinstance(source, dict) else source
@@ -161,7 +169,6 @@ def check_columns(experiment: Experiment) -> str:
                 is_experiments = complaint.startswith(("prepare.", "augment."))
                 raise UserError(f"{experiment.path if is_experiments else config}: {complaint} ({first.where})")
             check_labels(experiment, folder, name)
-    return ""
 
 
 def check_sounds(experiment: Experiment) -> None:

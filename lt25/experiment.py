@@ -993,7 +993,7 @@ def _check_job(experiment: Experiment, where: str) -> None:
             f"{where}: activation_checkpoint.mode: memory_budget is a compiler's: set compile.enable to true, or another mode"
         )
     loader = training["dataloader"]
-    if loader["num_workers"] and experiment.task == "language_modeling":
+    if loader["num_workers"] and TASKS[experiment.task].windows:
         raise UserError(
             f"{where}: training.dataloader.num_workers: found {loader['num_workers']}, but text is packed in one place, in a "
             "thread of the trainer: set it to 0"
@@ -1004,7 +1004,7 @@ def _check_job(experiment: Experiment, where: str) -> None:
                 f"{where}: training.dataloader.{key}: needs processes that read: set num_workers, or remove the key"
             )
     for key in WINDOW:
-        if TASKS[experiment.task].main_input != "input_ids" and experiment.origins[f"training.{key}"] != DEFAULT:
+        if experiment.origins[f"training.{key}"] != DEFAULT and not TASKS[experiment.task].windows:
             raise UserError(
                 f"{where}: training.{key}: is about the window of a language model, and {experiment.task} reads whole "
                 "examples: remove the key"

@@ -84,6 +84,7 @@ class Task:
         complaint: of the resolved ``prepare`` and ``augment`` sections, what makes them impossible together, or None.
         prepare_from_model: keys of the model's config that decide the prepared data too.
         preparation_version: of the code that prepares; where it gives other data for the same options, it is raised by one.
+        windows: whether a step reads windows of one stream of tokens (`lt25.data.packing`), not whole examples.
         package: for a task that is not lt25's own, the package of its modules.
     """
 
@@ -110,6 +111,7 @@ class Task:
         default=lambda prepare, augment, row: None
     )
     preparation_version: int = 1
+    windows: bool = False
     package: str | None = None
 
     def module(self, stage: str) -> ModuleType:
@@ -687,6 +689,7 @@ register(
         pipeline_tag="text-generation",
         prefix="tokens",
         unit="tokens",
+        windows=True,
         usage="""\
 import lt25
 from transformers import pipeline

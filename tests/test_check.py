@@ -175,6 +175,16 @@ def test_data_that_is_not_there_yet_is_said(project, capsys):
     status, said = checked(capsys)
     assert status == 0
     assert said.startswith("tiny: ok, but for its data, which needs `lt25 download reviews`; to be run: download, ")
+    path = project / "config" / "experiments" / "tiny.yaml"
+    datasets = project / "config" / "datasets"
+    (datasets / "letters.yaml").write_text((datasets / "reviews.yaml").read_text())
+    several = [{"name": name, "probability": 0.5} for name in ("reviews", "letters")]
+    written = {key: value for key, value in yaml.safe_load(path.read_text()).items() if key != "dataset"}
+    path.write_text(yaml.safe_dump({**written, "datasets": several}))
+    status, said = checked(capsys)
+    assert said.startswith(
+        "tiny: ok, but for its data, which needs `lt25 download reviews` and `lt25 download letters`; to be run: download, "
+    )
 
 
 @pytest.mark.parametrize(

@@ -366,6 +366,19 @@ def test_a_mistake_is_one_line_that_names_file_key_found_and_allowed(project, ch
     assert text.startswith("config/")
 
 
+@pytest.mark.parametrize("key", ["seq_len", "varlen", "context_len"])
+def test_recall_has_no_windows(project, key):
+    model = {"base": "config/models/hgrn_lm_tiny.json"}
+    text = {"task": "recall", "dataset": "mqar", "model": model, "training": {"steps": 10, key: 8}}
+    text |= {"lr_scheduler": {"warmup_steps": 1}}
+    text["training"] |= {"varlen": True} if key == "varlen" else {}
+    write(project, text=yaml.safe_dump(text))
+    with pytest.raises(
+        UserError, match=rf"training.{key}: is about the window of a language model, and recall reads whole"
+    ):
+        config.load_experiment("tiny")
+
+
 def test_a_key_that_takes_numbers_does_not_advise_quotes(project):
     write(project, {"training.batch_seconds": True})
     with pytest.raises(UserError, match=r"batch_seconds: found true, expected a number or a text or null$"):

@@ -49,10 +49,10 @@ def make_config(fields: Mapping[str, Any]) -> transformers.PreTrainedConfig:
 
 
 def make_model(fields: Mapping[str, Any], task: str) -> transformers.PreTrainedModel:
-    """Return a task's model with the weights that its family begins with.
+    """Return a task's model with the weights that its family begins with, of torch's default dtype.
 
     Args:
-        fields: of its ``config.json``.
+        fields: of its ``config.json``; its ``dtype``, which says how a published model's weights are stored, is of no account.
         task: the task's name.
 
     Raises:
@@ -62,7 +62,7 @@ def make_model(fields: Mapping[str, Any], task: str) -> transformers.PreTrainedM
         config, auto = make_config(fields), auto_class(task)
         if type(config) not in auto._model_mapping:
             raise UserError(_unregistered(find(fields["model_type"]), auto.__name__, type(config).__name__))
-        return auto.from_config(config)
+        return auto.from_config(config, dtype=torch.get_default_dtype())
 
 
 def _unregistered(family: Family, auto: str, key: str) -> str:

@@ -110,7 +110,7 @@ def has_effect(experiment: Experiment, key: str) -> bool:
     section, _, name = key.partition(".")
     if section == "model":
         return families.has_effect(experiment.model["model_type"], name, experiment.task)
-    return section != "training" or name not in WINDOW or TASKS[experiment.task].main_input == "input_ids"
+    return section != "training" or name not in WINDOW or TASKS[experiment.task].windows
 
 
 def decided(key: str, origins: dict[str, str]) -> bool:

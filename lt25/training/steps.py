@@ -79,11 +79,14 @@ class FiniteOptimizers(OptimizersContainer):
         for optimizer in self.optimizers:
             # Otherwise torch remarks that a step which could be captured in a graph is not.
             optimizer._warned_capturable_if_run_uncaptured = True
+        # Torch makes the state of all weights in a step of zero, and resuming expects it of all. Left to the first step, there
+        # would be none of weights that never have a gradient, such as the lower bounds of an HGRN of one layer.
+        super().state_dict()
+        for value in (value for one in self.optimizers for state in one.state.values() for value in state.values()):
+            value.zero_()
 
     def state_dict(self) -> dict[str, Any]:
         if self.ema_decay:
-            # Torch makes the state that there is none of yet, but not what it does not know.
-            super().state_dict()
             self._weights_and_means()
         return super().state_dict()
 
@@ -146,7 +149,7 @@ class FiniteOptimizers(OptimizersContainer):
         weights, means = [], []
         for optimizer in self.optimizers:
             for weight in (one for group in optimizer.param_groups for one in group["params"]):
-                # What never had a gradient has no state.
+                # What is frozen has no state.
                 if state := optimizer.state.get(weight):
                     if EMA not in state:
                         # A mean in bfloat16 would stand still: what a step adds is less than its last digit.

@@ -68,13 +68,13 @@ class Trainer(torchtitan.train.Trainer):
         self.checkpointer.maybe_wait_for_staging()
         loss, own_labels, all_labels, norm, layer_norms = self.update(microbatches)
 
-        # The step before is reported while the device is at work on this one.
+        # A GPU's step before is reported while it is at work on this one; a CPU has computed this one by now.
         self.report()
         validates = self.validator is not None and self.validator.should_validate(self.step)
         if self.metrics_processor.should_log(self.step):
             self.report = self.make_report(loss, own_labels, all_labels, norm, layer_norms)
             ends = self.step in (self.first_step, self.job_config.training.steps)
-            if ends or self.checkpointer.saves(self.step) or validates:
+            if DEVICE_TYPE == "cpu" or ends or self.checkpointer.saves(self.step) or validates:
                 self.report()
         # Before torchtitan saves a checkpoint: whoever goes on from that knows what the validation found.
         if self.validator and validates:

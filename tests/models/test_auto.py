@@ -10,6 +10,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForCTC, AutoM
 
 import lt25
 from lt25.models import HGRNModel
+from lt25.models.auto import make_model
 from tests.models import tiny
 
 ORDERS = [
@@ -54,6 +55,21 @@ def test_registered_whatever_is_imported_first():
 def test_registering_twice_changes_nothing():
     lt25.register()
     lt25.register()
+
+
+@pytest.mark.parametrize("model_type", ["llama", "lt25_hgrn"])
+def test_a_model_is_trained_in_the_dtype_of_training_not_of_the_config_that_it_starts_from(model_type):
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 5}
+    heads = {"num_attention_heads": 2} if model_type == "llama" else {}
+    fields = {"model_type": model_type, **sizes, **heads, "dtype": "float16"}
+    for dtype in (torch.float32, torch.bfloat16):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            model = make_model(fields, "language_modeling")
+        finally:
+            torch.set_default_dtype(before)
+        assert {weight.dtype for weight in model.parameters()} == {dtype}
 
 
 @pytest.mark.parametrize("program", ["lt25", "snakemake", "-m"])

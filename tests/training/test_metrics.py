@@ -2,8 +2,10 @@
 
 import re
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
+import torch
 
 from lt25.training import metrics
 from lt25.training.metrics import RunMetrics
@@ -79,3 +81,21 @@ def test_lines_come_every_few_seconds_and_at_the_end(clock, capsys):
         show(made, step)
     shown = [int(line.split("step ")[1].split("/")[0]) for line in capsys.readouterr().out.splitlines()]
     assert shown == [1, 6, 11, 16, 21, 26, 31, 36, 40]
+
+
+@pytest.mark.parametrize(("device", "reported"), [("cpu", [5]), ("cuda", [])])
+def test_a_step_is_reported_when_it_is_computed_and_a_gpus_when_the_next_one_is_on_its_way(
+    monkeypatch, device, reported
+):
+    # Otherwise the time between the reports of two steps would not be that of a step.
+    from lt25.training import trainer
+
+    monkeypatch.setattr(trainer, "DEVICE_TYPE", device)
+    monkeypatch.setattr(trainer.dist, "get_rank", lambda: 0)
+    made, said = MagicMock(gradient_accumulation_steps=1, step=5, first_step=1, part=None, validator=None), []
+    made.parallel_dims.pp_enabled = made.checkpointer.saves.return_value = False
+    made.job_config.debug.seed, made.job_config.training.steps = 0, 10
+    made.update.return_value = (None,) * 5
+    made.make_report.return_value = lambda: said.append(made.step)
+    trainer.Trainer.train_step(made, iter([({}, torch.zeros(1))]))
+    assert said == reported

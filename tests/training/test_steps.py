@@ -106,6 +106,20 @@ def test_a_checkpoint_holds_numbers_and_brings_back_the_place_in_the_schedule():
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("name", ["AdamW", "Muon"])
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_a_checkpoint_has_the_state_of_weights_that_never_have_a_gradient(name, ema_decay):
+    model, optimizers, _ = make(name=name, ema_decay=ema_decay)
+    model.weight.grad = torch.ones_like(model.weight)
+    optimizers.step(torch.ones(()))
+    saved = {key: value.clone() for key, value in optimizers.state_dict().items() if isinstance(value, torch.Tensor)}
+    _, resumed, _ = make(name=name, ema_decay=ema_decay)
+    # What a checkpoint is asked for when a run goes on.
+    wanted = {key for key, value in resumed.state_dict().items() if isinstance(value, torch.Tensor)}
+    assert wanted == saved.keys()
+    assert (saved["state.weight.step"], saved["state.bias.step"]) == (1, 0)
+
+
 def test_the_last_rate_stays():
     model, optimizers, _ = make(steps=4)
     for n in range(7):
