@@ -254,6 +254,19 @@ def test_mamba2_of_several_groups_reads_a_text_as_it_does_token_by_token():
     torch.testing.assert_close(ssm, state, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("kind", "scanned"), [(mamba.Mamba, fla_mamba.scanned), (mamba2.Mamba2, fla_mamba2.scanned)])
+def test_padding_leaves_the_mambas_in_half_precision(kind, scanned):
+    """What follows the first product is read and written in the dtype in which autocast computes it."""
+    layer = kind(
+        hidden_size=16, state_size=16, layer_idx=0, **({} if kind is mamba.Mamba else {"num_heads": 2, "head_dim": 16})
+    )
+    mask = torch.ones(2, 5)
+    mask[1, :2] = 0
+    with torch.autocast("cpu", torch.bfloat16):
+        _, last, _ = scanned(layer, torch.randn(2, 5, 16), use_cache=True, mask=mask)
+    assert last.dtype == torch.bfloat16
+
+
 def test_mamba_by_the_selective_scan_is_what_its_layer_computes():
     torch.manual_seed(0)
     layer = mamba.Mamba(hidden_size=16, intermediate_size=32, state_size=16, layer_idx=0, use_bias=True)
