@@ -1,7 +1,8 @@
 """The short convolutions of flash-linear-attention's layers by `lt25.ops.causal_conv`, which reads every step once.
 
-Importing the module puts `causal_conv1d` in the place of FLA's, for its own layer and for gated_deltanet's three in one; what it
-cannot do goes FLA's own way: single tokens, states, and sequences that several processes share.
+Importing the module puts `causal_conv1d` in the place of FLA's, for `ShortConvolution` and for gated_deltanet's three in one. Calls
+with states or residuals go on to FLA's; single tokens, and sequences that several processes share, FLA convolves by other
+functions.
 """
 
 from typing import Any
