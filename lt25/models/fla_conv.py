@@ -1,7 +1,7 @@
 """The short convolutions of flash-linear-attention's layers by `lt25.ops.causal_conv`, which reads every step once.
 
-Importing the module puts `causal_conv1d` in the place of FLA's, for `ShortConvolution` and for gated_deltanet's three in one. Calls
-with states or residuals go on to FLA's; single tokens, and sequences that several processes share, FLA convolves by other
+Importing the module puts `causal_conv1d` in the place of FLA's, for `ShortConvolution` and for gated_deltanet's three in one.
+Calls with states or residuals go on to FLA's; single tokens, and sequences that several processes share, FLA convolves by other
 functions.
 """
 

@@ -147,10 +147,11 @@ def test_a_block_adds_to_the_input_of_its_norm(kept, model, name):
     assert len(seen) == (0 if kept else 2) and name not in vars(block)
 
 
+@pytest.mark.parametrize("outer", [(2, 5, 3), ()], ids=["rows", "one row"])
 @pytest.mark.parametrize("gate_first", [False, True])
-def test_a_gated_norm_is_what_fla_computes(gate_first):
+def test_a_gated_norm_is_what_fla_computes(gate_first, outer):
     torch.manual_seed(0)
-    inputs = [torch.randn(*shape, requires_grad=True) for shape in ((2, 5, 3, 48), (2, 5, 3, 100), (48,))]
+    inputs = [torch.randn(*shape, requires_grad=True) for shape in ((*outer, 48), (*outer, 100), (48,))]
     x, wide, weight = inputs
     # As a part of what a product has computed.
     gate = wide[..., 12:60]
