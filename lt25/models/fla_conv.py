@@ -1,7 +1,8 @@
 """The short convolutions of flash-linear-attention's layers by `lt25.ops.causal_conv`, which reads every step once.
 
-Importing the module puts `causal_conv1d` in the place of FLA's, for its own layer and for gated_deltanet's three in one; what it
-cannot do goes FLA's own way: single tokens, states, and sequences that several processes share.
+Importing the module puts `causal_conv1d` in the place of FLA's, for `ShortConvolution` and for gated_deltanet's three in one.
+Calls with states or residuals go on to FLA's; single tokens, and sequences that several processes share, FLA convolves by other
+functions.
 """
 
 from typing import Any
@@ -34,10 +35,10 @@ def causal_conv1d(
         [B, T, D] in x's dtype, and the final state or None.
     """
     activated = activation in ("silu", "swish")
-    usual = weight is not None and (activated or activation is None) and backend == "triton"
+    usual = (activated or activation is None) and backend == "triton"
     # Residuals, states and contexts.
     more = any(value is not None and value is not False for name, value in others.items() if name not in _FORMS)
-    if not usual or more:
+    if weight is None or not usual or more:
         given = {"activation": activation, "backend": backend, "cu_seqlens": cu_seqlens}
         return _causal_conv1d(x, weight, bias, **given, **others)
     return causal_conv(x, weight, bias, cu_seqlens, activated), None

@@ -42,7 +42,7 @@ def scanned(
         text, if they are packed), or None for both.
     """
     values, gate = layer.in_proj(x).chunk(2, -1)
-    here = None if mask is None else mask[..., None].to(x.dtype)
+    here = None if mask is None else mask[..., None].to(values.dtype)
     values = values if here is None else values * here
     last = layer._build_conv_state(values.transpose(1, 2)) if use_cache else None
     fused = layer.activation in ("silu", "swish")

@@ -36,7 +36,7 @@ def scanned(
     heads, inner = layer.num_heads, layer.intermediate_size
     sizes = [inner, layer.conv_dim, heads]
     gate, mixed, dt = layer.in_proj(x).split(sizes, -1)
-    here = None if mask is None or mask.shape != x.shape[:2] else mask[..., None].to(x.dtype)
+    here = None if mask is None or mask.shape != x.shape[:2] else mask[..., None].to(mixed.dtype)
     mixed = mixed if here is None else mixed * here
     last = F.pad(mixed.transpose(1, 2), (layer.conv_kernel_size - x.shape[1], 0)) if use_cache else None
     fused = layer.activation in ("silu", "swish")

@@ -1,8 +1,8 @@
-"""The causal depthwise convolution before the scans of Mamba and Mamba-2, with bias and SiLU, as one differentiable operation.
+"""The short causal depthwise convolution of the Mambas and of flash-linear-attention's layers, with bias and SiLU.
 
-`lt25.ops.short_conv` is linear, convolves i and f of an HGRN layer and hands on g beside them, knows padding, and can read later
-steps. This one reads earlier steps only, and columns of a wider matrix where they lie; what went into SiLU it does not keep for
-the backward pass, but computes again.
+It is one differentiable operation, which reads columns of a wider matrix where they lie, and computes what went into SiLU again
+in the backward pass. `lt25.ops.short_conv` is another, for the layers of lt25's own HGRN: it has no bias and no SiLU, convolves i
+and f and hands on g beside them, knows padding, and can read later steps.
 """
 
 from torch import Tensor

@@ -138,10 +138,10 @@ def gated_rms_norm(
 
     Args:
         x: float [..., D].
-        gate: float [..., D]; of a matrix whose rows are further apart it is read in place.
+        gate: float [..., D]; columns of a wider matrix are read where they lie.
         weight: float [D].
         eps: added to the mean square.
-        gate_first: x is x * silu(gate), and the result has the norm and the weight only.
+        gate_first: the norm is that of x * silu(gate), and the gate comes in nowhere else.
         backend: "triton" (CUDA) or "reference" (float64, anywhere); by default chosen by the device.
 
     Returns:
@@ -183,7 +183,7 @@ def _gated_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad_gate = gate.new_empty(gate.shape)
     backward = kernels("triton", "rows").norm_backward
-    grads = grad_normed.contiguous(), None, x.contiguous(), _rows(gate), grad_gate
+    grads = grad_normed.contiguous(), None, x.contiguous(), _rows(gate), _rows(grad_gate)
     grad_x, grad_weight = backward(*grads, weight, eps, gate_first)
     return grad_x, grad_gate, grad_weight.to(weight.dtype)
 

@@ -36,7 +36,8 @@ def ssd_scan(
         flow from both and are bitwise reproducible.
 
     Raises:
-        ValueError: shapes that do not fit together, states larger than 32 KiB in xBC's dtype on a GPU, an unknown backend.
+        ValueError: shapes that do not fit together, an unknown backend; on a GPU, states larger than 32 KiB in xBC's dtype with
+            both sides rounded up to powers of 2, in half precision from 64 on.
     """
     heads, size = D.shape
     channels = xBC.shape[-1] - heads * size

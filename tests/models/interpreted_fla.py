@@ -147,10 +147,11 @@ def test_a_block_adds_to_the_input_of_its_norm(kept, model, name):
     assert len(seen) == (0 if kept else 2) and name not in vars(block)
 
 
+@pytest.mark.parametrize("outer", [(2, 5, 3), ()], ids=["rows", "one row"])
 @pytest.mark.parametrize("gate_first", [False, True])
-def test_a_gated_norm_is_what_fla_computes(gate_first):
+def test_a_gated_norm_is_what_fla_computes(gate_first, outer):
     torch.manual_seed(0)
-    inputs = [torch.randn(*shape, requires_grad=True) for shape in ((2, 5, 3, 48), (2, 5, 3, 100), (48,))]
+    inputs = [torch.randn(*shape, requires_grad=True) for shape in ((*outer, 48), (*outer, 100), (48,))]
     x, wide, weight = inputs
     # As a part of what a product has computed.
     gate = wide[..., 12:60]
@@ -252,6 +253,19 @@ def test_mamba2_of_several_groups_reads_a_text_as_it_does_token_by_token():
         rows.append(y)
     torch.testing.assert_close(torch.cat(rows, 1), whole[:, 4:], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(ssm, state, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "scanned"), [(mamba.Mamba, fla_mamba.scanned), (mamba2.Mamba2, fla_mamba2.scanned)])
+def test_padding_leaves_the_mambas_in_half_precision(kind, scanned):
+    """What follows the first product is read and written in the dtype in which autocast computes it."""
+    layer = kind(
+        hidden_size=16, state_size=16, layer_idx=0, **({} if kind is mamba.Mamba else {"num_heads": 2, "head_dim": 16})
+    )
+    mask = torch.ones(2, 5)
+    mask[1, :2] = 0
+    with torch.autocast("cpu", torch.bfloat16):
+        _, last, _ = scanned(layer, torch.randn(2, 5, 16), use_cache=True, mask=mask)
+    assert last.dtype == torch.bfloat16
 
 
 def test_mamba_by_the_selective_scan_is_what_its_layer_computes():

@@ -24,7 +24,7 @@ from lt25.ops.backends.triton_launch import Launch, settled
 from lt25.ops.backends.triton_math import LOG2_E, exp2
 from lt25.ops.ssd import CHUNK, least_side
 
-# Heads of a program that computes outputs: the more there are, the less often queries and keys are read.
+# Heads of a program that computes outputs or gradients of values: the more there are, the less often queries and keys are read.
 _HEADS = 8
 # Fewer programs leave multiprocessors idle, so each has fewer heads then.
 _PROGRAMS = 264
@@ -152,7 +152,7 @@ def _state_gradients(x, g, h, do, dlast, dh, ends, steps, scale,
                      BP: tl.constexpr, BS: tl.constexpr, LAST: tl.constexpr):  # fmt: skip
     """As `_states`, from the last chunk to the first: gradients of the states at the ends of chunks.
 
-    And what the sums at the ends of chunks have of these gradients, by what is left of the states then.
+    `ends` gets a part of the gradient of each chunk's last sum g: that by what is left of the chunk's first state at its end.
     """
     CHANNELS: tl.constexpr = HEADS * P + 2 * GROUPS * S
     BLOCKS: tl.constexpr = (S + BS - 1) // BS
