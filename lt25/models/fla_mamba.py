@@ -5,6 +5,7 @@ Without it FLA's layer goes through a text step by step and keeps several tensor
 gives the layer `scanned` for both, but for single tokens.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch.nn.functional as F
 from fla.layers import mamba
 from torch import Tensor
 
-from lt25.ops import causal_conv, selective_scan
+from lt25.models import fla_conv
+from lt25.ops import selective_scan
 
 # Decorated in ways that no type checker follows.
 _plain: Any = mamba.Mamba.slow_forward
@@ -45,15 +47,13 @@ def scanned(
     here = None if mask is None else mask[..., None].to(values.dtype)
     values = values if here is None else values * here
     last = layer._build_conv_state(values.transpose(1, 2)) if use_cache else None
-    fused = layer.activation in ("silu", "swish")
-    values = causal_conv(values, layer.conv1d.weight.squeeze(1), layer.conv1d.bias, cu_seqlens, fused, backend)
-    values = values if fused else layer.act(values)
-    values = values if here is None else values * here
+    values = fla_conv.of_mamba(layer, values, here, cu_seqlens, backend)
     size = layer.ssm_state_size
     steps, write, read = layer.x_proj(values).split([layer.dt_rank, size, size], -1)
     # The bias is added in the scan: of small steps it is what counts, and half precision would round it.
     steps, rates = F.linear(steps, layer.dt_proj.weight), -torch.exp(layer.A_log.float())
     parameters = layer.D, layer.dt_proj.bias
+    fused = layer.activation in fla_conv.SILU
     y, state = selective_scan(
         values, steps, rates, write, read, *parameters, gate if fused else None, cu_seqlens, backend
     )
@@ -87,3 +87,6 @@ def _instead_of(own: Any, everywhere: bool) -> Callable[..., tuple[Tensor, Tenso
 
 mamba.Mamba.slow_forward = _instead_of(_plain, True)
 mamba.Mamba.cuda_kernels_forward = _instead_of(mamba.Mamba.cuda_kernels_forward, False)
+if not mamba.is_fast_path_available:
+    # Layers warn of a way that is not taken now.
+    logging.getLogger(mamba.__name__).setLevel(logging.ERROR)

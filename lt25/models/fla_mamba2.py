@@ -5,13 +5,15 @@ several groups it gives the heads another's B and C than mamba-ssm does, and tha
 token. Importing the module gives the layer `scanned`, but for single tokens.
 """
 
+import logging
 from typing import Any
 
 import torch.nn.functional as F
 from fla.layers import mamba2
 from torch import Tensor
 
-from lt25.ops import causal_conv, ssd_scan
+from lt25.models import fla_conv
+from lt25.ops import ssd_scan
 
 # Decorated in ways that no type checker follows.
 _plain: Any = mamba2.Mamba2.torch_forward
@@ -39,10 +41,7 @@ def scanned(
     here = None if mask is None or mask.shape != x.shape[:2] else mask[..., None].to(mixed.dtype)
     mixed = mixed if here is None else mixed * here
     last = F.pad(mixed.transpose(1, 2), (layer.conv_kernel_size - x.shape[1], 0)) if use_cache else None
-    fused = layer.activation in ("silu", "swish")
-    mixed = causal_conv(mixed, layer.conv1d.weight.squeeze(1), layer.conv1d.bias, None, fused, backend)
-    mixed = mixed if fused else layer.act(mixed)
-    mixed = mixed if here is None else mixed * here
+    mixed = fla_conv.of_mamba(layer, mixed, here, None, backend)
     dt = F.softplus(dt.float() + layer.dt_bias.float()).clamp(*layer.dt_limit)
     log_decay = dt * -layer.A_log.float().exp()
     y, state = ssd_scan(mixed, dt, log_decay, layer._get_D(expand_to_head_dim=True), layer.n_groups, backend)
@@ -65,3 +64,5 @@ def forward(
 
 if not mamba2.is_fast_path_available:
     mamba2.Mamba2.torch_forward = forward
+    # Layers warn of ways that are not taken now.
+    logging.getLogger(mamba2.__name__).setLevel(logging.ERROR)
