@@ -5,6 +5,7 @@ Ten steps on CPUs with kernels that run there, and on GPUs; two steps of smaller
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -212,14 +213,31 @@ def _experiment(root: Path, cell: Cell, gpus: bool) -> Any:
 
 
 def train(root: Path, cells: list[Cell], processes: int, gpus: bool) -> None:
-    """Train the cells of one number of processes, one after another in the same processes; those after a failure in others."""
+    """Train the cells of one number of processes, one after another in the same processes; those after a failure in others.
+
+    Once in some thousand steps of tensor parallelism, beside other busy processes, two wait for each other in Gloo until its time
+    is up, in different collectives. What ends so is tried once more, which tells it from what never works.
+    """
     experiments = [_experiment(root, cell, gpus) for cell in cells]
     kernels = "interpreted" if any(cell.needs_triton for cell in cells) else "torch"
+    retried = None
     while experiments:
         files = [str(experiment.results_dir / "job.toml") for experiment in experiments]
         _train_some(root, files, "compiled" if gpus else kernels, processes)
-        left = [number for number, one in enumerate(experiments) if not (one.results_dir / "train.json").is_file()]
-        experiments = experiments[left[0] + 1 :] if left else []
+        left = [one for one in experiments if not (one.results_dir / "train.json").is_file()]
+        if left and left[0] is not retried and _timed_out(root, processes):
+            retried = left[0]
+            shutil.rmtree(retried.results_dir / "runs")
+            (retried.results_dir / "checkpoints").unlink(missing_ok=True)
+            experiments = experiments[experiments.index(retried) :]
+        else:
+            experiments = experiments[experiments.index(left[0]) + 1 :] if left else []
+
+
+def _timed_out(root: Path, processes: int) -> bool:
+    """Whether one of the processes gave up waiting for another in the last training of its log."""
+    logs = ((root / f"rank-{rank}.log").read_text() for rank in range(processes))
+    return any("Timed out waiting" in log.rpartition("===")[2] for log in logs)
 
 
 def _train_some(root: Path, files: list[str], kernels: str, processes: int) -> None:
