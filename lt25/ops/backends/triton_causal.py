@@ -79,6 +79,16 @@ def _parameters(
 
 
 @triton.jit
+def _before(x, step, T, there, K: tl.constexpr, STRIDE: tl.constexpr):
+    """The K - 1 inputs before a step, by their lags from 1 on."""
+    earlier = ()
+    for lag in tl.static_range(1, K):
+        value = tl.load(x - lag * STRIDE, mask=(step >= lag) & (step < T) & there, other=0.0)
+        earlier = earlier + (value.to(tl.float32),)  # noqa: RUF005
+    return earlier
+
+
+@triton.jit
 def _within(seen, age, K: tl.constexpr, PACKED: tl.constexpr):
     """Of inputs by their lags, those of the step's own sequence, and 0."""
     if PACKED:
@@ -102,10 +112,7 @@ def _forward(
     x += tl.cast(row, tl.int64) * apart + tl.cast(step, tl.int64) * STRIDE + channel
     y += (tl.cast(row, tl.int64) * T + step) * C + channel
     ages += step
-    earlier = ()
-    for lag in tl.static_range(1, K):
-        value = tl.load(x - lag * STRIDE, mask=(step >= lag) & (step < T) & there, other=0.0)
-        earlier = earlier + (value.to(tl.float32),)  # noqa: RUF005
+    earlier = _before(x, step, T, there, K, STRIDE)
     for at in range(0, tl.minimum(RUN, T), CHUNK):
         values = ()
         for r in tl.static_range(CHUNK):
@@ -162,11 +169,9 @@ def _backward(
     # Of the earliest input that a step reads, whose gradient is then complete.
     grad_x += here - (K - 1) * C
     ages += step
-    earlier = ()
+    earlier = _before(x, step, T, there, K, STRIDE)
     later = ()
-    for lag in tl.static_range(1, K):
-        value = tl.load(x - lag * STRIDE, mask=(step >= lag) & (step < T) & there, other=0.0)
-        earlier = earlier + (value.to(tl.float32),)  # noqa: RUF005
+    for _ in tl.static_range(K - 1):
         later = later + (tl.zeros([W, WIDTH], tl.float32),)  # noqa: RUF005
     tap_sums = ()
     for _ in tl.static_range(K):

@@ -69,6 +69,14 @@ def _part_of_head(HEADS: tl.constexpr, P: tl.constexpr, S: tl.constexpr, BP: tl.
 
 
 @triton.jit
+def _steps(d, g, of_head, places, there, end, HEADS: tl.constexpr):
+    """The sums at a chunk's steps and at its end, and what steps are multiplied by; of_head: of its first step."""
+    gate = tl.load(g + of_head + places * HEADS, mask=there, other=0.0)
+    total = tl.load(g + of_head + end * HEADS)
+    return gate, total, tl.load(d + of_head + places * HEADS, mask=there, other=0.0)
+
+
+@triton.jit
 def _heads_of_chunk(HEADS: tl.constexpr, OWN: tl.constexpr):
     """The chunk of a program, and the first of its heads."""
     place = tl.program_id(0)
@@ -92,9 +100,7 @@ def _states(x, d, g, h, last, steps, scale,
         tl.store(h + (chunk * HEADS + head) * (P * S) + of_state, state, mask=inside)
         first, places, there, end = _rows(chunk, steps, C)
         of_head = first * HEADS + head
-        gate = tl.load(g + of_head + places * HEADS, mask=there, other=0.0)
-        total = tl.load(g + of_head + end * HEADS)
-        step = tl.load(d + of_head + places * HEADS, mask=there, other=0.0)
+        gate, total, step = _steps(d, g, of_head, places, there, end, HEADS)
         v = _tile(x + first * CHANNELS + head * P, CHANNELS, places, there, values, P)
         k = _tile(x + first * CHANNELS + of_k, CHANNELS, places, there, columns, S)
         written = (v.to(tl.float32) * (step * _decay(total - gate, there))[:, None]).to(k.dtype)
@@ -198,9 +204,7 @@ def _value_gradients(x, d, g, skip, do, dh, ends, dx, dd, dg, dskip, steps, scal
     own = tl.sum(tl.where(places[:, None] == places[None, :], turned, 0.0), 1)
     for head in tl.range(first_head, first_head + OWN, num_stages=1):
         of_head = first * HEADS + head
-        gate = tl.load(g + of_head + places * HEADS, mask=there, other=0.0)
-        total = tl.load(g + of_head + end * HEADS)
-        step = tl.load(d + of_head + places * HEADS, mask=there, other=0.0)
+        gate, total, step = _steps(d, g, of_head, places, there, end, HEADS)
         v = _tile(x + head * P, CHANNELS, places, there, values, P)
         grad_o = _tile(do + first * (HEADS * P) + head * P, HEADS * P, places, there, values, P)
         grad_state = _tile(dh + (chunk * HEADS + head) * (P * S), S, values, values < P, columns, S)
@@ -248,9 +252,7 @@ def _key_gradients(x, d, g, h, do, dh, parts, steps, tokens, scale,
     of_turned = tl.zeros([C, C], tl.float32)
     for head in tl.range(first_head, first_head + OWN, num_stages=1):
         of_head = first * HEADS + head
-        gate = tl.load(g + of_head + places * HEADS, mask=there, other=0.0)
-        total = tl.load(g + of_head + end * HEADS)
-        step = tl.load(d + of_head + places * HEADS, mask=there, other=0.0)
+        gate, total, step = _steps(d, g, of_head, places, there, end, HEADS)
         v = _tile(x + head * P, CHANNELS, places, there, values, P)
         grad_o = _tile(do + first * (HEADS * P) + head * P, HEADS * P, places, there, values, P)
         state = _tile(h + (chunk * HEADS + head) * (P * S), S, values, values < P, columns, S)
@@ -270,13 +272,8 @@ def _key_gradients(x, d, g, h, do, dh, parts, steps, tokens, scale,
     of_keys += tl.dot(of_turned.to(q.dtype), q, input_precision="ieee") * scale
     of_q += tl.dot(of_scores.to(k.dtype), k, input_precision="ieee") * scale
     part = (first_head // OWN % PARTS).to(tl.int64)
-    to = (
-        parts
-        + (part * tokens + first) * (2 * GROUPS * S)
-        + places[:, None] * (2 * GROUPS * S)
-        + group * S
-        + columns[None, :]
-    )
+    parts += (part * tokens + first) * (2 * GROUPS * S) + group * S
+    to = parts + places[:, None] * (2 * GROUPS * S) + columns[None, :]
     wide = there[:, None] & (columns < S)[None, :]
     tl.store(to, of_keys, mask=wide)
     tl.store(to + GROUPS * S, of_q, mask=wide)
