@@ -143,8 +143,7 @@ def selective_case(draw: Draw, sizes: Sizes) -> Case:
 def ssd_case(draw: Draw, sizes: Sizes) -> Case:
     """Several chunks, heads that share B and C or do not, and widths that products have no tiles of."""
     random = _generator(draw)
-    # More would take the reference minutes.
-    shape = draw(1, sizes.batch), draw(1, min(6 * sizes.time, 2000))
+    shape = draw(1, sizes.batch), draw(1, 6 * sizes.time)
     groups, shared = draw(1, 2), draw(1, 3)
     # As models have them, or anything.
     size, states = (64, 128) if draw(0, 2) == 0 else (draw(1, 20), draw(1, min(sizes.channels, 128)))

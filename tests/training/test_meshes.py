@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -216,7 +217,7 @@ def train(root: Path, cells: list[Cell], processes: int, gpus: bool) -> None:
     """Train the cells of one number of processes, one after another in the same processes; those after a failure in others.
 
     Once in some thousand steps of tensor parallelism, beside other busy processes, two wait for each other in Gloo until its time
-    is up, in different collectives. What ends so is tried once more, which tells it from what never works.
+    is up, in different collectives. What ends so is tried once more, which tells it from what never works, and is warned of.
     """
     experiments = [_experiment(root, cell, gpus) for cell in cells]
     kernels = "interpreted" if any(cell.needs_triton for cell in cells) else "torch"
@@ -227,6 +228,7 @@ def train(root: Path, cells: list[Cell], processes: int, gpus: bool) -> None:
         left = [one for one in experiments if not (one.results_dir / "train.json").is_file()]
         if left and left[0] is not retried and _timed_out(root, processes):
             retried = left[0]
+            warnings.warn(f"{retried.name}: Gloo waited until its time was up, so it was trained again", stacklevel=2)
             shutil.rmtree(retried.results_dir / "runs")
             (retried.results_dir / "checkpoints").unlink(missing_ok=True)
             experiments = experiments[experiments.index(retried) :]
